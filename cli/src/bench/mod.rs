@@ -1,0 +1,312 @@
+//! `offshoot bench`: strategies side by side on one local cluster.
+//!
+//! Every figure is measured by a client, on real processes. Contenders take turns prompt by prompt, so that drift of
+//! the machine hits all of them alike; serial baselines are tuned first, so that they are beaten at their best or
+//! not at all; and every completion is compared, token by token, with plain decoding of the same request.
+
+mod contender;
+mod measure;
+mod prompts;
+mod report;
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use runtime::Drain;
+
+use crate::End;
+use crate::client::Client;
+use crate::cluster::{Cluster, ClusterArgs, ClusterPlan, Role};
+use crate::console::{self, Progress};
+use crate::decode::{SamplingArgs, StrategyName};
+use contender::Contender;
+use measure::Rig;
+pub(crate) use report::Machine;
+use report::Report;
+
+/// Arguments of `offshoot bench`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  offshoot bench --prompts prompts.jsonl
+  offshoot bench --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2 --json out.json
+  offshoot bench --prompts prompts.jsonl --strategies ar,serial:gamma=4,auto,auto:qualifier=off --drafts 2
+
+A strategy may carry knobs (NAME:KNOB=VALUE:...); serial and serial-tree without any are tuned by a sweep first.
+The table goes to stdout. Figures taken with --pace say so.")]
+pub(crate) struct BenchArgs {
+    /// Strategies to compare
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME,...",
+        default_value = "ar,serial,serial-tree,auto"
+    )]
+    strategies: Vec<Contender>,
+    /// Prompts, one {"prompt": "..."} a line
+    #[arg(long, value_name = "FILE.jsonl")]
+    prompts: PathBuf,
+    /// Use only the first N prompts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Tokens to generate per request
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
+    max_tokens: u32,
+    /// From which each prompt's seed is made
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How often every prompt is run
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: u32,
+    /// Requests at one time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    concurrency: u32,
+    /// Prompts on which serial baselines are tuned; 0 takes the strategies' own knobs
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    tune_prompts: u32,
+    /// Do not run ar for comparison where it is not among the strategies
+    #[arg(long)]
+    no_reference: bool,
+    /// Also write everything as JSON
+    #[arg(long, value_name = "OUT")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Starts a cluster, measures, reports.
+///
+/// # Errors
+/// When an input is no good, the cluster does not start, or a request fails.
+pub(crate) async fn run(args: BenchArgs) -> Result<End> {
+    let drain = Drain::new();
+    drain.on_signals()?;
+    let field = Field::of(&args)?;
+    let mut prompts = prompts::read(&args.prompts)?;
+    if let Some(limit) = args.limit {
+        prompts.truncate(limit as usize);
+    }
+    if let Some(path) = &args.json {
+        check_writable(path)?;
+    }
+    let mut plan = args.cluster.clone().plan()?;
+    let concurrency = args.concurrency as usize;
+    // A session that has just ended may still hold its place when the next one opens.
+    plan.sessions = (concurrency > 8).then_some(2 * concurrency);
+    let progress = Progress::spinner("starting the cluster");
+    let cluster = tokio::select! {
+        started = Cluster::start(&plan, &progress) => started?,
+        () = drain.stopping() => return Ok(End::Interrupted),
+    };
+    progress.clear();
+    let address = cluster.address();
+    let measured = tokio::select! {
+        report = measure(&args, &plan, field, prompts, &address) => Some(report),
+        () = drain.stopping() => None,
+    };
+    cluster.stop().await;
+    let Some(report) = measured.transpose()? else {
+        return Ok(End::Interrupted);
+    };
+    console::put(&report.table())?;
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string(&report).context("cannot write the report as JSON")?;
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(End::Done)
+}
+
+/// Everybody who runs, and how many of them, from the first, are shown.
+struct Field {
+    contenders: Vec<Contender>,
+    listed: usize,
+}
+
+impl Field {
+    fn of(args: &BenchArgs) -> Result<Field> {
+        let mut contenders = args.strategies.clone();
+        let listed = contenders.len();
+        for (index, contender) in contenders.iter().enumerate() {
+            if contenders[..index].contains(contender) {
+                bail!(
+                    "{contender} is among the strategies twice; use --repeats to measure more often"
+                );
+            }
+        }
+        let plain = |contender: &Contender| contender.name == StrategyName::Ar;
+        if !args.no_reference && !contenders.iter().any(plain) {
+            contenders.push(Contender::new(StrategyName::Ar));
+        }
+        Ok(Field { contenders, listed })
+    }
+}
+
+async fn measure(
+    args: &BenchArgs,
+    plan: &ClusterPlan,
+    mut field: Field,
+    prompts: Vec<String>,
+    address: &str,
+) -> Result<Report> {
+    let mut rig = Rig {
+        client: Client::connect(address).await?,
+        prompts,
+        sampling: args.sampling,
+        max_tokens: args.max_tokens,
+        concurrency: args.concurrency as usize,
+        seed: args.seed,
+        progress: Progress::counted(field.contenders.len(), "warming up"),
+    };
+    rig.warm_up(&field.contenders).await?;
+    let tuned = args.tune_prompts as usize;
+    for contender in &mut field.contenders {
+        let requests = rig.tuning_requests(contender, tuned);
+        if requests > 0 {
+            rig.progress.clear();
+            rig.progress = Progress::counted(requests, format!("tuning {contender}"));
+            *contender = rig.tune(*contender, tuned).await?;
+        }
+    }
+    let repeats = args.repeats as usize;
+    rig.progress.clear();
+    rig.progress = Progress::counted(
+        field.contenders.len() * rig.prompts.len() * repeats,
+        "measuring",
+    );
+    let samples = rig.compare(&field.contenders, repeats).await?;
+    rig.progress.clear();
+    let paced = pace(plan);
+    Ok(Report {
+        strategies: report::strategies(&field.contenders, &samples, field.listed, paced.is_some()),
+        paced,
+        machine: machine(),
+        models: models(plan),
+        drafts: plan.drafts,
+        prompts: rig.prompts.len(),
+        repeats,
+        concurrency: rig.concurrency,
+        max_tokens: args.max_tokens,
+        temperature: args.sampling.temperature,
+        seed: args.seed,
+    })
+}
+
+/// The pace of every role that has one; `None` where none has.
+fn pace(plan: &ClusterPlan) -> Option<BTreeMap<&'static str, f64>> {
+    let roles = [Role::Target, Role::Qualifier, Role::Draft];
+    let pace: BTreeMap<_, _> = roles
+        .into_iter()
+        .filter_map(|role| Some((role.name(), *plan.pace.get(role)?)))
+        .collect();
+    (!pace.is_empty()).then_some(pace)
+}
+
+fn models(plan: &ClusterPlan) -> BTreeMap<&'static str, String> {
+    let folders = [
+        (Role::Target, Some(&plan.target)),
+        (Role::Qualifier, plan.qualifier.as_ref()),
+        (Role::Draft, plan.draft.as_ref()),
+    ];
+    folders
+        .into_iter()
+        .filter_map(|(role, dir)| Some((role.name(), dir?.display().to_string())))
+        .collect()
+}
+
+/// The processor's name, where the system tells it, and the cores this process may use.
+pub(crate) fn machine() -> Machine {
+    let described = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = described
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split(':').nth(1));
+    Machine {
+        cpu: name.map_or_else(
+            || std::env::consts::ARCH.to_owned(),
+            |name| name.trim().to_owned(),
+        ),
+        cores: std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+    }
+}
+
+/// Finds out before a long run that its result could not be written. What the file holds stays until then.
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened
+        .map(drop)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Probe {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<BenchArgs, clap::Error> {
+        let words = ["probe", "--prompts", "p.jsonl"].iter().chain(flags);
+        Probe::try_parse_from(words).map(|probe| probe.bench)
+    }
+
+    #[test]
+    fn the_four_strategies_are_the_default() {
+        let args = parse(&[]).unwrap();
+        let names: Vec<_> = args.strategies.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["ar", "serial", "serial-tree", "auto"]);
+        let field = Field::of(&args).unwrap();
+        assert_eq!((field.contenders.len(), field.listed), (4, 4));
+    }
+
+    #[test]
+    fn the_reference_is_added_unless_unwanted() {
+        let field = Field::of(&parse(&["--strategies", "auto,serial:gamma=3"]).unwrap()).unwrap();
+        assert_eq!((field.contenders.len(), field.listed), (3, 2));
+        assert_eq!(field.contenders[2].name, StrategyName::Ar);
+        let args = parse(&["--strategies", "auto", "--no-reference"]).unwrap();
+        assert_eq!(Field::of(&args).unwrap().contenders.len(), 1);
+    }
+
+    #[test]
+    fn mistakes_are_found_before_anything_starts() {
+        assert!(parse(&["--strategies", "magic"]).is_err());
+        assert!(parse(&["--pace", "target=fast"]).is_err());
+        assert!(
+            parse(&["--max-tokens", "1"]).is_err(),
+            "speed needs two tokens"
+        );
+        assert!(
+            Probe::try_parse_from(["probe"]).is_err(),
+            "prompts are needed"
+        );
+        let twice = Field::of(&parse(&["--strategies", "auto,auto"]).unwrap());
+        assert!(twice.is_err_and(|error| error.to_string().contains("twice")));
+    }
+
+    #[test]
+    fn an_unwritable_result_is_found_out_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.json");
+        fs::write(&path, "old").unwrap();
+        check_writable(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert!(check_writable(&dir.path().join("no/such/folder.json")).is_err());
+    }
+
+    #[test]
+    fn a_run_is_paced_when_any_role_is() {
+        let plan = |flags: &[&str]| parse(flags).unwrap().cluster.plan().unwrap();
+        assert_eq!(pace(&plan(&[])), None);
+        let some = pace(&plan(&["--pace", "draft=2"])).unwrap();
+        assert_eq!(some, BTreeMap::from([("draft", 2.0)]));
+    }
+}

@@ -1,0 +1,186 @@
+//! What a user says about a local cluster, and what is meant by it.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::per_role::{self, PerRole, Role};
+use crate::models;
+
+/// Models and processes of a local cluster.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Local cluster")]
+pub(crate) struct ClusterArgs {
+    /// Folder of the bundled models, with the folders draft, qualifier and target
+    #[arg(long, env = "OFFSHOOT_MODELS", value_name = "DIR")]
+    pub(crate) models: Option<PathBuf>,
+    /// Target model, in the Hugging Face layout [default: the bundled one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) target: Option<PathBuf>,
+    /// Qualifier model [default: the bundled one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) qualifier: Option<PathBuf>,
+    /// Draft model [default: the bundled one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) draft: Option<PathBuf>,
+    /// Draft workers to start
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) drafts: u16,
+    /// Start no qualifier
+    #[arg(long, conflicts_with = "qualifier")]
+    pub(crate) no_qualifier: bool,
+    /// Least time of a step by role in milliseconds, for example target=20,qualifier=7,draft=2
+    #[arg(long, value_name = "ROLE=MS,...", value_parser = per_role::pace)]
+    pub(crate) pace: Option<PerRole<f64>>,
+    /// Threads of a step: a number for every role, or by role, for example target=2,draft=1
+    #[arg(long, value_name = "N | ROLE=N,...", value_parser = per_role::threads)]
+    pub(crate) threads: Option<PerRole<NonZeroUsize>>,
+    /// CPU of the model thread by role, for example target=0,draft=1; further drafts take the next CPUs
+    #[arg(long, value_name = "ROLE=CPU,...", value_parser = per_role::pin)]
+    pub(crate) pin: Option<PerRole<usize>>,
+    /// How weights are held in memory [default: as in the checkpoint]
+    #[arg(long, value_parser = ["f32", "bf16"])]
+    pub(crate) dtype: Option<String>,
+    /// Seconds that the processes get to load their models
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) start_timeout: u64,
+    /// Show what the processes log: -v progress, -vv details
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// What the processes log, as a filter such as info,offshoot_worker=debug; overrides -v
+    #[arg(long, env = "OFFSHOOT_LOG", value_name = "FILTER")]
+    pub(crate) log_level: Option<String>,
+}
+
+/// A local cluster to start: every model is known to be there.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterPlan {
+    pub(crate) target: PathBuf,
+    pub(crate) qualifier: Option<PathBuf>,
+    pub(crate) draft: Option<PathBuf>,
+    pub(crate) drafts: u16,
+    pub(crate) pace: PerRole<f64>,
+    pub(crate) threads: PerRole<NonZeroUsize>,
+    pub(crate) pin: PerRole<usize>,
+    pub(crate) dtype: Option<String>,
+    pub(crate) log_level: String,
+    pub(crate) start_timeout: Duration,
+    /// Requests served at one time, where the roles' own default is not enough.
+    pub(crate) sessions: Option<usize>,
+    /// Flags of the coordinator beyond those that every process gets.
+    pub(crate) coordinator_flags: Vec<String>,
+}
+
+impl ClusterArgs {
+    /// Finds and checks the models.
+    ///
+    /// # Errors
+    /// When a model is missing; the message says what to do.
+    pub(crate) fn plan(self) -> Result<ClusterPlan> {
+        let models = self.models;
+        let model = |given: Option<PathBuf>, role: Role| match given {
+            Some(dir) => models::checked(dir),
+            None => models::checked(models::bundled(models.as_deref())?.join(role.name())),
+        };
+        let qualifier = if self.no_qualifier {
+            None
+        } else {
+            Some(model(self.qualifier, Role::Qualifier)?)
+        };
+        let draft = if self.drafts == 0 {
+            None
+        } else {
+            Some(model(self.draft, Role::Draft)?)
+        };
+        Ok(ClusterPlan {
+            target: model(self.target, Role::Target)?,
+            qualifier,
+            draft,
+            drafts: self.drafts,
+            pace: self.pace.unwrap_or_default(),
+            threads: self.threads.unwrap_or_default(),
+            pin: self.pin.unwrap_or_default(),
+            dtype: self.dtype,
+            log_level: self
+                .log_level
+                .unwrap_or_else(|| level(self.verbose).to_owned()),
+            start_timeout: Duration::from_secs(self.start_timeout),
+            sessions: None,
+            coordinator_flags: Vec::new(),
+        })
+    }
+}
+
+/// What processes log unless more is asked for.
+pub(super) const QUIET: &str = "warn";
+
+/// The filter that a number of `-v` stands for.
+fn level(verbose: u8) -> &'static str {
+    match verbose {
+        0 => QUIET,
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Probe {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<ClusterArgs, clap::Error> {
+        Probe::try_parse_from(["probe"].iter().chain(flags)).map(|probe| probe.cluster)
+    }
+
+    #[test]
+    fn the_bundled_family_is_the_default() {
+        let plan = parse(&[]).unwrap().plan().unwrap();
+        assert!(plan.target.ends_with("target") && plan.target.join("config.json").is_file());
+        assert!(plan.qualifier.unwrap().ends_with("qualifier"));
+        assert!(plan.draft.unwrap().ends_with("draft"));
+        assert_eq!(plan.drafts, 1);
+        assert_eq!(plan.pace, PerRole::default());
+    }
+
+    #[test]
+    fn roles_can_be_left_out() {
+        let plan = parse(&["--drafts", "0", "--no-qualifier"])
+            .unwrap()
+            .plan()
+            .unwrap();
+        assert_eq!((plan.qualifier, plan.draft, plan.drafts), (None, None, 0));
+        assert!(parse(&["--no-qualifier", "--qualifier", "somewhere"]).is_err());
+    }
+
+    #[test]
+    fn a_missing_model_is_found_out_before_anything_starts() {
+        let error = parse(&["--draft", "no/such/model"])
+            .unwrap()
+            .plan()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no/such/model"), "{error}");
+    }
+
+    #[test]
+    fn verbosity_becomes_a_filter() {
+        assert_eq!(level(0), "warn");
+        let plan = parse(&["-vv"]).unwrap().plan().unwrap();
+        assert_eq!(plan.log_level, "debug");
+        let plan = parse(&["-v", "--log-level", "error"])
+            .unwrap()
+            .plan()
+            .unwrap();
+        assert_eq!(plan.log_level, "error");
+    }
+}

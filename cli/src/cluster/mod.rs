@@ -1,0 +1,344 @@
+//! A local cluster: one operating-system process per role, all of them this same executable.
+//!
+//! Workers start in parallel, because loading models takes the time; then the coordinator, which is told their
+//! addresses; and the cluster is handed out once the coordinator says that every worker is ready. Children are held
+//! by a pipe, so none survives this process however it ends.
+
+mod args;
+mod per_role;
+mod process;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::future::{join_all, try_join_all};
+use futures::stream::{FuturesUnordered, StreamExt};
+use proto::v1;
+use tokio::time::Instant;
+
+pub(crate) use args::{ClusterArgs, ClusterPlan};
+pub(crate) use per_role::Role;
+pub(crate) use process::Process;
+
+use crate::client::Client;
+use crate::console::Progress;
+use process::{LastWords, Launch};
+
+/// Seconds a role gets to drain; nothing runs any more when a cluster is stopped in order.
+const DRAIN_S: u64 = 2;
+/// After this a role that was told to stop is killed.
+const STOP_GRACE: Duration = Duration::from_secs(DRAIN_S + 1);
+/// Between two looks at a cluster that is not ready yet.
+const READY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A running local cluster. Dropping it kills its processes; [`Cluster::stop`] lets them drain.
+pub(crate) struct Cluster {
+    coordinator: Process,
+    workers: Vec<Process>,
+}
+
+impl Cluster {
+    /// Starts the processes and waits until all of them are ready.
+    ///
+    /// # Errors
+    /// When one of them fails, or is not ready in time; those already started are ended.
+    pub(crate) async fn start(plan: &ClusterPlan, progress: &Progress) -> Result<Cluster> {
+        let begun = Instant::now();
+        let started = workers(plan)
+            .into_iter()
+            .map(|launch| Process::start(launch, progress));
+        let workers = try_join_all(started).await?;
+        let coordinator = Process::start(coordinator(plan, &workers), progress).await?;
+        let mut cluster = Cluster {
+            coordinator,
+            workers,
+        };
+        cluster.wait_until_ready(begun + plan.start_timeout).await?;
+        Ok(cluster)
+    }
+
+    /// Where clients go.
+    pub(crate) fn address(&self) -> String {
+        self.coordinator.addr().to_string()
+    }
+
+    /// All processes: target, qualifier, drafts, coordinator.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.workers.iter().chain([&self.coordinator])
+    }
+
+    async fn wait_until_ready(&mut self, deadline: Instant) -> Result<()> {
+        let mut client = Client::connect(&self.address())
+            .await
+            .context("the coordinator does not answer")?;
+        loop {
+            for process in self.workers.iter_mut().chain([&mut self.coordinator]) {
+                if let Some(how) = process.ended() {
+                    bail!(
+                        "the {} process ended while the cluster was starting ({how})",
+                        process.name()
+                    );
+                }
+            }
+            let reply = client.cluster().await?;
+            if let Some(refused) = reply
+                .workers
+                .iter()
+                .find(|worker| worker.state.starts_with("refused"))
+            {
+                bail!(
+                    "the coordinator cannot use the {} at {}: {}",
+                    refused.role,
+                    refused.address,
+                    refused.state
+                );
+            }
+            let waiting: Vec<_> = reply
+                .workers
+                .iter()
+                .filter(|worker| worker.state != "ready")
+                .collect();
+            if waiting.is_empty() && reply.workers.len() == self.workers.len() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("the cluster was not ready in time: {}", states(&waiting));
+            }
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+    }
+
+    /// Waits until the coordinator ends by itself. Lost workers are reported to `lost` and bypassed.
+    pub(crate) async fn watch(&mut self, lost: impl Fn(&str)) -> String {
+        let Cluster {
+            coordinator,
+            workers,
+        } = self;
+        let mut ends: FuturesUnordered<_> = workers
+            .iter_mut()
+            .map(|process| async move {
+                let how = process.end().await;
+                format!("the {} process ended ({how})", process.name())
+            })
+            .collect();
+        let coordinator = coordinator.end();
+        tokio::pin!(coordinator);
+        loop {
+            tokio::select! {
+                how = &mut coordinator => return how,
+                Some(line) = ends.next() => lost(&line),
+            }
+        }
+    }
+
+    /// Lets the processes drain, the coordinator first because it holds the links, and ends those that do not.
+    pub(crate) async fn stop(self) {
+        self.processes().for_each(Process::hush);
+        self.coordinator.stop(STOP_GRACE).await;
+        join_all(
+            self.workers
+                .into_iter()
+                .map(|worker| worker.stop(STOP_GRACE)),
+        )
+        .await;
+    }
+}
+
+fn states(workers: &[&v1::WorkerInfo]) -> String {
+    if workers.is_empty() {
+        return "the coordinator does not know every worker".to_owned();
+    }
+    let states: Vec<_> = workers
+        .iter()
+        .map(|worker| format!("{} at {} is {}", worker.role, worker.address, worker.state))
+        .collect();
+    states.join(", ")
+}
+
+/// The workers' command lines: target, qualifier, drafts.
+fn workers(plan: &ClusterPlan) -> Vec<Launch> {
+    let mut launches = vec![worker(plan, Role::Target, &plan.target, 0)];
+    if let Some(model) = &plan.qualifier {
+        launches.push(worker(plan, Role::Qualifier, model, 0));
+    }
+    if let Some(model) = &plan.draft {
+        launches.extend(
+            (0..usize::from(plan.drafts)).map(|number| worker(plan, Role::Draft, model, number)),
+        );
+    }
+    launches
+}
+
+/// The command line of a worker, the one with this number among those of its role.
+fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch {
+    let name = match role {
+        Role::Draft if plan.drafts > 1 => format!("draft {}", number + 1),
+        Role::Target | Role::Qualifier | Role::Draft => role.name().to_owned(),
+    };
+    let mut line = CommandLine::default();
+    match role {
+        Role::Target | Role::Qualifier => line.word("target-worker").flag("--role", role.name()),
+        Role::Draft => line.word("draft-worker"),
+    };
+    line.flag("--model", model)
+        .every_process(plan)
+        .flag("--host", "127.0.0.1")
+        .flag("--port", "0");
+    if let Some(threads) = plan.threads.get(role) {
+        line.flag("--threads", threads.to_string());
+    }
+    if let Some(pace) = plan.pace.get(role) {
+        line.flag("--pace", pace.to_string());
+    }
+    if let Some(first) = plan.pin.get(role) {
+        line.flag("--pin", (first + number).to_string());
+    }
+    if let Some(dtype) = &plan.dtype {
+        line.flag("--dtype", dtype);
+    }
+    if let Some(sessions) = plan.sessions {
+        line.flag("--max-num-seqs", sessions.to_string());
+    }
+    Launch {
+        name,
+        role: role.name(),
+        arguments: line.words,
+        limit: plan.start_timeout,
+        last_words: last_words(plan),
+    }
+}
+
+fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> Launch {
+    let mut line = CommandLine::default();
+    line.word("coordinator")
+        .flag("--tokenizer", &plan.target)
+        .every_process(plan);
+    for worker in workers {
+        line.flag(&format!("--{}", worker.role()), worker.addr().to_string());
+    }
+    if plan.coordinator_flags.is_empty() {
+        line.flag("--host", "127.0.0.1").flag("--port", "0");
+    }
+    for flag in &plan.coordinator_flags {
+        line.word(flag);
+    }
+    if let Some(sessions) = plan.sessions {
+        line.flag("--max-sessions", sessions.to_string());
+    }
+    Launch {
+        name: "coordinator".to_owned(),
+        role: "coordinator",
+        arguments: line.words,
+        limit: plan.start_timeout,
+        last_words: last_words(plan),
+    }
+}
+
+/// Whoever asked for more than the default wants to see everything.
+fn last_words(plan: &ClusterPlan) -> LastWords {
+    if plan.log_level == args::QUIET {
+        LastWords::Hidden
+    } else {
+        LastWords::Shown
+    }
+}
+
+/// A command line under construction.
+#[derive(Default)]
+struct CommandLine {
+    words: Vec<OsString>,
+}
+
+impl CommandLine {
+    fn word(&mut self, word: impl Into<OsString>) -> &mut CommandLine {
+        self.words.push(word.into());
+        self
+    }
+
+    fn flag(&mut self, name: &str, value: impl Into<OsString>) -> &mut CommandLine {
+        self.word(name).word(value)
+    }
+
+    /// What every process of a local cluster is told.
+    fn every_process(&mut self, plan: &ClusterPlan) -> &mut CommandLine {
+        self.word("--announce")
+            .word("--exit-with-parent")
+            .flag("--log-level", &plan.log_level)
+            .flag("--drain-grace-s", DRAIN_S.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cli;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Probe {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    }
+
+    fn plan(flags: &[&str]) -> ClusterPlan {
+        Probe::try_parse_from(["probe"].iter().chain(flags))
+            .unwrap()
+            .cluster
+            .plan()
+            .unwrap()
+    }
+
+    #[test]
+    fn every_role_understands_its_command_line() {
+        let mut plan = plan(&[
+            "--drafts",
+            "3",
+            "--pace",
+            "target=20,qualifier=7,draft=0.5",
+            "--threads",
+            "2",
+            "--pin",
+            "target=0,draft=1",
+            "--dtype",
+            "f32",
+        ]);
+        plan.sessions = Some(9);
+        let launches = workers(&plan);
+        let names: Vec<_> = launches.iter().map(|launch| launch.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["target", "qualifier", "draft 1", "draft 2", "draft 3"]
+        );
+        for launch in launches.iter().chain([&coordinator(&plan, &[])]) {
+            // Clap would refuse a flag that the role does not have. The coordinator lacks its workers here.
+            let words = [OsString::from("offshoot")]
+                .into_iter()
+                .chain(launch.arguments.iter().cloned());
+            let addresses = if launch.role == "coordinator" {
+                &["--target", "127.0.0.1:1"][..]
+            } else {
+                &[]
+            };
+            let line: Vec<_> = words.chain(addresses.iter().map(OsString::from)).collect();
+            if let Err(error) = Cli::try_parse_from(&line) {
+                panic!("{line:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_passed() {
+        let launches = workers(&plan(&["--no-qualifier"]));
+        assert_eq!(launches.len(), 2);
+        for launch in launches {
+            for absent in ["--pace", "--pin", "--threads", "--dtype", "--max-num-seqs"] {
+                assert!(
+                    !launch.arguments.iter().any(|word| word == absent),
+                    "{absent}"
+                );
+            }
+        }
+    }
+}

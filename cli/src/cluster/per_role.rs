@@ -1,0 +1,181 @@
+//! Settings that each role may have its own value of: `target=20,qualifier=7,draft=2`.
+
+use std::num::NonZeroUsize;
+
+/// What a worker process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Decides the text.
+    Target,
+    /// Judges early, without authority.
+    Qualifier,
+    /// Grows guesses.
+    Draft,
+}
+
+impl Role {
+    const ALL: [Role; 3] = [Role::Target, Role::Qualifier, Role::Draft];
+
+    /// The name users type and workers announce.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Target => "target",
+            Role::Qualifier => "qualifier",
+            Role::Draft => "draft",
+        }
+    }
+}
+
+/// One optional value for each role.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PerRole<T> {
+    values: [Option<T>; 3],
+}
+
+impl<T> Default for PerRole<T> {
+    fn default() -> Self {
+        PerRole {
+            values: [None, None, None],
+        }
+    }
+}
+
+impl<T> PerRole<T> {
+    /// The value of a role, where it has one.
+    pub(crate) fn get(&self, role: Role) -> Option<&T> {
+        self.values[role as usize].as_ref()
+    }
+}
+
+/// The longest a step may be padded to: beyond it a typing mistake is likelier than a purpose.
+const MOST_PACE_MS: f64 = 60_000.0;
+
+/// Parses `target=20,qualifier=7,draft=0.5`: the least time of a step, in milliseconds.
+pub(crate) fn pace(given: &str) -> Result<PerRole<f64>, String> {
+    per_role(given, |value| match value.parse::<f64>() {
+        Ok(ms) if ms > 0.0 && ms <= MOST_PACE_MS => Ok(ms),
+        _ => Err(format!(
+            "{value:?} is not a number of milliseconds above 0 and up to {MOST_PACE_MS}"
+        )),
+    })
+}
+
+/// Parses `target=2,draft=1`, or `2` for every role: threads of a step.
+pub(crate) fn threads(given: &str) -> Result<PerRole<NonZeroUsize>, String> {
+    let number = |value: &str| match value.parse::<NonZeroUsize>() {
+        Ok(threads) if threads.get() <= 1024 => Ok(threads),
+        _ => Err(format!(
+            "{value:?} is not a number of threads from 1 to 1024"
+        )),
+    };
+    if given.contains('=') {
+        return per_role(given, number);
+    }
+    let all = number(given)?;
+    Ok(PerRole {
+        values: [Some(all); 3],
+    })
+}
+
+/// Parses `target=0,draft=1`: the CPU of each role's model thread.
+pub(crate) fn pin(given: &str) -> Result<PerRole<usize>, String> {
+    per_role(given, |value| match value.parse::<usize>() {
+        Ok(cpu) if cpu < 65_536 => Ok(cpu),
+        _ => Err(format!("{value:?} is not the number of a CPU")),
+    })
+}
+
+fn per_role<T>(
+    given: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<PerRole<T>, String> {
+    let mut found = PerRole::default();
+    for item in given.split(',') {
+        let Some((name, value)) = item.split_once('=') else {
+            return Err(format!(
+                "{item:?} names no role; write ROLE=VALUE, for example target=20,draft=2"
+            ));
+        };
+        let Some(role) = Role::ALL
+            .into_iter()
+            .find(|role| role.name() == name.trim())
+        else {
+            return Err(format!(
+                "{name:?} is not a role; the roles are target, qualifier and draft"
+            ));
+        };
+        let place = &mut found.values[role as usize];
+        if place.is_some() {
+            return Err(format!("{} is given twice", role.name()));
+        }
+        *place = Some(parse(value.trim())?);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_gets_its_own() {
+        let found = pace("target=20, qualifier=7,draft=0.5").unwrap();
+        assert_eq!(found.get(Role::Target), Some(&20.0));
+        assert_eq!(found.get(Role::Qualifier), Some(&7.0));
+        assert_eq!(found.get(Role::Draft), Some(&0.5));
+        assert_eq!(pace("draft=2").unwrap().get(Role::Target), None);
+    }
+
+    #[test]
+    fn nonsense_says_why() {
+        for (bad, why) in [
+            ("", "names no role"),
+            ("20", "names no role"),
+            ("judge=3", "not a role"),
+            ("target=", "milliseconds"),
+            ("target=-1", "milliseconds"),
+            ("target=0", "milliseconds"),
+            ("target=NaN", "milliseconds"),
+            ("target=inf", "milliseconds"),
+            ("target=1e9", "milliseconds"),
+            ("target=1,target=2", "twice"),
+            ("target=1,", "names no role"),
+        ] {
+            let error = pace(bad).unwrap_err();
+            assert!(error.contains(why), "{bad:?} gave {error}");
+        }
+    }
+
+    #[test]
+    fn threads_are_for_all_or_for_each() {
+        let one = NonZeroUsize::new(1).unwrap();
+        let two = NonZeroUsize::new(2).unwrap();
+        assert_eq!(threads("2").unwrap().get(Role::Draft), Some(&two));
+        let found = threads("target=2,draft=1").unwrap();
+        assert_eq!(
+            (found.get(Role::Target), found.get(Role::Draft)),
+            (Some(&two), Some(&one))
+        );
+        assert_eq!(found.get(Role::Qualifier), None);
+        assert!(threads("0").is_err() && threads("target=0").is_err() && threads("1025").is_err());
+    }
+
+    #[test]
+    fn cpus_are_numbers() {
+        let found = pin("target=0,draft=1").unwrap();
+        assert_eq!(
+            (found.get(Role::Target), found.get(Role::Draft)),
+            (Some(&0), Some(&1))
+        );
+        for bad in [
+            "0",
+            "target=",
+            "target=a",
+            "target=0,1",
+            "target=-1",
+            "target=65536",
+        ] {
+            assert!(pin(bad).is_err(), "{bad}");
+        }
+    }
+}

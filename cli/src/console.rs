@@ -1,0 +1,99 @@
+//! Writing to people: standard output for what a command is for, standard error for everything else.
+//!
+//! Nothing here panics when a stream is closed. A closed standard output ends the command quietly, because its
+//! reader has seen enough; a closed standard error is ignored, because there is nobody left to tell.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+/// Writes one line to standard error.
+pub(crate) fn say(line: &str) {
+    // Nobody can be told that nobody can be told.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Writes text to standard output, and flushes, so that a stream is seen as it comes.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn put(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether standard output is a terminal.
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Whether the error means that the reader of our output has gone.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Progress on standard error where that is a terminal, nothing elsewhere. Clones show the same bar, which goes
+/// when the last one does.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Something of unknown length.
+    pub(crate) fn spinner(message: &'static str) -> Progress {
+        let bar = ProgressBar::new_spinner()
+            .with_message(message)
+            .with_finish(ProgressFinish::AndClear);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Progress { bar }
+    }
+
+    /// `len` things to do.
+    pub(crate) fn counted(len: usize, message: impl Into<String>) -> Progress {
+        let bar = ProgressBar::new(len as u64)
+            .with_message(message.into())
+            .with_finish(ProgressFinish::AndClear);
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")
+            .expect("the template is a constant that parses");
+        bar.set_style(style);
+        Progress { bar }
+    }
+
+    /// One of them is done.
+    pub(crate) fn step(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Writes a line above the bar.
+    pub(crate) fn say(&self, line: &str) {
+        self.bar.suspend(|| say(line));
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_broken_pipe_is_known_behind_its_context() {
+        let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+        let error = Err::<(), _>(broken)
+            .context("writing the completion")
+            .expect_err("it was an error");
+        assert!(is_broken_pipe(&error));
+        let other = anyhow::Error::from(io::Error::from(io::ErrorKind::NotFound));
+        assert!(!is_broken_pipe(&other));
+    }
+}

@@ -1,0 +1,228 @@
+//! `offshoot generate`: one completion, streamed to standard output.
+
+use std::io::{self, Read};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use runtime::Drain;
+
+use crate::End;
+use crate::client::{Client, Completion, reason_name};
+use crate::cluster::{Cluster, ClusterArgs};
+use crate::console::{self, Progress};
+use crate::decode::{KnobArgs, SamplingArgs, StrategyName};
+use crate::statistics::{self, Totals};
+
+/// Arguments of `offshoot generate`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  offshoot generate \"fn main() {\"
+  offshoot generate --temperature 0.7 --seed 1 --max-tokens 64 \"struct Point\"
+  offshoot generate --strategy serial --gamma 4 --no-qualifier \"impl Iterator for\"
+  offshoot generate --connect 127.0.0.1:7000 - < prompt.txt
+
+The completion goes to stdout, one line of statistics to stderr.")]
+pub(crate) struct GenerateArgs {
+    /// Text to complete; - reads it from standard input
+    prompt: String,
+    /// Use the running cluster whose coordinator listens here, instead of starting one
+    #[arg(long, value_name = "HOST:PORT", env = "OFFSHOOT_CONNECT")]
+    connect: Option<String>,
+    /// How to decode; the text is the same, the speed is not
+    #[arg(long, value_enum, default_value_t, help_heading = "Decoding")]
+    strategy: StrategyName,
+    /// Tokens to generate at most; 0: as many as the context has room for
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        help_heading = "Decoding"
+    )]
+    max_tokens: u32,
+    /// Decides the text at temperatures above 0 [default: drawn, and reported]
+    #[arg(long, help_heading = "Decoding")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    knobs: KnobArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Completes the prompt.
+///
+/// # Errors
+/// When the cluster does not start or cannot be reached, the request is refused, or the stream breaks.
+pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
+    let drain = Drain::new();
+    drain.on_signals()?;
+    let prompt = if args.prompt == "-" {
+        read_prompt()?
+    } else {
+        args.prompt.clone()
+    };
+    let Some(address) = args.connect.clone() else {
+        let plan = args.cluster.clone().plan()?;
+        let progress = Progress::spinner("starting the cluster");
+        let cluster = tokio::select! {
+            started = Cluster::start(&plan, &progress) => started?,
+            () = drain.stopping() => return Ok(End::Interrupted),
+        };
+        progress.clear();
+        let outcome = complete(&args, prompt, &cluster.address(), &drain).await;
+        cluster.stop().await;
+        return outcome;
+    };
+    complete(&args, prompt, &address, &drain).await
+}
+
+/// Streams the completion from the coordinator at `address` until it ends or the process is told to stop.
+async fn complete(
+    args: &GenerateArgs,
+    prompt: String,
+    address: &str,
+    drain: &Drain,
+) -> Result<End> {
+    let show_prompt = console::stdout_is_terminal().then(|| prompt.clone());
+    let mut request = args.sampling.request(prompt, args.max_tokens, args.seed);
+    request.strategy = Some(args.knobs.strategy(args.strategy));
+    request.no_qualifier = args.cluster.no_qualifier;
+    let generation = async {
+        let mut client = Client::connect(address).await?;
+        // The prompt is shown, dimmed, once the first text is there: an error message should not follow it.
+        let mut shown = show_prompt;
+        client
+            .generate(request, |text| {
+                if let Some(prompt) = shown.take() {
+                    console::put(&format!("\x1b[2m{prompt}\x1b[0m"))?;
+                }
+                Ok(console::put(text)?)
+            })
+            .await
+    };
+    let completion = tokio::select! {
+        completion = generation => completion?,
+        () = drain.stopping() => {
+            console::put("\n")?;
+            return Ok(End::Interrupted);
+        }
+    };
+    console::put("\n")?;
+    console::say(&summary(&completion));
+    Ok(End::Done)
+}
+
+/// The line of statistics.
+fn summary(completion: &Completion) -> String {
+    let totals = Totals::of([&completion.statistics]);
+    let mut parts = vec![format!("{} tokens", completion.token_ids.len())];
+    if let Some(speed) = statistics::decode_speed(&completion.arrivals) {
+        parts.push(format!("{speed:.1} tok/s"));
+    }
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    parts.push(format!(
+        "acceptance length {:.2}",
+        totals.acceptance_length()
+    ));
+    parts.push(format!("hits {}", percent(totals.hit_rate())));
+    parts.push(format!("target bubble {}", percent(totals.target_bubble())));
+    parts.push(format!("starved {}", percent(totals.target_starved())));
+    parts.push(format!("draft bubble {}", percent(totals.draft_bubble())));
+    parts.push(format!("seed {}", completion.seed));
+    parts.push(format!("finish: {}", reason_name(completion.reason)));
+    parts.join(", ")
+}
+
+/// Reads the prompt from standard input, without the newline that a file ends with.
+fn read_prompt() -> Result<String> {
+    let mut bytes = Vec::new();
+    let most = text::MAX_INPUT_BYTES;
+    io::stdin()
+        .lock()
+        .take(most as u64 + 1)
+        .read_to_end(&mut bytes)
+        .context("cannot read the prompt from standard input")?;
+    if bytes.len() > most {
+        bail!("the prompt on standard input is longer than {most} bytes; give a shorter one");
+    }
+    let mut prompt =
+        String::from_utf8(bytes).context("the prompt on standard input is not UTF-8")?;
+    if prompt.ends_with('\n') {
+        prompt.pop();
+    }
+    Ok(prompt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Arrival;
+    use clap::Parser;
+    use proto::v1;
+    use std::time::Duration;
+
+    #[derive(Parser)]
+    struct Probe {
+        #[command(flatten)]
+        generate: GenerateArgs,
+    }
+
+    #[test]
+    fn defaults_are_greedy_and_short() {
+        let args = Probe::try_parse_from(["probe", "fn main() {"])
+            .unwrap()
+            .generate;
+        assert_eq!(args.strategy, StrategyName::Auto);
+        assert_eq!(
+            (args.max_tokens, args.sampling.temperature, args.seed),
+            (128, 0.0, None)
+        );
+        assert!(
+            Probe::try_parse_from(["probe"]).is_err(),
+            "a prompt is needed"
+        );
+        assert!(Probe::try_parse_from(["probe", "x", "--strategy", "magic"]).is_err());
+    }
+
+    #[test]
+    fn the_summary_says_what_happened() {
+        let completion = Completion {
+            seed: 7,
+            token_ids: vec![1, 2, 3],
+            arrivals: vec![
+                Arrival {
+                    at: Duration::from_millis(10),
+                    tokens: 1,
+                },
+                Arrival {
+                    at: Duration::from_millis(30),
+                    tokens: 2,
+                },
+            ],
+            reason: v1::FinishReason::Length,
+            statistics: v1::SessionStatistics {
+                walks: Some(v1::WalkStats {
+                    steps: 2,
+                    tokens: 3,
+                    hits: 1,
+                    misses: 1,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            },
+        };
+        let line = summary(&completion);
+        for part in [
+            "3 tokens",
+            "100.0 tok/s",
+            "acceptance length 1.50",
+            "hits 50 %",
+            "seed 7",
+            "finish: length",
+        ] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The `offshoot` binary: every role as a subcommand, local clusters of real processes, generation and benches.
+//!
+//! This file is the table of contents: it parses the command line, runs one command and turns its outcome into an
+//! exit status. Standard output carries what a command is for (a completion, addresses, a table), standard error
+//! everything else. What this crate does *not* do: it computes no token and relays none; workers and the
+//! coordinator do, in processes of their own, and clients here talk to them over the same gRPC as anybody.
+
+mod bench;
+mod client;
+mod cluster;
+mod console;
+mod decode;
+mod deepen;
+mod engine_bench;
+mod generate;
+mod models;
+mod roles;
+mod statistics;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit status after Ctrl-C, as shells report an interrupt.
+const INTERRUPTED: u8 = 130;
+
+/// Distributed speculative decoding: draft, qualifier and target models in separate processes that never wait for
+/// each other.
+#[derive(Parser)]
+#[command(name = "offshoot", version, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  offshoot generate \"fn main() {\"
+  offshoot up --port 7000
+  offshoot generate --connect 127.0.0.1:7000 --temperature 0.7 --seed 1 \"struct Point\"
+  offshoot bench --strategies ar,serial,serial-tree,auto --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Complete a prompt on a local cluster, or on a running one
+    Generate(Box<generate::GenerateArgs>),
+    /// Start a local cluster, print its addresses, stay until Ctrl-C
+    Up(Box<up::UpArgs>),
+    /// Be a draft worker: grow guesses
+    DraftWorker(Box<draft_worker::Args>),
+    /// Be a target worker, or a qualifier: judge guesses
+    TargetWorker(Box<target_worker::Args>),
+    /// Be a coordinator: serve clients and relay between workers
+    Coordinator(Box<coordinator::Args>),
+    /// Measure strategies side by side on one local cluster
+    Bench(Box<bench::BenchArgs>),
+    /// Measure the engine's step time by number of rows
+    BenchEngine(engine_bench::EngineBenchArgs),
+    /// Work on model folders
+    #[command(subcommand)]
+    Models(deepen::ModelsCommand),
+}
+
+/// How a command ended when nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It did what it was asked.
+    Done,
+    /// It was told to stop first.
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Generate(args) => roles::block_on(generate::run(*args)),
+        Command::Up(args) => roles::block_on(up::run(*args)),
+        Command::DraftWorker(args) => roles::serve(draft_worker::run(*args)),
+        Command::TargetWorker(args) => roles::serve(target_worker::run(*args)),
+        Command::Coordinator(args) => coordinator::run(*args).map(|()| End::Done),
+        Command::Bench(args) => roles::block_on(bench::run(*args)),
+        Command::BenchEngine(args) => engine_bench::run(&args).map(|()| End::Done),
+        Command::Models(command) => deepen::run(&command).map(|()| End::Done),
+    };
+    match outcome {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
+        // The reader of our output has seen enough; that is its right and no failure.
+        Err(error) if console::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help() {
+        for command in Cli::command().get_subcommands() {
+            assert!(
+                command.get_about().is_some(),
+                "{} has no help",
+                command.get_name()
+            );
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Where the bundled models are, and whether a folder holds a model at all.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The repository's models, for a binary that was built in a checkout and moved; absent on other machines.
+const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
+
+/// Finds the folder of the bundled models: `given` (flag or environment), else beside the executable
+/// (`models/`, `../share/offshoot/models`), else in a folder above it, else in the checkout it was built from.
+///
+/// # Errors
+/// When none of these holds the models; the message says what to do.
+pub(crate) fn bundled(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(dir) = given {
+        if !holds_models(dir) {
+            bail!(
+                "no models in {}: there is no target/config.json; name a folder with the folders draft, qualifier \
+                 and target",
+                dir.display()
+            );
+        }
+        return Ok(dir.to_owned());
+    }
+    // A link to the binary must not hide what lies beside it.
+    let executable = env::current_exe().and_then(|path| path.canonicalize()).ok();
+    match search(executable.as_deref(), Path::new(CHECKOUT)) {
+        Some(dir) => Ok(dir),
+        None => bail!(
+            "the bundled models are not beside this binary; name their folder with --models DIR or OFFSHOOT_MODELS, \
+             or name each model with --target DIR, --qualifier DIR and --draft DIR"
+        ),
+    }
+}
+
+fn search(executable: Option<&Path>, checkout: &Path) -> Option<PathBuf> {
+    let beside = executable.and_then(Path::parent).into_iter();
+    let near = beside.flat_map(|folder| {
+        [
+            folder.join("models"),
+            folder.join("../share/offshoot/models"),
+        ]
+    });
+    let above = executable
+        .into_iter()
+        .flat_map(|path| path.ancestors().skip(2))
+        .map(|folder| folder.join("models"));
+    near.chain(above)
+        .chain([checkout.to_owned()])
+        .find(|dir| holds_models(dir))
+}
+
+fn holds_models(dir: &Path) -> bool {
+    dir.join("target").join("config.json").is_file()
+}
+
+/// Checks that `dir` looks like a model before a process is started for it.
+///
+/// # Errors
+/// When there is no `config.json`; the message says what to do.
+pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf> {
+    if !dir.is_dir() {
+        bail!(
+            "no model at {}: there is no such folder; check the path",
+            dir.display()
+        );
+    }
+    if !dir.join("config.json").is_file() {
+        bail!(
+            "no model at {}: there is no config.json; name a folder in the Hugging Face layout (config.json, \
+             tokenizer.json, *.safetensors)",
+            dir.display()
+        );
+    }
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn family(dir: &Path) {
+        fs::create_dir_all(dir.join("target")).unwrap();
+        fs::write(dir.join("target/config.json"), "{}").unwrap();
+    }
+
+    #[test]
+    fn nearer_models_win() {
+        let root = tempfile::tempdir().unwrap();
+        let executable = root.path().join("checkout/target/release/offshoot");
+        let checkout = root.path().join("elsewhere/models");
+        let nowhere = root.path().join("nowhere");
+        fs::create_dir_all(executable.parent().unwrap()).unwrap();
+        assert_eq!(search(Some(&executable), &nowhere), None);
+        family(&checkout);
+        assert_eq!(search(Some(&executable), &checkout), Some(checkout.clone()));
+        assert_eq!(search(None, &checkout), Some(checkout.clone()));
+        let above = root.path().join("checkout/models");
+        family(&above);
+        assert_eq!(search(Some(&executable), &checkout), Some(above));
+        let shared = root.path().join("checkout/target/share/offshoot/models");
+        family(&shared);
+        let found = search(Some(&executable), &checkout).unwrap();
+        assert_eq!(
+            found.canonicalize().unwrap(),
+            shared.canonicalize().unwrap()
+        );
+        let beside = root.path().join("checkout/target/release/models");
+        family(&beside);
+        assert_eq!(search(Some(&executable), &checkout), Some(beside));
+    }
+
+    #[test]
+    fn a_given_folder_is_taken_or_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let error = bundled(Some(root.path())).unwrap_err().to_string();
+        assert!(error.contains("target/config.json"), "{error}");
+        family(root.path());
+        assert_eq!(bundled(Some(root.path())).unwrap(), root.path());
+    }
+
+    #[test]
+    fn what_is_no_model_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = checked(root.path().join("none")).unwrap_err().to_string();
+        assert!(missing.contains("no such folder"), "{missing}");
+        let empty = checked(root.path().to_owned()).unwrap_err().to_string();
+        assert!(empty.contains("config.json"), "{empty}");
+        family(root.path());
+        assert!(checked(root.path().join("target")).is_ok());
+    }
+}

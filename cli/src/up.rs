@@ -1,0 +1,94 @@
+//! `offshoot up`: a local cluster that stays.
+
+use anyhow::{Result, bail};
+use clap::Args;
+use runtime::{Drain, NetArgs};
+
+use crate::End;
+use crate::cluster::{Cluster, ClusterArgs};
+use crate::console::{self, Progress};
+
+/// Arguments of `offshoot up`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  offshoot up --port 7000
+  offshoot up --drafts 3 --pace target=20,qualifier=7,draft=2
+
+Prints one line per process: role, address, process id, model. Ctrl-C stops the cluster.")]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Where the coordinator listens; workers listen on loopback ports of the system's choice.
+    #[command(flatten)]
+    net: NetArgs,
+}
+
+/// Starts the cluster, prints where it is, and stays until it is told to stop.
+///
+/// # Errors
+/// When the cluster does not start, or its coordinator ends by itself.
+pub(crate) async fn run(args: UpArgs) -> Result<End> {
+    let drain = Drain::new();
+    drain.on_signals()?;
+    let mut plan = args.cluster.plan()?;
+    plan.coordinator_flags = net_flags(&args.net);
+    let progress = Progress::spinner("starting the cluster");
+    let mut cluster = tokio::select! {
+        started = Cluster::start(&plan, &progress) => started?,
+        () = drain.stopping() => return Ok(End::Interrupted),
+    };
+    progress.clear();
+    for process in cluster.processes() {
+        let model = match process.role() {
+            "target" => plan.target.display().to_string(),
+            "qualifier" => plan
+                .qualifier
+                .as_ref()
+                .map(|dir| dir.display().to_string())
+                .unwrap_or_default(),
+            "draft" => plan
+                .draft
+                .as_ref()
+                .map(|dir| dir.display().to_string())
+                .unwrap_or_default(),
+            _ => String::new(),
+        };
+        let pid = process.pid().map(|pid| pid.to_string()).unwrap_or_default();
+        let line = format!(
+            "{:<11} {:<21} {pid:<8} {model}",
+            process.role(),
+            process.addr().to_string()
+        );
+        console::put(&format!("{}\n", line.trim_end()))?;
+    }
+    console::say(&format!(
+        "ready; try: offshoot generate --connect {} \"fn main() {{\" (Ctrl-C stops the cluster)",
+        cluster.address()
+    ));
+    let ended = tokio::select! {
+        how = cluster.watch(|line| console::say(&format!("warning: {line}; the text goes on without it"))) => Some(how),
+        () = drain.stopping() => None,
+    };
+    cluster.stop().await;
+    match ended {
+        Some(how) => bail!("the coordinator ended ({how})"),
+        // Being told to stop is how this command is meant to end.
+        None => Ok(End::Done),
+    }
+}
+
+fn net_flags(net: &NetArgs) -> Vec<String> {
+    let mut flags = vec![
+        "--host".to_owned(),
+        net.host.clone(),
+        "--port".to_owned(),
+        net.port.to_string(),
+        "--max-connections".to_owned(),
+        net.max_connections.to_string(),
+    ];
+    if net.allow_plaintext_bind {
+        flags.push("--allow-plaintext-bind".to_owned());
+    }
+    flags
+}

@@ -1,0 +1,198 @@
+//! What was typed ([`Args`]) and what is meant ([`Config`]), with one conversion between them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use runtime::{AddressError, CommonArgs, NetArgs};
+use speculation::relay::Role;
+
+/// The flags of a coordinator. Each has an environment variable; lists are separated by commas there.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    /// Address of a draft worker; give it once per worker.
+    #[arg(
+        long = "draft",
+        env = "OFFSHOOT_DRAFTS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub drafts: Vec<String>,
+    /// Address of a qualifier worker; give it once per worker.
+    #[arg(
+        long = "qualifier",
+        env = "OFFSHOOT_QUALIFIERS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub qualifiers: Vec<String>,
+    /// Address of a target worker; at least one.
+    #[arg(
+        long = "target",
+        env = "OFFSHOOT_TARGETS",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub targets: Vec<String>,
+    /// Model directory with the tokenizer.json of all models, or the file itself.
+    #[arg(long, env = "OFFSHOOT_TOKENIZER", value_name = "DIR")]
+    pub tokenizer: PathBuf,
+    /// Requests that run at one time.
+    #[arg(
+        long,
+        env = "OFFSHOOT_MAX_SESSIONS",
+        value_name = "N",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub max_sessions: u32,
+    /// Requests that wait while that many run; more are refused.
+    #[arg(
+        long,
+        env = "OFFSHOOT_MAX_QUEUED",
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(0..=65_536)
+    )]
+    pub max_queued: u32,
+    /// Where to listen.
+    #[command(flatten)]
+    pub net: NetArgs,
+    /// What every role has.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// A worker as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// What it is expected to be.
+    pub role: Role,
+    /// `HOST:PORT`.
+    pub address: String,
+}
+
+/// A checked configuration of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// All workers; addresses are unique, at least one is a target.
+    pub workers: Vec<WorkerConfig>,
+    /// Requests that run at one time, at least 1.
+    pub max_sessions: usize,
+    /// Requests that wait beyond those.
+    pub max_queued: usize,
+}
+
+/// Why flags cannot be meant.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// An address is no address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// One worker under two flags.
+    #[error("the worker {0} is configured twice; a worker has one role")]
+    Twice(String),
+    /// Nobody could decide a text.
+    #[error("no target is configured; give --target HOST:PORT")]
+    NoTarget,
+}
+
+impl TryFrom<&Args> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: &Args) -> Result<Self, ConfigError> {
+        let lists = [
+            (Role::Target, &args.targets),
+            (Role::Qualifier, &args.qualifiers),
+            (Role::Draft, &args.drafts),
+        ];
+        let mut seen = BTreeSet::new();
+        let mut workers = Vec::new();
+        for (role, addresses) in lists {
+            for given in addresses {
+                let endpoint = runtime::client::endpoint(given)?;
+                let uri = endpoint.uri();
+                let address = uri
+                    .authority()
+                    .map_or(given.as_str(), |found| found.as_str());
+                if !seen.insert(address.to_owned()) {
+                    return Err(ConfigError::Twice(address.to_owned()));
+                }
+                workers.push(WorkerConfig {
+                    role,
+                    address: address.to_owned(),
+                });
+            }
+        }
+        if args.targets.is_empty() {
+            return Err(ConfigError::NoTarget);
+        }
+        Ok(Config {
+            workers,
+            max_sessions: args.max_sessions.max(1) as usize,
+            max_queued: args.max_queued as usize,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Probe {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Config, String> {
+        let argv = ["probe", "--tokenizer", "models/target"];
+        let probe = Probe::try_parse_from(argv.iter().chain(flags)).map_err(|e| e.to_string())?;
+        Config::try_from(&probe.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn workers_keep_their_roles_and_one_form_of_address() {
+        let config = parse(&[
+            "--draft",
+            "127.0.0.1:1",
+            "--draft",
+            "http://127.0.0.1:2/",
+            "--qualifier",
+            "q:3",
+            "--target",
+            "[::1]:4",
+        ])
+        .unwrap();
+        let found: Vec<_> = (config.workers.iter())
+            .map(|worker| (worker.role, worker.address.as_str()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (Role::Target, "[::1]:4"),
+                (Role::Qualifier, "q:3"),
+                (Role::Draft, "127.0.0.1:1"),
+                (Role::Draft, "127.0.0.1:2"),
+            ]
+        );
+        assert_eq!(config.max_sessions, 64);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_a_reason() {
+        for (flags, why) in [
+            (&["--draft", "a:1"][..], "--target"),
+            (&["--target", "a"][..], "port is missing"),
+            (&["--target", "a:1", "--draft", "http://a:1"][..], "twice"),
+            (&["--target", "a:1", "--max-sessions", "0"][..], "0"),
+        ] {
+            let error = parse(flags).unwrap_err();
+            assert!(error.contains(why), "{flags:?} gave {error}");
+        }
+    }
+}

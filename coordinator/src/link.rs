@@ -1,0 +1,198 @@
+//! One incarnation of the stream to one worker, as sessions and the registry see it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use futures::{Stream, stream};
+use prost::Message;
+use proto::inward::Addressed;
+use proto::v1::draft_client::DraftClient;
+use proto::v1::verify_client::VerifyClient;
+use proto::{MAX_FRAME_BYTES, MAX_SESSIONS_PER_FRAME, outward, v1};
+use runtime::outbox::Outbox;
+use speculation::message::{ReplicaUpdate, SessionId, Term};
+use speculation::relay::{LinkKey, Role};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::hello::Hello;
+use crate::seat::{Said, Seat};
+
+/// What a worker is told about one session.
+#[derive(Debug)]
+pub(crate) enum Down {
+    /// The newest state.
+    Update(Term, ReplicaUpdate),
+    /// Forget the session.
+    Close,
+}
+
+/// The calls of a worker, by the service it offers.
+#[derive(Clone, Debug)]
+pub(crate) enum Client {
+    Draft(DraftClient<Channel>),
+    Verify(VerifyClient<Channel>),
+}
+
+impl Client {
+    pub(crate) fn new(role: Role, channel: Channel) -> Self {
+        match role {
+            Role::Draft => {
+                Client::Draft(DraftClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES))
+            }
+            Role::Qualifier | Role::Target => Client::Verify(
+                VerifyClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES),
+            ),
+        }
+    }
+}
+
+/// A stream that is up, or was. Sessions that hold a lost one let it go as soon as they look.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// The worker's number in the registry, which names it within every session.
+    pub(crate) key: LinkKey,
+    pub(crate) role: Role,
+    pub(crate) address: Arc<str>,
+    pub(crate) hello: Hello,
+    pub(crate) client: Client,
+    /// What each session tells this worker; taken by the writer.
+    pub(crate) outbox: Outbox<SessionId, Down>,
+    /// Who hears what this worker says.
+    seats: DashMap<SessionId, Arc<Seat>>,
+    /// Cancelled when the stream is lost; never reset.
+    pub(crate) lost: CancellationToken,
+    /// Told whenever a seat becomes free, so that requests that wait for one look again.
+    vacated: Arc<Notify>,
+}
+
+impl Link {
+    pub(crate) fn new(
+        key: LinkKey,
+        role: Role,
+        address: Arc<str>,
+        hello: Hello,
+        client: Client,
+        vacated: Arc<Notify>,
+    ) -> Self {
+        Link {
+            key,
+            role,
+            address,
+            hello,
+            client,
+            outbox: Outbox::default(),
+            seats: DashMap::new(),
+            lost: CancellationToken::new(),
+            vacated,
+        }
+    }
+
+    /// Sessions on this link.
+    pub(crate) fn sessions(&self) -> usize {
+        self.seats.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.sessions() >= self.hello.max_sessions
+    }
+
+    /// From now on the session hears this worker.
+    pub(crate) fn join(&self, session: SessionId, seat: Arc<Seat>) {
+        self.seats.insert(session, Arc::clone(&seat));
+        // The order of insert and look matches `lose`: either it finds the seat, or we find it lost.
+        if self.lost.is_cancelled() {
+            seat.lose();
+        }
+    }
+
+    /// The session hears this worker no more, and the worker is told to free everything.
+    pub(crate) fn leave(&self, session: SessionId) {
+        if self.seats.remove(&session).is_some() {
+            self.outbox.put(session, Down::Close);
+            self.vacated.notify_waiters();
+        }
+    }
+
+    /// Passes on what the worker said; a session that has left hears nothing.
+    pub(crate) fn hear(&self, session: SessionId, term: Term, said: Said) {
+        if let Some(seat) = self.seats.get(&session) {
+            seat.hear(term, said);
+        }
+    }
+
+    /// The stream is gone, and with it this link, for every session.
+    pub(crate) fn lose(&self) {
+        self.lost.cancel();
+        for seat in &self.seats {
+            seat.lose();
+        }
+        self.vacated.notify_waiters();
+    }
+
+    /// What the worker is sent, for as long as the stream is read: first who is calling, then whatever the slots
+    /// hold. It never waits for the reading half.
+    pub(crate) fn frames(
+        self: Arc<Self>,
+        coordinator: u64,
+    ) -> impl Stream<Item = v1::RelayFrame> + Send + 'static {
+        let first = v1::RelayFrame {
+            coordinator,
+            ..v1::RelayFrame::default()
+        };
+        let writer = Writer {
+            link: self,
+            first: Some(first),
+            taken: VecDeque::new(),
+        };
+        stream::unfold(writer, |mut writer| async move {
+            let frame = writer.next().await;
+            Some((frame, writer))
+        })
+    }
+}
+
+struct Writer {
+    link: Arc<Link>,
+    first: Option<v1::RelayFrame>,
+    /// Taken from the slots and not yet sent, because the last frame was full.
+    taken: VecDeque<(SessionId, Down)>,
+}
+
+impl Writer {
+    async fn next(&mut self) -> v1::RelayFrame {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
+        if self.taken.is_empty() {
+            self.taken = self.link.outbox.take(MAX_SESSIONS_PER_FRAME).await.into();
+            for (session, _) in &self.taken {
+                if let Some(seat) = self.link.seats.get(session) {
+                    seat.taken();
+                }
+            }
+        }
+        let mut frame = v1::RelayFrame::default();
+        let mut bytes = 0;
+        // One update is far below half of what a frame may have, so a frame that is not half full has room for it.
+        while bytes < MAX_FRAME_BYTES / 2
+            && let Some((session, down)) = self.taken.pop_front()
+        {
+            match down {
+                Down::Close => frame.closed.push(session.0),
+                Down::Update(term, message) => {
+                    let update = outward::update(Addressed {
+                        session,
+                        term,
+                        message,
+                    });
+                    bytes += update.encoded_len();
+                    frame.updates.push(update);
+                }
+            }
+        }
+        frame
+    }
+}

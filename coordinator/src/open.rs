@@ -1,0 +1,61 @@
+//! The open call: prompts travel by it, so that the stream stays small.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use proto::{Sampling, outward, v1};
+use speculation::message::SessionSpec;
+use speculation::relay::LinkKey;
+use tonic::{Code, Status};
+
+use crate::link::{Client, Link};
+
+/// Pauses before an open that found the worker full is tried again. A session's seat here becomes free when its close
+/// is sent, which is a moment before the worker has freed it.
+const FULL_PAUSES: [Duration; 3] = [
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(160),
+];
+
+/// An open call under way, with the worker it goes to.
+pub(crate) type Opening = BoxFuture<'static, (LinkKey, Result<(), Status>)>;
+
+/// Opens a session on a worker. Ends when the link is lost; then nobody asks for the answer.
+pub(crate) fn open(
+    link: Arc<Link>,
+    coordinator: u64,
+    spec: SessionSpec,
+    sampling: Sampling,
+) -> Opening {
+    Box::pin(async move {
+        let request = outward::open(coordinator, spec, sampling);
+        let answer = link.lost.run_until_cancelled(patiently(&link, request));
+        let result = answer.await.unwrap_or_else(|| {
+            let text = "the link was lost while the session was opened";
+            Err(Status::unavailable(text))
+        });
+        (link.key, result)
+    })
+}
+
+async fn patiently(link: &Link, request: v1::OpenRequest) -> Result<(), Status> {
+    for pause in FULL_PAUSES {
+        match once(link, request.clone()).await {
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                tokio::time::sleep(pause).await;
+            }
+            decided => return decided,
+        }
+    }
+    once(link, request).await
+}
+
+async fn once(link: &Link, request: v1::OpenRequest) -> Result<(), Status> {
+    match link.client.clone() {
+        Client::Draft(mut client) => client.open(request).await,
+        Client::Verify(mut client) => client.open(request).await,
+    }
+    .map(|_| ())
+}

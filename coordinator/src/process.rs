@@ -1,0 +1,138 @@
+//! The coordinator as a process: bind, serve, announce, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use proto::MAX_REQUEST_BYTES;
+use proto::v1::generation_server::{Generation, GenerationServer};
+use runtime::{
+    Drain, Drained, Listener, Readiness, ServerLimits, announce, health, parent, serve as grpc,
+    telemetry,
+};
+use text::Tokenizer;
+
+use crate::admission::Admission;
+use crate::config::{Args, Config};
+use crate::registry::Registry;
+use crate::service::Service;
+use crate::start::Cluster;
+
+/// The name under which a coordinator announces itself.
+const ROLE: &str = "coordinator";
+
+/// Runs a coordinator until a signal ends it. Call it outside of any tokio runtime.
+///
+/// # Errors
+/// When the configuration, the tokenizer or the address is no good.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name(ROLE)
+        .build()
+        .context("cannot start the async runtime")?
+        .block_on(serve(args))
+}
+
+/// Runs a coordinator inside a tokio runtime until a signal ends it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(args: Args) -> anyhow::Result<()> {
+    telemetry::init(&args.common.telemetry)?;
+    let config = Config::try_from(&args)?;
+    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let drain = Drain::new();
+    drain.on_signals().context("cannot watch signals")?;
+    parent::exit_with_parent(&args.common.parent, &drain)?;
+    let listener = Listener::bind(&args.net).await?;
+    let addr = listener.local_addr();
+
+    let readiness = Readiness::new();
+    let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain);
+    let router = grpc::server(&ServerLimits::default())
+        .add_service(health::service(&readiness, &drain).await)
+        .add_service(coordinator.service());
+    let mut serving = drain.spawn(grpc::serve(listener, router, drain.clone()));
+    tracing::info!(%addr, workers = config.workers.len(), "serving");
+
+    // Whoever waits for the announcement wants to use the workers, so each gets its first chance before it.
+    tokio::select! {
+        () = coordinator.tried() => announce::announce(&args.common.announce, ROLE, addr)?,
+        () = drain.stopping() => {}
+    }
+    let stopping = drain.stopping();
+    tokio::select! {
+        () = stopping => {
+            coordinator.stop(args.common.drain_grace()).await;
+            Ok(())
+        }
+        // It ends by itself only when the transport has failed.
+        ended = &mut serving => {
+            coordinator.stop(args.common.drain_grace()).await;
+            ended?.context("the transport failed")
+        }
+    }
+}
+
+/// The coordinator without its process: for tests, and for whoever serves it beside something else.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    cluster: Arc<Cluster>,
+}
+
+impl Coordinator {
+    /// Starts connecting to the workers; `readiness` is held back until the first target is ready. Call it inside a
+    /// tokio runtime.
+    #[must_use]
+    pub fn start(
+        config: &Config,
+        tokenizer: Tokenizer,
+        readiness: &Readiness,
+        drain: &Drain,
+    ) -> Self {
+        let registry = Registry::start(
+            &config.workers,
+            rand::random(),
+            tokenizer,
+            readiness.latch(),
+        );
+        let admission = Admission::new(config.max_sessions, config.max_queued);
+        Coordinator {
+            cluster: Arc::new(Cluster::new(registry, admission, drain.clone())),
+        }
+    }
+
+    /// The `Generation` service.
+    #[must_use]
+    pub fn service(&self) -> GenerationServer<impl Generation + use<>> {
+        GenerationServer::new(Service {
+            cluster: Arc::clone(&self.cluster),
+        })
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// Resolves when every worker was reached, refused or found missing once.
+    pub async fn tried(&self) {
+        self.cluster.registry.tried().await;
+    }
+
+    /// Begins the drain, lets running requests finish for nine tenths of `grace`, ends the others with UNAVAILABLE,
+    /// and lets go of the workers.
+    pub async fn stop(&self, grace: Duration) -> Drained {
+        let drain = &self.cluster.drain;
+        drain.begin();
+        drain.tracker().close();
+        let patience = grace - grace / 10;
+        let finished = tokio::time::timeout(patience, drain.tracker().wait()).await;
+        let drained = match finished {
+            Ok(()) => Drained::Clean,
+            Err(_) => {
+                self.cluster.cut.cancel();
+                drain.shutdown(grace / 10).await
+            }
+        };
+        self.cluster.registry.stop().await;
+        drained
+    }
+}

@@ -1,0 +1,96 @@
+//! A session's seat on a link: how the link's reader and writer reach the session without waiting for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use speculation::message::{DraftReport, Term, VerifyReport};
+use speculation::relay::LinkKey;
+use tokio::sync::{Notify, mpsc};
+
+/// What a worker said about one session.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// A draft has grown something.
+    Drafted(DraftReport),
+    /// A verifier has picked.
+    Verified(VerifyReport),
+    /// The worker gives the session up.
+    Fault(String),
+}
+
+/// What a worker said, as it arrives at the session.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) key: LinkKey,
+    pub(crate) term: Term,
+    pub(crate) said: Said,
+}
+
+/// Held by the session and by the link; lives until either lets the other go.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    key: LinkKey,
+    inbox: mpsc::Sender<Heard>,
+    wake: Arc<Notify>,
+    /// The session has something to say and its slot was taken.
+    waits: AtomicBool,
+    /// The link is lost, or lost for this session; it is never used again.
+    gone: AtomicBool,
+}
+
+/// Makes the seats of one session.
+#[derive(Debug)]
+pub(crate) struct SeatMaker {
+    pub(crate) inbox: mpsc::Sender<Heard>,
+    pub(crate) wake: Arc<Notify>,
+}
+
+impl SeatMaker {
+    pub(crate) fn seat(&self, key: LinkKey) -> Arc<Seat> {
+        Arc::new(Seat {
+            key,
+            inbox: self.inbox.clone(),
+            wake: Arc::clone(&self.wake),
+            waits: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Seat {
+    /// Hands the session what a worker said. A session that is so far behind that its inbox is full has missed
+    /// something, and reports are differences: it cannot go on with this worker.
+    pub(crate) fn hear(&self, term: Term, said: Said) {
+        let heard = Heard {
+            key: self.key,
+            term,
+            said,
+        };
+        if self.inbox.try_send(heard).is_err() {
+            self.lose();
+        }
+    }
+
+    /// The link is lost.
+    pub(crate) fn lose(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// The session wants to be woken when its slot is taken. It has to look at the slot once more after this, because
+    /// the writer may just have been there.
+    pub(crate) fn wait(&self) {
+        self.waits.store(true, Ordering::SeqCst);
+    }
+
+    /// The writer has taken the session's slot.
+    pub(crate) fn taken(&self) {
+        if self.waits.swap(false, Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+}

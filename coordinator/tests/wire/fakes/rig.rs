@@ -1,0 +1,169 @@
+//! A coordinator over fake workers, and a client of it.
+
+use std::net::SocketAddr;
+
+use offshoot_coordinator::config::WorkerConfig;
+use offshoot_coordinator::{Config, Coordinator};
+use proto::v1;
+use proto::v1::generate_event::Event;
+use proto::v1::generate_request::Prompt;
+use proto::v1::generation_client::GenerationClient;
+use runtime::{Drain, Listener, NetArgs, Readiness, ServerLimits, health, serve};
+use speculation::relay::Role;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::draft::FakeDraft;
+use super::target::FakeTarget;
+use super::vocabulary;
+
+/// How many requests a rig takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_sessions: usize,
+    pub(crate) max_queued: usize,
+}
+
+pub(crate) struct Rig {
+    pub(crate) coordinator: Coordinator,
+    pub(crate) drain: Drain,
+    pub(crate) readiness: Readiness,
+    pub(crate) addr: SocketAddr,
+    pub(crate) client: GenerationClient<Channel>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) started: v1::Started,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) finished: v1::Finished,
+}
+
+impl Rig {
+    /// A coordinator that has tried each of these workers once.
+    pub(crate) async fn start(targets: &[&FakeTarget], drafts: &[&FakeDraft]) -> Rig {
+        let limits = Limits {
+            max_sessions: 16,
+            max_queued: 16,
+        };
+        let mut workers = Vec::new();
+        for target in targets {
+            workers.push((Role::Target, target.server.addr));
+        }
+        for draft in drafts {
+            workers.push((Role::Draft, draft.server.addr));
+        }
+        Rig::with(&workers, limits).await
+    }
+
+    pub(crate) async fn with(workers: &[(Role, SocketAddr)], limits: Limits) -> Rig {
+        let config = Config {
+            workers: (workers.iter())
+                .map(|(role, addr)| WorkerConfig {
+                    role: *role,
+                    address: addr.to_string(),
+                })
+                .collect(),
+            max_sessions: limits.max_sessions,
+            max_queued: limits.max_queued,
+        };
+        let drain = Drain::new();
+        let readiness = Readiness::new();
+        let tokenizer = vocabulary::tokenizer(vocabulary::TOKENS);
+        let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain);
+        let listener = Listener::bind(&NetArgs::default()).await.unwrap();
+        let addr = listener.local_addr();
+        let router = serve::server(&ServerLimits::default())
+            .add_service(health::service(&readiness, &drain).await)
+            .add_service(coordinator.service());
+        drain.spawn(serve::serve(listener, router, drain.clone()));
+        coordinator.tried().await;
+        let channel = runtime::connect(&addr.to_string()).await.unwrap();
+        Rig {
+            coordinator,
+            drain,
+            readiness,
+            addr,
+            client: GenerationClient::new(channel),
+        }
+    }
+
+    /// Sends a request; the stream may still fail.
+    pub(crate) async fn send(
+        &self,
+        request: v1::GenerateRequest,
+    ) -> Result<Streaming<v1::GenerateEvent>, Status> {
+        let sent = self.client.clone().generate(request).await;
+        sent.map(tonic::Response::into_inner)
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(crate) async fn generate(&self, request: v1::GenerateRequest) -> Result<Reply, Status> {
+        collect(self.send(request).await?).await
+    }
+
+    /// The workers as clients see them.
+    pub(crate) async fn workers(&self) -> Vec<v1::WorkerInfo> {
+        let mut client = self.client.clone();
+        let reply = client.cluster(v1::ClusterRequest {}).await.unwrap();
+        reply.into_inner().workers
+    }
+}
+
+/// A request for `max_tokens` tokens behind a short prompt.
+pub(crate) fn request(strategy: &str, max_tokens: u32) -> v1::GenerateRequest {
+    v1::GenerateRequest {
+        prompt: Some(Prompt::Text("hello ".to_owned())),
+        max_tokens,
+        strategy: Some(v1::Strategy {
+            name: strategy.to_owned(),
+            ..v1::Strategy::default()
+        }),
+        seed: Some(7),
+        ..v1::GenerateRequest::default()
+    }
+}
+
+/// The tokens of [`request`]'s prompt.
+pub(crate) fn prompt() -> Vec<u32> {
+    "hello ".bytes().map(u32::from).collect()
+}
+
+/// The event of a message.
+pub(crate) async fn event(stream: &mut Streaming<v1::GenerateEvent>) -> Result<Event, Status> {
+    let message = tokio::time::timeout(super::PATIENCE, stream.message()).await;
+    let message = message.expect("the stream went silent")?;
+    Ok(message
+        .expect("the stream ended without an end")
+        .event
+        .unwrap())
+}
+
+/// Reads a stream to its end.
+pub(crate) async fn collect(mut stream: Streaming<v1::GenerateEvent>) -> Result<Reply, Status> {
+    let Event::Started(started) = event(&mut stream).await? else {
+        panic!("a stream begins with its start");
+    };
+    let (mut ids, mut text) = (Vec::new(), String::new());
+    loop {
+        match event(&mut stream).await? {
+            Event::Started(_) => panic!("started twice"),
+            Event::Tokens(tokens) => {
+                ids.extend(tokens.token_ids);
+                text.push_str(&tokens.text);
+            }
+            Event::Finished(finished) => {
+                assert!(stream.message().await?.is_none(), "an event after the end");
+                text.push_str(&finished.text);
+                return Ok(Reply {
+                    started,
+                    ids,
+                    text,
+                    finished,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A target or qualifier that picks by [`next_token`](super::next_token).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use proto::v1;
+use proto::v1::verify_server::{Verify, VerifyServer};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server as Grpc;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::replica::FakeReplica;
+use super::{Server, hello, next_token};
+
+/// When the fake takes its next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As soon as its last picks are acknowledged.
+    OnAck,
+    /// Only when there is also a guess to verify.
+    OnGuess,
+    /// Never.
+    Hold,
+}
+
+/// What the fake has seen of a session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) opened: BTreeMap<u64, v1::OpenRequest>,
+    pub(crate) closed: BTreeSet<u64>,
+    /// Steps by session.
+    pub(crate) steps: BTreeMap<u64, usize>,
+    /// Sessions that stand at the length they are allowed, with that length.
+    pub(crate) parked: BTreeMap<u64, usize>,
+    /// Updates that brought guesses.
+    pub(crate) told_guesses: usize,
+    /// Links that were opened.
+    pub(crate) links: usize,
+}
+
+type Out = mpsc::UnboundedSender<Result<v1::VerifyFrame, Status>>;
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    hello: v1::HelloReply,
+    pace: Mutex<Pace>,
+    refusal: Mutex<Option<Status>>,
+    finish: Mutex<Option<v1::FinishReason>>,
+    sessions: Mutex<BTreeMap<u64, FakeReplica>>,
+    out: Mutex<Option<Out>>,
+    pub(crate) seen: watch::Sender<Seen>,
+    alive: Mutex<CancellationToken>,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct FakeTarget {
+    pub(crate) server: Server,
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct FakeVerify(Arc<Inner>);
+
+impl FakeTarget {
+    pub(crate) async fn start(pace: Pace) -> FakeTarget {
+        FakeTarget::with(pace, hello("target", 512)).await
+    }
+
+    pub(crate) async fn with(pace: Pace, hello: v1::HelloReply) -> FakeTarget {
+        let inner = Arc::new(Inner {
+            hello,
+            pace: Mutex::new(pace),
+            refusal: Mutex::new(None),
+            finish: Mutex::new(None),
+            sessions: Mutex::default(),
+            out: Mutex::default(),
+            seen: watch::Sender::new(Seen::default()),
+            alive: Mutex::new(CancellationToken::new()),
+        });
+        let service = VerifyServer::new(FakeVerify(Arc::clone(&inner)));
+        let server = Server::start(|alive| {
+            *inner.alive.lock().unwrap() = alive;
+            Grpc::builder().add_service(service)
+        })
+        .await;
+        FakeTarget { server, inner }
+    }
+
+    pub(crate) fn set(&self, pace: Pace) {
+        *self.inner.pace.lock().unwrap() = pace;
+        let sessions: Vec<u64> = (self.inner.sessions.lock().unwrap().keys().copied()).collect();
+        for session in sessions {
+            self.inner.step(session);
+        }
+    }
+
+    /// From now on open calls get this answer.
+    pub(crate) fn refuse(&self, status: Status) {
+        *self.inner.refusal.lock().unwrap() = Some(status);
+    }
+
+    /// The next step of any session ends it so.
+    pub(crate) fn finish_with(&self, reason: v1::FinishReason) {
+        *self.inner.finish.lock().unwrap() = Some(reason);
+    }
+
+    /// Sends a frame as it is.
+    pub(crate) fn send(&self, frame: v1::VerifyFrame) {
+        self.inner.send(frame);
+    }
+}
+
+impl Inner {
+    fn send(&self, frame: v1::VerifyFrame) {
+        if let Some(out) = &*self.out.lock().unwrap() {
+            // A link that is gone takes nothing, as in life.
+            let _ = out.send(Ok(frame));
+        }
+    }
+
+    /// Takes one step of a session if it may: the picks along what was guessed, and one more.
+    fn step(&self, session: u64) {
+        let pace = *self.pace.lock().unwrap();
+        let mut sessions = self.sessions.lock().unwrap();
+        let Some(replica) = sessions.get_mut(&session) else {
+            return;
+        };
+        let may = match pace {
+            Pace::OnAck => true,
+            Pace::OnGuess => replica.has_guess(),
+            Pace::Hold => false,
+        };
+        let end = replica.stopping.max_len as usize;
+        if !may || replica.acked < replica.text.len() || replica.text.len() >= end {
+            return;
+        }
+        if replica.text.len() >= replica.allowed_len {
+            let len = replica.text.len();
+            self.seen.send_modify(|seen| {
+                seen.parked.insert(session, len);
+            });
+            return;
+        }
+        let base_len = replica.text.len();
+        let mut finish = v1::FinishReason::Unspecified;
+        let mut guesses_accepted = 0;
+        let forced = self.finish.lock().unwrap().take();
+        loop {
+            let token = next_token(&replica.text);
+            replica.text.push(token);
+            if replica.stopping.stop_ids.contains(&token) {
+                finish = v1::FinishReason::Stop;
+            } else if replica.text.len() >= end {
+                finish = match replica.stopping.max_len_is_context {
+                    true => v1::FinishReason::Context,
+                    false => v1::FinishReason::Length,
+                };
+            }
+            if finish != v1::FinishReason::Unspecified || !replica.is_guessed(&replica.text) {
+                break;
+            }
+            guesses_accepted += 1;
+        }
+        let picks = replica.text[base_len..].to_vec();
+        let report = v1::VerifySessionReport {
+            session,
+            term: replica.term,
+            base_len: base_len as u32,
+            margins: vec![40; picks.len()],
+            walks: Some(v1::WalkStats {
+                tokens: (replica.text.len() - replica.stopping.prompt_len as usize) as u64,
+                guesses_accepted,
+                ..v1::WalkStats::default()
+            }),
+            picks,
+            finish: forced.unwrap_or(finish).into(),
+            activity: None,
+        };
+        self.seen.send_modify(|seen| {
+            seen.parked.remove(&session);
+            *seen.steps.entry(session).or_default() += 1;
+        });
+        self.send(v1::VerifyFrame {
+            reports: vec![report],
+            faults: Vec::new(),
+        });
+    }
+
+    fn told(&self, frame: v1::RelayFrame) {
+        for update in &frame.updates {
+            if update.nodes.is_some() {
+                self.seen.send_modify(|seen| seen.told_guesses += 1);
+            }
+            if let Some(replica) = self.sessions.lock().unwrap().get_mut(&update.session) {
+                replica.update(update);
+            }
+            self.step(update.session);
+        }
+        for session in frame.closed {
+            self.sessions.lock().unwrap().remove(&session);
+            self.seen.send_modify(|seen| {
+                seen.closed.insert(session);
+            });
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Verify for FakeVerify {
+    async fn hello(
+        &self,
+        _: Request<v1::HelloRequest>,
+    ) -> Result<Response<v1::HelloReply>, Status> {
+        Ok(Response::new(self.0.hello.clone()))
+    }
+
+    async fn open(
+        &self,
+        request: Request<v1::OpenRequest>,
+    ) -> Result<Response<v1::OpenReply>, Status> {
+        if let Some(refusal) = self.0.refusal.lock().unwrap().clone() {
+            return Err(refusal);
+        }
+        let request = request.into_inner();
+        let session = request.session;
+        let replica = FakeReplica::open(&request);
+        self.0.sessions.lock().unwrap().insert(session, replica);
+        self.0.seen.send_modify(|seen| {
+            seen.opened.insert(session, request);
+        });
+        self.0.step(session);
+        Ok(Response::new(v1::OpenReply {}))
+    }
+
+    type LinkStream =
+        std::pin::Pin<Box<dyn Stream<Item = Result<v1::VerifyFrame, Status>> + Send + 'static>>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<v1::RelayFrame>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let mut told = request.into_inner();
+        let first = told.message().await?.unwrap();
+        assert_ne!(first.coordinator, 0, "the first frame says who is calling");
+        let (out, reports) = mpsc::unbounded_channel();
+        *self.0.out.lock().unwrap() = Some(out);
+        let alive = self.0.alive.lock().unwrap().clone();
+        self.0.seen.send_modify(|seen| seen.links += 1);
+        let inner = Arc::clone(&self.0);
+        let reading = alive.clone();
+        tokio::spawn(reading.run_until_cancelled_owned(async move {
+            while let Ok(Some(frame)) = told.message().await {
+                inner.told(frame);
+            }
+        }));
+        let reports = UnboundedReceiverStream::new(reports);
+        let ends = futures::StreamExt::take_until(reports, alive.cancelled_owned());
+        Ok(Response::new(Box::pin(StreamExt::map(ends, |report| {
+            report
+        }))))
+    }
+}

@@ -1,0 +1,127 @@
+//! Requests that are refused, and requests that wait.
+
+use proto::v1;
+use proto::v1::generate_request::Prompt;
+use speculation::relay::Role;
+use tonic::Code;
+
+use crate::fakes::rig::{Limits, Rig, collect, prompt, request};
+use crate::fakes::target::{FakeTarget, Pace};
+use crate::fakes::{hello, plain, until, vocabulary};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_out_of_range_are_named_and_disturb_nobody() {
+    let target = FakeTarget::start(Pace::OnAck).await;
+    let rig = Rig::start(&[&target], &[]).await;
+    let tokens = |ids| Some(Prompt::Tokens(v1::TokenIds { ids }));
+    let good = request("ar", 4);
+    let end = vocabulary::END;
+    let cases = [
+        (
+            v1::GenerateRequest {
+                temperature: -1.0,
+                ..good.clone()
+            },
+            "temperature is -1",
+        ),
+        (
+            v1::GenerateRequest {
+                top_p: Some(1.5),
+                ..good.clone()
+            },
+            "top_p is 1.5",
+        ),
+        (
+            v1::GenerateRequest {
+                min_p: f32::NAN,
+                ..good.clone()
+            },
+            "min_p is NaN",
+        ),
+        (
+            v1::GenerateRequest {
+                prompt: tokens(vec![end + 1]),
+                ..good.clone()
+            },
+            "token 257",
+        ),
+        (
+            v1::GenerateRequest {
+                prompt: None,
+                ..good.clone()
+            },
+            "prompt is missing",
+        ),
+        (
+            v1::GenerateRequest {
+                prompt: tokens(vec![1; 512]),
+                ..good.clone()
+            },
+            "512 tokens",
+        ),
+        (
+            v1::GenerateRequest {
+                prompt: tokens(vec![1; 700]),
+                ..good.clone()
+            },
+            "holds 512",
+        ),
+        (request("warp", 4), "unknown strategy \"warp\""),
+    ];
+    for (asked, why) in cases {
+        let status = rig.generate(asked).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(why), "{why:?} is not in {status}");
+    }
+    assert!(target.inner.seen.borrow().opened.is_empty());
+    let longest = v1::GenerateRequest {
+        prompt: tokens(vec![1; 511]),
+        ..good
+    };
+    let reply = rig.generate(longest).await.unwrap();
+    assert_eq!(reply.ids, plain(&[1; 511], 1));
+    assert_eq!(
+        rig.workers().await[0].sessions,
+        0,
+        "a refusal leaves a seat behind"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_runs_one_waits_and_more_are_refused() {
+    let target = FakeTarget::start(Pace::Hold).await;
+    let limits = Limits {
+        max_sessions: 1,
+        max_queued: 1,
+    };
+    let rig = Rig::with(&[(Role::Target, target.server.addr)], limits).await;
+    let first = rig.send(request("ar", 4)).await.unwrap();
+    let second = rig.send(request("ar", 5)).await.unwrap();
+    let status = rig.send(request("ar", 6)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("try again later"), "{status}");
+    until(&target.inner.seen, |seen| seen.opened.len() == 1).await;
+    drop(first);
+    until(&target.inner.seen, |seen| seen.opened.len() == 2).await;
+    target.set(Pace::OnAck);
+    assert_eq!(collect(second).await.unwrap().ids, plain(&prompt(), 5));
+    assert_eq!(rig.generate(request("ar", 6)).await.unwrap().ids.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_for_a_target_that_is_full() {
+    let small = v1::HelloReply {
+        max_sessions: 1,
+        ..hello("target", 512)
+    };
+    let target = FakeTarget::with(Pace::OnAck, small).await;
+    let rig = Rig::start(&[&target], &[]).await;
+    let mut streams = Vec::new();
+    for tokens in 1..=6 {
+        streams.push(rig.send(request("ar", tokens)).await.unwrap());
+    }
+    for (tokens, stream) in (1..).zip(streams) {
+        let reply = collect(stream).await.unwrap();
+        assert_eq!(reply.ids, plain(&prompt(), tokens));
+    }
+}

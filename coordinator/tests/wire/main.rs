@@ -1,0 +1,10 @@
+//! The coordinator over real loopback sockets, between a real client and fake workers.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod clients;
+mod fakes;
+mod generate;
+mod latency;
+mod limits;
+mod losses;
+mod shutdown;

@@ -1,0 +1,18 @@
+//! `offshoot-draft-worker`: the draft worker as a binary of its own.
+//!
+//! The same as `offshoot draft-worker`; see the crate's documentation.
+
+use clap::Parser;
+
+/// A draft worker of an Offshoot cluster.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    args: offshoot_draft_worker::Args,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    offshoot_draft_worker::run(Cli::parse().args).await
+}

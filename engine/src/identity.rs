@@ -1,0 +1,37 @@
+//! The numerics identity: two engines with the same one compute the same bits.
+
+use crate::cache::PAGE;
+use crate::config::ModelConfig;
+use crate::kernels::WeightDtype;
+use crate::load::Checkpoint;
+
+/// Names the order in which the kernels, norms, softmax and elementary functions compute. Anything that changes a
+/// bit of a result needs a new name here.
+const KERNEL_CLASS: &str = "lanes-16.panels.sequential-k.1";
+
+/// Hex blake3 over everything a logit depends on besides its token path: configuration, weights as in the
+/// checkpoint, their storage type here, the cache's type and page size, the kernel order class and the sampler.
+pub(crate) fn numerics_id(checkpoint: &Checkpoint, config: &ModelConfig, dtype: WeightDtype) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    field(KERNEL_CLASS);
+    field(dtype.name());
+    field("cache-f32");
+    field(&format!("page-{PAGE}"));
+    // End-of-text ids steer the walk, not the logits: a checkpoint edited there still computes the same bits.
+    let ModelConfig { vocab_size, max_positions, hidden, intermediate, layers, heads, kv_heads, head_dim, .. } = config;
+    field(&format!(
+        "{vocab_size} {max_positions} {hidden} {intermediate} {layers} {heads} {kv_heads} {head_dim} {:08x} {:?} {:?}",
+        config.norm_eps.to_bits(),
+        config.rope,
+        config.tied
+    ));
+    for (name, entry, bytes) in checkpoint.entries() {
+        field(&format!("{name} {:?} {:?}", entry.dtype, entry.shape));
+        field(blake3::hash(bytes).to_hex().as_str());
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -1,0 +1,221 @@
+//! The lane matmul with 512-bit vectors.
+//!
+//! A panel's 32 columns are two vectors, so up to 12 rows fit in the register file (24 accumulators) and share
+//! one pass over the weights. With few rows several panels are taken at once: a fused multiply-add has four
+//! cycles of latency and two can start in each, so eight accumulators are the least that keeps the units busy.
+#![expect(unsafe_code, reason = "vector intrinsics load and store through raw pointers")]
+
+use core::arch::x86_64::{
+    __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+};
+use core::ops::Range;
+
+use super::pack::{Line, PANEL, PairLine, Storage};
+use super::{Output, PackedWeight, Rows};
+
+/// Rows that share one pass over a panel, at most.
+const MOST_ROWS: usize = 12;
+
+/// One row of a panel, 32 weights, widened to two vectors.
+trait PanelRow: Copy {
+    /// # Safety
+    /// `row` points to row `k` of a panel, inside the packed weights; AVX-512F is available.
+    unsafe fn widen(row: *const Self) -> [__m512; 2];
+}
+
+/// A row of an f32 panel.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct F32Row([Line; 2]);
+
+impl PanelRow for F32Row {
+    #[inline(always)]
+    unsafe fn widen(row: *const Self) -> [__m512; 2] {
+        // SAFETY: the caller's promise; lines are 64-byte aligned.
+        unsafe { [_mm512_load_ps(row.cast()), _mm512_load_ps(row.cast::<f32>().add(16))] }
+    }
+}
+
+impl PanelRow for PairLine {
+    #[inline(always)]
+    unsafe fn widen(row: *const Self) -> [__m512; 2] {
+        // SAFETY: the caller's promise; lines are 64-byte aligned.
+        unsafe {
+            let words = _mm512_load_si512(row.cast());
+            [
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)),
+                _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32))),
+            ]
+        }
+    }
+}
+
+/// Writes the outputs of `panels` for every row of `x`.
+///
+/// # Safety
+/// AVX-512F is available. The caller has checked that `x` rows are at least `weight.inputs()` long.
+pub(super) unsafe fn panels(x: Rows<'_>, weight: &PackedWeight, panels: Range<usize>, out: &Output) {
+    assert!(panels.end <= weight.panels());
+    // SAFETY: the range was checked just now, the rest is the caller's promise.
+    match weight.storage() {
+        Storage::F32(lines) => unsafe { all(x, lines.as_ptr().cast::<F32Row>(), weight.inputs(), panels, out) },
+        Storage::Bf16(lines) => unsafe { all(x, lines.as_ptr(), weight.inputs(), panels, out) },
+    }
+}
+
+/// Splits the rows into equal blocks and the panels into groups; `weights` is `[panel][inputs]` rows.
+#[target_feature(enable = "avx512f")]
+unsafe fn all<W: PanelRow>(x: Rows<'_>, weights: *const W, inputs: usize, panels: Range<usize>, out: &Output) {
+    let rows = x.rows();
+    let blocks = rows.div_ceil(MOST_ROWS);
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let left = panels.end - panel;
+        // With one or two rows four panels run side by side, as far as there are four.
+        let width = if rows <= 2 && left >= 4 { 4 } else { 1 };
+        for b in 0..blocks {
+            let first = rows * b / blocks;
+            let count = rows * (b + 1) / blocks - first;
+            let ahead = if width == 4 { Ahead::Nothing } else { Ahead::new(b, blocks, inputs * size_of::<W>()) };
+            let at = Place { x, first, panel, inputs, out, ahead };
+            // SAFETY: `panel + width` panels of `inputs` rows lie behind `weights`; the rest is the caller's promise.
+            unsafe {
+                let w = weights.add(panel * inputs);
+                match (count, width) {
+                    (1, 4) => block::<W, 1, 4>(w, at),
+                    (2, 4) => block::<W, 2, 4>(w, at),
+                    (1, _) => block::<W, 1, 1>(w, at),
+                    (2, _) => block::<W, 2, 1>(w, at),
+                    (3, _) => block::<W, 3, 1>(w, at),
+                    (4, _) => block::<W, 4, 1>(w, at),
+                    (5, _) => block::<W, 5, 1>(w, at),
+                    (6, _) => block::<W, 6, 1>(w, at),
+                    (7, _) => block::<W, 7, 1>(w, at),
+                    (8, _) => block::<W, 8, 1>(w, at),
+                    (9, _) => block::<W, 9, 1>(w, at),
+                    (10, _) => block::<W, 10, 1>(w, at),
+                    (11, _) => block::<W, 11, 1>(w, at),
+                    _ => block::<W, MOST_ROWS, 1>(w, at),
+                }
+            }
+        }
+        panel += width;
+    }
+}
+
+/// Where a block reads and writes: rows from `first`, columns from `panel`.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    x: Rows<'a>,
+    first: usize,
+    panel: usize,
+    inputs: usize,
+    out: &'a Output<'a>,
+    ahead: Ahead,
+}
+
+/// Bytes between the weights in use and those asked for: far enough for memory, near enough to stay in the cache.
+const DISTANCE: usize = 8 << 10;
+
+/// Which weights to ask memory for while a block computes.
+///
+/// The hardware's prefetcher keeps up with one row but not with eight, whose loads come too slowly for it to run
+/// far ahead: without this, arithmetic and memory time add up instead of overlapping.
+#[derive(Clone, Copy)]
+enum Ahead {
+    /// Few rows over several panels: loads come fast enough by themselves.
+    Nothing,
+    /// The only block of its panel: [`DISTANCE`] ahead in the same stream.
+    Near,
+    /// One of several blocks: its share of the next panel.
+    NextPanel {
+        /// Bytes from the panel's start to the share.
+        start: usize,
+        /// One block in this many asks for each row.
+        blocks: usize,
+    },
+}
+
+impl Ahead {
+    /// For block `b` of `blocks` over a panel of `bytes`.
+    fn new(b: usize, blocks: usize, bytes: usize) -> Ahead {
+        match blocks {
+            1 => Ahead::Near,
+            _ => Ahead::NextPanel { start: bytes + bytes / blocks * b, blocks },
+        }
+    }
+
+    /// Asks for what row `k` of the panel `offset` rows behind `weights` should bring.
+    #[inline(always)]
+    fn fetch<W>(self, weights: *const W, k: usize, offset: usize) {
+        let bytes = size_of::<W>();
+        match self {
+            Ahead::Nothing => {}
+            Ahead::Near => {
+                let row = weights.wrapping_add(offset + k).wrapping_byte_add(DISTANCE).cast::<i8>();
+                for line in 0..bytes / 64 {
+                    // SAFETY: a prefetch has no effect that a program can see, wherever it points.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(64 * line)) };
+                }
+            }
+            Ahead::NextPanel { start, blocks } => {
+                // Steps of less than a line ask for some lines twice, which costs little.
+                let row = weights.wrapping_byte_add(start + k * (bytes / blocks)).cast::<i8>();
+                // SAFETY: a prefetch has no effect that a program can see, wherever it points.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(row) };
+            }
+        }
+    }
+}
+
+/// `R` rows by `P` panels, all accumulators in registers, one pass over k.
+#[target_feature(enable = "avx512f")]
+unsafe fn block<W: PanelRow, const R: usize, const P: usize>(weights: *const W, at: Place<'_>) {
+    let inputs = at.inputs;
+    let rows: [*const f32; R] = core::array::from_fn(|r| at.x.row(at.first + r).as_ptr());
+    let mut sums = [[[_mm512_setzero_ps(); 2]; P]; R];
+    for k in 0..inputs {
+        let mut w = [[_mm512_setzero_ps(); 2]; P];
+        for (p, w) in w.iter_mut().enumerate() {
+            at.ahead.fetch::<W>(weights, k, p * inputs);
+            // SAFETY: row k of panel p, both in range.
+            *w = unsafe { W::widen(weights.add(p.unchecked_mul(inputs).unchecked_add(k))) };
+        }
+        for r in 0..R {
+            // SAFETY: rows are `inputs` long.
+            let x = _mm512_set1_ps(unsafe { *rows[r].add(k) });
+            for p in 0..P {
+                sums[r][p][0] = _mm512_fmadd_ps(x, w[p][0], sums[r][p][0]);
+                sums[r][p][1] = _mm512_fmadd_ps(x, w[p][1], sums[r][p][1]);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (p, sums) in sums.iter().enumerate() {
+            let to = at.out.place(at.first + r, (at.panel + p) * PANEL);
+            // SAFETY: `place` has checked that a whole panel fits there.
+            unsafe {
+                _mm512_storeu_ps(to, sums[0]);
+                _mm512_storeu_ps(to.add(16), sums[1]);
+            }
+        }
+    }
+}
+
+/// Fused multiply-adds in registers only: `rounds` of them in each of 16 vectors. Returns a value that keeps them
+/// from being optimised away.
+///
+/// # Safety
+/// AVX-512F is available.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn multiply_add(rounds: usize, factor: f32) -> f32 {
+    let mut sums = [_mm512_set1_ps(factor); 16];
+    let (factor, one) = (_mm512_set1_ps(factor), _mm512_set1_ps(1.0));
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(*sum, factor, one);
+        }
+    }
+    sums.iter().fold(0.0, |total, sum| total + _mm512_cvtss_f32(*sum))
+}

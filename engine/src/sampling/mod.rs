@@ -1,0 +1,39 @@
+//! The sampling contract: logits, parameters and a seed in, one token out.
+//!
+//! The token at absolute position `t` of a request with seed `s` is
+//! `argmax_i(l_i / T + Gumbel(s, choice, t, i))` over the tokens that survive the
+//! filters (the Gumbel-max trick: the argmax is distributed as the softmax of
+//! `l / T`). The noise is a pure function of its four arguments, so the token
+//! depends on nothing but the logits and the parameters: not on which process
+//! asks, when, or how often. Drafts rank their own logits under the *same*
+//! noise (drafter-invariant coupling, arXiv 2408.07978), which makes their
+//! guesses agree with the target far more often than independent draws would.
+//!
+//! The order of operations is pinned: divide by T, top-k, top-p, min-p. Ties go
+//! to the lowest id everywhere. At `T = 0` there is no noise and no filter: the
+//! strongest logit always survives.
+//!
+//! What is exact here is exact on every machine: sums are taken in one fixed
+//! order, `exp` and `ln` are the crate's own, and the vector code paths differ
+//! in speed only.
+
+mod filter;
+mod noise;
+mod params;
+mod ranking;
+#[cfg(test)]
+mod reference;
+mod sampler;
+mod scan;
+mod strongest;
+
+pub use noise::{NoiseKey, gumbel, gumbel_of};
+pub use params::{ParamError, SamplingParams};
+pub use sampler::{Guess, NotFinite, Pick, Sampler};
+
+/// Names everything that decides which token is picked from given logits: the
+/// noise, the order of the filters and the arithmetic. It is part of the
+/// `numerics_id`; a change to any of them needs a new name.
+pub const fn version() -> &'static str {
+    "gumbel-max-1"
+}

@@ -1,0 +1,145 @@
+//! The engine's law: a row's logits depend on nothing but its own token path, bit for bit.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use candle_core::{Device, Tensor};
+use engine::kernels::{Matmul, PackedWeight, Rows, RowsMut};
+use engine::{AppendLogits, Engine, EngineOptions, Parent, SeqRows, Slot, StepOutput, TreeRow, WeightDtype};
+use offshoot_engine as engine;
+use proptest::prelude::*;
+use safetensors::Dtype;
+use support::schedule::{Dice, Plain, Schedule, run};
+use support::{bits, model, step, synthetic};
+
+/// Sizes for schedules over three sequences.
+fn options(dtype: WeightDtype) -> EngineOptions {
+    EngineOptions { dtype: Some(dtype), scratch_rows: 40, max_rows: 160, ..EngineOptions::for_sequences(96, 4) }
+}
+
+fn load(dir: &Path, dtype: WeightDtype) -> Engine {
+    Engine::load(dir, &options(dtype)).unwrap()
+}
+
+fn schedule(seed: u64) -> Schedule {
+    Schedule { seed, operations: 25, tokens: 3, max_len: 90, scratch_rows: 40, max_chunk: 40, max_tree: 24 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_schedules_on_an_awkward_model(seed in any::<u64>(), bf16 in any::<bool>()) {
+        let dir = synthetic::checkpoint(Dtype::F32, 2);
+        let dtype = if bf16 { WeightDtype::Bf16 } else { WeightDtype::F32 };
+        let mut plain = Plain::new(load(dir.path(), dtype));
+        let result = run(&mut load(dir.path(), dtype), &mut plain, &schedule(seed));
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+}
+
+#[test]
+fn random_schedules_on_the_bundled_draft() {
+    let mut plain = Plain::new(load(&model("draft"), WeightDtype::Bf16));
+    for seed in 0..6 {
+        let mut engine = load(&model("draft"), WeightDtype::Bf16);
+        run(&mut engine, &mut plain, &schedule(seed)).unwrap();
+    }
+}
+
+#[test]
+fn every_row_count_from_1_to_64_on_the_bundled_target() {
+    let mut plain = Plain::new(load(&model("target"), WeightDtype::Bf16));
+    let options = EngineOptions { scratch_rows: 64, max_rows: 64, ..EngineOptions::for_sequences(96, 1) };
+    let mut engine = Engine::load(&model("target"), &options).unwrap();
+    let prompt: Vec<u32> = (0..37).map(|i| 7 + i * 31 % 2000).collect();
+    let seq = engine.open(64).unwrap();
+    let mut output = StepOutput::new();
+    step(&mut engine, &[support::append(seq, &prompt, AppendLogits::None)], &mut output);
+    assert_eq!(output.rows(), 0);
+    let mut dice = Dice(5);
+    for rows in (1..=64).step_by(3).chain([2, 8, 12, 32, 63]) {
+        let mut tree: Vec<TreeRow> = Vec::new();
+        let mut paths: Vec<Vec<u32>> = Vec::new();
+        for i in 0..rows {
+            // A few tokens only: the plain decoder remembers paths, and many rows then share them.
+            let token = 300 + dice.below(2) as u32;
+            let (parent, mut path) = match dice.below(i + 1).min(6) {
+                0 => (Parent::Tail, prompt.clone()),
+                back => (Parent::Slot(Slot((i - back) as u16)), paths[i - back].clone()),
+            };
+            path.push(token);
+            paths.push(path);
+            tree.push(TreeRow { token, parent, slot: Slot(i as u16) });
+        }
+        step(&mut engine, &[support::tree(seq, &tree)], &mut output);
+        for (i, path) in paths.iter().enumerate() {
+            assert_eq!(bits(output.row(i)), plain.bits(path), "row {i} of {rows}");
+        }
+        let slots: Vec<Slot> = tree.iter().map(|row| row.slot).collect();
+        engine.free(seq, &slots);
+    }
+}
+
+/// candle's own matmul in place of the lanes.
+struct Stock(Mutex<HashMap<usize, Tensor>>);
+
+impl Matmul for Stock {
+    fn matmul(&self, x: Rows<'_>, weight: &PackedWeight, out: &mut RowsMut<'_>) {
+        if x.rows() == 0 {
+            return;
+        }
+        let (inputs, outputs) = (weight.inputs(), weight.outputs());
+        let mut known = self.0.lock().unwrap();
+        let stored = known.entry(std::ptr::from_ref(weight) as usize).or_insert_with(|| {
+            let values: Vec<f32> = (0..outputs).flat_map(|n| (0..inputs).map(move |k| weight.at(n, k))).collect();
+            Tensor::from_vec(values, (outputs, inputs), &Device::Cpu).unwrap()
+        });
+        let rows: Vec<f32> = (0..x.rows()).flat_map(|r| &x.row(r)[..inputs]).copied().collect();
+        let x = Tensor::from_vec(rows, (x.rows(), inputs), &Device::Cpu).unwrap();
+        let y = x.matmul(&stored.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        for (r, y) in y.iter().enumerate() {
+            out.row_mut(r)[..outputs].copy_from_slice(y);
+        }
+    }
+}
+
+#[test]
+fn the_same_check_fails_with_the_stock_matmul() {
+    let stock = || {
+        let mut engine = load(&model("draft"), WeightDtype::F32);
+        engine.set_matmul(Box::new(Stock(Mutex::new(HashMap::new()))));
+        engine
+    };
+    let mut plain = Plain::new(stock());
+    let verdict = run(&mut stock(), &mut plain, &schedule(1));
+    let message = verdict.expect_err("the stock matmul keeps the law here; then what are the lanes for?");
+    assert!(message.contains("logits differ"), "{message}");
+}
+
+#[test]
+fn batch_mates_do_not_see_each_other() {
+    let dir = synthetic::checkpoint(Dtype::F32, 2);
+    let mut plain = Plain::new(load(dir.path(), WeightDtype::F32));
+    let mut engine = load(dir.path(), WeightDtype::F32);
+    let (a, b) = (engine.open(40).unwrap(), engine.open(40).unwrap());
+    let mut output = StepOutput::new();
+    let (one, two) = ([1, 2, 3, 4, 5], [9, 8, 7]);
+    let tree = [TreeRow { token: 11, parent: Parent::Tail, slot: Slot(3) }];
+    let batch = [
+        SeqRows { seq: a, append: &one, append_logits: AppendLogits::All, tree: &tree },
+        SeqRows { seq: b, append: &two, append_logits: AppendLogits::Last, tree: &tree },
+    ];
+    step(&mut engine, &batch, &mut output);
+    assert_eq!(output.rows(), 5 + 1 + 1 + 1);
+    for i in 0..5 {
+        assert_eq!(bits(output.row(i)), plain.bits(&one[..=i]));
+    }
+    assert_eq!(bits(output.row(5)), plain.bits(&[1, 2, 3, 4, 5, 11]));
+    assert_eq!(bits(output.row(6)), plain.bits(&two));
+    assert_eq!(bits(output.row(7)), plain.bits(&[9, 8, 7, 11]));
+}

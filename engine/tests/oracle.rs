@@ -1,0 +1,99 @@
+//! The engine against candle-transformers' Llama on the same weights.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig};
+use engine::{AppendLogits, Engine, StepOutput};
+use offshoot_engine as engine;
+use support::{append, argmax, model, options, prompts, step};
+
+/// candle's model in f32, from the same folder.
+struct Oracle {
+    llama: Llama,
+    config: Config,
+}
+
+impl Oracle {
+    fn load(dir: &Path) -> Oracle {
+        let config: LlamaConfig =
+            serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+        let config = config.into_config(false);
+        let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu)
+            .unwrap()
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap()))
+            .collect();
+        let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        Oracle { llama: Llama::load(weights, &config).unwrap(), config }
+    }
+
+    /// Last-position logits after each of `tokens`, teacher-forced behind `prompt`.
+    fn logits(&self, prompt: &[u32], tokens: &[u32]) -> Vec<Vec<f32>> {
+        let mut cache = Cache::new(true, DType::F32, &self.config, &Device::Cpu).unwrap();
+        let mut at = 0;
+        let mut forward = |ids: &[u32]| {
+            let input = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+            let logits = self.llama.forward(&input, at, &mut cache).unwrap();
+            at += ids.len();
+            logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let mut all = vec![forward(prompt)];
+        all.extend(tokens.iter().map(|token| forward(&[*token])));
+        all
+    }
+}
+
+/// The engine's greedy continuation of `prompt` and the logits it was read from.
+fn greedy(engine: &mut Engine, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
+    let seq = engine.open(prompt.len() + count).unwrap();
+    let mut output = StepOutput::new();
+    step(engine, &[append(seq, prompt, AppendLogits::Last)], &mut output);
+    let mut logits = vec![output.row(0).to_vec()];
+    let mut tokens = vec![argmax(output.row(0))];
+    while tokens.len() < count {
+        step(engine, &[append(seq, &tokens[tokens.len() - 1..], AppendLogits::Last)], &mut output);
+        assert!(output.healthy(0));
+        logits.push(output.row(0).to_vec());
+        tokens.push(argmax(output.row(0)));
+    }
+    engine.release(seq);
+    (tokens, logits)
+}
+
+/// max |a - b| over max |b|.
+fn error(a: &[f32], b: &[f32]) -> f32 {
+    let most = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0_f32, f32::max);
+    most(&mut a.iter().zip(b).map(|(a, b)| (a - b).abs())) / most(&mut b.iter().map(|b| b.abs()))
+}
+
+fn compare(name: &str, count: usize, dir: &Path) {
+    let oracle = Oracle::load(dir);
+    let mut engine = Engine::load(dir, &options()).unwrap();
+    let mut worst = 0.0_f32;
+    for (i, prompt) in prompts(96).iter().take(count).enumerate() {
+        let (tokens, logits) = greedy(&mut engine, prompt, 48);
+        let expected = oracle.logits(prompt, &tokens[..47]);
+        for (t, (ours, theirs)) in logits.iter().zip(&expected).enumerate() {
+            worst = worst.max(error(ours, theirs));
+            assert_eq!(tokens[t], argmax(theirs), "{name}: greedy token {t} of prompt {i}");
+        }
+    }
+    assert!(worst <= 1e-4, "{name}: error {worst} of the largest logit");
+    assert!(worst > 0.0, "{name}: two implementations that agree to the last bit are one");
+}
+
+#[test]
+fn the_bundled_target_matches_candle_on_32_prompts() {
+    compare("target", 32, &model("target"));
+}
+
+#[test]
+fn the_bundled_draft_and_qualifier_match_candle() {
+    compare("draft", 8, &model("draft"));
+    compare("qualifier", 8, &model("qualifier"));
+}

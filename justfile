@@ -1,0 +1,37 @@
+# What contributors and CI run. `just --list` shows the recipes.
+
+# Everything CI runs, in its order.
+default: ci
+
+# Format all sources.
+fmt:
+    cargo fmt --all
+
+# Lint everything; a warning is an error.
+clippy:
+    cargo clippy --release --workspace --all-targets -- -D warnings
+
+# All tests, in the one profile that is fast enough for model code.
+test:
+    cargo test --release --workspace
+
+# What a pull request has to pass.
+ci:
+    .ci/run
+
+# Strategies side by side on a paced rig; figures go to docs/performance.md.
+bench prompts *args:
+    cargo run --release -- bench --strategies ar,serial,serial-tree,auto --prompts {{prompts}} --max-tokens 64 --pace target=20,qualifier=7,draft=2 {{args}}
+
+# Step time of the engine by row count, on a target deepened beyond the caches.
+bench-engine out="target/deep" *args:
+    cargo run --release -- models deepen --layers 64 --out {{out}}
+    cargo run --release -- bench-engine --model {{out}} --rows 1,2,4,8,16,32 {{args}}
+
+# Licences, advisories, bans and sources of dependencies (needs cargo-deny).
+deny:
+    cargo deny check
+
+# The pure crate where there is no clock, thread or socket.
+wasm:
+    cargo build --release -p offshoot-speculation --target wasm32-unknown-unknown

@@ -1,0 +1,49 @@
+//! The wire format: protobuf messages, gRPC services, and the one place where bytes become domain values.
+//!
+//! [`v1`] is generated from `offshoot/v1/*.proto`. [`inward`] turns messages into the types of the `speculation`
+//! crate and refuses what no correct peer would send, before anything is allocated for it; [`outward`] turns them
+//! back. This crate opens no socket and knows nothing of models, sessions or policies.
+
+pub mod inward;
+pub mod outward;
+
+/// Generated from `offshoot/v1/*.proto`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("offshoot.v1");
+}
+
+/// Incremented whenever an older peer would misread a message.
+pub const PROTOCOL: u32 = 1;
+
+/// Bytes one message of a hot stream may have, after which the link is an error.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+
+/// Bytes of an open call or a client's request: a prompt of the longest context, and room.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// Sessions one frame may speak of.
+pub const MAX_SESSIONS_PER_FRAME: usize = 256;
+
+/// How the chosen token of each position is drawn; the wire form of the sampling contract.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 is plain argmax.
+    pub temperature: f32,
+    /// 0 is off.
+    pub top_k: u32,
+    /// 1 is off.
+    pub top_p: f32,
+    /// 0 is off.
+    pub min_p: f32,
+    /// Decides the text.
+    pub seed: u64,
+    /// Number of the choice among several of one request.
+    pub choice: u32,
+}

@@ -1,0 +1,133 @@
+//! How a child process tells its parent that it is ready, and where.
+//!
+//! Workers listen on ports that the system picks, so a parent cannot know them
+//! beforehand. A child with `--announce` writes exactly one line of JSON to its
+//! standard output, `{"role":"draft","addr":"127.0.0.1:1234"}`, once it serves.
+//! Logs go to standard error, so nothing else is ever on that stream.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+/// Longest line that a parent takes for an announcement, in bytes.
+pub const MAX_LINE: usize = 1024;
+
+/// Whether to announce.
+///
+/// There is no environment variable on purpose: it would be inherited by
+/// grandchildren whose standard output belongs to somebody else.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AnnounceArgs {
+    /// Print one JSON line with role and address on stdout when ready.
+    #[arg(long)]
+    pub announce: bool,
+}
+
+/// The content of the line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// What the child is: `draft`, `qualifier`, `target` or `coordinator`.
+    pub role: String,
+    /// Where it serves; never port 0.
+    pub addr: SocketAddr,
+}
+
+impl Announcement {
+    /// The line, without its end.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        serde_json::to_string(self).expect("a string and an address always serialise")
+    }
+
+    /// Reads a line that a child wrote.
+    ///
+    /// # Errors
+    /// When the line is longer than [`MAX_LINE`], is not the expected JSON
+    /// object, or names port 0.
+    pub fn from_line(line: &str) -> io::Result<Self> {
+        let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+        if line.len() > MAX_LINE {
+            return Err(invalid(format!(
+                "an announcement of {} bytes is longer than {MAX_LINE}",
+                line.len()
+            )));
+        }
+        let found: Self = serde_json::from_str(line)
+            .map_err(|error| invalid(format!("not an announcement ({error}): {line:?}")))?;
+        if found.addr.port() == 0 {
+            return Err(invalid(format!("an announcement without a port: {line:?}")));
+        }
+        Ok(found)
+    }
+}
+
+/// Writes the line to standard output if `args` ask for it, and flushes.
+///
+/// # Errors
+/// When standard output is closed, which means that the parent is gone.
+pub fn announce(args: &AnnounceArgs, role: &str, addr: SocketAddr) -> io::Result<()> {
+    if !args.announce {
+        return Ok(());
+    }
+    write_line(io::stdout().lock(), role, addr)
+}
+
+fn write_line(mut out: impl Write, role: &str, addr: SocketAddr) -> io::Result<()> {
+    let line = Announcement {
+        role: role.to_owned(),
+        addr,
+    }
+    .to_line();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    #[test]
+    fn one_line_in_the_promised_form() {
+        let mut out = Vec::new();
+        write_line(&mut out, "draft", "127.0.0.1:1234".parse().unwrap()).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"role\":\"draft\",\"addr\":\"127.0.0.1:1234\"}\n"
+        );
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        for (role, addr) in [("target", "[::1]:9"), ("a\"b\n", "10.0.0.1:65535")] {
+            let sent = Announcement {
+                role: role.to_owned(),
+                addr: addr.parse().unwrap(),
+            };
+            let line = sent.to_line();
+            assert!(!line.contains('\n'));
+            assert_eq!(Announcement::from_line(&line).unwrap(), sent);
+        }
+    }
+
+    #[test]
+    fn other_lines_are_refused() {
+        let long = format!(
+            r#"{{"role":"{}","addr":"127.0.0.1:1"}}"#,
+            "x".repeat(MAX_LINE)
+        );
+        for bad in [
+            "",
+            "hello",
+            "{}",
+            r#"{"role":"draft","addr":"127.0.0.1:0"}"#,
+            r#"{"role":"draft","addr":"localhost:1"}"#,
+            long.as_str(),
+        ] {
+            assert!(Announcement::from_line(bad).is_err(), "{bad:?}");
+        }
+    }
+}

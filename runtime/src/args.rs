@@ -1,0 +1,147 @@
+//! The flags that every role shares.
+//!
+//! Precedence is flag over environment variable over default. A process that
+//! starts others passes `--host` and `--port` to each of them explicitly,
+//! because children inherit the environment and must not all bind one port.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::{AnnounceArgs, ParentArgs, TelemetryArgs};
+
+/// Settings of the process itself, the same for every role.
+#[derive(Args, Clone, Debug)]
+pub struct CommonArgs {
+    /// How and how much to log.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+    /// Whether to tell a parent where this process listens.
+    #[command(flatten)]
+    pub announce: AnnounceArgs,
+    /// Whether to end when the parent does.
+    #[command(flatten)]
+    pub parent: ParentArgs,
+    /// Seconds that running work gets to finish after a signal to stop.
+    #[arg(
+        long,
+        env = "OFFSHOOT_DRAIN_GRACE",
+        value_name = "SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=3600)
+    )]
+    pub drain_grace_s: u64,
+}
+
+impl CommonArgs {
+    /// How long running work gets to finish after a signal to stop.
+    #[must_use]
+    pub fn drain_grace(&self) -> Duration {
+        Duration::from_secs(self.drain_grace_s)
+    }
+}
+
+/// Where a process listens and how many peers it admits.
+#[derive(Args, Clone, Debug)]
+pub struct NetArgs {
+    /// Host name or address to listen on.
+    #[arg(long, env = "OFFSHOOT_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 asks the system for a free one.
+    #[arg(long, env = "OFFSHOOT_PORT", default_value_t = 0)]
+    pub port: u16,
+    /// Listen on a non-loopback address although the traffic is not encrypted.
+    #[arg(long, env = "OFFSHOOT_ALLOW_PLAINTEXT_BIND")]
+    pub allow_plaintext_bind: bool,
+    /// Connections admitted at one time; more are closed as they arrive.
+    #[arg(
+        long,
+        env = "OFFSHOOT_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub max_connections: u32,
+}
+
+impl Default for NetArgs {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            allow_plaintext_bind: false,
+            max_connections: 256,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+    use crate::LogFormat;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Probe {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        net: NetArgs,
+    }
+
+    #[test]
+    fn defaults_are_loopback_and_quiet() {
+        let probe = Probe::try_parse_from(["probe"]).unwrap();
+        assert_eq!(probe.net.host, NetArgs::default().host);
+        assert_eq!(probe.net.port, NetArgs::default().port);
+        assert_eq!(
+            probe.net.max_connections,
+            NetArgs::default().max_connections
+        );
+        assert!(!probe.net.allow_plaintext_bind);
+        assert!(!probe.common.announce.announce);
+        assert!(!probe.common.parent.exit_with_parent);
+        assert_eq!(probe.common.drain_grace(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn flags_reach_their_fields() {
+        let probe = Probe::try_parse_from([
+            "probe",
+            "--host",
+            "::1",
+            "--port",
+            "7000",
+            "--log-format",
+            "json",
+            "--log-level",
+            "debug",
+            "--announce",
+            "--exit-with-parent",
+            "--allow-plaintext-bind",
+        ])
+        .unwrap();
+        assert_eq!((probe.net.host.as_str(), probe.net.port), ("::1", 7000));
+        assert!(probe.net.allow_plaintext_bind);
+        assert_eq!(probe.common.telemetry.log_format, LogFormat::Json);
+        assert_eq!(probe.common.telemetry.log_level, "debug");
+        assert!(probe.common.announce.announce && probe.common.parent.exit_with_parent);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in [
+            ["--port", "70000"],
+            ["--max-connections", "0"],
+            ["--drain-grace-s", "-1"],
+            ["--log-format", "xml"],
+        ] {
+            assert!(
+                Probe::try_parse_from(["probe", bad[0], bad[1]]).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Orderly shutdown: one token says that the process is stopping, one tracker
+//! knows every task that has yet to finish.
+//!
+//! The first SIGTERM or SIGINT (Ctrl-C) begins the drain. A second one means
+//! that somebody has lost patience, and ends the process at once.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Exit status after a second signal, as shells report an interrupt.
+pub const IMPATIENT_EXIT: i32 = 130;
+
+/// The stop token and the tasks of one process. Clones share both.
+#[derive(Clone, Debug, Default)]
+pub struct Drain {
+    /// Cancelled once, by a signal, a lost parent or the code; never reset.
+    stop: CancellationToken,
+    /// Every task that shutdown has to wait for.
+    tasks: TaskTracker,
+}
+
+/// How a shutdown ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every tracked task finished.
+    Clean,
+    /// The grace time ran out with this many tasks still running.
+    TimedOut {
+        /// Tasks that were abandoned.
+        tasks: usize,
+    },
+}
+
+impl Drain {
+    /// A drain that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins the drain at SIGTERM or SIGINT and ends the process with
+    /// [`IMPATIENT_EXIT`] at the next one. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system refuses to install a signal handler.
+    pub fn on_signals(&self) -> io::Result<()> {
+        let mut signals = Signals::install()?;
+        let drain = self.clone();
+        // Not tracked: this task outlives the drain by design, to see the
+        // second signal, so waiting for it would never end.
+        tokio::spawn(async move {
+            signals.next().await;
+            tracing::info!("stopping; a second signal ends the process at once");
+            drain.begin();
+            signals.next().await;
+            tracing::warn!("stopped by a second signal, without draining");
+            std::process::exit(IMPATIENT_EXIT);
+        });
+        Ok(())
+    }
+
+    /// Begins the drain from code. Further calls change nothing.
+    pub fn begin(&self) {
+        self.stop.cancel();
+    }
+
+    /// Whether the drain has begun.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Resolves when the drain begins; borrows nothing.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.stop.clone().cancelled_owned()
+    }
+
+    /// A token cancelled when the drain begins. Cancelling it does not begin
+    /// the drain, so a session may hold and cancel its own.
+    #[must_use]
+    pub fn token(&self) -> CancellationToken {
+        self.stop.child_token()
+    }
+
+    /// Spawns a task that shutdown waits for.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(task)
+    }
+
+    /// The tracker itself, for tasks that are spawned elsewhere.
+    #[must_use]
+    pub fn tracker(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Begins the drain if it has not begun, then waits for the tracked tasks,
+    /// but no longer than `grace`.
+    pub async fn shutdown(&self, grace: Duration) -> Drained {
+        self.begin();
+        self.tasks.close();
+        match tokio::time::timeout(grace, self.tasks.wait()).await {
+            Ok(()) => Drained::Clean,
+            Err(_) => {
+                let tasks = self.tasks.len();
+                tracing::warn!(tasks, ?grace, "the grace time ran out; abandoning tasks");
+                Drained::TimedOut { tasks }
+            }
+        }
+    }
+}
+
+/// The signals that ask a process to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn install() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn next(&mut self) {
+        // Where Ctrl-C cannot be watched there is nothing to wait for, and a
+        // process must not stop because of it.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn shutdown_waits_for_tasks_that_watch_the_token() {
+        let drain = Drain::new();
+        let token = drain.token();
+        let task = drain.spawn(async move {
+            token.cancelled().await;
+            7
+        });
+        assert!(!drain.is_stopping());
+        assert_eq!(
+            drain.shutdown(Duration::from_secs(60)).await,
+            Drained::Clean
+        );
+        assert!(drain.is_stopping());
+        assert_eq!(task.await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn shutdown_gives_up_after_the_grace_time() {
+        let drain = Drain::new();
+        let stuck = drain.spawn(std::future::pending::<()>());
+        let ended = drain.shutdown(Duration::from_millis(1)).await;
+        assert_eq!(ended, Drained::TimedOut { tasks: 1 });
+        assert!(!stuck.is_finished(), "a task that was abandoned had ended");
+        stuck.abort();
+    }
+
+    #[tokio::test]
+    async fn a_session_token_does_not_stop_the_process() {
+        let drain = Drain::new();
+        drain.token().cancel();
+        assert!(!drain.is_stopping());
+        drain.begin();
+        drain.stopping().await;
+        assert!(drain.token().is_cancelled());
+    }
+}

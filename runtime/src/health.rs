@@ -1,0 +1,154 @@
+//! The standard gRPC health service (`grpc.health.v1`) and readiness.
+//!
+//! Three service names answer: `liveness` is serving for as long as the process
+//! runs its event loop, `readiness` and `""` once every latch was dropped and
+//! until the drain begins.
+//!
+//! Readiness is a count of latches: each part that has something to do before
+//! the process is of use (load a model, reach a worker) takes one and drops it
+//! when done. A part that fails drops nothing, so a half-started process never
+//! claims to be ready.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use crate::Drain;
+
+/// Name of the service that answers while the process lives.
+pub const LIVENESS: &str = "liveness";
+/// Name of the service that answers whether to send work here.
+pub const READINESS: &str = "readiness";
+/// Readiness under the name that most clients ask for.
+const OVERALL: &str = "";
+
+/// Counts what still stands between the process and being of use. Clones share
+/// the count. Take every latch before the first one is dropped: with none
+/// outstanding the process is ready.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    outstanding: Arc<watch::Sender<usize>>,
+}
+
+/// One thing that has to happen first; dropping it says that it has.
+#[derive(Debug)]
+#[must_use = "a latch that is dropped at once holds nothing back"]
+pub struct Latch {
+    outstanding: Arc<watch::Sender<usize>>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self {
+            outstanding: Arc::new(watch::Sender::new(0)),
+        }
+    }
+}
+
+impl Readiness {
+    /// No latch taken.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Holds readiness back until the result is dropped.
+    pub fn latch(&self) -> Latch {
+        self.outstanding.send_modify(|count| *count += 1);
+        Latch {
+            outstanding: Arc::clone(&self.outstanding),
+        }
+    }
+
+    /// Whether no latch is outstanding.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.outstanding.borrow() == 0
+    }
+
+    /// Resolves when no latch is outstanding.
+    pub async fn ready(&self) {
+        let mut watcher = self.outstanding.subscribe();
+        watcher
+            .wait_for(|count| *count == 0)
+            .await
+            .expect("the sender lives in self");
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        self.outstanding.send_modify(|count| *count -= 1);
+    }
+}
+
+/// The health service of a process, following `readiness` and `drain`.
+///
+/// At the drain every open `Watch` is told and ended, so that a watcher never
+/// holds up the shutdown.
+pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl Health> {
+    let (reporter, server) = health_reporter();
+    set(&reporter, ServingStatus::NotServing).await;
+    reporter
+        .set_service_status(LIVENESS, ServingStatus::Serving)
+        .await;
+    let readiness = readiness.clone();
+    let stopping = drain.stopping();
+    drain.spawn(async move {
+        tokio::pin!(stopping);
+        tokio::select! {
+            () = readiness.ready() => {
+                set(&reporter, ServingStatus::Serving).await;
+                stopping.await;
+            }
+            () = &mut stopping => {}
+        }
+        set(&reporter, ServingStatus::NotServing).await;
+        end_watches(reporter).await;
+    });
+    server
+}
+
+async fn set(reporter: &HealthReporter, status: ServingStatus) {
+    for name in [OVERALL, READINESS] {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Replaces every status by a fresh one of the same value: those who watch the
+/// old one have read it and come to its end, those who ask anew find the new.
+async fn end_watches(mut reporter: HealthReporter) {
+    for (name, status) in [
+        (OVERALL, ServingStatus::NotServing),
+        (READINESS, ServingStatus::NotServing),
+        (LIVENESS, ServingStatus::Serving),
+    ] {
+        reporter.clear_service_status(name).await;
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ready_only_when_every_latch_is_dropped() {
+        let readiness = Readiness::new();
+        let model = readiness.latch();
+        let peer = readiness.latch();
+        assert!(!readiness.is_ready());
+        drop(model);
+        assert!(!readiness.is_ready());
+        let waiter = tokio::spawn({
+            let readiness = readiness.clone();
+            async move { readiness.ready().await }
+        });
+        drop(peer);
+        waiter.await.expect("the waiter does not panic");
+        assert!(readiness.is_ready());
+    }
+}

@@ -1,0 +1,87 @@
+//! One slot per session and direction of a link: *state, not events*.
+//!
+//! The owner of a session fills its slot when it is vacant; the writer of the link takes whatever is there. Nothing
+//! queues, a slow link costs one value per session, and neither side ever waits for the other.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// The slots of one direction of one link. `K` names a session, `T` is the state it sends.
+#[derive(Debug)]
+pub struct Outbox<K, T> {
+    slots: Mutex<BTreeMap<K, T>>,
+    filled: Notify,
+}
+
+impl<K: Ord + Copy, T> Default for Outbox<K, T> {
+    fn default() -> Self {
+        Outbox {
+            slots: Mutex::new(BTreeMap::new()),
+            filled: Notify::new(),
+        }
+    }
+}
+
+impl<K: Ord + Copy, T> Outbox<K, T> {
+    /// Whether the session's last state was taken. Only its owner fills it, so for the owner a yes stays true.
+    pub fn is_vacant(&self, key: K) -> bool {
+        !self.slots.lock().contains_key(&key)
+    }
+
+    /// Fills the session's slot; what the link has not taken yet is replaced.
+    pub fn put(&self, key: K, state: T) {
+        self.slots.lock().insert(key, state);
+        self.filled.notify_one();
+    }
+
+    /// Empties up to `most` slots, waiting until there is at least one. The sessions named are vacant again.
+    pub async fn take(&self, most: usize) -> Vec<(K, T)> {
+        loop {
+            let taken = self.try_take(most);
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn try_take(&self, most: usize) -> Vec<(K, T)> {
+        let mut slots = self.slots.lock();
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            match slots.pop_first() {
+                Some(slot) => taken.push(slot),
+                None => break,
+            }
+        }
+        if !slots.is_empty() {
+            self.filled.notify_one();
+        }
+        taken
+    }
+
+    /// Empties the session's slot without sending it.
+    pub fn discard(&self, key: K) {
+        self.slots.lock().remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn the_latest_state_wins_and_nothing_is_left_behind() {
+        let outbox = Outbox::default();
+        outbox.put(1, "old");
+        outbox.put(1, "new");
+        outbox.put(2, "other");
+        assert!(!outbox.is_vacant(1));
+        assert_eq!(outbox.take(1).await, [(1, "new")]);
+        assert!(outbox.is_vacant(1));
+        assert_eq!(outbox.take(8).await, [(2, "other")]);
+    }
+}

@@ -1,0 +1,124 @@
+//! Signals, the parent's death and the announcement, between real processes.
+//!
+//! The child is this test binary again, running [`child`] alone.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use offshoot_runtime::drain::IMPATIENT_EXIT;
+use offshoot_runtime::{
+    AnnounceArgs, Announcement, Drain, Listener, NetArgs, ParentArgs, announce, parent,
+};
+
+/// Names what the child does once it is told to stop: `leave` or `linger`.
+const MANNER: &str = "OFFSHOOT_RUNTIME_TEST_CHILD";
+
+/// Not a test of its own: the body of the child process.
+#[test]
+#[ignore = "the child process of the tests in this file"]
+fn child() {
+    let Ok(manner) = std::env::var(MANNER) else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let drain = Drain::new();
+        drain.on_signals().unwrap();
+        let parent = ParentArgs {
+            exit_with_parent: true,
+        };
+        parent::exit_with_parent(&parent, &drain).unwrap();
+        let listener = Listener::bind(&NetArgs::default()).await.unwrap();
+        let ready = AnnounceArgs { announce: true };
+        announce::announce(&ready, "draft", listener.local_addr()).unwrap();
+        drain.stopping().await;
+        // The same line again says that the first signal has arrived.
+        announce::announce(&ready, "stopping", listener.local_addr()).unwrap();
+        if manner == "linger" {
+            drain.spawn(std::future::pending::<()>());
+        }
+        drain.shutdown(Duration::from_secs(600)).await;
+    });
+    std::process::exit(0);
+}
+
+struct Spawned {
+    process: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        // Already gone unless a check failed first.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(manner: &str) -> Spawned {
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .env(MANNER, manner)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    Spawned { process, lines }
+}
+
+impl Spawned {
+    /// The next announcement; the test runner's own words stand around it.
+    fn announcement(&mut self) -> Announcement {
+        loop {
+            let line = self.lines.next().expect("the child ended early").unwrap();
+            if let Some(start) = line.find('{') {
+                return Announcement::from_line(&line[start..]).unwrap();
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.process.id());
+        let sent = Command::new("sh").args(["-c", &command]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    fn status(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+}
+
+#[test]
+fn a_child_announces_itself_and_drains_at_sigterm() {
+    let mut child = spawn("leave");
+    let found = child.announcement();
+    assert_eq!(found.role, "draft");
+    assert!(std::net::TcpStream::connect(found.addr).is_ok());
+    child.signal("TERM");
+    assert_eq!(child.announcement().role, "stopping");
+    assert_eq!(child.status().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_a_lingering_child_at_once() {
+    let mut child = spawn("linger");
+    child.announcement();
+    child.signal("INT");
+    assert_eq!(child.announcement().role, "stopping");
+    child.signal("TERM");
+    assert_eq!(child.status().code(), Some(IMPATIENT_EXIT));
+}
+
+#[test]
+fn a_child_ends_when_its_parent_lets_go() {
+    let mut child = spawn("leave");
+    child.announcement();
+    drop(child.process.stdin.take());
+    assert_eq!(child.announcement().role, "stopping");
+    assert_eq!(child.status().code(), Some(0));
+}

@@ -1,0 +1,175 @@
+//! A served socket: health, limits, refusals and the end of it, over loopback.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use offshoot_runtime::{
+    BindError, Drain, Drained, Listener, NetArgs, Readiness, ServerLimits, connect, health, serve,
+};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tonic::transport::Channel;
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+/// Generous: reached only when something is broken.
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct Running {
+    addr: SocketAddr,
+    drain: Drain,
+    readiness: Readiness,
+}
+
+async fn start(args: NetArgs, readiness: Readiness) -> Running {
+    let drain = Drain::new();
+    let listener = Listener::bind(&args).await.unwrap();
+    let addr = listener.local_addr();
+    let router = serve::server(&ServerLimits::default())
+        .add_service(health::service(&readiness, &drain).await);
+    drain.spawn(serve::serve(listener, router, drain.clone()));
+    Running {
+        addr,
+        drain,
+        readiness,
+    }
+}
+
+async fn client(addr: SocketAddr) -> HealthClient<Channel> {
+    HealthClient::new(connect(&addr.to_string()).await.unwrap())
+}
+
+fn service(name: &str) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: name.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn health_follows_latches_and_drain() {
+    let readiness = Readiness::new();
+    let latch = readiness.latch();
+    let running = start(NetArgs::default(), readiness).await;
+    assert_ne!(running.addr.port(), 0);
+    let mut client = client(running.addr).await;
+
+    let status = client.check(service("liveness")).await.unwrap();
+    assert_eq!(status.into_inner().status, ServingStatus::Serving as i32);
+    let unknown = client.check(service("nobody")).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+
+    let mut seen = client.watch(service("")).await.unwrap().into_inner();
+    let mut next = async || {
+        tokio::time::timeout(LIMIT, seen.message())
+            .await
+            .expect("a watch message in time")
+            .unwrap()
+            .map(|message| message.status)
+    };
+    assert_eq!(next().await, Some(ServingStatus::NotServing as i32));
+    drop(latch);
+    assert_eq!(next().await, Some(ServingStatus::Serving as i32));
+    assert!(running.readiness.is_ready());
+    let ready = client.check(service("readiness")).await.unwrap();
+    assert_eq!(ready.into_inner().status, ServingStatus::Serving as i32);
+
+    running.drain.begin();
+    assert_eq!(next().await, Some(ServingStatus::NotServing as i32));
+    assert_eq!(next().await, None, "the watch outlived the drain");
+    assert_eq!(running.drain.shutdown(LIMIT).await, Drained::Clean);
+    assert!(connect(&running.addr.to_string()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_process_that_never_got_ready_drains_too() {
+    let readiness = Readiness::new();
+    let _latch = readiness.latch();
+    let running = start(NetArgs::default(), readiness).await;
+    assert_eq!(running.drain.shutdown(LIMIT).await, Drained::Clean);
+}
+
+#[tokio::test]
+async fn only_loopback_without_a_word_from_the_operator() {
+    let open = NetArgs {
+        host: "0.0.0.0".to_owned(),
+        ..NetArgs::default()
+    };
+    let refused = Listener::bind(&open).await.unwrap_err();
+    assert!(matches!(refused, BindError::Plaintext { .. }));
+    assert!(refused.to_string().contains("--allow-plaintext-bind"));
+    let allowed = NetArgs {
+        allow_plaintext_bind: true,
+        ..open
+    };
+    assert!(Listener::bind(&allowed).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_taken_port_and_a_bad_host_are_typed() {
+    let first = Listener::bind(&NetArgs::default()).await.unwrap();
+    let again = NetArgs {
+        port: first.local_addr().port(),
+        ..NetArgs::default()
+    };
+    assert!(matches!(
+        Listener::bind(&again).await.unwrap_err(),
+        BindError::Bind { addr, .. } if addr == first.local_addr()
+    ));
+    let nowhere = NetArgs {
+        host: "not a host".to_owned(),
+        ..NetArgs::default()
+    };
+    assert!(matches!(
+        Listener::bind(&nowhere).await.unwrap_err(),
+        BindError::Resolve { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_connection_over_the_cap_is_closed_and_its_place_comes_back() {
+    let args = NetArgs {
+        max_connections: 1,
+        ..NetArgs::default()
+    };
+    let running = start(args, Readiness::new()).await;
+    let mut first = client(running.addr).await;
+    first.check(service("liveness")).await.unwrap();
+
+    let mut second = TcpStream::connect(running.addr).await.unwrap();
+    assert!(ended(&mut second).await, "the second peer was admitted");
+    first.check(service("liveness")).await.unwrap();
+
+    drop(first);
+    // The server notices the loss in its own time; each attempt is a real
+    // exchange, so this neither sleeps nor spins.
+    tokio::time::timeout(LIMIT, async {
+        loop {
+            let Ok(channel) = connect(&running.addr.to_string()).await else {
+                continue;
+            };
+            if HealthClient::new(channel)
+                .check(service("liveness"))
+                .await
+                .is_ok()
+            {
+                return;
+            }
+        }
+    })
+    .await
+    .expect("the place never came back");
+}
+
+/// Reads until the server closes the connection; what it says before (HTTP/2
+/// settings) does not matter.
+async fn ended(stream: &mut TcpStream) -> bool {
+    let mut ignored = Vec::new();
+    match tokio::time::timeout(LIMIT, stream.read_to_end(&mut ignored)).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionReset,
+        Err(_) => false,
+    }
+}

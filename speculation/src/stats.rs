@@ -1,0 +1,55 @@
+//! What a verifier counts about its walks.
+
+/// Totals since a session was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalkStats {
+    /// Steps that ended in a walk (prefill steps do not).
+    pub steps: u64,
+    /// Of those, steps without a single live guess.
+    pub starved_steps: u64,
+    /// Time inside starved steps, microseconds.
+    pub starved_us: u64,
+    /// Tokens picked.
+    pub tokens: u64,
+    /// Walks whose last token was already a node.
+    pub hits: u64,
+    /// Walks whose last token was not.
+    pub misses: u64,
+    /// Tokens on the best path of each submitted tree.
+    pub chain_submitted: u64,
+    /// Of those, tokens that the walk accepted.
+    pub chain_accepted: u64,
+    /// Guesses submitted as rows.
+    pub guesses_submitted: u64,
+    /// Guesses accepted.
+    pub guesses_accepted: u64,
+}
+
+impl WalkStats {
+    /// Acceptance length M: tokens per step; 0 before the first step.
+    pub fn acceptance_length(&self) -> f64 {
+        ratio(self.tokens, self.steps)
+    }
+
+    /// Path rollback RB: share of the submitted main chain that was discarded.
+    pub fn path_rollback(&self) -> f64 {
+        ratio(
+            self.chain_submitted.saturating_sub(self.chain_accepted),
+            self.chain_submitted,
+        )
+    }
+
+    /// Share of walks whose last token was already guessed.
+    pub fn hit_rate(&self) -> f64 {
+        ratio(self.hits, self.hits + self.misses)
+    }
+}
+
+/// `part / whole`, 0 for an empty whole.
+pub fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
+}

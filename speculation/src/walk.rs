@@ -1,0 +1,151 @@
+//! The verification walk: from the last token down the tree, along the tokens the model itself picks.
+
+use crate::message::{Finish, Stopping};
+use crate::tree::{NodeId, Tree};
+
+/// One token as a model picked it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Picked {
+    /// The token id.
+    pub token: u32,
+    /// How far it was ahead of the second best, in units of logits over temperature.
+    pub margin: f32,
+}
+
+/// Where a walk went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Walked {
+    /// The picked tokens: one for each accepted node and one more, unless the text ended earlier.
+    pub picks: Vec<Picked>,
+    /// The accepted nodes.
+    pub path: Vec<NodeId>,
+    /// Why the text ends with the last pick.
+    pub finish: Option<Finish>,
+}
+
+/// Walks from `anchor`, whose token is at `len - 1`, through nodes for which `computed` holds.
+///
+/// `pick` is asked for the token that follows a node (`None`: the committed text) and is never asked twice for the
+/// same one, nor for a row that was not computed. The text is cut at a stop token and at `stopping.max_len`, inside
+/// an accepted path too.
+pub fn walk<P, E>(
+    tree: &Tree<P>,
+    anchor: Option<NodeId>,
+    len: u32,
+    stopping: &Stopping,
+    computed: impl Fn(NodeId) -> bool,
+    mut pick: impl FnMut(Option<NodeId>) -> Result<Picked, E>,
+) -> Result<Walked, E> {
+    let mut walked = Walked::default();
+    let mut at = anchor;
+    let mut len = len;
+    loop {
+        let picked = pick(at)?;
+        walked.picks.push(picked);
+        len += 1;
+        walked.finish = stopping.check(picked.token, len);
+        if walked.finish.is_some() {
+            return Ok(walked);
+        }
+        match tree.child(at, picked.token) {
+            Some(child) if computed(child) => {
+                walked.path.push(child);
+                at = Some(child);
+            }
+            Some(_) | None => return Ok(walked),
+        }
+    }
+}
+
+impl Stopping {
+    /// Whether a text of `len` tokens that ends in `token` is complete.
+    pub fn check(&self, token: u32, len: u32) -> Option<Finish> {
+        if self.stop_ids.contains(&token) {
+            Some(Finish::Stop)
+        } else if len >= self.max_len {
+            Some(if self.max_len_is_context {
+                Finish::Context
+            } else {
+                Finish::Length
+            })
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Graft;
+
+    fn tree_of(paths: &[&[u32]]) -> Tree<()> {
+        let mut tree = Tree::new(4);
+        for path in paths {
+            let mut parent = None;
+            for &token in *path {
+                let graft = Graft {
+                    token,
+                    edge: 0.5,
+                    owner: 0,
+                    payload: (),
+                };
+                parent = Some(tree.graft(parent, graft).expect("live").id());
+            }
+        }
+        tree
+    }
+
+    fn run(tree: &Tree<()>, stopping: &Stopping, text: &[u32]) -> Walked {
+        let mut tokens = text.iter();
+        walk::<_, std::convert::Infallible>(
+            tree,
+            None,
+            4,
+            stopping,
+            |_| true,
+            |_| {
+                Ok(Picked {
+                    token: *tokens
+                        .next()
+                        .expect("the walk asks no further than the tree"),
+                    margin: 0.0,
+                })
+            },
+        )
+        .expect("infallible")
+    }
+
+    #[test]
+    fn it_accepts_the_matching_branch_and_one_more() {
+        let tree = tree_of(&[&[1, 2, 3], &[1, 5]]);
+        let open = Stopping {
+            max_len: 100,
+            ..Stopping::default()
+        };
+        let walked = run(&tree, &open, &[1, 5, 9]);
+        assert_eq!((walked.picks.len(), walked.path.len()), (3, 2));
+        assert_eq!(walked.finish, None);
+    }
+
+    #[test]
+    fn it_cuts_inside_an_accepted_path() {
+        let tree = tree_of(&[&[1, 2, 3, 4]]);
+        let stop = Stopping {
+            max_len: 100,
+            stop_ids: vec![2],
+            ..Stopping::default()
+        };
+        let walked = run(&tree, &stop, &[1, 2, 3, 4, 5]);
+        assert_eq!((walked.picks.len(), walked.finish), (2, Some(Finish::Stop)));
+        let short = Stopping {
+            max_len: 7,
+            ..Stopping::default()
+        };
+        let walked = run(&tree, &short, &[1, 2, 3, 4, 5]);
+        assert_eq!(
+            (walked.picks.len(), walked.finish),
+            (3, Some(Finish::Length))
+        );
+    }
+}

@@ -1,0 +1,258 @@
+//! The state machines against a stupid model: whatever the workers, the links and the clock do, the committed text
+//! is the plain text.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic in a test is a failure with a place"
+)]
+
+extern crate offshoot_speculation as speculation;
+
+mod cache;
+mod faults;
+mod fuzz;
+mod reference;
+mod worker;
+mod world;
+
+use proptest::prelude::*;
+use speculation::policy::{AutoKnobs, Strategy as Decoding};
+
+use crate::world::{Case, Client, Clock, Ends, Faults, Outcome, World};
+
+fn ar() -> impl Strategy<Value = Decoding> {
+    Just(Decoding::Ar)
+}
+
+fn serial() -> impl Strategy<Value = Decoding> {
+    (1u16..=6).prop_map(|gamma| Decoding::Serial { gamma })
+}
+
+fn serial_tree() -> impl Strategy<Value = Decoding> {
+    (1u16..=4, 1u16..=4, 1u16..=12).prop_map(|(depth, width, rows)| Decoding::SerialTree {
+        depth,
+        width,
+        rows,
+    })
+}
+
+fn auto() -> impl Strategy<Value = Decoding> {
+    (1u16..=8, 1u16..=16, 1u16..=6, 1u16..=8).prop_map(|(width, rows, depth, ahead)| {
+        Decoding::Auto(AutoKnobs {
+            width,
+            rows,
+            depth,
+            ahead,
+        })
+    })
+}
+
+fn faults() -> impl Strategy<Value = Faults> {
+    let chance = || prop_oneof![2 => Just(0u32), 1 => 1u32..20];
+    (chance(), chance(), chance(), chance(), chance()).prop_map(
+        |(lost, lost_target, duplicated, stale, garbage)| Faults {
+            lost,
+            lost_target: lost_target / 3,
+            duplicated,
+            stale,
+            garbage,
+        },
+    )
+}
+
+fn case(strategy: impl Strategy<Value = Decoding>) -> impl Strategy<Value = Case> {
+    let workers = (0usize..=3, 0usize..=2, 0u32..=100, 0u32..=100);
+    let ends = prop_oneof![
+        Just(Ends::Length),
+        Just(Ends::Context),
+        Just(Ends::StopToken)
+    ];
+    let text = (1usize..24, 1u32..40, ends);
+    let room = prop_oneof![2usize..6, Just(64usize)];
+    let client = prop_oneof![Just(Client::Prompt), Just(Client::Slow)];
+    let clock = prop_oneof![1 => Just(Clock::Paced), 3 => Just(Clock::Random)];
+    let rest = (room, client, clock, faults());
+    (any::<u64>(), strategy, workers, text, rest).prop_map(
+        |(
+            seed,
+            strategy,
+            workers,
+            (prompt_len, new_tokens, ends),
+            (room, client, clock, faults),
+        )| {
+            Case {
+                seed,
+                strategy,
+                drafts: workers.0,
+                qualifiers: workers.1,
+                agreement: (workers.2, workers.3),
+                prompt_len,
+                new_tokens,
+                ends,
+                room,
+                client,
+                clock,
+                faults,
+            }
+        },
+    )
+}
+
+fn run(case: &Case) -> Outcome {
+    let outcome = World::new(case).run();
+    let stats = &outcome.stats;
+    let walks = stats.walks;
+    assert!(walks.steps > 0 && walks.hits + walks.misses == walks.steps);
+    assert!(walks.guesses_accepted <= walks.guesses_submitted);
+    assert!(walks.chain_accepted <= walks.chain_submitted);
+    assert!(walks.starved_steps <= walks.steps);
+    assert!((0.0..=1.0).contains(&stats.waste()));
+    outcome
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn plain_decoding_is_a_true_bypass(case in case(ar())) {
+        let outcome = run(&case);
+        let walks = outcome.stats.walks;
+        assert_eq!((walks.guesses_submitted, walks.starved_steps), (0, 0));
+        assert_eq!((walks.tokens, outcome.stats.drafted_nodes), (walks.steps, 0));
+    }
+
+    #[test]
+    fn a_serial_chain_gives_the_plain_text(case in case(serial())) {
+        run(&case);
+    }
+
+    #[test]
+    fn a_serial_tree_gives_the_plain_text(case in case(serial_tree())) {
+        run(&case);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6000))]
+
+    #[test]
+    fn the_free_running_tree_gives_the_plain_text(case in case(auto())) {
+        run(&case);
+    }
+}
+
+/// A cluster without faults, timed by its paces: 20 ms a target step, 7 ms a qualifier's, 2 ms a draft's.
+fn paced(strategy: Decoding, seed: u64, agreement: u32) -> Case {
+    Case {
+        seed,
+        strategy,
+        drafts: 1,
+        qualifiers: 0,
+        agreement: (agreement, agreement),
+        prompt_len: 8,
+        new_tokens: 60,
+        ends: Ends::Length,
+        room: 64,
+        client: Client::Prompt,
+        clock: Clock::Paced,
+        faults: Faults::default(),
+    }
+}
+
+/// How well a strategy does over many texts.
+struct Yield {
+    /// Tokens per target step.
+    per_step: f64,
+    /// Tokens per second of virtual time.
+    per_second: f64,
+}
+
+fn measure(case: impl Fn(u64) -> Case) -> Yield {
+    let (mut tokens, mut steps, mut seconds) = (0, 0, 0.0);
+    for seed in 0..40 {
+        let outcome = run(&case(seed));
+        tokens += outcome.stats.walks.tokens;
+        steps += outcome.stats.walks.steps;
+        seconds += outcome.elapsed.as_secs_f64();
+    }
+    Yield {
+        per_step: tokens as f64 / steps as f64,
+        per_second: tokens as f64 / seconds,
+    }
+}
+
+const KNOBS: AutoKnobs = AutoKnobs {
+    width: 12,
+    rows: 40,
+    depth: 8,
+    ahead: 20,
+};
+
+#[test]
+fn good_drafts_pay_and_most_where_nobody_waits() {
+    let measured = |strategy, agreement| measure(|seed| paced(strategy, seed, agreement));
+    let serial = Decoding::Serial { gamma: 4 };
+    for agreement in [50, 70, 85, 95] {
+        let plain = measured(Decoding::Ar, agreement);
+        let auto = measured(Decoding::Auto(KNOBS), agreement);
+        let best = [2, 3, 4, 6, 8].map(|gamma| measured(Decoding::Serial { gamma }, agreement).per_second).into_iter().fold(0.0, f64::max);
+        let tree = [(2,3,8),(3,4,16),(4,4,24),(5,8,40)].map(|(depth,width,rows)| measured(Decoding::SerialTree { depth, width, rows }, agreement).per_second).into_iter().fold(0.0, f64::max);
+        eprintln!("AGREE {agreement}: ar {:.1} auto {:.1} ({:.2}/step) serial {:.1} tree {:.1}", plain.per_second, auto.per_second, auto.per_step, best, tree);
+    }
+}
+
+#[test]
+fn a_qualifier_changes_the_rows_and_not_the_text() {
+    let bare = |seed| paced(Decoding::Auto(KNOBS), seed, 30);
+    let advised = |seed| Case {
+        qualifiers: 1,
+        agreement: (30, 95),
+        ..bare(seed)
+    };
+    // `run` has compared the text of every one of them with the plain text.
+    let (without, with) = (measure(bare).per_step, measure(advised).per_step);
+    assert!(
+        with > without + 0.1,
+        "{with} with advice, {without} without"
+    );
+}
+
+#[test]
+fn a_slow_client_parks_the_session_and_it_goes_on() {
+    for (seed, strategy) in [
+        (1, Decoding::Ar),
+        (2, Decoding::Serial { gamma: 3 }),
+        (
+            3,
+            Decoding::Auto(AutoKnobs {
+                depth: 4,
+                ..AutoKnobs::default()
+            }),
+        ),
+    ] {
+        let outcome = run(&Case {
+            new_tokens: 700,
+            client: Client::Slow,
+            ..paced(strategy, seed, 90)
+        });
+        assert!(
+            outcome.parked_for_credit > 0,
+            "the credit was never used up"
+        );
+    }
+}
+
+/// Without drafts nobody ends a round: the target has to go on by its deadline or at once.
+#[test]
+fn turn_taking_survives_the_loss_of_every_draft() {
+    for seed in 0..200 {
+        let outcome = run(&Case {
+            faults: Faults {
+                lost: 30,
+                ..Faults::default()
+            },
+            ..paced(Decoding::Serial { gamma: 5 }, seed, 80)
+        });
+        assert_eq!(outcome.targets, 1);
+    }
+}

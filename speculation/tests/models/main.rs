@@ -1,0 +1,12 @@
+//! The parts of the core, each against a model too stupid to be wrong.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic in a test is a failure with a place"
+)]
+
+extern crate offshoot_speculation as speculation;
+
+mod estimates;
+mod link;
+mod tree;

@@ -1,0 +1,18 @@
+//! `offshoot-target-worker`: the target or qualifier worker as a binary of its own.
+//!
+//! The same as `offshoot target-worker`; see the crate's documentation.
+
+use clap::Parser;
+
+/// A target or qualifier worker of an Offshoot cluster.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    args: offshoot_target_worker::Args,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    offshoot_target_worker::run(Cli::parse().args).await
+}

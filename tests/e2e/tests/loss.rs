@@ -1,0 +1,72 @@
+//! A lost draft or qualifier is bypassed: the text is complete and unchanged.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Mutex;
+
+use offshoot_e2e::client::{Client, request};
+use offshoot_e2e::cluster::{Cluster, Process, Shape};
+use offshoot_e2e::prompts;
+
+const SHAPE: Shape = Shape {
+    drafts: 2,
+    qualifiers: 1,
+    target_pace: 10,
+};
+
+/// Kills what `victim` chooses when ten tokens have arrived, and again compares with plain decoding.
+async fn killed(victim: fn(&mut Cluster) -> &mut Process, strategy: &str) {
+    let cluster = Cluster::start(SHAPE).unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
+    let prompt = &prompts(1).unwrap()[0];
+    let plain = client.generate(request(prompt, 96, 0.7, "ar")).await.unwrap();
+    let cluster = Mutex::new(cluster);
+    let mut killed_at = None;
+    let watch = |tokens| {
+        if tokens >= 10 && killed_at.is_none() {
+            victim(&mut cluster.lock().unwrap()).kill().unwrap();
+            killed_at = Some(tokens);
+        }
+    };
+    let asked = request(prompt, 96, 0.7, strategy);
+    let completion = client.generate_watched(asked, watch).await.unwrap();
+    assert!(killed_at.is_some_and(|tokens| tokens < plain.ids.len()));
+    assert_eq!(completion.ids, plain.ids);
+    assert_eq!(completion.text, plain.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_a_draft() {
+    killed(|cluster| &mut cluster.drafts[0], "auto").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_the_draft_that_serial_waits_for() {
+    killed(|cluster| &mut cluster.drafts[1], "serial").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_the_qualifier() {
+    killed(|cluster| &mut cluster.qualifiers[0], "auto").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_target_is_unavailable_and_nothing_stays_behind() {
+    let mut cluster = Cluster::start(SHAPE).unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
+    let prompt = &prompts(1).unwrap()[0];
+    let asked = request(prompt, 200, 1.0, "auto");
+    let running = tokio::spawn({
+        let client = client.clone();
+        async move { client.generate(asked).await }
+    });
+    while client.sessions().await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    cluster.target.kill().unwrap();
+    let status = running.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    while client.sessions().await.unwrap() > 0 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,74 @@
+//! The seed decides the text: no strategy, number of drafts or qualifier changes one token.
+//!
+//! A slice by default; `OFFSHOOT_E2E=full` runs all 64 prompts at every temperature.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use offshoot_e2e::client::{Client, Completion, request};
+use offshoot_e2e::cluster::{Cluster, Shape};
+use offshoot_e2e::oracle::Oracle;
+use offshoot_e2e::{full, model, prompts};
+
+const TOKENS: u32 = 64;
+const STRATEGIES: [&str; 3] = ["serial", "serial-tree", "auto"];
+
+async fn complete(client: &Client, prompt: &str, t: f32, strategy: &str) -> Completion {
+    let request = request(prompt, TOKENS, t, strategy);
+    client.generate(request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_strategy_gives_the_text_of_plain_decoding() {
+    let (count, temperatures) = if full() {
+        (64, [0.0, 0.7, 1.0])
+    } else {
+        (4, [0.0, 0.7, 1.0])
+    };
+    let prompts = prompts(count).unwrap();
+    assert_eq!(prompts.len(), count);
+    let shapes = [(1, 0), (1, 1), (3, 0), (3, 1)];
+    let mut plain: BTreeMap<(usize, u32), Completion> = BTreeMap::new();
+    let mut compared = 0;
+    for (drafts, qualifiers) in shapes {
+        let shape = Shape {
+            drafts,
+            qualifiers,
+            target_pace: 0,
+        };
+        let cluster = Cluster::start(shape).unwrap();
+        let workers = drafts + qualifiers + 1;
+        let client = Client::connect(&cluster.coordinator.addr, workers).await.unwrap();
+        for (at, prompt) in prompts.iter().enumerate() {
+            for t in temperatures {
+                let key = (at, t.to_bits());
+                if let std::collections::btree_map::Entry::Vacant(entry) = plain.entry(key) {
+                    let ar = complete(&client, prompt, t, "ar").await;
+                    assert!(!ar.ids.is_empty());
+                    assert!(ar.statistics.drafts.is_empty(), "ar does no draft work");
+                    entry.insert(ar);
+                }
+                for strategy in STRATEGIES {
+                    let other = complete(&client, prompt, t, strategy).await;
+                    let ar = &plain[&key];
+                    assert_eq!(
+                        ar.ids, other.ids,
+                        "{strategy} with {drafts} drafts and {qualifiers} qualifiers, prompt {at}, T = {t}"
+                    );
+                    assert_eq!((&ar.text, ar.reason), (&other.text, other.reason));
+                    compared += 1;
+                }
+            }
+        }
+    }
+    println!("{compared} completions equal plain decoding");
+    let oracle = Oracle::load(&model("target")).unwrap();
+    let tokenizer = text::Tokenizer::load(&model("target")).unwrap();
+    for (at, prompt) in prompts.iter().enumerate() {
+        let ids = tokenizer.encode(prompt, text::Special::Plain).unwrap();
+        let expected = oracle.greedy(&ids, TOKENS as usize, 0).unwrap();
+        assert_eq!(plain[&(at, 0.0_f32.to_bits())].ids, expected, "prompt {at}");
+    }
+    println!("{count} greedy completions equal candle-transformers'");
+}

@@ -1,0 +1,67 @@
+//! What can go wrong between text and token ids.
+
+use std::path::PathBuf;
+
+/// A tokenizer could not be loaded, or could not do what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// There is no tokenizer where one was expected.
+    #[error(
+        "no tokenizer at {path}: name a tokenizer.json, or a model directory that holds one \
+         (Hugging Face format)"
+    )]
+    Missing {
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// The file is there and cannot be read.
+    #[error("cannot read the tokenizer at {path}: {source}; check the path and its permissions")]
+    Read {
+        /// The file that was opened.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file is larger than any real tokenizer; nothing of it was parsed.
+    #[error(
+        "the tokenizer at {path} is larger than {limit} bytes, the most that is accepted: \
+         check that it is a tokenizer.json"
+    )]
+    TooLarge {
+        /// The file that was refused.
+        path: PathBuf,
+        /// The limit in bytes, [`crate::MAX_TOKENIZER_BYTES`].
+        limit: usize,
+    },
+    /// The content is not a usable tokenizer.
+    #[error(
+        "the tokenizer from {origin} is not usable ({reason}): the file is damaged or of a kind \
+         that is not supported, fetch it again"
+    )]
+    Invalid {
+        /// The file, or `memory` for one loaded from bytes.
+        origin: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// The text is longer than the limit; nothing of it was encoded.
+    #[error("the text has {bytes} bytes, the most that is accepted is {limit}: shorten it")]
+    InputTooLong {
+        /// The length of the refused text in bytes.
+        bytes: usize,
+        /// The limit in bytes, [`crate::MAX_INPUT_BYTES`].
+        limit: usize,
+    },
+    /// The tokenizer failed on this text.
+    #[error("this text cannot be encoded ({reason})")]
+    Encode {
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// The tokenizer failed on these ids.
+    #[error("these token ids cannot be decoded ({reason})")]
+    Decode {
+        /// What the tokenizer said.
+        reason: String,
+    },
+}

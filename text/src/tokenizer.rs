@@ -1,0 +1,223 @@
+//! Loading a tokenizer, and the two whole-text directions.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokenizers::DecoderWrapper;
+
+use crate::bytes::TokenBytes;
+use crate::detokenizer::Detokenizer;
+use crate::error::TextError;
+use crate::guard::guarded;
+use crate::vocabulary::{MAX_TOKENS, Vocabulary};
+
+/// The largest tokenizer file that is read, in bytes. The largest published
+/// ones have about 35 MB.
+pub const MAX_TOKENIZER_BYTES: usize = 64 << 20;
+
+/// The longest text that [`Tokenizer::encode`] takes, in bytes: far beyond any
+/// context length, and a bound on what one request can make this process hold.
+pub const MAX_INPUT_BYTES: usize = 4 << 20;
+
+/// Whether the tokenizer's own template (a start-of-text token, for example)
+/// is put around the text. Written-out special tokens inside the text are
+/// recognised either way, as Hugging Face tokenizers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// Add them: for a plain prompt (`add_special_tokens=True`).
+    Add,
+    /// Leave them out: for a piece of text, or a chat template that wrote them.
+    Omit,
+}
+
+/// A tokenizer. Cloning shares it; any number of threads may use it at once.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    inner: tokenizers::Tokenizer,
+    vocabulary: Vocabulary,
+    /// Present if the decoder is byte-level: streams then need no decoder.
+    pub(crate) bytes: Option<TokenBytes>,
+}
+
+impl Tokenizer {
+    /// Loads a `tokenizer.json`, or the one in a model directory.
+    ///
+    /// Padding and truncation that the file may configure are switched off: a
+    /// prompt is encoded whole or refused, never silently cut or filled up.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Missing`], [`TextError::Read`], [`TextError::TooLarge`]
+    /// beyond [`MAX_TOKENIZER_BYTES`], [`TextError::Invalid`] for what does not
+    /// parse. Never panics on what the file says.
+    pub fn load(dir_or_file: &Path) -> Result<Tokenizer, TextError> {
+        let path = if dir_or_file.is_dir() {
+            dir_or_file.join("tokenizer.json")
+        } else {
+            dir_or_file.to_owned()
+        };
+        if !path.is_file() {
+            return Err(TextError::Missing { path });
+        }
+        let mut content = Vec::new();
+        let read = File::open(&path).and_then(|file| {
+            file.take(MAX_TOKENIZER_BYTES as u64 + 1)
+                .read_to_end(&mut content)
+        });
+        if let Err(source) = read {
+            return Err(TextError::Read { path, source });
+        }
+        if content.len() > MAX_TOKENIZER_BYTES {
+            return Err(TextError::TooLarge {
+                path,
+                limit: MAX_TOKENIZER_BYTES,
+            });
+        }
+        parse(&content, &path.display().to_string())
+    }
+
+    /// Loads a tokenizer from the content of a `tokenizer.json`, for models
+    /// that are embedded in a binary.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::load`].
+    pub fn from_bytes(content: &[u8]) -> Result<Tokenizer, TextError> {
+        if content.len() > MAX_TOKENIZER_BYTES {
+            return Err(TextError::TooLarge {
+                path: "memory".into(),
+                limit: MAX_TOKENIZER_BYTES,
+            });
+        }
+        parse(content, "memory")
+    }
+
+    /// The token ids of a text.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::InputTooLong`] beyond [`MAX_INPUT_BYTES`], checked before
+    /// any work; [`TextError::Encode`] if the tokenizer cannot encode it.
+    pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TextError> {
+        if text.len() > MAX_INPUT_BYTES {
+            return Err(TextError::InputTooLong {
+                bytes: text.len(),
+                limit: MAX_INPUT_BYTES,
+            });
+        }
+        let add = match special {
+            Special::Add => true,
+            Special::Omit => false,
+        };
+        let inner = &self.shared.inner;
+        match guarded(|| {
+            inner
+                .encode_fast(text, add)
+                .map(|encoding| encoding.get_ids().to_vec())
+        }) {
+            Ok(Ok(ids)) => Ok(ids),
+            Ok(Err(error)) => Err(TextError::Encode {
+                reason: error.to_string(),
+            }),
+            Err(reason) => Err(TextError::Encode { reason }),
+        }
+    }
+
+    /// The text of token ids, without special tokens; ids that the vocabulary
+    /// does not have say nothing either. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Decode`] if the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        self.shared.decode(ids)
+    }
+
+    /// What stands behind each id.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.shared.vocabulary
+    }
+
+    /// A detokenizer for one stream of ids, at its beginning.
+    pub fn stream(&self) -> Detokenizer {
+        Detokenizer::new(Arc::clone(&self.shared))
+    }
+}
+
+impl Shared {
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        match guarded(|| self.inner.decode(ids, true)) {
+            Ok(Ok(text)) => Ok(text),
+            Ok(Err(error)) => Err(TextError::Decode {
+                reason: error.to_string(),
+            }),
+            Err(reason) => Err(TextError::Decode { reason }),
+        }
+    }
+
+    /// Whether an id leaves no trace in decoded text: a special token, or none.
+    pub(crate) fn is_silent(&self, id: u32) -> bool {
+        match self.vocabulary.token(id) {
+            Some(content) => self.inner.get_added_vocabulary().is_special_token(content),
+            None => true,
+        }
+    }
+}
+
+fn parse(content: &[u8], origin: &str) -> Result<Tokenizer, TextError> {
+    let invalid = |reason: String| TextError::Invalid {
+        origin: origin.to_owned(),
+        reason,
+    };
+    match guarded(|| assemble(content)) {
+        Ok(Ok(shared)) => Ok(Tokenizer {
+            shared: Arc::new(shared),
+        }),
+        Ok(Err(reason)) | Err(reason) => Err(invalid(reason)),
+    }
+}
+
+fn assemble(content: &[u8]) -> Result<Shared, String> {
+    let mut inner =
+        tokenizers::Tokenizer::from_bytes(content).map_err(|error| error.to_string())?;
+    inner.with_padding(None);
+    inner
+        .with_truncation(None)
+        .map_err(|error| error.to_string())?;
+
+    // Added tokens come second: where both name an id, the library's own
+    // decoding lets them win.
+    let model = inner
+        .get_vocab(false)
+        .into_iter()
+        .map(|(content, id)| (id, content));
+    let added = inner.get_added_tokens_decoder();
+    let added = added.into_iter().map(|(id, token)| (id, token.content));
+    let vocabulary = Vocabulary::collect(model.chain(added))
+        .ok_or_else(|| format!("a token id is not below {MAX_TOKENS}"))?;
+    if vocabulary.is_empty() {
+        return Err("it has no tokens".to_owned());
+    }
+
+    let bytes = match inner.get_decoder() {
+        Some(DecoderWrapper::ByteLevel(_)) => {
+            let specials = inner.get_added_vocabulary();
+            Some(TokenBytes::collect(&vocabulary, |token| {
+                specials.is_special_token(token)
+            }))
+        }
+        _ => None,
+    };
+    Ok(Shared {
+        inner,
+        vocabulary,
+        bytes,
+    })
+}

@@ -1,0 +1,294 @@
+//! The async side of the model thread: opening sessions and pumping links.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TrySendError};
+use engine::EngineError;
+use engine::sampling::{ParamError, SamplingParams};
+use futures::{Stream, StreamExt};
+use runtime::outbox::Outbox;
+use speculation::message::{Addressed, Relayed, SessionId, SessionSpec, Term, WorkerInfo};
+use speculation::verify::WrongTask;
+use tokio::sync::{oneshot, watch};
+
+/// What a worker tells a coordinator about a session.
+#[derive(Debug)]
+pub enum Up<R> {
+    /// Its newest state.
+    Report(Term, R),
+    /// It can no longer be served here.
+    Fault(Term, String),
+}
+
+/// The slots of one link, filled by the model thread.
+pub type LinkOutbox<R> = Arc<Outbox<SessionId, Up<R>>>;
+
+/// What the model thread is told.
+pub(crate) enum Event<R> {
+    Open {
+        coordinator: u64,
+        spec: Box<SessionSpec>,
+        params: SamplingParams,
+        reply: oneshot::Sender<Result<(), OpenError>>,
+    },
+    Linked {
+        coordinator: u64,
+        link: u64,
+        outbox: LinkOutbox<R>,
+    },
+    Relayed {
+        link: u64,
+        relayed: Relayed,
+    },
+    /// Slots are vacant again.
+    Taken,
+    Lost {
+        link: u64,
+    },
+    Stop,
+}
+
+/// A session cannot be opened.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum OpenError {
+    /// A sampling parameter is out of range.
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    /// The session's task is for another kind of worker.
+    #[error(transparent)]
+    Task(#[from] WrongTask),
+    /// A token id the model does not know.
+    #[error("token {token} at position {position} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Its position in the text.
+        position: usize,
+        /// Tokens in the vocabulary.
+        vocab: u32,
+    },
+    /// The text may grow beyond the model's context.
+    #[error("a text of up to {max_len} tokens was asked for; the model's context is {context}")]
+    TooLong {
+        /// What was asked for.
+        max_len: u32,
+        /// What the model can do.
+        context: u32,
+    },
+    /// Every place is taken.
+    #[error("the worker is full ({0}); try again later or add workers")]
+    Full(String),
+    /// The coordinator has no link, or lost it.
+    #[error("coordinator {0:x} has no link to this worker; open one first")]
+    NotLinked(u64),
+    /// The session is open already.
+    #[error("session {0:?} is already open")]
+    Duplicate(SessionId),
+    /// The model thread is gone.
+    #[error("the worker is shutting down")]
+    Stopped,
+}
+
+/// What a caller can do about an [`OpenError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Ask for something else.
+    Change,
+    /// Ask again later, or elsewhere.
+    Later,
+    /// Open a link first.
+    Link,
+    /// Ask elsewhere.
+    Elsewhere,
+}
+
+impl OpenError {
+    /// What the caller can do.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            OpenError::Param(_)
+            | OpenError::Task(_)
+            | OpenError::Token { .. }
+            | OpenError::TooLong { .. }
+            | OpenError::Duplicate(_) => Remedy::Change,
+            OpenError::Full(_) => Remedy::Later,
+            OpenError::NotLinked(_) => Remedy::Link,
+            OpenError::Stopped => Remedy::Elsewhere,
+        }
+    }
+}
+
+impl From<EngineError> for OpenError {
+    fn from(error: EngineError) -> Self {
+        OpenError::Full(error.to_string())
+    }
+}
+
+/// Talks to the model thread. Cheap to clone.
+#[derive(Debug)]
+pub struct WorkerHandle<R> {
+    events: Sender<Event<R>>,
+    sessions: watch::Receiver<usize>,
+    /// For the handshake.
+    pub info: Arc<WorkerInfo>,
+}
+
+impl<R> Clone for WorkerHandle<R> {
+    fn clone(&self) -> Self {
+        WorkerHandle {
+            events: self.events.clone(),
+            sessions: self.sessions.clone(),
+            info: Arc::clone(&self.info),
+        }
+    }
+}
+
+/// The sending half of a link: what the model thread has to say.
+#[derive(Debug)]
+pub struct LinkEnd<R> {
+    outbox: LinkOutbox<R>,
+    events: Sender<Event<R>>,
+}
+
+impl<R> LinkEnd<R> {
+    /// The newest states of up to `most` sessions, once there is at least one.
+    pub async fn next(&self, most: usize) -> Vec<Addressed<Result<R, String>>> {
+        let taken = self.outbox.take(most).await;
+        // A full inbox means that the thread is busy and will look at the slots anyway.
+        let _ = self.events.try_send(Event::Taken);
+        taken
+            .into_iter()
+            .map(|(session, up)| match up {
+                Up::Report(term, report) => Addressed {
+                    session,
+                    term,
+                    message: Ok(report),
+                },
+                Up::Fault(term, why) => Addressed {
+                    session,
+                    term,
+                    message: Err(why),
+                },
+            })
+            .collect()
+    }
+}
+
+impl<R: Send + 'static> WorkerHandle<R> {
+    pub(crate) fn new(
+        events: Sender<Event<R>>,
+        sessions: watch::Receiver<usize>,
+        info: WorkerInfo,
+    ) -> Self {
+        WorkerHandle {
+            events,
+            sessions,
+            info: Arc::new(info),
+        }
+    }
+
+    /// Opens a session for a coordinator that has a link.
+    pub async fn open(
+        &self,
+        coordinator: u64,
+        spec: SessionSpec,
+        params: SamplingParams,
+    ) -> Result<(), OpenError> {
+        params.validate()?;
+        let vocab = self.info.vocabulary_len;
+        if let Some(position) = spec.text.iter().position(|&token| token >= vocab) {
+            let token = spec.text[position];
+            return Err(OpenError::Token {
+                token,
+                position,
+                vocab,
+            });
+        }
+        let (max_len, context) = (spec.stopping.max_len, self.info.max_context);
+        if max_len > context {
+            return Err(OpenError::TooLong { max_len, context });
+        }
+        let (reply, answer) = oneshot::channel();
+        let event = Event::Open {
+            coordinator,
+            spec: Box::new(spec),
+            params,
+            reply,
+        };
+        match self.events.try_send(event) {
+            Ok(()) => answer.await.unwrap_or(Err(OpenError::Stopped)),
+            Err(TrySendError::Full(_)) => Err(OpenError::Full("its inbox is full".to_owned())),
+            Err(TrySendError::Disconnected(_)) => Err(OpenError::Stopped),
+        }
+    }
+
+    /// Takes over a coordinator's stream. The returned end gives what is to be sent; the future feeds the model
+    /// thread until the stream ends or breaks, then lets the coordinator's sessions go.
+    pub fn link<S>(
+        &self,
+        coordinator: u64,
+        link: u64,
+        mut frames: S,
+    ) -> (LinkEnd<R>, impl Future<Output = ()> + Send + 'static)
+    where
+        S: Stream<Item = Result<Relayed, String>> + Unpin + Send + 'static,
+    {
+        let outbox = LinkOutbox::default();
+        let end = LinkEnd {
+            outbox: Arc::clone(&outbox),
+            events: self.events.clone(),
+        };
+        let events = self.events.clone();
+        // Before anything is awaited: an open call may follow at once.
+        let linked = Event::Linked {
+            coordinator,
+            link,
+            outbox,
+        };
+        let linked = send(&events, linked);
+        let pump = async move {
+            if linked.is_err() {
+                return;
+            }
+            while let Some(frame) = frames.next().await {
+                match frame {
+                    Ok(relayed) => {
+                        if send(&events, Event::Relayed { link, relayed }).is_err() {
+                            return;
+                        }
+                    }
+                    Err(reason) => {
+                        tracing::warn!(link, reason, "link dropped");
+                        break;
+                    }
+                }
+            }
+            let _ = send(&events, Event::Lost { link });
+        };
+        (end, pump)
+    }
+
+    /// Waits until no session is open.
+    pub async fn idle(&self) {
+        let mut sessions = self.sessions.clone();
+        // When the thread has gone, so have its sessions.
+        let _ = sessions.wait_for(|&open| open == 0).await;
+    }
+
+    /// Ends the model thread once it has done what it was told before.
+    pub fn stop(&self) {
+        let _ = send(&self.events, Event::Stop);
+    }
+}
+
+/// Hands an event to the model thread. When its inbox is full this holds up the reading half of one link, and so, by
+/// the transport's flow control, the coordinator that fills it.
+fn send<R>(events: &Sender<Event<R>>, event: Event<R>) -> Result<(), ()> {
+    match events.try_send(event) {
+        Ok(()) => Ok(()),
+        Err(TrySendError::Full(event)) => {
+            tokio::task::block_in_place(|| events.send(event)).map_err(|_| ())
+        }
+        Err(TrySendError::Disconnected(_)) => Err(()),
+    }
+}

@@ -1,0 +1,20 @@
+//! What draft and target workers share: the model on its own thread, its sessions, and the links to coordinators.
+//!
+//! One OS thread owns the engine and every session ([`thread`]). It is fed through a bounded channel of plain data and
+//! speaks through one slot per session ([`runtime::outbox`]), so it never blocks on output. What a worker *does* with
+//! a session is a [`Kind`]; the thread, the slots of the cache, batching, pacing and the accounting of idle time are
+//! the same for all.
+//!
+//! This crate knows nothing of the wire format and of what its kinds decide.
+
+mod activity;
+pub mod handle;
+pub mod kind;
+pub mod model;
+mod rows;
+pub mod thread;
+
+pub use handle::{LinkEnd, OpenError, Remedy, WorkerHandle};
+pub use kind::{Computed, Kind, Logits};
+pub use model::ModelArgs;
+pub use thread::start;

@@ -1,0 +1,145 @@
+//! Loading a model for a worker: its flags, its sizes, and what it tells coordinators about itself.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use engine::{Engine, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
+use speculation::message::WorkerInfo;
+use text::{TextError, Tokenizer};
+
+/// Flags about the model that both kinds of worker share.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Hugging Face checkpoint directory: config.json, safetensors, tokenizer.json.
+    #[arg(long, env = "OFFSHOOT_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+    /// Threads of one model step.
+    #[arg(long, env = "OFFSHOOT_THREADS", default_value = "1", value_name = "N")]
+    pub threads: NonZeroUsize,
+    /// Pin the model thread to this CPU.
+    #[arg(long, env = "OFFSHOOT_PIN", value_name = "CPU")]
+    pub pin: Option<usize>,
+    /// Pad every step to this many milliseconds, to stand in for a larger model. Figures become *paced*.
+    #[arg(long, env = "OFFSHOOT_PACE", default_value = "0", value_name = "MS", value_parser = milliseconds)]
+    pub pace: Duration,
+    /// How weights are held: as in the checkpoint unless given.
+    #[arg(long, env = "OFFSHOOT_DTYPE", value_name = "f32|bf16", value_parser = dtype)]
+    pub dtype: Option<WeightDtype>,
+    /// Sessions served at the same time.
+    #[arg(long, env = "OFFSHOOT_MAX_NUM_SEQS", default_value_t = 16, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_num_seqs: u16,
+    /// Memory for the key/value cache.
+    #[arg(long, env = "OFFSHOOT_KV_MIB", default_value_t = 1024, value_name = "MIB",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub kv_mib: u32,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let ms: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of milliseconds"))?;
+    if !(0.0..=60_000.0).contains(&ms) {
+        return Err(format!("{ms} ms is not within 0..=60000"));
+    }
+    Ok(Duration::from_secs_f64(ms / 1000.0))
+}
+
+fn dtype(text: &str) -> Result<WeightDtype, String> {
+    match text {
+        "f32" => Ok(WeightDtype::F32),
+        "bf16" => Ok(WeightDtype::Bf16),
+        other => Err(format!("{other:?} is not a weight type; use f32 or bf16")),
+    }
+}
+
+/// A model that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The weights or the configuration.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// More tokens than logits.
+    #[error(
+        "the tokenizer has {tokens} tokens, but the model only gives {logits} logits; is this the model's own tokenizer.json?"
+    )]
+    Vocabulary {
+        /// Tokens in the tokenizer.
+        tokens: usize,
+        /// Logits of the model.
+        logits: usize,
+    },
+}
+
+/// A loaded model with the sizes of its worker.
+pub struct Loaded {
+    pub(crate) engine: Engine,
+    pub(crate) scratch_rows: u16,
+    pub(crate) max_rows: usize,
+    pub(crate) pace: Duration,
+    pub(crate) pin: Option<usize>,
+    /// For the handshake.
+    pub info: WorkerInfo,
+}
+
+/// Rows of one step, all sessions together; longer prompts are prefilled in chunks.
+const MAX_ROWS: usize = 256;
+
+/// Reads everything a worker needs. Slow: call it off the async threads.
+///
+/// `scratch_rows` is the number of tree rows one session may hold in the cache.
+pub fn load(args: &ModelArgs, scratch_rows: u16) -> Result<Loaded, ModelError> {
+    let config = ModelConfig::read(&args.model)?;
+    let tokenizer = Tokenizer::load(&args.model)?;
+    let vocabulary = tokenizer.vocabulary();
+    if vocabulary.len() > config.vocab_size {
+        return Err(ModelError::Vocabulary {
+            tokens: vocabulary.len(),
+            logits: config.vocab_size,
+        });
+    }
+    let page_bytes = config.layers * 2 * config.kv_heads * config.head_dim * 4 * PAGE;
+    let budget = args.kv_mib as usize * (1 << 20) / page_bytes.max(1);
+    let sessions = usize::from(args.max_num_seqs);
+    let engine = Engine::load(
+        &args.model,
+        &EngineOptions {
+            dtype: args.dtype,
+            threads: args.threads,
+            kv_pages: (config.max_positions.div_ceil(PAGE) * sessions).min(budget.max(1)),
+            max_sequences: sessions,
+            scratch_rows,
+            max_rows: MAX_ROWS,
+        },
+    )?;
+    let vocabulary_len = vocabulary.len() as u32;
+    let name = args.model.file_name().map_or_else(
+        || args.model.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    let info = WorkerInfo {
+        model: name,
+        numerics_id: format!(
+            "{}-{}",
+            engine.numerics_id(),
+            vocabulary.hash().get(..16).unwrap_or_default()
+        ),
+        vocabulary_hash: vocabulary.hash().to_owned(),
+        vocabulary_len,
+        max_context: u32::try_from(config.max_positions).unwrap_or(u32::MAX),
+        max_sessions: args.max_num_seqs.into(),
+        eos_ids: config.eos.clone(),
+    };
+    Ok(Loaded {
+        engine,
+        scratch_rows,
+        max_rows: MAX_ROWS,
+        pace: args.pace,
+        pin: args.pin,
+        info,
+    })
+}

@@ -1,0 +1,525 @@
+//! The model thread: it owns the engine and the sessions, and does nothing but steps.
+//!
+//! The loop: take what has arrived, let every session say what it wants of the next step, compute all of it as one
+//! batch, hand each session its logits, fill the slots with what is new. Idle time is charged to the sessions that
+//! were waiting.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use engine::sampling::SamplingParams;
+use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow};
+use speculation::Time;
+use speculation::cost::CostModel;
+use speculation::message::{Addressed, Relayed, ReplicaUpdate, SessionId, SessionSpec, Term};
+use speculation::replica::{Poll, StepPlan, TailLogits};
+use tokio::sync::watch;
+
+use crate::activity::{Account, Mood};
+use crate::handle::{Event, LinkOutbox, OpenError, Up, WorkerHandle};
+use crate::kind::{Computed, Kind, Logits};
+use crate::model::Loaded;
+use crate::rows::ScratchRows;
+
+/// Events that may wait for the model thread; a link that has more to say is held up.
+const INBOX: usize = 1024;
+
+/// Starts the model thread. It ends when told to, or when every handle is gone.
+pub fn start<K: Kind>(model: Loaded, kind: K) -> std::io::Result<WorkerHandle<K::Report>> {
+    let (sender, events) = crossbeam_channel::bounded(INBOX);
+    let (open, sessions) = watch::channel(0);
+    let handle = WorkerHandle::new(sender, sessions, model.info.clone());
+    std::thread::Builder::new()
+        .name("model".to_owned())
+        .spawn(move || {
+            if let Some(cpu) = model.pin {
+                if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+                    tracing::warn!(cpu, "the model thread could not be pinned to this CPU");
+                }
+            }
+            ModelThread::new(model, kind, events, open).run();
+        })?;
+    Ok(handle)
+}
+
+struct Served<S> {
+    session: S,
+    seq: SeqId,
+    rows: ScratchRows,
+    params: SamplingParams,
+    term: Term,
+    link: u64,
+    account: Account,
+}
+
+struct Link<R> {
+    coordinator: u64,
+    outbox: LinkOutbox<R>,
+}
+
+struct Stepping {
+    id: SessionId,
+    plan: StepPlan,
+    rows: Vec<TreeRow>,
+}
+
+struct ModelThread<K: Kind> {
+    kind: K,
+    engine: Engine,
+    output: StepOutput,
+    cost: CostModel,
+    pace: Duration,
+    scratch_rows: u16,
+    max_rows: usize,
+    started: Instant,
+    events: Receiver<Event<K::Report>>,
+    /// Events that arrived while a step was computed.
+    pending: VecDeque<Event<K::Report>>,
+    links: BTreeMap<u64, Link<K::Report>>,
+    sessions: BTreeMap<SessionId, Served<K::Session>>,
+    /// How many they are, for who waits for the last one to end.
+    open: watch::Sender<usize>,
+    /// The session that goes first into the next step, so that none is always last.
+    turn: SessionId,
+}
+
+/// Whether the thread goes on.
+type Going = ControlFlow<()>;
+
+impl<K: Kind> ModelThread<K> {
+    fn new(
+        model: Loaded,
+        kind: K,
+        events: Receiver<Event<K::Report>>,
+        open: watch::Sender<usize>,
+    ) -> Self {
+        ModelThread {
+            kind,
+            engine: model.engine,
+            output: StepOutput::new(),
+            cost: CostModel::new(model.pace),
+            pace: model.pace,
+            scratch_rows: model.scratch_rows,
+            max_rows: model.max_rows,
+            started: Instant::now(),
+            events,
+            pending: VecDeque::new(),
+            links: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            open,
+            turn: SessionId(0),
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.started.elapsed()
+    }
+
+    fn run(mut self) {
+        loop {
+            if self.take_events().is_break() {
+                return;
+            }
+            let (batch, wake) = self.gather();
+            let going = if batch.is_empty() {
+                self.report();
+                self.idle(wake)
+            } else {
+                self.step(batch);
+                self.report();
+                ControlFlow::Continue(())
+            };
+            if going.is_break() {
+                return;
+            }
+        }
+    }
+
+    fn take_events(&mut self) -> Going {
+        while let Some(event) = self.pending.pop_front() {
+            self.handle(event)?;
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.handle(event)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Waits for something to happen, and charges the time to who was waiting.
+    fn idle(&mut self, wake: Option<Time>) -> Going {
+        let since = self.now();
+        let event = match wake {
+            None => self
+                .events
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => self.events.recv_timeout(at.saturating_sub(since)),
+        };
+        let idle = self.now().saturating_sub(since);
+        for served in self.sessions.values_mut() {
+            served.account.idled(idle);
+        }
+        match event {
+            Ok(event) => self.handle(event),
+            Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
+            Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
+        }
+    }
+
+    fn handle(&mut self, event: Event<K::Report>) -> Going {
+        match event {
+            Event::Open {
+                coordinator,
+                spec,
+                params,
+                reply,
+            } => {
+                let answer = self.open(coordinator, &spec, params);
+                // Nobody listens any more when the caller has gone: then its link goes too, with its sessions.
+                let _ = reply.send(answer);
+            }
+            Event::Linked {
+                coordinator,
+                link,
+                outbox,
+            } => {
+                self.links.insert(
+                    link,
+                    Link {
+                        coordinator,
+                        outbox,
+                    },
+                );
+            }
+            Event::Relayed { link, relayed } => self.relayed(link, relayed),
+            Event::Taken => {}
+            Event::Lost { link } => {
+                self.links.remove(&link);
+                let lost: Vec<SessionId> = (self.sessions.iter())
+                    .filter(|(_, served)| served.link == link)
+                    .map(|(&id, _)| id)
+                    .collect();
+                for id in lost {
+                    self.close(id);
+                }
+            }
+            Event::Stop => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn open(
+        &mut self,
+        coordinator: u64,
+        spec: &SessionSpec,
+        params: SamplingParams,
+    ) -> Result<(), OpenError> {
+        let link = (self.links.iter())
+            .rev()
+            .find(|(_, link)| link.coordinator == coordinator)
+            .map(|(&id, _)| id)
+            .ok_or(OpenError::NotLinked(coordinator))?;
+        if self.sessions.contains_key(&spec.session) {
+            return Err(OpenError::Duplicate(spec.session));
+        }
+        let now = self.now();
+        let session = self.kind.open(now, spec)?;
+        let seq = self.engine.open(spec.stopping.max_len as usize)?;
+        let served = Served {
+            session,
+            seq,
+            rows: ScratchRows::new(self.scratch_rows),
+            params,
+            term: spec.term,
+            link,
+            account: Account::new(now),
+        };
+        self.sessions.insert(spec.session, served);
+        self.open.send_replace(self.sessions.len());
+        Ok(())
+    }
+
+    fn close(&mut self, id: SessionId) {
+        if let Some(served) = self.sessions.remove(&id) {
+            self.engine.release(served.seq);
+            self.open.send_replace(self.sessions.len());
+            if let Some(link) = self.links.get(&served.link) {
+                link.outbox.discard(id);
+            }
+        }
+    }
+
+    fn relayed(&mut self, link: u64, relayed: Relayed) {
+        let now = self.now();
+        for update in relayed.updates {
+            let Some(served) = self.sessions.get_mut(&update.session) else {
+                continue;
+            };
+            if served.link != link || served.term != update.term {
+                continue;
+            }
+            let message = &update.message;
+            if let Err(error) = (self.kind).handle_update(&mut served.session, now, message) {
+                self.fault(update.session, error.to_string());
+            }
+        }
+        for id in relayed.closed {
+            if self
+                .sessions
+                .get(&id)
+                .is_some_and(|served| served.link == link)
+            {
+                self.close(id);
+            }
+        }
+    }
+
+    /// Gives up a session, and says so.
+    fn fault(&mut self, id: SessionId, why: String) {
+        tracing::warn!(session = id.0, why, "session given up");
+        let Some(served) = self.sessions.get(&id) else {
+            return;
+        };
+        let (link, term) = (served.link, served.term);
+        self.close(id);
+        if let Some(link) = self.links.get(&link) {
+            link.outbox.put(id, Up::Fault(term, why));
+        }
+    }
+
+    /// What every session wants of the next step, within the row budget, and when to ask again if nothing.
+    fn gather(&mut self) -> (Vec<Stepping>, Option<Time>) {
+        let now = self.now();
+        let mut batch: Vec<Stepping> = Vec::new();
+        let mut wake: Option<Time> = None;
+        let mut room = self.max_rows;
+        let turn = self.turn;
+        let order: Vec<SessionId> = (self.sessions.range(turn..))
+            .chain(self.sessions.range(..turn))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in order {
+            let Some(served) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            let space = room.min(served.rows.vacant());
+            if space == 0 {
+                continue;
+            }
+            let poll = (self.kind).poll_step(&mut served.session, now, &self.cost, space);
+            for op in self.kind.poll_cache_ops(&mut served.session) {
+                if let Err(error) = served.rows.apply(&mut self.engine, served.seq, op) {
+                    tracing::error!(session = id.0, %error, "the cache and the tree disagree");
+                }
+            }
+            served.account.mood = match poll {
+                Poll::Step(plan) => {
+                    room = room.saturating_sub(plan.rows());
+                    match served.rows.place(&plan.rows) {
+                        Some(rows) => batch.push(Stepping { id, plan, rows }),
+                        None => {
+                            tracing::error!(session = id.0, "a planned row has no parent");
+                            served.rows.forget(&plan.rows);
+                        }
+                    }
+                    Mood::Working
+                }
+                Poll::Wait(until) => {
+                    wake = wake.into_iter().chain(until).min();
+                    Mood::Waiting
+                }
+                Poll::Parked => Mood::Parked,
+                Poll::Done => {
+                    served.account.finish(now);
+                    Mood::Done
+                }
+            };
+        }
+        if let Some(first) = batch.first() {
+            self.turn = SessionId(first.id.0.wrapping_add(1));
+        }
+        (batch, wake)
+    }
+
+    fn step(&mut self, batch: Vec<Stepping>) {
+        let begun = Instant::now();
+        let mut rows = 0;
+        let mut seqs: Vec<SeqRows<'_>> = Vec::with_capacity(batch.len());
+        for part in &batch {
+            let Some(served) = self.sessions.get(&part.id) else {
+                continue;
+            };
+            rows += part.plan.rows();
+            seqs.push(SeqRows {
+                seq: served.seq,
+                append: &part.plan.append,
+                append_logits: match part.plan.tail {
+                    TailLogits::Keep => AppendLogits::Last,
+                    TailLogits::Skip => AppendLogits::None,
+                },
+                tree: &part.rows,
+            });
+        }
+        let mut watch = Watch {
+            kind: &self.kind,
+            sessions: &self.sessions,
+            batch: &batch,
+            useless: vec![false; batch.len()],
+            events: &self.events,
+            pending: &mut self.pending,
+        };
+        let end = self
+            .engine
+            .step(&seqs, &mut self.output, &mut |_| watch.look());
+        let computing = begun.elapsed();
+        let worthless = match &end {
+            Ok(StepEnd::Done) => watch.pad(begun, self.pace).is_break(),
+            Ok(StepEnd::Interrupted) => true,
+            Err(_) => false,
+        };
+        let took = begun.elapsed();
+        match end {
+            Ok(_) if worthless => self.give_up(&batch, took),
+            Ok(_) => {
+                self.cost.observe(rows, computing);
+                self.finish(&batch, took);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a planned step was refused");
+                for part in &batch {
+                    self.fault(part.id, error.to_string());
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, batch: &[Stepping], took: Time) {
+        for part in batch {
+            if let Some(served) = self.sessions.get_mut(&part.id) {
+                let slots = served.rows.forget(&part.plan.rows);
+                self.engine.free(served.seq, &slots);
+                served.account.abandoned(took);
+            }
+        }
+    }
+
+    fn finish(&mut self, batch: &[Stepping], took: Time) {
+        let now = self.now();
+        let mut first = 0;
+        for part in batch {
+            let kept = part.rows.len() + usize::from(part.plan.tail == TailLogits::Keep);
+            if let Some(served) = self.sessions.get_mut(&part.id) {
+                served.account.stepped(part.plan.rows(), took);
+                let computed = Computed {
+                    now,
+                    took,
+                    plan: &part.plan,
+                    logits: Logits {
+                        output: &self.output,
+                        first,
+                        tail: part.plan.tail,
+                    },
+                };
+                (self.kind).handle_step(&mut served.session, &served.params, computed);
+            }
+            first += kept;
+        }
+    }
+
+    /// Fills every vacant slot whose session has something new.
+    fn report(&mut self) {
+        let now = self.now();
+        for (&id, served) in &mut self.sessions {
+            let Some(link) = self.links.get(&served.link) else {
+                continue;
+            };
+            if link.outbox.is_vacant(id) {
+                let activity = served.account.read(now);
+                if let Some(report) = self.kind.poll_report(&mut served.session, activity) {
+                    link.outbox.put(id, Up::Report(served.term, report));
+                }
+            }
+        }
+    }
+}
+
+/// Looks at what arrives during a step, to give it up when nothing in it is of use any more.
+struct Watch<'a, K: Kind> {
+    kind: &'a K,
+    sessions: &'a BTreeMap<SessionId, Served<K::Session>>,
+    batch: &'a [Stepping],
+    useless: Vec<bool>,
+    events: &'a Receiver<Event<K::Report>>,
+    pending: &'a mut VecDeque<Event<K::Report>>,
+}
+
+impl<K: Kind> Watch<'_, K> {
+    fn look(&mut self) -> Going {
+        while self.pending.len() < INBOX {
+            match self.events.try_recv() {
+                Ok(event) => self.note(event),
+                Err(_) => break,
+            }
+        }
+        self.verdict()
+    }
+
+    /// Lets a paced step last as long as it should.
+    fn pad(&mut self, begun: Instant, pace: Duration) -> Going {
+        loop {
+            self.verdict()?;
+            let left = pace.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return ControlFlow::Continue(());
+            }
+            if self.pending.len() >= INBOX {
+                std::thread::sleep(left);
+                return ControlFlow::Continue(());
+            }
+            match self.events.recv_timeout(left) {
+                Ok(event) => self.note(event),
+                Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
+                Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event<K::Report>) {
+        if let Event::Relayed { relayed, .. } = &event {
+            for update in &relayed.updates {
+                self.judge(update);
+            }
+            for closed in &relayed.closed {
+                self.mark(*closed);
+            }
+        }
+        self.pending.push_back(event);
+    }
+
+    fn judge(&mut self, update: &Addressed<ReplicaUpdate>) {
+        let part = self.batch.iter().find(|part| part.id == update.session);
+        if let (Some(part), Some(served)) = (part, self.sessions.get(&update.session)) {
+            if served.term == update.term
+                && (self.kind).obsoletes(&served.session, &part.plan, &update.message)
+            {
+                self.mark(update.session);
+            }
+        }
+    }
+
+    fn mark(&mut self, id: SessionId) {
+        if let Some(at) = self.batch.iter().position(|part| part.id == id) {
+            self.useless[at] = true;
+        }
+    }
+
+    fn verdict(&self) -> Going {
+        if self.useless.iter().all(|&useless| useless) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
