@@ -133,7 +133,7 @@ fn explain(status: &Status, address: &str) -> anyhow::Error {
         Code::Unavailable => anyhow!("the cluster cannot serve this now: {said}"),
         Code::Unimplemented => {
             anyhow!(
-                "{address} does not serve generation; name a coordinator, not a worker ({said})"
+                "the process at {address} does not serve generation; name a coordinator, not a worker"
             )
         }
         code => anyhow!("the coordinator at {address} failed: {code:?}: {said}"),

@@ -82,16 +82,26 @@ impl KnobArgs {
 #[command(next_help_heading = "Decoding")]
 pub(crate) struct SamplingArgs {
     /// 0 takes the likeliest token; higher is more varied
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub(crate) temperature: f32,
     /// Only the N likeliest tokens; 0 is off
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) top_k: u32,
     /// Only the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Only tokens with at least this share of the likeliest one's probability; 0 is off
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub(crate) min_p: f32,
     /// Go on behind the model's end-of-text token
     #[arg(long)]

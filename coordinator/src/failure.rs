@@ -58,6 +58,8 @@ pub(crate) enum Failure {
     TargetBroken { target: String, reason: String },
     #[error("encoding the prompt failed unexpectedly")]
     Encoder,
+    #[error("cannot draw a seed ({0}); send one with the request")]
+    Seed(#[from] std::io::Error),
 }
 
 impl Failure {
@@ -85,9 +87,10 @@ impl Failure {
                 Code::Unavailable
             }
             Failure::TargetRefused { code, .. } => *code,
-            Failure::NotFinite { .. } | Failure::TargetBroken { .. } | Failure::Encoder => {
-                Code::Internal
-            }
+            Failure::NotFinite { .. }
+            | Failure::TargetBroken { .. }
+            | Failure::Encoder
+            | Failure::Seed(_) => Code::Internal,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The coordinator as a process: bind, serve, announce, drain.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use anyhow::Context;
 use proto::MAX_REQUEST_BYTES;
 use proto::v1::generation_server::{Generation, GenerationServer};
 use runtime::{
-    Drain, Drained, Listener, Readiness, ServerLimits, announce, health, parent, serve as grpc,
-    telemetry,
+    Drain, Drained, Listener, Readiness, ServerLimits, announce, health, parent, seed,
+    serve as grpc, telemetry,
 };
 use text::Tokenizer;
 
@@ -21,12 +22,20 @@ use crate::start::Cluster;
 /// The name under which a coordinator announces itself.
 const ROLE: &str = "coordinator";
 
+/// Asynchronous threads, at most. Relaying is light, and on one machine a coordinator has workers beside it.
+const MOST_THREADS: usize = 8;
+
+/// Once every request has ended, how long connections may take to close.
+const CLOSING_LIMIT: Duration = Duration::from_secs(1);
+
 /// Runs a coordinator until a signal ends it. Call it outside of any tokio runtime.
 ///
 /// # Errors
 /// When the configuration, the tokenizer or the address is no good.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .thread_name(ROLE)
         .build()
@@ -49,11 +58,14 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let addr = listener.local_addr();
 
     let readiness = Readiness::new();
-    let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain);
+    let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain)?;
     let router = grpc::server(&ServerLimits::default())
         .add_service(health::service(&readiness, &drain).await)
         .add_service(coordinator.service());
-    let mut serving = drain.spawn(grpc::serve(listener, router, drain.clone()));
+    // Connections outlast the drain of the requests: a client that sends one meanwhile gets an answer (UNAVAILABLE)
+    // and not a connection that closes under it.
+    let connections = Drain::new();
+    let mut serving = connections.spawn(grpc::serve(listener, router, connections.clone()));
     tracing::info!(%addr, workers = config.workers.len(), "serving");
 
     // Whoever waits for the announcement wants to use the workers, so each gets its first chance before it.
@@ -65,6 +77,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     tokio::select! {
         () = stopping => {
             coordinator.stop(args.common.drain_grace()).await;
+            connections.shutdown(CLOSING_LIMIT).await;
             Ok(())
         }
         // It ends by itself only when the transport has failed.
@@ -84,23 +97,23 @@ pub struct Coordinator {
 impl Coordinator {
     /// Starts connecting to the workers; `readiness` is held back until the first target is ready. Call it inside a
     /// tokio runtime.
-    #[must_use]
+    ///
+    /// # Errors
+    /// When the system has no random numbers to name sessions by.
     pub fn start(
         config: &Config,
         tokenizer: Tokenizer,
         readiness: &Readiness,
         drain: &Drain,
-    ) -> Self {
-        let registry = Registry::start(
-            &config.workers,
-            rand::random(),
-            tokenizer,
-            readiness.latch(),
-        );
+    ) -> io::Result<Self> {
+        let name = seed::fresh()?;
+        let first = seed::fresh()?;
+        let registry = Registry::start(&config.workers, name, tokenizer, readiness.latch());
         let admission = Admission::new(config.max_sessions, config.max_queued);
-        Coordinator {
-            cluster: Arc::new(Cluster::new(registry, admission, drain.clone())),
-        }
+        let cluster = Cluster::new(registry, admission, drain.clone(), first);
+        Ok(Coordinator {
+            cluster: Arc::new(cluster),
+        })
     }
 
     /// The `Generation` service.
@@ -117,7 +130,7 @@ impl Coordinator {
         self.cluster.registry.tried().await;
     }
 
-    /// Begins the drain, lets running requests finish for nine tenths of `grace`, ends the others with UNAVAILABLE,
+    /// Begins the drain: new requests are refused with UNAVAILABLE. Lets running requests finish for nine tenths of `grace`, ends the others with UNAVAILABLE,
     /// and lets go of the workers.
     pub async fn stop(&self, grace: Duration) -> Drained {
         let drain = &self.cluster.drain;

@@ -1,6 +1,8 @@
 //! A client's request, checked once. Behind [`parse`] only the prompt's length is open, because it depends on the
 //! target that is chosen.
 
+use std::io;
+
 use proto::{Sampling, inward, v1};
 use speculation::message::Stopping;
 use speculation::policy::Strategy;
@@ -46,7 +48,7 @@ pub(crate) struct Request {
 pub(crate) fn parse(
     request: v1::GenerateRequest,
     vocab: usize,
-    seed: impl FnOnce() -> u64,
+    seed: impl FnOnce() -> io::Result<u64>,
 ) -> Result<Request, Failure> {
     let strategy = inward::strategy(request.strategy)?;
     let prompt = prompt(request.prompt, vocab)?;
@@ -77,7 +79,7 @@ pub(crate) fn parse(
             top_k: request.top_k,
             top_p,
             min_p: request.min_p,
-            seed: request.seed.unwrap_or_else(seed),
+            seed: request.seed.map_or_else(seed, Ok)?,
             choice: 0,
         },
         stop_ids: request.stop_token_ids,
@@ -196,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_off() {
-        let request = parse(asked(), 10, || 77).unwrap();
+        let request = parse(asked(), 10, || Ok(77)).unwrap();
         let off = Sampling {
             temperature: 0.0,
             top_k: 0,
@@ -221,14 +223,14 @@ mod tests {
                 drafts: Some(2),
                 ..asked()
             };
-            let wanted = parse(request, 10, || 0).unwrap().wanted;
+            let wanted = parse(request, 10, || Ok(0)).unwrap().wanted;
             assert_eq!(wanted, Wanted { drafts, qualifiers }, "{name}");
         }
         let without = v1::GenerateRequest {
             no_qualifier: true,
             ..asked()
         };
-        assert_eq!(parse(without, 10, || 0).unwrap().wanted.qualifiers, 0);
+        assert_eq!(parse(without, 10, || Ok(0)).unwrap().wanted.qualifiers, 0);
     }
 
     #[test]
@@ -268,7 +270,7 @@ mod tests {
         for (change, parts) in cases {
             let mut request = asked();
             change(&mut request);
-            let status = tonic::Status::from(parse(request, 10, || 0).unwrap_err());
+            let status = tonic::Status::from(parse(request, 10, || Ok(0)).unwrap_err());
             assert_eq!(status.code(), tonic::Code::InvalidArgument);
             for part in parts {
                 assert!(
@@ -283,7 +285,7 @@ mod tests {
                 prompt: tokens(ids),
                 ..asked()
             };
-            assert!(parse(request, 10, || 0).is_err());
+            assert!(parse(request, 10, || Ok(0)).is_err());
         }
     }
 }

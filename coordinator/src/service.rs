@@ -33,7 +33,7 @@ impl Generation for Service {
             return Err(Failure::Stopping.into());
         }
         let vocab = cluster.registry.tokenizer().vocabulary().len();
-        let request = request::parse(request.into_inner(), vocab, rand::random)?;
+        let request = request::parse(request.into_inner(), vocab, runtime::seed::fresh)?;
         let ticket = cluster.admission.enter()?;
         let (client, events) = mpsc::channel(CLIENT_EVENTS);
         let drain = cluster.drain.clone();

@@ -44,15 +44,15 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(registry: Registry, admission: Admission, drain: Drain) -> Self {
+    /// `first` is the first session's number: two coordinators of one cluster should not use the same.
+    pub(crate) fn new(registry: Registry, admission: Admission, drain: Drain, first: u64) -> Self {
         Cluster {
             registry,
             admission,
             drain,
             cut: CancellationToken::new(),
             calibration: Mutex::new(Calibration::default()),
-            // Two coordinators of one cluster should not use the same numbers.
-            next: AtomicU64::new(rand::random()),
+            next: AtomicU64::new(first),
         }
     }
 }
@@ -227,13 +227,16 @@ fn close(
 ) {
     if !opens.is_empty() {
         let links: Vec<_> = places.iter().map(|place| Arc::clone(&place.link)).collect();
-        cluster.drain.spawn(async move {
+        let closing = async move {
             while let Some((key, _)) = opens.next().await {
                 if let Some(link) = links.iter().find(|link| link.key == key) {
                     link.outbox.put(id, Down::Close);
                 }
             }
-        });
+        };
+        // A worker that hangs answers no open call, and must not hold up the drain.
+        let cut = cluster.cut.clone();
+        (cluster.drain).spawn(cut.run_until_cancelled_owned(closing));
     }
     drop(places);
 }

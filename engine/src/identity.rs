@@ -4,6 +4,7 @@ use crate::cache::PAGE;
 use crate::config::ModelConfig;
 use crate::kernels::WeightDtype;
 use crate::load::Checkpoint;
+use crate::sampling;
 
 /// Names the order in which the kernels, norms, softmax and elementary functions compute. Anything that changes a
 /// bit of a result needs a new name here.
@@ -20,6 +21,7 @@ pub(crate) fn numerics_id(checkpoint: &Checkpoint, config: &ModelConfig, dtype: 
     field(KERNEL_CLASS);
     field(dtype.name());
     field("cache-f32");
+    field(sampling::version());
     field(&format!("page-{PAGE}"));
     // End-of-text ids steer the walk, not the logits: a checkpoint edited there still computes the same bits.
     let ModelConfig { vocab_size, max_positions, hidden, intermediate, layers, heads, kv_heads, head_dim, .. } = config;

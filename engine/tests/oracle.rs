@@ -10,7 +10,9 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig};
 use engine::{AppendLogits, Engine, StepOutput};
 use offshoot_engine as engine;
-use support::{append, argmax, model, options, prompts, step};
+use safetensors::Dtype;
+use serde_json::json;
+use support::{append, argmax, model, options, prompts, step, synthetic};
 
 /// candle's model in f32, from the same folder.
 struct Oracle {
@@ -96,4 +98,37 @@ fn the_bundled_target_matches_candle_on_32_prompts() {
 fn the_bundled_draft_and_qualifier_match_candle() {
     compare("draft", 8, &model("draft"));
     compare("qualifier", 8, &model("qualifier"));
+}
+
+/// Grouped queries, a separate head and an odd head width, with rotary frequencies as `rope` says: every position of
+/// a context that reaches far into the stretched range.
+fn compare_synthetic(rope: serde_json::Value) -> Vec<f32> {
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut config = synthetic::config(2);
+    config["hidden_size"] = json!(synthetic::FULL_WIDTH);
+    config["rope_scaling"] = rope;
+    synthetic::write(dir.path(), &config, &synthetic::tensors_of_width(Dtype::F32, 2, synthetic::FULL_WIDTH));
+    let oracle = Oracle::load(dir.path());
+    let mut engine = Engine::load(dir.path(), &options()).unwrap();
+    let tokens: Vec<u32> = (0..200).map(|i| (i * i * 31 + 7 * i) % synthetic::VOCAB as u32).collect();
+    let seq = engine.open(200).unwrap();
+    let mut output = StepOutput::new();
+    let mut worst = 0.0_f32;
+    let expected = oracle.logits(&tokens[..1], &tokens[1..]);
+    for (token, theirs) in tokens.iter().zip(&expected) {
+        step(&mut engine, &[append(seq, &[*token], AppendLogits::Last)], &mut output);
+        worst = worst.max(error(output.row(0), theirs));
+    }
+    assert!(worst <= 1e-4, "error {worst} of the largest logit");
+    output.row(0).to_vec()
+}
+
+#[test]
+fn grouped_queries_and_llama3_rope_scaling_match_candle() {
+    let plain = compare_synthetic(json!(null));
+    let stretched = compare_synthetic(json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }));
+    assert!(error(&stretched, &plain) > 1e-3, "the scaling has to matter for this to test it");
 }

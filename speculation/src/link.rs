@@ -68,6 +68,7 @@ enum Place {
 pub struct Inbound {
     watermark: LinkId,
     places: BTreeMap<LinkId, Place>,
+    foreseen: u32,
 }
 
 impl Inbound {
@@ -110,6 +111,7 @@ impl Inbound {
                     if token != batch.tokens[at] {
                         continue;
                     }
+                    self.foreseen = self.foreseen.max(position + 1);
                     Place::Text(position)
                 }
                 _ => {
@@ -172,6 +174,12 @@ impl Inbound {
             }
         }
         Ok(())
+    }
+
+    /// The length of the text up to which tokens were guessed right before the guesser knew of them, but too late to
+    /// be in the tree when they were committed.
+    pub fn foreseen(&self) -> u32 {
+        self.foreseen
     }
 
     /// The live node a number stands for.

@@ -115,6 +115,11 @@ impl<X: Clone + Default> Replica<X> {
         }
     }
 
+    /// See [`Inbound::foreseen`].
+    pub(crate) fn foreseen(&self) -> u32 {
+        self.inbound.foreseen()
+    }
+
     pub(crate) fn len(&self) -> u32 {
         len_u32(&self.text)
     }

@@ -43,6 +43,8 @@ pub struct VerifySession {
     /// Recent share of steps without a guess below the tip, for the cap of [`AdvicePolicy::bare_share`].
     bare_share: f32,
     walks: WalkStats,
+    /// The last walk's token was not in the tree, but guesses that arrived during the step are still to be looked at.
+    undecided: bool,
     changed: bool,
 }
 
@@ -78,6 +80,7 @@ impl VerifySession {
             launch: LaunchRule::default(),
             bare_share: 0.0,
             walks: WalkStats::default(),
+            undecided: false,
             changed: finish.is_some(),
         })
     }
@@ -94,6 +97,11 @@ impl VerifySession {
             self.follow(now, fresh);
         }
         self.replica.graft(update)?;
+        if self.undecided && self.replica.foreseen() >= self.replica.len() {
+            self.undecided = false;
+            self.walks.misses -= 1;
+            self.walks.hits += 1;
+        }
         let told = update.base_len + update.commit.len() as u32;
         self.acked = self.acked.max(told);
         if update.round_done.is_some() {
@@ -127,6 +135,7 @@ impl VerifySession {
 
     /// What to do now. `room` is how many rows the worker's step has left, `cost` what rows cost it.
     pub fn poll_step(&mut self, now: Time, cost: &CostModel, room: usize) -> Poll {
+        self.undecided = false;
         if self.finish.is_some() {
             return Poll::Done;
         }
@@ -310,6 +319,7 @@ impl VerifySession {
             self.walks.hits += 1;
         } else {
             self.walks.misses += 1;
+            self.undecided = true;
         }
         self.finish = walked.finish;
         self.base_since = now;

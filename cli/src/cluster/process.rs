@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -245,14 +246,14 @@ impl LogRelay {
             tokio::select! {
                 // Lines first: what was written before the end belongs to the tail.
                 biased;
-                line = lines.next_line() => match line {
-                    Ok(Some(line)) => {
+                line = next(&mut lines) => match line {
+                    Some(line) => {
                         held.push_back(line);
                         if held.len() > TAIL {
                             held.pop_front();
                         }
                     }
-                    Ok(None) | Err(_) => return held.into(),
+                    None => return held.into(),
                 },
                 result = &mut started, if may_start => match result {
                     Ok(()) => break,
@@ -263,7 +264,7 @@ impl LogRelay {
         for line in held {
             self.pass(&line);
         }
-        while let Ok(Some(line)) = lines.next_line().await {
+        while let Some(line) = next(&mut lines).await {
             self.pass(&line);
         }
         Vec::new()
@@ -276,7 +277,18 @@ impl LogRelay {
     }
 }
 
-fn describe(status: std::io::Result<ExitStatus>) -> String {
+/// The next line that is text; `None` at the end. To stop reading earlier would stop the child at its next line.
+async fn next(lines: &mut Lines<BufReader<ChildStderr>>) -> Option<String> {
+    loop {
+        match lines.next_line().await {
+            Ok(line) => return line,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn describe(status: io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => status.to_string(),
         Err(error) => format!("its status is unknown: {error}"),

@@ -77,7 +77,7 @@ unsafe fn all<W: PanelRow>(x: Rows<'_>, weights: *const W, inputs: usize, panels
         for b in 0..blocks {
             let first = rows * b / blocks;
             let count = rows * (b + 1) / blocks - first;
-            let ahead = if width == 4 { Ahead::Nothing } else { Ahead::new(b, blocks, inputs * size_of::<W>()) };
+            let ahead = Ahead::new(b, blocks, inputs * size_of::<W>());
             let at = Place { x, first, panel, inputs, out, ahead };
             // SAFETY: `panel + width` panels of `inputs` rows lie behind `weights`; the rest is the caller's promise.
             unsafe {
@@ -124,8 +124,6 @@ const DISTANCE: usize = 8 << 10;
 /// far ahead: without this, arithmetic and memory time add up instead of overlapping.
 #[derive(Clone, Copy)]
 enum Ahead {
-    /// Few rows over several panels: loads come fast enough by themselves.
-    Nothing,
     /// The only block of its panel: [`DISTANCE`] ahead in the same stream.
     Near,
     /// One of several blocks: its share of the next panel.
@@ -146,14 +144,16 @@ impl Ahead {
         }
     }
 
-    /// Asks for what row `k` of the panel `offset` rows behind `weights` should bring.
+    /// Asks for what row `k` of panel `p` should bring; `P` panels of `inputs` rows run side by side.
     #[inline(always)]
-    fn fetch<W>(self, weights: *const W, k: usize, offset: usize) {
+    fn fetch<W, const P: usize>(self, weights: *const W, p: usize, k: usize, inputs: usize) {
         let bytes = size_of::<W>();
         match self {
-            Ahead::Nothing => {}
             Ahead::Near => {
-                let row = weights.wrapping_add(offset + k).wrapping_byte_add(DISTANCE).cast::<i8>();
+                let distance = DISTANCE / bytes / P;
+                // Behind a panel's end comes the panel that is next in the same place, not its neighbour.
+                let beyond = if k + distance < inputs { 0 } else { (P - 1) * inputs };
+                let row = weights.wrapping_add(p * inputs + k + distance + beyond).cast::<i8>();
                 for line in 0..bytes / 64 {
                     // SAFETY: a prefetch has no effect that a program can see, wherever it points.
                     unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(64 * line)) };
@@ -178,7 +178,7 @@ unsafe fn block<W: PanelRow, const R: usize, const P: usize>(weights: *const W, 
     for k in 0..inputs {
         let mut w = [[_mm512_setzero_ps(); 2]; P];
         for (p, w) in w.iter_mut().enumerate() {
-            at.ahead.fetch::<W>(weights, k, p * inputs);
+            at.ahead.fetch::<W, P>(weights, p, k, inputs);
             // SAFETY: row k of panel p, both in range.
             *w = unsafe { W::widen(weights.add(p.unchecked_mul(inputs).unchecked_add(k))) };
         }

@@ -62,6 +62,11 @@ pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
 
 /// The tensors of a model with `layers` layers, by name.
 pub(crate) fn tensors(dtype: Dtype, layers: usize) -> BTreeMap<String, Tensor> {
+    tensors_of_width(dtype, layers, HIDDEN)
+}
+
+/// As [`tensors`], with a residual stream of `hidden`.
+pub(crate) fn tensors_of_width(dtype: Dtype, layers: usize, hidden: usize) -> BTreeMap<String, Tensor> {
     let mut seed = 0x1234_5678_9abc_def1_u64;
     let mut tensors = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| {
@@ -71,21 +76,21 @@ pub(crate) fn tensors(dtype: Dtype, layers: usize) -> BTreeMap<String, Tensor> {
         }
         tensors.insert(name, Tensor { dtype, shape: shape.to_vec(), bytes: encode(dtype, &values) });
     };
-    add("model.embed_tokens.weight".to_owned(), &[VOCAB, HIDDEN]);
-    add("lm_head.weight".to_owned(), &[VOCAB, HIDDEN]);
-    add("model.norm.weight".to_owned(), &[HIDDEN]);
+    add("model.embed_tokens.weight".to_owned(), &[VOCAB, hidden]);
+    add("lm_head.weight".to_owned(), &[VOCAB, hidden]);
+    add("model.norm.weight".to_owned(), &[hidden]);
     for i in 0..layers {
         let (query, key) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
         for (part, shape) in [
-            ("input_layernorm", vec![HIDDEN]),
-            ("post_attention_layernorm", vec![HIDDEN]),
-            ("self_attn.q_proj", vec![query, HIDDEN]),
-            ("self_attn.k_proj", vec![key, HIDDEN]),
-            ("self_attn.v_proj", vec![key, HIDDEN]),
-            ("self_attn.o_proj", vec![HIDDEN, query]),
-            ("mlp.gate_proj", vec![INNER, HIDDEN]),
-            ("mlp.up_proj", vec![INNER, HIDDEN]),
-            ("mlp.down_proj", vec![HIDDEN, INNER]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+            ("self_attn.q_proj", vec![query, hidden]),
+            ("self_attn.k_proj", vec![key, hidden]),
+            ("self_attn.v_proj", vec![key, hidden]),
+            ("self_attn.o_proj", vec![hidden, query]),
+            ("mlp.gate_proj", vec![INNER, hidden]),
+            ("mlp.up_proj", vec![INNER, hidden]),
+            ("mlp.down_proj", vec![hidden, INNER]),
         ] {
             add(format!("model.layers.{i}.{part}.weight"), &shape);
         }
@@ -108,6 +113,9 @@ pub(crate) fn write(dir: &Path, config: &serde_json::Value, tensors: &BTreeMap<S
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     safetensors::serialize_to_file(tensors, None, &dir.join("model.safetensors")).unwrap();
 }
+
+/// The width at which heads fill the residual stream exactly, the only one that some implementations know.
+pub(crate) const FULL_WIDTH: usize = HEADS * HEAD_DIM;
 
 /// A checkpoint of `layers` layers in a folder of its own.
 pub(crate) fn checkpoint(dtype: Dtype, layers: usize) -> TempDir {

@@ -1,6 +1,6 @@
 //! One worker of the simulated cluster: a real session, a stupid cache, and the two ends of its stream.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use speculation::Time;
 use speculation::calibration::Calibration;
@@ -8,7 +8,9 @@ use speculation::cost::CostModel;
 use speculation::draft::DraftSession;
 use speculation::limits::MAX_COMMIT;
 use speculation::link::LinkError;
-use speculation::message::{Activity, DraftReport, ReplicaUpdate, SessionSpec, Task, VerifyReport};
+use speculation::message::{
+    Activity, DraftReport, LinkId, ROOT, ReplicaUpdate, SessionSpec, Task, VerifyReport,
+};
 use speculation::relay::{LinkKey, Role};
 use speculation::replica::{Poll, RowAt, StepPlan};
 use speculation::verify::{NotFinite, VerifySession};
@@ -78,6 +80,10 @@ pub(crate) struct Worker {
     pace: Pace,
     cost: CostModel,
     max_len: usize,
+    /// What this draft guessed itself.
+    own: Guessed,
+    /// The whole text of every node it told of.
+    told: BTreeMap<LinkId, Vec<u32>>,
 }
 
 impl Worker {
@@ -120,6 +126,8 @@ impl Worker {
             pace,
             cost: CostModel::new(Time::ZERO),
             max_len: spec.stopping.max_len as usize,
+            own: Guessed::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -289,14 +297,16 @@ impl Worker {
         self.may_step = true;
         self.may_report = true;
         self.looked = false;
-        let speaker = self.speaker;
+        let (speaker, own) = (self.speaker, &mut self.own);
         match &mut self.agent {
             Agent::Draft(session, calibration) => {
                 session.handle_step(&plan, calibration, |at, position, branch| {
                     let path = path_of(&admitted, &plan, at, position);
                     let found = speaker.guesses(path, branch);
                     for guess in &found {
-                        guessed.insert(hash(0, &[path, &[guess.token]].concat()));
+                        let guess = hash(0, &[path, &[guess.token]].concat());
+                        guessed.insert(guess);
+                        own.insert(guess);
                     }
                     found
                 });
@@ -315,6 +325,23 @@ impl Worker {
         }
     }
 
+    /// A draft tells of its own guesses, and of other nodes only to name what these continue.
+    fn check_no_echo(&mut self, report: &DraftReport) {
+        let nodes = &report.nodes;
+        for (at, (&parent, &token)) in nodes.parents.iter().zip(&nodes.tokens).enumerate() {
+            let above = if parent == ROOT {
+                &self.text[..report.base_len as usize]
+            } else {
+                &self.told[&parent]
+            };
+            let path = [above, &[token]].concat();
+            let id = nodes.first_id + at as LinkId;
+            let own = self.own.contains(&hash(0, &path));
+            assert!(own || nodes.parents.contains(&id), "{path:?} was told back");
+            self.told.insert(id, path);
+        }
+    }
+
     /// The newest report, if there is one.
     pub(crate) fn report(&mut self) {
         self.may_report = false;
@@ -323,6 +350,9 @@ impl Worker {
             Agent::Draft(session, _) => session.poll_report(activity).map(Report::Draft),
             Agent::Verify(session) => session.poll_report(activity).map(Report::Verify),
         };
+        if let Some(Report::Draft(report)) = &report {
+            self.check_no_echo(report);
+        }
         if let Some(report) = report {
             self.outbox.push_back(report);
             // A draft's report is limited in size; there may be more.

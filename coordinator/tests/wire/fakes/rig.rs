@@ -72,13 +72,13 @@ impl Rig {
         let drain = Drain::new();
         let readiness = Readiness::new();
         let tokenizer = vocabulary::tokenizer(vocabulary::TOKENS);
-        let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain);
+        let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain).unwrap();
         let listener = Listener::bind(&NetArgs::default()).await.unwrap();
         let addr = listener.local_addr();
         let router = serve::server(&ServerLimits::default())
             .add_service(health::service(&readiness, &drain).await)
             .add_service(coordinator.service());
-        drain.spawn(serve::serve(listener, router, drain.clone()));
+        tokio::spawn(serve::serve(listener, router, Drain::new()));
         coordinator.tried().await;
         let channel = runtime::connect(&addr.to_string()).await.unwrap();
         Rig {

@@ -1,0 +1,134 @@
+//! The commands on a real local cluster of the bundled models: what goes to which stream, and that every strategy
+//! finds the same text.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn offshoot(arguments: &[&str]) -> Output {
+    let mut command = Command::cargo_bin("offshoot").unwrap();
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OFFSHOOT_") {
+            command.env_remove(name);
+        }
+    }
+    let output = command.args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?} said {said}");
+    output
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_completion_goes_to_stdout_and_its_statistics_to_stderr() {
+    let complete = |strategy| {
+        let output = offshoot(&[
+            "generate",
+            "fn main() {",
+            "--max-tokens",
+            "24",
+            "--strategy",
+            strategy,
+        ]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            said.starts_with("24 tokens, ") && said.contains("finish: length"),
+            "{said}"
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let plain = complete("ar");
+    assert!(plain.trim().len() > 10, "{plain:?}");
+    assert_eq!(complete("auto"), plain);
+}
+
+#[test]
+fn a_bench_compares_strategies_token_by_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (prompts, out) = (
+        dir.path().join("prompts.jsonl"),
+        dir.path().join("out.json"),
+    );
+    fs::write(
+        &prompts,
+        "{\"prompt\": \"fn main() {\"}\n{\"prompt\": \"pub struct\"}\n",
+    )
+    .unwrap();
+    let output = offshoot(&[
+        "bench",
+        "--prompts",
+        prompts.to_str().unwrap(),
+        "--strategies",
+        "serial:gamma=3,serial-tree,auto,auto:qualifier=off:drafts=1",
+        "--max-tokens",
+        "12",
+        "--temperature",
+        "0.7",
+        "--tune-prompts",
+        "0",
+        "--drafts",
+        "2",
+        "--pace",
+        "target=2",
+        "--concurrency",
+        "2",
+        "--json",
+        out.to_str().unwrap(),
+    ]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        table.starts_with("PACED") && table.lines().count() == 6,
+        "{table}"
+    );
+    let report = json(&out);
+    assert_eq!(report["paced"]["target"], 2.0);
+    let strategies = report["strategies"].as_array().unwrap();
+    let names: Vec<_> = strategies
+        .iter()
+        .map(|strategy| strategy["strategy"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["serial", "serial-tree", "auto", "auto"]);
+    for strategy in strategies {
+        assert_eq!(strategy["differing_requests"], 0, "{strategy}");
+        assert_eq!(strategy["requests"], 2);
+        assert_eq!(strategy["token_ids"], strategies[0]["token_ids"]);
+        assert!(
+            strategy["tok_s"].as_f64().unwrap() > 0.0
+                && strategy["ratio_to_ar"].as_f64().unwrap() > 0.0
+        );
+        assert!(strategy["acceptance_length"].as_f64().unwrap() >= 1.0);
+    }
+}
+
+#[test]
+fn an_engine_bench_reports_every_row_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.json");
+    offshoot(&[
+        "bench-engine",
+        "--rows",
+        "1,4",
+        "--repeats",
+        "2",
+        "--json",
+        out.to_str().unwrap(),
+    ]);
+    let report = json(&out);
+    let rows: Vec<_> = report["rows"].as_array().unwrap().iter().collect();
+    assert_eq!((&rows[0]["rows"], &rows[1]["rows"]), (&1.into(), &4.into()));
+    for row in rows {
+        assert!(
+            row["step_ms"].as_f64().unwrap() > 0.0
+                && row["stock_candle_ms"].as_f64().unwrap() > 0.0
+        );
+    }
+    assert!(report["bandwidth_gb_s"].as_f64().unwrap() > 0.0);
+}
