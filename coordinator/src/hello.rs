@@ -89,6 +89,9 @@ pub(crate) fn check(
             ours_len: ours.len(),
         });
     }
+    if reply.max_sessions == 0 {
+        return Err(Mismatch::Nonsense("room for no session"));
+    }
     if reply.max_context < 2 {
         return Err(Mismatch::Nonsense("a context of less than 2 tokens"));
     }
@@ -102,4 +105,70 @@ pub(crate) fn check(
         max_sessions: reply.max_sessions as usize,
         eos_ids: reply.eos_ids,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+    use text::Tokenizer;
+
+    fn tokenizer() -> Tokenizer {
+        let json = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":null,"decoder":null,
+            "model":{"type":"WordLevel","vocab":{"a":0,"b":1},"unk_token":"a"}}"#;
+        Tokenizer::from_bytes(json.as_bytes()).unwrap()
+    }
+
+    fn reply(ours: &Vocabulary) -> v1::HelloReply {
+        v1::HelloReply {
+            protocol: PROTOCOL,
+            role: "draft".to_owned(),
+            model: "m".to_owned(),
+            numerics_id: "n".to_owned(),
+            vocabulary_hash: ours.hash().to_owned(),
+            vocabulary_len: 2,
+            max_context: 64,
+            max_sessions: 3,
+            eos_ids: vec![1],
+        }
+    }
+
+    #[test]
+    fn a_hello_that_fits_is_taken_whole() {
+        let tokenizer = tokenizer();
+        let hello = check(
+            reply(tokenizer.vocabulary()),
+            Role::Draft,
+            tokenizer.vocabulary(),
+        );
+        let hello = hello.unwrap();
+        assert_eq!((hello.max_context, hello.max_sessions), (64, 3));
+        assert_eq!(hello.eos_ids, [1]);
+    }
+
+    #[test]
+    fn every_misfit_is_told_apart() {
+        type Change = fn(&mut v1::HelloReply);
+        let tokenizer = tokenizer();
+        let cases: [(Change, &str); 8] = [
+            (|r| r.protocol = 0, "protocol 0"),
+            (|r| r.role = "target".to_owned(), "is a \"target\""),
+            (
+                |r| r.vocabulary_hash = "beef".to_owned(),
+                "vocabulary is beef",
+            ),
+            (|r| r.vocabulary_len = 1, "1 tokens"),
+            (|r| r.model = "m".repeat(300), "longer than 256"),
+            (|r| r.max_context = 1, "less than 2"),
+            (|r| r.max_sessions = 0, "no session"),
+            (|r| r.eos_ids = vec![0; 33], "more than 32"),
+        ];
+        for (change, why) in cases {
+            let mut odd = reply(tokenizer.vocabulary());
+            change(&mut odd);
+            let error = check(odd, Role::Draft, tokenizer.vocabulary()).unwrap_err();
+            assert!(error.to_string().contains(why), "{why:?} is not in {error}");
+        }
+    }
 }

@@ -196,3 +196,117 @@ impl Writer {
         frame
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+    use crate::seat::SeatMaker;
+    use futures::StreamExt;
+    use speculation::message::{NodeBatch, Prob16};
+    use tokio::sync::mpsc;
+    use tonic::transport::Endpoint;
+
+    fn link() -> Arc<Link> {
+        let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let hello = Hello {
+            model: String::new(),
+            numerics_id: String::new(),
+            max_context: 8,
+            max_sessions: 2,
+            eos_ids: Vec::new(),
+        };
+        Arc::new(Link::new(
+            LinkKey(0),
+            Role::Draft,
+            "127.0.0.1:1".into(),
+            hello,
+            Client::new(Role::Draft, channel),
+            Arc::default(),
+        ))
+    }
+
+    fn seat() -> Arc<Seat> {
+        let (inbox, _) = mpsc::channel(1);
+        let wake = Arc::default();
+        SeatMaker { inbox, wake }.seat(LinkKey(0))
+    }
+
+    /// An update as large as they get.
+    fn largest() -> Down {
+        let nodes = NodeBatch {
+            first_id: u32::MAX - 1024,
+            parents: vec![u32::MAX; 512],
+            tokens: vec![u32::MAX; 512],
+            edges: vec![Prob16(u16::MAX); 512],
+            owners: vec![255; 512],
+        };
+        let update = ReplicaUpdate {
+            commit: vec![u32::MAX; 1024],
+            nodes,
+            rescored: vec![(u32::MAX, Prob16(u16::MAX)); 1024],
+            ..ReplicaUpdate::default()
+        };
+        Down::Update(Term(1), update)
+    }
+
+    #[tokio::test]
+    async fn frames_stay_below_their_limit_and_lose_nothing() {
+        let link = link();
+        for session in 0..MAX_SESSIONS_PER_FRAME as u64 {
+            link.outbox.put(SessionId(session), largest());
+        }
+        link.outbox.put(SessionId(u64::MAX), Down::Close);
+        let mut frames = Box::pin(Arc::clone(&link).frames(77));
+        assert_eq!(frames.next().await.unwrap().coordinator, 77);
+        let mut sessions = Vec::new();
+        let mut count = 0;
+        loop {
+            let frame = frames.next().await.unwrap();
+            assert!(frame.encoded_len() <= MAX_FRAME_BYTES);
+            count += 1;
+            sessions.extend(frame.updates.iter().map(|update| update.session));
+            if !frame.closed.is_empty() {
+                assert_eq!(frame.closed, [u64::MAX]);
+                break;
+            }
+        }
+        assert!(
+            count > 2,
+            "{count} frames: the updates were too small to prove anything"
+        );
+        assert_eq!(
+            sessions,
+            (0..MAX_SESSIONS_PER_FRAME as u64).collect::<Vec<_>>()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lost_link_tells_all_seats_also_those_that_come_later() {
+        let link = link();
+        let (early, late) = (seat(), seat());
+        link.join(SessionId(1), Arc::clone(&early));
+        assert!(!early.is_gone());
+        link.lose();
+        assert!(early.is_gone());
+        link.join(SessionId(2), Arc::clone(&late));
+        assert!(late.is_gone());
+        assert!(link.is_full());
+    }
+
+    #[tokio::test]
+    async fn leaving_closes_once() {
+        let link = link();
+        link.join(SessionId(1), seat());
+        link.outbox.put(SessionId(1), largest());
+        link.leave(SessionId(1));
+        link.leave(SessionId(1));
+        assert_eq!(link.sessions(), 0);
+        let taken = link.outbox.take(8).await;
+        assert!(
+            matches!(taken[..], [(SessionId(1), Down::Close)]),
+            "{taken:?}"
+        );
+    }
+}

@@ -94,3 +94,49 @@ impl Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+    use futures::FutureExt;
+
+    fn seat(room: usize) -> (Arc<Seat>, mpsc::Receiver<Heard>, Arc<Notify>) {
+        let (inbox, heard) = mpsc::channel(room);
+        let wake = Arc::new(Notify::new());
+        let maker = SeatMaker {
+            inbox,
+            wake: Arc::clone(&wake),
+        };
+        (maker.seat(LinkKey(1)), heard, wake)
+    }
+
+    fn report() -> Said {
+        Said::Drafted(DraftReport::default())
+    }
+
+    #[test]
+    fn a_session_that_does_not_listen_loses_the_link_and_blocks_nobody() {
+        let (seat, mut heard, wake) = seat(2);
+        seat.hear(Term(1), report());
+        seat.hear(Term(1), report());
+        assert!(!seat.is_gone());
+        seat.hear(Term(1), report());
+        assert!(seat.is_gone());
+        assert!(wake.notified().now_or_never().is_some(), "nobody was told");
+        assert_eq!(heard.try_recv().unwrap().key, LinkKey(1));
+    }
+
+    #[test]
+    fn only_who_waits_is_woken_and_only_once() {
+        let (seat, _heard, wake) = seat(1);
+        seat.taken();
+        assert!(wake.notified().now_or_never().is_none());
+        seat.wait();
+        seat.taken();
+        assert!(wake.notified().now_or_never().is_some());
+        seat.taken();
+        assert!(wake.notified().now_or_never().is_none());
+    }
+}

@@ -4,5 +4,5 @@ fn main() {
         let n = t.try_into().unwrap();
         println!("{t} threads: {:.1} GB/s {:.1} GFLOP/s", bench::read_bandwidth(n).unwrap() / 1e9, bench::peak_flops(n).unwrap() / 1e9);
     }
-    if let Some(l) = std::env::args().nth(1) { println!("{:?}", deepen("models/target".as_ref(), "/tmp/deep".as_ref(), l.parse().unwrap())); }
+    if let Some(l) = std::env::args().nth(1) { println!("{:?}", deepen("models/target".as_ref(), "/tmp/engine-deep".as_ref(), l.parse().unwrap())); }
 }

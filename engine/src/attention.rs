@@ -13,8 +13,10 @@ use crate::kernels::isa::per_isa;
 use crate::kernels::{Output, Rows};
 use crate::math;
 
-/// Queries that share one pass over the keys and values.
-const BLOCK: usize = 4;
+/// Queries that share one pass over the keys and values: as many chains of multiply-adds as keep the units busy.
+const WIDE: usize = 8;
+/// The same for what is left over, and where the vectors of a wide block would not fit in the registers.
+const NARROW: usize = 4;
 
 /// What one row may look at.
 #[derive(Clone, Debug)]
@@ -71,9 +73,12 @@ fn attend_body(task: &HeadTask<'_>, out: &Output<'_>) {
     let queries = task.rows.len() * task.group;
     let mut q = 0;
     while q < queries {
-        if queries - q >= BLOCK {
-            block::<BLOCK>(task, q, &mut work, out);
-            q += BLOCK;
+        if queries - q >= WIDE {
+            block::<WIDE>(task, q, &mut work, out);
+            q += WIDE;
+        } else if queries - q >= NARROW {
+            block::<NARROW>(task, q, &mut work, out);
+            q += NARROW;
         } else {
             block::<1>(task, q, &mut work, out);
             q += 1;
@@ -134,10 +139,12 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
 
     sums.fill(0.0);
     let common = sights.iter().fold(usize::MAX, |a, s| a.min(s.committed));
-    if task.layout.padded_dim.is_multiple_of(64) {
+    if Q < WIDE && task.layout.padded_dim.is_multiple_of(64) {
         weigh::<Q, 4>(task, &sights, common, scores, stride, sums);
     } else if task.layout.padded_dim.is_multiple_of(48) {
         weigh::<Q, 3>(task, &sights, common, scores, stride, sums);
+    } else if task.layout.padded_dim.is_multiple_of(32) {
+        weigh::<Q, 2>(task, &sights, common, scores, stride, sums);
     } else {
         weigh::<Q, 1>(task, &sights, common, scores, stride, sums);
     }

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use crate::fakes::draft::FakeDraft;
 use crate::fakes::rig::{Limits, Rig, collect, event, prompt, request};
 use crate::fakes::target::{FakeTarget, Pace};
-use crate::fakes::{hello, plain, until, vocabulary};
+use crate::fakes::{PATIENCE, hello, plain, until, vocabulary};
 
 /// More than a test reads before it breaks something.
 const LONG: u32 = 100_000;
@@ -54,12 +54,9 @@ async fn a_draft_that_comes_back_serves_new_requests() {
     draft.drop_link();
     until(&draft.inner.seen, |seen| seen.links == 2).await;
     // The link is up before the coordinator knows it; a request in between would go without a draft.
-    while rig
-        .workers()
-        .await
-        .iter()
-        .any(|worker| worker.state != "ready")
-    {}
+    let all_ready =
+        async { while (rig.workers().await.iter()).any(|worker| worker.state != "ready") {} };
+    tokio::time::timeout(PATIENCE, all_ready).await.unwrap();
     let reply = rig.generate(request("auto", 40)).await.unwrap();
     assert_eq!(reply.ids, plain(&prompt(), 40));
     assert_eq!(draft.inner.seen.borrow().opened.len(), 2);
@@ -164,11 +161,9 @@ async fn without_a_usable_target_the_client_learns_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_at_an_address_is_not_the_end() {
     let target = FakeTarget::start(Pace::OnAck).await;
-    let dead = FakeDraft::start().await;
-    dead.server.kill();
     let workers = [
         (Role::Target, target.server.addr),
-        // Reserved for documentation of what does not answer: nothing listens on port 1.
+        // Nothing listens on port 1 of a test machine.
         (Role::Draft, "127.0.0.1:1".parse().unwrap()),
     ];
     let limits = Limits {

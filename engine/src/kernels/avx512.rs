@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "vector intrinsics load and store through raw pointers")]
 
 use core::arch::x86_64::{
-    __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 use core::ops::Range;
@@ -163,7 +163,7 @@ impl Ahead {
                 // Steps of less than a line ask for some lines twice, which costs little.
                 let row = weights.wrapping_byte_add(start + k * (bytes / blocks)).cast::<i8>();
                 // SAFETY: a prefetch has no effect that a program can see, wherever it points.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(row) };
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(row) };
             }
         }
     }
