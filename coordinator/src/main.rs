@@ -1,4 +1,7 @@
-//! The coordinator as a process of its own.
+//! The coordinator as a process of its own: flags in, exit status out.
+//!
+//! Everything it does is in the library, which the `offshoot` binary runs as a subcommand as well. This file knows
+//! nothing of sessions or workers.
 
 use clap::Parser;
 
