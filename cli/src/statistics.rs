@@ -3,9 +3,11 @@
 //! Everything here is a pure function of what was measured. Shares and rates over several requests are ratios of
 //! sums, so that a long request counts for more than a short one; speeds and latencies are medians over requests.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::v1;
+use serde::Serialize;
 use speculation::stats::ratio;
 
 use crate::client::Arrival;
@@ -67,8 +69,42 @@ pub(crate) struct Totals {
     target: v1::Activity,
     /// All drafts together.
     drafts: v1::Activity,
+    /// All qualifiers together.
+    qualifiers: v1::Activity,
     drafted_nodes: u64,
     drafted_committed: u64,
+}
+
+/// Where the time of one role's workers went; shares are of the sessions' lives.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct RoleTime {
+    /// Mean time of a step, pace included.
+    pub(crate) step_ms: f64,
+    /// Mean rows of a step, prefill included.
+    pub(crate) rows: f64,
+    pub(crate) steps: u64,
+    /// Steps given up because a commit had made them worthless.
+    pub(crate) abandoned_steps: u64,
+    pub(crate) busy: f64,
+    pub(crate) bubble: f64,
+    pub(crate) parked: f64,
+}
+
+impl RoleTime {
+    fn of(activity: &v1::Activity) -> RoleTime {
+        RoleTime {
+            step_ms: ratio(
+                activity.busy_us,
+                activity.steps.saturating_add(activity.abandoned_steps),
+            ) / 1000.0,
+            rows: ratio(activity.rows, activity.steps),
+            steps: activity.steps,
+            abandoned_steps: activity.abandoned_steps,
+            busy: ratio(activity.busy_us, activity.life_us),
+            bubble: ratio(activity.bubble_us, activity.life_us),
+            parked: ratio(activity.parked_us, activity.life_us),
+        }
+    }
 }
 
 impl Totals {
@@ -84,6 +120,9 @@ impl Totals {
             }
             for activity in &request.drafts {
                 add_activity(&mut totals.drafts, activity);
+            }
+            for activity in &request.qualifiers {
+                add_activity(&mut totals.qualifiers, activity);
             }
             totals.drafted_nodes = totals.drafted_nodes.saturating_add(request.drafted_nodes);
             totals.drafted_committed = totals
@@ -143,9 +182,22 @@ impl Totals {
         ratio(self.drafts.bubble_us, self.drafts.life_us)
     }
 
-    /// Rows of a target step, on average.
+    /// Guesses verified in a target step, on average; the row of the last committed token comes on top.
     pub(crate) fn target_rows(&self) -> f64 {
-        ratio(self.target.rows, self.target.steps)
+        ratio(self.walks.guesses_submitted, self.walks.steps)
+    }
+
+    /// Where each role's time went.
+    pub(crate) fn roles(&self) -> BTreeMap<&'static str, RoleTime> {
+        [
+            ("target", &self.target),
+            ("qualifier", &self.qualifiers),
+            ("draft", &self.drafts),
+        ]
+        .into_iter()
+        .filter(|(_, activity)| activity.steps > 0)
+        .map(|(role, activity)| (role, RoleTime::of(activity)))
+        .collect()
     }
 }
 

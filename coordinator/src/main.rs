@@ -3,6 +3,9 @@
 //! Everything it does is in the library, which the `offshoot` binary runs as a subcommand as well. This file knows
 //! nothing of sessions or workers.
 
+use std::io::Write;
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// Serves clients over a cluster of draft, qualifier and target workers.
@@ -13,6 +16,13 @@ struct Cli {
     args: offshoot_coordinator::Args,
 }
 
-fn main() -> anyhow::Result<()> {
-    offshoot_coordinator::run(Cli::parse().args)
+fn main() -> ExitCode {
+    match offshoot_coordinator::run(Cli::parse().args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where even standard error is closed, the exit status still tells.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -13,10 +13,8 @@ use crate::kernels::isa::per_isa;
 use crate::kernels::{Output, Rows};
 use crate::math;
 
-/// Queries that share one pass over the keys and values: as many chains of multiply-adds as keep the units busy.
-const WIDE: usize = 8;
-/// The same for what is left over, and where the vectors of a wide block would not fit in the registers.
-const NARROW: usize = 4;
+/// Queries that share one pass over the keys and values: with four, all sums of a block stay in registers.
+const BLOCK: usize = 4;
 
 /// What one row may look at.
 #[derive(Clone, Debug)]
@@ -73,12 +71,9 @@ fn attend_body(task: &HeadTask<'_>, out: &Output<'_>) {
     let queries = task.rows.len() * task.group;
     let mut q = 0;
     while q < queries {
-        if queries - q >= WIDE {
-            block::<WIDE>(task, q, &mut work, out);
-            q += WIDE;
-        } else if queries - q >= NARROW {
-            block::<NARROW>(task, q, &mut work, out);
-            q += NARROW;
+        if queries - q >= BLOCK {
+            block::<BLOCK>(task, q, &mut work, out);
+            q += BLOCK;
         } else {
             block::<1>(task, q, &mut work, out);
             q += 1;
@@ -93,7 +88,10 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
     let dim = task.layout.head_dim;
     let at: [(usize, usize); Q] = core::array::from_fn(|i| {
         let query = first + i;
-        (task.rows.start + query / task.group, task.head * task.group + query % task.group)
+        (
+            task.rows.start + query / task.group,
+            task.head * task.group + query % task.group,
+        )
     });
     let sights: [&Sight; Q] = core::array::from_fn(|i| &task.sights[at[i].0]);
     let lengths: [usize; Q] = core::array::from_fn(|i| sights[i].committed + sights[i].path.len());
@@ -101,8 +99,13 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
     let stride = longest.next_multiple_of(PAGE) + PAGE;
     work.scores.resize((Q * stride).max(work.scores.len()), 0.0);
     work.queries.resize((Q * dim).max(work.queries.len()), 0.0);
-    work.sums.resize((Q * task.layout.padded_dim).max(work.sums.len()), 0.0);
-    let Work { scores, queries, sums } = work;
+    work.sums
+        .resize((Q * task.layout.padded_dim).max(work.sums.len()), 0.0);
+    let Work {
+        scores,
+        queries,
+        sums,
+    } = work;
     let queries = &mut queries[..Q * dim];
     for (i, (row, head)) in at.iter().enumerate() {
         let query = &task.queries.row(*row)[head * dim..(head + 1) * dim];
@@ -120,14 +123,18 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
     }
     for (p, page) in task.scratch.iter().enumerate() {
         let here = |slot: &u16| usize::from(*slot) / PAGE == p;
-        if !sights.iter().any(|s| task.paths[s.path.clone()].iter().any(here)) {
+        if !sights
+            .iter()
+            .any(|s| task.paths[s.path.clone()].iter().any(here))
+        {
             continue;
         }
         let sums = page_scores::<Q>(task, *page, queries);
         for (i, sums) in sums.iter().enumerate() {
             for (depth, slot) in task.paths[sights[i].path.clone()].iter().enumerate() {
                 if here(slot) {
-                    scores[i * stride + sights[i].committed + depth] = sums[usize::from(*slot) % PAGE];
+                    scores[i * stride + sights[i].committed + depth] =
+                        sums[usize::from(*slot) % PAGE];
                 }
             }
         }
@@ -139,7 +146,7 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
 
     sums.fill(0.0);
     let common = sights.iter().fold(usize::MAX, |a, s| a.min(s.committed));
-    if Q < WIDE && task.layout.padded_dim.is_multiple_of(64) {
+    if task.layout.padded_dim.is_multiple_of(64) {
         weigh::<Q, 4>(task, &sights, common, scores, stride, sums);
     } else if task.layout.padded_dim.is_multiple_of(48) {
         weigh::<Q, 3>(task, &sights, common, scores, stride, sums);
@@ -159,10 +166,19 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
 
 /// Scaled scores of `Q` queries (`[head_dim][Q]`) against the sixteen keys of a page.
 #[inline(always)]
-fn page_scores<const Q: usize>(task: &HeadTask<'_>, page: u32, queries: &[f32]) -> [[f32; PAGE]; Q] {
+fn page_scores<const Q: usize>(
+    task: &HeadTask<'_>,
+    page: u32,
+    queries: &[f32],
+) -> [[f32; PAGE]; Q] {
     let keys = &task.cache.keys[task.layout.keys(page, task.head)];
     let mut sums = [[0.0_f32; PAGE]; Q];
-    for (key, query) in keys.as_chunks::<PAGE>().0.iter().zip(queries.as_chunks::<Q>().0) {
+    for (key, query) in keys
+        .as_chunks::<PAGE>()
+        .0
+        .iter()
+        .zip(queries.as_chunks::<Q>().0)
+    {
         for i in 0..Q {
             for l in 0..PAGE {
                 sums[i][l] = query[i].mul_add(key[l], sums[i][l]);
@@ -188,10 +204,16 @@ fn softmax(scores: &mut [f32], len: usize) -> f32 {
     let mut most = [f32::NEG_INFINITY; PAGE];
     for chunk in &*chunks {
         for l in 0..PAGE {
-            most[l] = if chunk[l] > most[l] { chunk[l] } else { most[l] };
+            most[l] = if chunk[l] > most[l] {
+                chunk[l]
+            } else {
+                most[l]
+            };
         }
     }
-    let most = most.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+    let most = most
+        .iter()
+        .fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
     let mut sums = [0.0_f32; PAGE];
     for chunk in chunks {
         for l in 0..PAGE {
@@ -232,7 +254,9 @@ fn weigh<const Q: usize, const V: usize>(
             let count = PAGE.min(common - p * PAGE);
             let weights: [&[f32; PAGE]; Q] = core::array::from_fn(|i| {
                 let start = i * stride + p * PAGE;
-                scores[start..].first_chunk().expect("scores are padded to whole pages")
+                scores[start..]
+                    .first_chunk()
+                    .expect("scores are padded to whole pages")
             });
             for (lane, value) in values.chunks_exact(padded).take(count).enumerate() {
                 let value = vectors::<V>(&value[from..from + 16 * V]);
@@ -250,7 +274,11 @@ fn weigh<const Q: usize, const V: usize>(
             for (depth, slot) in task.paths[sights[i].path.clone()].iter().enumerate() {
                 let (page, lane) = (usize::from(*slot) / PAGE, usize::from(*slot) % PAGE);
                 let value = value_at::<V>(task, task.scratch[page], lane, from);
-                add_weighted(&mut one, scores[i * stride + sights[i].committed + depth], value);
+                add_weighted(
+                    &mut one,
+                    scores[i * stride + sights[i].committed + depth],
+                    value,
+                );
             }
             for (v, one) in one.iter().enumerate() {
                 let start = i * padded + from + 16 * v;
@@ -261,14 +289,23 @@ fn weigh<const Q: usize, const V: usize>(
 }
 
 #[inline(always)]
-fn value_at<'a, const V: usize>(task: &HeadTask<'a>, page: u32, lane: usize, from: usize) -> &'a [[f32; 16]; V] {
+fn value_at<'a, const V: usize>(
+    task: &HeadTask<'a>,
+    page: u32,
+    lane: usize,
+    from: usize,
+) -> &'a [[f32; 16]; V] {
     let start = task.layout.values(page, task.head).start + lane * task.layout.padded_dim + from;
     vectors::<V>(&task.cache.values[start..start + 16 * V])
 }
 
 #[inline(always)]
 fn vectors<const V: usize>(values: &[f32]) -> &[[f32; 16]; V] {
-    values.as_chunks::<16>().0.first_chunk().expect("the slice is V vectors long")
+    values
+        .as_chunks::<16>()
+        .0
+        .first_chunk()
+        .expect("the slice is V vectors long")
 }
 
 #[inline(always)]

@@ -39,7 +39,11 @@ pub fn read_bandwidth(threads: NonZeroUsize) -> std::io::Result<f64> {
     let isa = Isa::best();
     let count = threads.get();
     let mut data = vec![0.0_f32; READ * count];
-    fill(&pool, &mut RowsMut::new(&mut data, READ, count).share(), count);
+    fill(
+        &pool,
+        &mut RowsMut::new(&mut data, READ, count).share(),
+        count,
+    );
     let seconds = best(|| {
         pool.run(count, &|i| {
             let mut sums = [0.0; 128];

@@ -70,23 +70,41 @@ pub(crate) struct Place {
 
 impl KvCache {
     /// `pages` pages for committed positions and behind them `scratch` pages that are dealt out by the caller.
-    pub(crate) fn new(config: &ModelConfig, pages: usize, scratch: usize) -> Result<KvCache, LoadError> {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        pages: usize,
+        scratch: usize,
+    ) -> Result<KvCache, LoadError> {
         let layout = Layout::new(config);
         let too_large = LoadError::CacheTooLarge { pages };
-        let Some(all) = pages.checked_add(scratch).filter(|n| u32::try_from(*n).is_ok()) else {
+        let Some(all) = pages
+            .checked_add(scratch)
+            .filter(|n| u32::try_from(*n).is_ok())
+        else {
             return Err(too_large);
         };
-        let size = |dim: usize| all.checked_mul(layout.kv_heads)?.checked_mul(dim)?.checked_mul(PAGE);
+        let size = |dim: usize| {
+            all.checked_mul(layout.kv_heads)?
+                .checked_mul(dim)?
+                .checked_mul(PAGE)
+        };
         let (Some(keys), Some(values)) = (size(layout.head_dim), size(layout.padded_dim)) else {
             return Err(too_large);
         };
         let mut layers = Vec::new();
         for _ in 0..config.layers {
-            let (Some(keys), Some(values)) = (zeros(keys), zeros(values)) else { return Err(too_large) };
+            let (Some(keys), Some(values)) = (zeros(keys), zeros(values)) else {
+                return Err(too_large);
+            };
             layers.push(LayerCache { keys, values });
         }
         let last = u32::try_from(pages).map_err(|_| LoadError::CacheTooLarge { pages })?;
-        Ok(KvCache { layout, layers, free: (0..last).rev().collect(), total: pages })
+        Ok(KvCache {
+            layout,
+            layers,
+            free: (0..last).rev().collect(),
+            total: pages,
+        })
     }
 
     pub(crate) fn free_pages(&self) -> usize {
@@ -117,9 +135,13 @@ impl KvCache {
                     layer.keys[target.start + d * PAGE + to.lane as usize] =
                         layer.keys[source.start + d * PAGE + from.lane as usize];
                 }
-                let source = layout.values(from.page, head).start + from.lane as usize * layout.padded_dim;
-                let target = layout.values(to.page, head).start + to.lane as usize * layout.padded_dim;
-                layer.values.copy_within(source..source + layout.head_dim, target);
+                let source =
+                    layout.values(from.page, head).start + from.lane as usize * layout.padded_dim;
+                let target =
+                    layout.values(to.page, head).start + to.lane as usize * layout.padded_dim;
+                layer
+                    .values
+                    .copy_within(source..source + layout.head_dim, target);
             }
         }
     }
@@ -134,9 +156,19 @@ fn zeros(len: usize) -> Option<Vec<f32>> {
 impl LayerCache {
     /// Stores one position's key and value of one head.
     #[inline]
-    pub(crate) fn store(&mut self, layout: Layout, place: Place, head: usize, key: &[f32], value: &[f32]) {
+    pub(crate) fn store(
+        &mut self,
+        layout: Layout,
+        place: Place,
+        head: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
         let lane = place.lane as usize;
-        for (column, key) in self.keys[layout.keys(place.page, head)].chunks_exact_mut(PAGE).zip(key) {
+        for (column, key) in self.keys[layout.keys(place.page, head)]
+            .chunks_exact_mut(PAGE)
+            .zip(key)
+        {
             column[lane] = *key;
         }
         let start = layout.values(place.page, head).start + lane * layout.padded_dim;

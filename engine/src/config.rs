@@ -144,7 +144,10 @@ impl ModelConfig {
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
         let path = dir.join("config.json");
         let raw: RawConfig = parse(&path)?;
-        let mut config = raw.check().map_err(|reason| LoadError::Config { path: path.clone(), reason })?;
+        let mut config = raw.check().map_err(|reason| LoadError::Config {
+            path: path.clone(),
+            reason,
+        })?;
         let path = dir.join("generation_config.json");
         if path.exists() {
             let generation: RawGeneration = parse(&path)?;
@@ -170,27 +173,45 @@ impl ModelConfig {
 
 /// Reads a small JSON file.
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    let io = |source| LoadError::Io { path: path.to_owned(), source };
+    let io = |source| LoadError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let file = fs::File::open(path).map_err(io)?;
     let mut text = Vec::new();
-    file.take(MOST_CONFIG_BYTES + 1).read_to_end(&mut text).map_err(io)?;
+    file.take(MOST_CONFIG_BYTES + 1)
+        .read_to_end(&mut text)
+        .map_err(io)?;
     if text.len() as u64 > MOST_CONFIG_BYTES {
         let reason = format!("larger than {MOST_CONFIG_BYTES} bytes");
-        return Err(LoadError::Config { path: path.to_owned(), reason });
+        return Err(LoadError::Config {
+            path: path.to_owned(),
+            reason,
+        });
     }
-    serde_json::from_slice(&text)
-        .map_err(|e| LoadError::Config { path: path.to_owned(), reason: format!("not what it should be: {e}") })
+    serde_json::from_slice(&text).map_err(|e| LoadError::Config {
+        path: path.to_owned(),
+        reason: format!("not what it should be: {e}"),
+    })
 }
 
 impl RawConfig {
     fn check(self) -> Result<ModelConfig, String> {
         match self.model_type.as_deref() {
             None | Some("llama") => {}
-            Some(other) => return Err(format!("model_type {other:?} is not supported, only \"llama\" is")),
+            Some(other) => {
+                return Err(format!(
+                    "model_type {other:?} is not supported, only \"llama\" is"
+                ));
+            }
         }
         match self.hidden_act.as_deref() {
             None | Some("silu") => {}
-            Some(other) => return Err(format!("hidden_act {other:?} is not supported, only \"silu\" is")),
+            Some(other) => {
+                return Err(format!(
+                    "hidden_act {other:?} is not supported, only \"silu\" is"
+                ));
+            }
         }
         if self.attention_bias == Some(true) || self.mlp_bias == Some(true) {
             return Err("attention_bias and mlp_bias are not supported".to_owned());
@@ -215,20 +236,30 @@ impl RawConfig {
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
             if value == 0 || value > MOST_DIMENSION {
-                return Err(format!("{name} is {value}, it has to be between 1 and {MOST_DIMENSION}"));
+                return Err(format!(
+                    "{name} is {value}, it has to be between 1 and {MOST_DIMENSION}"
+                ));
             }
         }
         if !self.num_attention_heads.is_multiple_of(kv_heads) {
-            return Err(format!("{} heads cannot share {kv_heads} key/value heads", self.num_attention_heads));
+            return Err(format!(
+                "{} heads cannot share {kv_heads} key/value heads",
+                self.num_attention_heads
+            ));
         }
         if !head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim {head_dim} is odd, rotary embedding needs pairs"));
+            return Err(format!(
+                "head_dim {head_dim} is odd, rotary embedding needs pairs"
+            ));
         }
         if head_dim.saturating_mul(self.num_attention_heads) > MOST_DIMENSION {
             return Err("num_attention_heads * head_dim is too large".to_owned());
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
-            return Err(format!("rms_norm_eps is {}, it has to be positive", self.rms_norm_eps));
+            return Err(format!(
+                "rms_norm_eps is {}, it has to be positive",
+                self.rms_norm_eps
+            ));
         }
         let rope = rope(self.rope_theta, self.rope_scaling.or(self.rope_parameters))?;
         Ok(ModelConfig {
@@ -242,30 +273,48 @@ impl RawConfig {
             head_dim,
             norm_eps: self.rms_norm_eps,
             rope,
-            tied: if self.tie_word_embeddings == Some(true) { Tied::Shared } else { Tied::Separate },
+            tied: if self.tie_word_embeddings == Some(true) {
+                Tied::Shared
+            } else {
+                Tied::Separate
+            },
             bos: self.bos_token_id,
-            eos: self.eos_token_id.map(TokenIds::into_vec).unwrap_or_default(),
+            eos: self
+                .eos_token_id
+                .map(TokenIds::into_vec)
+                .unwrap_or_default(),
         })
     }
 }
 
 /// Checks the rotary fields, of which newer files keep theta inside the scaling object.
 fn rope(theta: Option<f32>, scaling: Option<RawRope>) -> Result<Rope, String> {
-    let theta = theta.or(scaling.as_ref().and_then(|s| s.rope_theta)).unwrap_or(10_000.0);
+    let theta = theta
+        .or(scaling.as_ref().and_then(|s| s.rope_theta))
+        .unwrap_or(10_000.0);
     if !(theta.is_finite() && theta >= 1.0) {
         return Err(format!("rope_theta is {theta}, it has to be at least 1"));
     }
-    let Some(raw) = scaling else { return Ok(Rope { theta, scaling: RopeScaling::None }) };
+    let Some(raw) = scaling else {
+        return Ok(Rope {
+            theta,
+            scaling: RopeScaling::None,
+        });
+    };
     let scaling = match raw.rope_type.as_deref() {
         None | Some("default") => RopeScaling::None,
         Some("llama3") => {
             let positive = |name: &str, value: Option<f32>| {
-                value.filter(|v| v.is_finite() && *v > 0.0).ok_or(format!("rope_scaling.{name} has to be a positive number"))
+                value
+                    .filter(|v| v.is_finite() && *v > 0.0)
+                    .ok_or(format!("rope_scaling.{name} has to be a positive number"))
             };
             let low = positive("low_freq_factor", raw.low_freq_factor)?;
             let high = positive("high_freq_factor", raw.high_freq_factor)?;
             if low >= high {
-                return Err("rope_scaling.low_freq_factor has to be below high_freq_factor".to_owned());
+                return Err(
+                    "rope_scaling.low_freq_factor has to be below high_freq_factor".to_owned(),
+                );
             }
             RopeScaling::Llama3 {
                 factor: positive("factor", raw.factor)?,
@@ -274,11 +323,15 @@ fn rope(theta: Option<f32>, scaling: Option<RawRope>) -> Result<Rope, String> {
                 original_positions: raw
                     .original_max_position_embeddings
                     .filter(|p| (1..=MOST_DIMENSION).contains(p))
-                    .ok_or("rope_scaling.original_max_position_embeddings has to be a positive number")?,
+                    .ok_or(
+                        "rope_scaling.original_max_position_embeddings has to be a positive number",
+                    )?,
             }
         }
         Some(other) => {
-            return Err(format!("rope_scaling of type {other:?} is not supported, only \"llama3\" and \"default\" are"));
+            return Err(format!(
+                "rope_scaling of type {other:?} is not supported, only \"llama3\" and \"default\" are"
+            ));
         }
     };
     Ok(Rope { theta, scaling })
@@ -293,13 +346,18 @@ mod tests {
             r#"{{"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "vocab_size": 100, "max_position_embeddings": 512, "rms_norm_eps": 1e-5 {extra}}}"#
         );
-        serde_json::from_str::<RawConfig>(&text).map_err(|e| e.to_string())?.check()
+        serde_json::from_str::<RawConfig>(&text)
+            .map_err(|e| e.to_string())?
+            .check()
     }
 
     #[test]
     fn defaults_are_those_of_hugging_face() {
         let config = check("").unwrap();
-        assert_eq!((config.head_dim, config.kv_heads, config.rope.theta), (16, 4, 10_000.0));
+        assert_eq!(
+            (config.head_dim, config.kv_heads, config.rope.theta),
+            (16, 4, 10_000.0)
+        );
         assert_eq!(config.tied, Tied::Separate);
         assert_eq!(check(r#", "eos_token_id": [1, 2]"#).unwrap().eos, [1, 2]);
         assert_eq!(check(r#", "eos_token_id": 7"#).unwrap().eos, [7]);
@@ -315,8 +373,14 @@ mod tests {
             (r#", "num_key_value_heads": 0"#, "num_key_value_heads"),
             (r#", "head_dim": 15"#, "odd"),
             (r#", "head_dim": 99999999999"#, "head_dim"),
-            (r#", "rope_scaling": {"type": "yarn", "factor": 2.0}"#, "yarn"),
-            (r#", "rope_scaling": {"rope_type": "llama3", "factor": 2.0}"#, "low_freq_factor"),
+            (
+                r#", "rope_scaling": {"type": "yarn", "factor": 2.0}"#,
+                "yarn",
+            ),
+            (
+                r#", "rope_scaling": {"rope_type": "llama3", "factor": 2.0}"#,
+                "low_freq_factor",
+            ),
             (r#", "rope_theta": -1.0"#, "rope_theta"),
         ] {
             let reason = check(extra).unwrap_err();

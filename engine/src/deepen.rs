@@ -122,18 +122,30 @@ impl View for &Tensor<'_> {
 /// checkpoint, or one that cannot be written.
 pub fn deepen(src: &Path, dst: &Path, layers: usize) -> Result<DeepenReport, DeepenError> {
     if !src.join("config.json").is_file() {
-        return Err(LoadError::NotAModel { path: src.to_owned() }.into());
+        return Err(LoadError::NotAModel {
+            path: src.to_owned(),
+        }
+        .into());
     }
     let from = ModelConfig::read(src)?.layers;
     if layers <= from || layers > MOST_LAYERS {
-        return Err(DeepenError::Layers { from, asked: layers, most: MOST_LAYERS });
+        return Err(DeepenError::Layers {
+            from,
+            asked: layers,
+            most: MOST_LAYERS,
+        });
     }
     if dst.join("config.json").exists() {
-        return Err(DeepenError::Occupied { path: dst.to_owned() });
+        return Err(DeepenError::Occupied {
+            path: dst.to_owned(),
+        });
     }
     let checkpoint = Checkpoint::open(src)?;
     let tensors = tensors(&checkpoint, from, layers);
-    let failed = |path: &Path, reason: String| DeepenError::Write { path: path.to_owned(), reason };
+    let failed = |path: &Path, reason: String| DeepenError::Write {
+        path: path.to_owned(),
+        reason,
+    };
     fs::create_dir_all(dst).map_err(|e| failed(dst, e.to_string()))?;
 
     let shards = shards(&tensors);
@@ -146,7 +158,8 @@ pub fn deepen(src: &Path, dst: &Path, layers: usize) -> Result<DeepenReport, Dee
         let path = dst.join(&file);
         let views = names.iter().map(|name| (name.as_str(), &tensors[*name]));
         let format = [("format".to_owned(), "pt".to_owned())].into();
-        safetensors::serialize_to_file(views, Some(format), &path).map_err(|e| failed(&path, e.to_string()))?;
+        safetensors::serialize_to_file(views, Some(format), &path)
+            .map_err(|e| failed(&path, e.to_string()))?;
         weight_map.extend(names.iter().map(|name| ((*name).clone(), file.clone())));
     }
     let bytes = tensors.values().map(|tensor| tensor.bytes).sum();
@@ -156,19 +169,27 @@ pub fn deepen(src: &Path, dst: &Path, layers: usize) -> Result<DeepenReport, Dee
     }
     for name in COPIED {
         if src.join(name).is_file() {
-            fs::copy(src.join(name), dst.join(name)).map_err(|e| failed(&dst.join(name), e.to_string()))?;
+            fs::copy(src.join(name), dst.join(name))
+                .map_err(|e| failed(&dst.join(name), e.to_string()))?;
         }
     }
     // Last, so that a folder with a configuration is a whole checkpoint.
     let mut config: Value = config::parse(&src.join("config.json"))?;
     config["num_hidden_layers"] = json!(layers);
     write_json(&dst.join("config.json"), &config)?;
-    Ok(DeepenReport { from_layers: from, layers, bytes, files: shards.len() })
+    Ok(DeepenReport {
+        from_layers: from,
+        layers,
+        bytes,
+        files: shards.len(),
+    })
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), DeepenError> {
-    fs::write(path, format!("{value:#}\n"))
-        .map_err(|e| DeepenError::Write { path: path.to_owned(), reason: e.to_string() })
+    fs::write(path, format!("{value:#}\n")).map_err(|e| DeepenError::Write {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })
 }
 
 /// Every tensor of the result, by name.
@@ -177,13 +198,21 @@ fn tensors(checkpoint: &Checkpoint, from: usize, layers: usize) -> BTreeMap<Stri
     let below = from - REAL_ABOVE.min(from);
     let mut tensors = BTreeMap::new();
     for (name, entry, bytes) in checkpoint.entries() {
-        let tensor = |made| Tensor { dtype: entry.dtype, shape: &entry.shape, bytes: bytes.len(), made };
+        let tensor = |made| Tensor {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            bytes: bytes.len(),
+            made,
+        };
         let Some((layer, part)) = split(name) else {
             tensors.insert(name.to_owned(), tensor(Made::Copy(bytes)));
             continue;
         };
         let moved = if layer < below { layer } else { layer + added };
-        tensors.insert(format!("model.layers.{moved}.{part}"), tensor(Made::Copy(bytes)));
+        tensors.insert(
+            format!("model.layers.{moved}.{part}"),
+            tensor(Made::Copy(bytes)),
+        );
         if layer != 0 {
             continue;
         }
@@ -191,7 +220,9 @@ fn tensors(checkpoint: &Checkpoint, from: usize, layers: usize) -> BTreeMap<Stri
             let made = if part.contains("o_proj") || part.contains("down_proj") {
                 Made::Zero
             } else {
-                Made::Random { seed: seed(new, part) }
+                Made::Random {
+                    seed: seed(new, part),
+                }
             };
             tensors.insert(format!("model.layers.{new}.{part}"), tensor(made));
         }
@@ -215,14 +246,21 @@ fn shards<'a>(tensors: &'a BTreeMap<String, Tensor<'_>>) -> Vec<Vec<&'a String>>
             bytes = 0;
         }
         bytes += tensor.bytes;
-        shards.last_mut().expect("there is a first shard").push(name);
+        shards
+            .last_mut()
+            .expect("there is a first shard")
+            .push(name);
     }
     shards
 }
 
 /// A seed that differs by layer and by tensor.
 fn seed(layer: usize, part: &str) -> u64 {
-    part.bytes().fold(layer as u64 + 1, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23))
+    part.bytes().fold(layer as u64 + 1, |h, b| {
+        (h ^ u64::from(b))
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(23)
+    })
 }
 
 /// `bytes` bytes of elements in [-0.02, 0.02), the usual initialisation range.
@@ -235,8 +273,12 @@ fn random(dtype: Dtype, bytes: usize, seed: u64) -> Vec<u8> {
         ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * 0.02
     };
     match dtype {
-        Dtype::BF16 => (0..bytes / 2).flat_map(|_| bf16::from_f32(next()).to_le_bytes()).collect(),
-        Dtype::F16 => (0..bytes / 2).flat_map(|_| f16::from_f32(next()).to_le_bytes()).collect(),
+        Dtype::BF16 => (0..bytes / 2)
+            .flat_map(|_| bf16::from_f32(next()).to_le_bytes())
+            .collect(),
+        Dtype::F16 => (0..bytes / 2)
+            .flat_map(|_| f16::from_f32(next()).to_le_bytes())
+            .collect(),
         Dtype::F32 => (0..bytes / 4).flat_map(|_| next().to_le_bytes()).collect(),
         // The loader refuses any other type; the result then fails as the source does.
         _ => vec![0; bytes],

@@ -36,7 +36,9 @@ pub enum EngineError {
         most: usize,
     },
     /// The cache has too few free pages.
-    #[error("the cache has {free} free pages and {needed} are needed; release a sequence or raise kv_pages")]
+    #[error(
+        "the cache has {free} free pages and {needed} are needed; release a sequence or raise kv_pages"
+    )]
     CacheFull {
         /// Pages the sequence would reserve.
         needed: usize,
@@ -167,7 +169,9 @@ impl Engine {
     pub fn load(dir: &Path, options: &EngineOptions) -> Result<Engine, LoadError> {
         options.check()?;
         if !dir.join("config.json").is_file() {
-            return Err(LoadError::NotAModel { path: dir.to_owned() });
+            return Err(LoadError::NotAModel {
+                path: dir.to_owned(),
+            });
         }
         let config = ModelConfig::read(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
@@ -178,7 +182,11 @@ impl Engine {
         let numerics_id = identity::numerics_id(&checkpoint, config, dtype);
         let scratch = usize::from(options.scratch_rows).div_ceil(PAGE) * options.max_sequences;
         let cache = KvCache::new(config, options.kv_pages, scratch)?;
-        let sequences = Sequences::new(options.max_sequences, options.scratch_rows, options.kv_pages);
+        let sequences = Sequences::new(
+            options.max_sequences,
+            options.scratch_rows,
+            options.kv_pages,
+        );
         let reachable = options.kv_pages * PAGE + usize::from(options.scratch_rows);
         let rope = RopeTable::new(config, config.max_positions.min(reachable));
         let pool = Pool::new(options.threads).map_err(LoadError::Threads)?;
@@ -321,8 +329,11 @@ impl Engine {
         at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<StepEnd, EngineError> {
         output.clear();
-        let limits =
-            Limits { vocab: self.model.config.vocab_size, positions: self.rope.positions(), rows: self.max_rows };
+        let limits = Limits {
+            vocab: self.model.config.vocab_size,
+            positions: self.rope.positions(),
+            rows: self.max_rows,
+        };
         let mut plan = Plan::new(batch, &self.sequences, limits)?;
         if !plan.rows.is_empty() && self.forward(&mut plan, output, at_layer).is_break() {
             return Ok(StepEnd::Interrupted);
@@ -348,7 +359,11 @@ impl Engine {
     ) -> ControlFlow<()> {
         let mut rows = plan.rows.len();
         let stride = self.model.config.hidden.next_multiple_of(PANEL);
-        for (row, at) in plan.rows.iter().zip(self.buffers.hidden.chunks_exact_mut(stride)) {
+        for (row, at) in plan
+            .rows
+            .iter()
+            .zip(self.buffers.hidden.chunks_exact_mut(stride))
+        {
             self.model.embed(row.token, at);
         }
         let mut tasks = self.attention_tasks(plan);
@@ -388,13 +403,34 @@ impl Engine {
         let isa = self.kernels.isa();
         let (config, weights) = (&self.model.config, &self.model.layers[layer]);
         let (dim, stride) = (config.head_dim, config.hidden.next_multiple_of(PANEL));
-        let Buffers { hidden, normed, qkv, .. } = &mut self.buffers;
-        for (x, y) in hidden.chunks_exact(stride).zip(normed.chunks_exact_mut(stride)).take(rows) {
-            rms_norm(isa, &x[..config.hidden], &weights.attention_norm, config.norm_eps, &mut y[..config.hidden]);
+        let Buffers {
+            hidden,
+            normed,
+            qkv,
+            ..
+        } = &mut self.buffers;
+        for (x, y) in hidden
+            .chunks_exact(stride)
+            .zip(normed.chunks_exact_mut(stride))
+            .take(rows)
+        {
+            rms_norm(
+                isa,
+                &x[..config.hidden],
+                &weights.attention_norm,
+                config.norm_eps,
+                &mut y[..config.hidden],
+            );
         }
         let width = weights.qkv.padded_outputs();
         let mut to = RowsMut::new(qkv, width, rows);
-        matmul(&self.kernels, self.substitute.as_deref(), Rows::new(normed, stride, rows), &weights.qkv, &mut to);
+        matmul(
+            &self.kernels,
+            self.substitute.as_deref(),
+            Rows::new(normed, stride, rows),
+            &weights.qkv,
+            &mut to,
+        );
         let (keys, values) = (config.heads * dim, (config.heads + config.kv_heads) * dim);
         let cache = &mut self.cache.layers[layer];
         for (row, qkv) in plan.rows.iter().zip(qkv.chunks_exact_mut(width)) {
@@ -411,9 +447,10 @@ impl Engine {
     /// Moves the kept rows to the front.
     fn keep_rows(&mut self, kept: &[usize]) {
         let config = &self.model.config;
-        for (buffer, width) in
-            [(&mut self.buffers.hidden, config.hidden), (&mut self.buffers.qkv, config.qkv_width())]
-        {
+        for (buffer, width) in [
+            (&mut self.buffers.hidden, config.hidden),
+            (&mut self.buffers.qkv, config.qkv_width()),
+        ] {
             let stride = width.next_multiple_of(PANEL);
             for (to, from) in kept.iter().enumerate() {
                 buffer.copy_within(from * stride..from * stride + width, to * stride);
@@ -426,7 +463,11 @@ impl Engine {
         let rows = plan.sights.len();
         let Buffers { qkv, attended, .. } = &mut self.buffers;
         let queries = Rows::new(qkv, config.qkv_width().next_multiple_of(PANEL), rows);
-        let mut attended = RowsMut::new(attended, (config.heads * config.head_dim).next_multiple_of(PANEL), rows);
+        let mut attended = RowsMut::new(
+            attended,
+            (config.heads * config.head_dim).next_multiple_of(PANEL),
+            rows,
+        );
         let out = attended.share();
         let (kernels, cache, sequences) = (&self.kernels, &self.cache, &self.sequences);
         let run = |i: usize| {
@@ -448,7 +489,9 @@ impl Engine {
             attend(kernels.isa(), &task, &out);
         };
         let positions: usize = plan.sights.iter().map(|s| s.committed + s.path.len()).sum();
-        if kernels.pool().threads() == 1 || positions * config.heads * config.head_dim * 2 < WORTH_SHARING {
+        if kernels.pool().threads() == 1
+            || positions * config.heads * config.head_dim * 2 < WORTH_SHARING
+        {
             (0..tasks.len()).for_each(run);
         } else {
             kernels.pool().run(tasks.len(), &run);
@@ -460,29 +503,79 @@ impl Engine {
         let isa = self.kernels.isa();
         let (config, weights) = (&self.model.config, &self.model.layers[layer]);
         let stride = config.hidden.next_multiple_of(PANEL);
-        let Buffers { hidden, normed, attended, gate_up, inner, delta, .. } = &mut self.buffers;
+        let Buffers {
+            hidden,
+            normed,
+            attended,
+            gate_up,
+            inner,
+            delta,
+            ..
+        } = &mut self.buffers;
         let (kernels, substitute) = (&self.kernels, self.substitute.as_deref());
 
-        let from = Rows::new(attended, (config.heads * config.head_dim).next_multiple_of(PANEL), rows);
-        matmul(kernels, substitute, from, &weights.output, &mut RowsMut::new(delta, stride, rows));
-        for ((x, d), y) in
-            hidden.chunks_exact_mut(stride).zip(delta.chunks_exact(stride)).zip(normed.chunks_exact_mut(stride)).take(rows)
+        let from = Rows::new(
+            attended,
+            (config.heads * config.head_dim).next_multiple_of(PANEL),
+            rows,
+        );
+        matmul(
+            kernels,
+            substitute,
+            from,
+            &weights.output,
+            &mut RowsMut::new(delta, stride, rows),
+        );
+        for ((x, d), y) in hidden
+            .chunks_exact_mut(stride)
+            .zip(delta.chunks_exact(stride))
+            .zip(normed.chunks_exact_mut(stride))
+            .take(rows)
         {
             add(isa, &mut x[..config.hidden], &d[..config.hidden]);
-            rms_norm(isa, &x[..config.hidden], &weights.mlp_norm, config.norm_eps, &mut y[..config.hidden]);
+            rms_norm(
+                isa,
+                &x[..config.hidden],
+                &weights.mlp_norm,
+                config.norm_eps,
+                &mut y[..config.hidden],
+            );
         }
 
-        let (width, inner_stride) = (weights.gate_up.padded_outputs(), config.intermediate.next_multiple_of(PANEL));
+        let (width, inner_stride) = (
+            weights.gate_up.padded_outputs(),
+            config.intermediate.next_multiple_of(PANEL),
+        );
         let mut to = RowsMut::new(gate_up, width, rows);
-        matmul(kernels, substitute, Rows::new(normed, stride, rows), &weights.gate_up, &mut to);
-        for (gate_up, y) in gate_up.chunks_exact(width).zip(inner.chunks_exact_mut(inner_stride)).take(rows) {
+        matmul(
+            kernels,
+            substitute,
+            Rows::new(normed, stride, rows),
+            &weights.gate_up,
+            &mut to,
+        );
+        for (gate_up, y) in gate_up
+            .chunks_exact(width)
+            .zip(inner.chunks_exact_mut(inner_stride))
+            .take(rows)
+        {
             let (gate, up) = gate_up[..2 * config.intermediate].split_at(config.intermediate);
             swiglu(isa, gate, up, &mut y[..config.intermediate]);
         }
 
         let mut to = RowsMut::new(delta, stride, rows);
-        matmul(kernels, substitute, Rows::new(inner, inner_stride, rows), &weights.down, &mut to);
-        for (x, d) in hidden.chunks_exact_mut(stride).zip(delta.chunks_exact(stride)).take(rows) {
+        matmul(
+            kernels,
+            substitute,
+            Rows::new(inner, inner_stride, rows),
+            &weights.down,
+            &mut to,
+        );
+        for (x, d) in hidden
+            .chunks_exact_mut(stride)
+            .zip(delta.chunks_exact(stride))
+            .take(rows)
+        {
             add(isa, &mut x[..config.hidden], &d[..config.hidden]);
         }
     }
@@ -493,14 +586,30 @@ impl Engine {
         let config = &self.model.config;
         let stride = config.hidden.next_multiple_of(PANEL);
         let Buffers { hidden, normed, .. } = &mut self.buffers;
-        for (x, y) in hidden.chunks_exact(stride).zip(normed.chunks_exact_mut(stride)).take(rows) {
-            rms_norm(isa, &x[..config.hidden], &self.model.final_norm, config.norm_eps, &mut y[..config.hidden]);
+        for (x, y) in hidden
+            .chunks_exact(stride)
+            .zip(normed.chunks_exact_mut(stride))
+            .take(rows)
+        {
+            rms_norm(
+                isa,
+                &x[..config.hidden],
+                &self.model.final_norm,
+                config.norm_eps,
+                &mut y[..config.hidden],
+            );
         }
         let width = self.model.head.padded_outputs();
         let logits = output.prepare(rows, width, config.vocab_size);
         let mut to = RowsMut::new(logits, width, rows);
         let from = Rows::new(normed, stride, rows);
-        matmul(&self.kernels, self.substitute.as_deref(), from, &self.model.head, &mut to);
+        matmul(
+            &self.kernels,
+            self.substitute.as_deref(),
+            from,
+            &self.model.head,
+            &mut to,
+        );
         output.finish(rows);
     }
 }

@@ -12,7 +12,11 @@ const KERNEL_CLASS: &str = "lanes-16.panels.sequential-k.1";
 
 /// Hex blake3 over everything a logit depends on besides its token path: configuration, weights as in the
 /// checkpoint, their storage type here, the cache's type and page size, the kernel order class and the sampler.
-pub(crate) fn numerics_id(checkpoint: &Checkpoint, config: &ModelConfig, dtype: WeightDtype) -> String {
+pub(crate) fn numerics_id(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    dtype: WeightDtype,
+) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut field = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());
@@ -24,7 +28,17 @@ pub(crate) fn numerics_id(checkpoint: &Checkpoint, config: &ModelConfig, dtype: 
     field(sampling::version());
     field(&format!("page-{PAGE}"));
     // End-of-text ids steer the walk, not the logits: a checkpoint edited there still computes the same bits.
-    let ModelConfig { vocab_size, max_positions, hidden, intermediate, layers, heads, kv_heads, head_dim, .. } = config;
+    let ModelConfig {
+        vocab_size,
+        max_positions,
+        hidden,
+        intermediate,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        ..
+    } = config;
     field(&format!(
         "{vocab_size} {max_positions} {hidden} {intermediate} {layers} {heads} {kv_heads} {head_dim} {:08x} {:?} {:?}",
         config.norm_eps.to_bits(),

@@ -52,21 +52,37 @@ impl Model {
         dtype: WeightDtype,
     ) -> Result<Model, LoadError> {
         let (hidden, inner) = (config.hidden, config.intermediate);
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (query, key) = (
+            config.heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        );
         let mut layers = Vec::new();
         for i in 0..config.layers {
             let name = |part: &str| format!("model.layers.{i}.{part}.weight");
-            let pack = |parts: &[(&str, usize)], inputs: usize| -> Result<PackedWeight, LoadError> {
-                let mut tensors = Vec::new();
-                for (part, outputs) in parts {
-                    tensors.push((checkpoint.tensor(&name(part), &[*outputs, inputs])?, *outputs));
-                }
-                pack(&tensors, inputs, dtype)
+            let pack =
+                |parts: &[(&str, usize)], inputs: usize| -> Result<PackedWeight, LoadError> {
+                    let mut tensors = Vec::new();
+                    for (part, outputs) in parts {
+                        tensors.push((
+                            checkpoint.tensor(&name(part), &[*outputs, inputs])?,
+                            *outputs,
+                        ));
+                    }
+                    pack(&tensors, inputs, dtype)
+                };
+            let norm = |part: &str| {
+                Ok::<_, LoadError>(checkpoint.tensor(&name(part), &[hidden])?.to_vec())
             };
-            let norm = |part: &str| Ok::<_, LoadError>(checkpoint.tensor(&name(part), &[hidden])?.to_vec());
             layers.push(Layer {
                 attention_norm: norm("input_layernorm")?,
-                qkv: pack(&[("self_attn.q_proj", query), ("self_attn.k_proj", key), ("self_attn.v_proj", key)], hidden)?,
+                qkv: pack(
+                    &[
+                        ("self_attn.q_proj", query),
+                        ("self_attn.k_proj", key),
+                        ("self_attn.v_proj", key),
+                    ],
+                    hidden,
+                )?,
                 output: pack(&[("self_attn.o_proj", hidden)], query)?,
                 mlp_norm: norm("post_attention_layernorm")?,
                 gate_up: pack(&[("mlp.gate_proj", inner), ("mlp.up_proj", inner)], hidden)?,
@@ -82,12 +98,24 @@ impl Model {
                 let head = checkpoint.tensor("lm_head.weight", &[vocab, hidden])?;
                 let table = match dtype {
                     WeightDtype::F32 => Table::F32(embedding.to_vec()),
-                    WeightDtype::Bf16 => Table::Bf16(embedding.to_vec().iter().map(|x| bf16::from_f32(*x)).collect()),
+                    WeightDtype::Bf16 => Table::Bf16(
+                        embedding
+                            .to_vec()
+                            .iter()
+                            .map(|x| bf16::from_f32(*x))
+                            .collect(),
+                    ),
                 };
                 (pack(&[(head, vocab)], hidden, dtype)?, Some(table))
             }
         };
-        Ok(Model { config, layers, final_norm, head, embedding })
+        Ok(Model {
+            config,
+            layers,
+            final_norm,
+            head,
+            embedding,
+        })
     }
 
     /// Writes the embedding of `token` into `row[..hidden]`.
@@ -111,13 +139,18 @@ impl Model {
 
     /// Bytes of weights that one step reads, head included.
     pub(crate) fn weight_bytes(&self) -> usize {
-        let layer = |l: &Layer| l.qkv.bytes() + l.output.bytes() + l.gate_up.bytes() + l.down.bytes();
+        let layer =
+            |l: &Layer| l.qkv.bytes() + l.output.bytes() + l.gate_up.bytes() + l.down.bytes();
         self.layers.iter().map(layer).sum::<usize>() + self.head.bytes()
     }
 }
 
 /// Packs row-major `[outputs][inputs]` tensors side by side.
-fn pack(parts: &[(TensorData<'_>, usize)], inputs: usize, dtype: WeightDtype) -> Result<PackedWeight, LoadError> {
+fn pack(
+    parts: &[(TensorData<'_>, usize)],
+    inputs: usize,
+    dtype: WeightDtype,
+) -> Result<PackedWeight, LoadError> {
     let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
     let mut packed = PackedWeight::zeros(dtype, inputs, outputs)?;
     let mut first = 0;
@@ -125,15 +158,21 @@ fn pack(parts: &[(TensorData<'_>, usize)], inputs: usize, dtype: WeightDtype) ->
         match tensor.stored {
             Stored::F32 => {
                 let (words, _) = tensor.bytes.as_chunks::<4>();
-                packed.set_outputs(first, *outputs, |n, k| f32::from_le_bytes(words[n * inputs + k]));
+                packed.set_outputs(first, *outputs, |n, k| {
+                    f32::from_le_bytes(words[n * inputs + k])
+                });
             }
             Stored::Bf16 => {
                 let (words, _) = tensor.bytes.as_chunks::<2>();
-                packed.set_outputs(first, *outputs, |n, k| bf16::from_le_bytes(words[n * inputs + k]).to_f32());
+                packed.set_outputs(first, *outputs, |n, k| {
+                    bf16::from_le_bytes(words[n * inputs + k]).to_f32()
+                });
             }
             Stored::F16 => {
                 let (words, _) = tensor.bytes.as_chunks::<2>();
-                packed.set_outputs(first, *outputs, |n, k| f16::from_le_bytes(words[n * inputs + k]).to_f32());
+                packed.set_outputs(first, *outputs, |n, k| {
+                    f16::from_le_bytes(words[n * inputs + k]).to_f32()
+                });
             }
         }
         first += outputs;

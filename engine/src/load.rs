@@ -17,7 +17,9 @@ use crate::kernels::{PackTooLarge, WeightDtype};
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The folder or its weights are not there.
-    #[error("{path} is not a model folder: it needs config.json and model.safetensors (or model.safetensors.index.json)")]
+    #[error(
+        "{path} is not a model folder: it needs config.json and model.safetensors (or model.safetensors.index.json)"
+    )]
     NotAModel {
         /// What was given.
         path: PathBuf,
@@ -47,7 +49,9 @@ pub enum LoadError {
         reason: String,
     },
     /// The configuration asks for a tensor that no file holds.
-    #[error("tensor {name} is missing; config.json and the weight files do not belong together, or a shard is absent")]
+    #[error(
+        "tensor {name} is missing; config.json and the weight files do not belong together, or a shard is absent"
+    )]
     MissingTensor {
         /// Its full name.
         name: String,
@@ -71,7 +75,9 @@ pub enum LoadError {
         found: String,
     },
     /// A tensor that the engine would have to ignore, so that its results would be wrong.
-    #[error("tensor {name} is not part of a Llama decoder without biases; this model is not supported")]
+    #[error(
+        "tensor {name} is not part of a Llama decoder without biases; this model is not supported"
+    )]
     UnexpectedTensor {
         /// Its full name.
         name: String,
@@ -80,7 +86,9 @@ pub enum LoadError {
     #[error(transparent)]
     WeightsTooLarge(#[from] PackTooLarge),
     /// The key/value cache does not fit in memory.
-    #[error("a key/value cache of {pages} pages does not fit in memory; lower kv_pages, max_sequences or scratch_rows")]
+    #[error(
+        "a key/value cache of {pages} pages does not fit in memory; lower kv_pages, max_sequences or scratch_rows"
+    )]
     CacheTooLarge {
         /// Pages asked for.
         pages: usize,
@@ -117,9 +125,27 @@ impl TensorData<'_> {
     /// All elements, widened to f32.
     pub(crate) fn to_vec(self) -> Vec<f32> {
         match self.stored {
-            Stored::F32 => self.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Stored::Bf16 => self.bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            Stored::F16 => self.bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Stored::F32 => self
+                .bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect(),
+            Stored::Bf16 => self
+                .bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| bf16::from_le_bytes(*b).to_f32())
+                .collect(),
+            Stored::F16 => self
+                .bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f16::from_le_bytes(*b).to_f32())
+                .collect(),
         }
     }
 }
@@ -146,7 +172,10 @@ struct Index {
 impl Checkpoint {
     /// Maps the weight files of `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
-        let mut checkpoint = Checkpoint { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Checkpoint {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         if single.is_file() {
@@ -159,28 +188,48 @@ impl Checkpoint {
             }
             for (file, names) in shards {
                 if !is_plain_name(file) {
-                    let reason = format!("weight_map names {file:?}, which is not a .safetensors file of this folder");
-                    return Err(LoadError::Config { path: index, reason });
+                    let reason = format!(
+                        "weight_map names {file:?}, which is not a .safetensors file of this folder"
+                    );
+                    return Err(LoadError::Config {
+                        path: index,
+                        reason,
+                    });
                 }
                 checkpoint.map(&dir.join(file), |name| names.binary_search(&name).is_ok())?;
             }
-            if let Some(name) = map.weight_map.keys().find(|name| !checkpoint.tensors.contains_key(*name)) {
+            if let Some(name) = map
+                .weight_map
+                .keys()
+                .find(|name| !checkpoint.tensors.contains_key(*name))
+            {
                 return Err(LoadError::MissingTensor { name: name.clone() });
             }
         } else {
-            return Err(LoadError::NotAModel { path: dir.to_owned() });
+            return Err(LoadError::NotAModel {
+                path: dir.to_owned(),
+            });
         }
         Ok(checkpoint)
     }
 
     /// Maps one file and enters those of its tensors that `wanted` accepts.
     fn map(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), LoadError> {
-        let io = |source| LoadError::Io { path: path.to_owned(), source };
+        let io = |source| LoadError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let file = File::open(path).map_err(io)?;
-        #[expect(unsafe_code, reason = "a memory map is undefined if the file is changed while it is read")]
+        #[expect(
+            unsafe_code,
+            reason = "a memory map is undefined if the file is changed while it is read"
+        )]
         // SAFETY: checkpoints are not written while they are loaded; the map lives only as long as the loading.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let corrupt = |reason: String| LoadError::Corrupt { path: path.to_owned(), reason };
+        let corrupt = |reason: String| LoadError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        };
         let number = self.files.len();
         let views = SafeTensors::deserialize(&map).map_err(|e| corrupt(e.to_string()))?;
         for (name, view) in views.iter() {
@@ -189,7 +238,12 @@ impl Checkpoint {
             }
             let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
             let range = start..start + view.data().len();
-            let entry = Entry { file: number, dtype: view.dtype(), shape: view.shape().to_vec(), range };
+            let entry = Entry {
+                file: number,
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                range,
+            };
             self.tensors.insert(name.to_owned(), entry);
         }
         self.files.push(map);
@@ -198,7 +252,12 @@ impl Checkpoint {
 
     /// The tensor `name`, which has to have this shape.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>, LoadError> {
-        let entry = self.tensors.get(name).ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
+        let entry = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| LoadError::MissingTensor {
+                name: name.to_owned(),
+            })?;
         if entry.shape != shape {
             return Err(LoadError::Shape {
                 name: name.to_owned(),
@@ -210,7 +269,12 @@ impl Checkpoint {
             Dtype::F32 => (Stored::F32, 4),
             Dtype::BF16 => (Stored::Bf16, 2),
             Dtype::F16 => (Stored::F16, 2),
-            other => return Err(LoadError::TensorDtype { name: name.to_owned(), found: format!("{other:?}") }),
+            other => {
+                return Err(LoadError::TensorDtype {
+                    name: name.to_owned(),
+                    found: format!("{other:?}"),
+                });
+            }
         };
         let bytes = self.bytes(entry);
         let elements = shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
@@ -226,7 +290,9 @@ impl Checkpoint {
 
     /// All tensors by name, with their raw bytes.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Entry, &[u8])> {
-        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry, self.bytes(entry)))
+        self.tensors
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry, self.bytes(entry)))
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
@@ -235,7 +301,11 @@ impl Checkpoint {
 
     /// How matmul weights are stored unless the user says otherwise: bf16 stays bf16, all else becomes f32.
     pub(crate) fn dtype(&self) -> WeightDtype {
-        match self.tensors.get("model.embed_tokens.weight").map(|entry| entry.dtype) {
+        match self
+            .tensors
+            .get("model.embed_tokens.weight")
+            .map(|entry| entry.dtype)
+        {
             Some(Dtype::BF16) => WeightDtype::Bf16,
             _ => WeightDtype::F32,
         }
@@ -256,7 +326,10 @@ impl Checkpoint {
 /// Whether a shard's name is a plain file name: an index must not reach outside its folder.
 fn is_plain_name(file: &str) -> bool {
     let mut parts = Path::new(file).components();
-    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    let plain = matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(_)), None)
+    );
     plain && file.ends_with(".safetensors") && !file.contains('\\')
 }
 
@@ -267,7 +340,15 @@ mod tests {
     #[test]
     fn shards_stay_inside_their_folder() {
         assert!(is_plain_name("model-00001-of-00002.safetensors"));
-        for bad in ["../x.safetensors", "/x.safetensors", "a/x.safetensors", "x.bin", "", "..", "a\\x.safetensors"] {
+        for bad in [
+            "../x.safetensors",
+            "/x.safetensors",
+            "a/x.safetensors",
+            "x.bin",
+            "",
+            "..",
+            "a\\x.safetensors",
+        ] {
             assert!(!is_plain_name(bad), "{bad}");
         }
     }

@@ -83,7 +83,11 @@ pub fn ln(x: f64) -> f64 {
     if x < 0.0 {
         return f64::NAN;
     }
-    let (x, subnormal) = if x < f64::MIN_POSITIVE { (x * 18_014_398_509_481_984.0, -54) } else { (x, 0) };
+    let (x, subnormal) = if x < f64::MIN_POSITIVE {
+        (x * 18_014_398_509_481_984.0, -54)
+    } else {
+        (x, 0)
+    };
     // Split into 2^k * m with m in [sqrt(1/2), sqrt(2)).
     let bits = x.to_bits();
     let top = (bits >> 32) as u32;
@@ -95,12 +99,17 @@ pub fn ln(x: f64) -> f64 {
     let s = f / (2.0 + f);
     let z = s * s;
     let w = z * z;
-    let t1 = w * w.mul_add(w.mul_add(1.531_383_769_920_937_3e-1, 2.222_219_843_214_978_4e-1), 3.999_999_999_940_942e-1);
-    let t2 = z
-        * w.mul_add(
-            w.mul_add(w.mul_add(1.479_819_860_511_658_6e-1, 1.818_357_216_161_805e-1), 2.857_142_874_366_239e-1),
-            6.666_666_666_666_735e-1,
-        );
+    let t1 = w * w.mul_add(
+        w.mul_add(1.531_383_769_920_937_3e-1, 2.222_219_843_214_978_4e-1),
+        3.999_999_999_940_942e-1,
+    );
+    let t2 = z * w.mul_add(
+        w.mul_add(
+            w.mul_add(1.479_819_860_511_658_6e-1, 1.818_357_216_161_805e-1),
+            2.857_142_874_366_239e-1,
+        ),
+        6.666_666_666_666_735e-1,
+    );
     let r = t1 + t2;
     let hfsq = 0.5 * f * f;
     let k = f64::from(k);
@@ -190,7 +199,10 @@ mod tests {
             assert!(ulp64(exp64(x), x.exp()) < 2.0, "exp64({x})");
             let y = x.exp();
             if y > f64::MIN_POSITIVE {
-                assert!(ulp64(ln(y), y.ln()) < 2.0 || y.ln().abs() < 1e-12, "ln({y})");
+                assert!(
+                    ulp64(ln(y), y.ln()) < 2.0 || y.ln().abs() < 1e-12,
+                    "ln({y})"
+                );
             }
         }
         for i in 1..100_000 {
@@ -217,7 +229,11 @@ mod tests {
     #[test]
     fn frozen_bits() {
         // The class of results that share bits is named by these values: a change here needs a new kernel class.
-        let fold = |h: u64, bits: u64| (h ^ bits).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+        let fold = |h: u64, bits: u64| {
+            (h ^ bits)
+                .wrapping_mul(0x0000_0100_0000_01b3)
+                .rotate_left(17)
+        };
         let mut h = 0xcbf2_9ce4_8422_2325;
         for i in -800..880 {
             let x = i as f32 * 0.1;

@@ -67,7 +67,9 @@ impl StepOutput {
         for i in 0..rows {
             let row = &self.logits[i * self.stride..i * self.stride + self.vocab];
             // A float is finite when its exponent is not all ones; the fold has no early exit, so it vectorises.
-            let most = row.iter().fold(0_u32, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
+            let most = row
+                .iter()
+                .fold(0_u32, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
             self.healthy.push(most < 0x7f80_0000);
         }
     }

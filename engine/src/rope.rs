@@ -16,8 +16,11 @@ impl RopeTable {
     pub(crate) fn new(config: &ModelConfig, positions: usize) -> RopeTable {
         let frequencies = frequencies(config.rope, config.head_dim);
         let half = frequencies.len();
-        let mut table =
-            RopeTable { half, cos: Vec::with_capacity(positions * half), sin: Vec::with_capacity(positions * half) };
+        let mut table = RopeTable {
+            half,
+            cos: Vec::with_capacity(positions * half),
+            sin: Vec::with_capacity(positions * half),
+        };
         for position in 0..positions {
             for frequency in &frequencies {
                 // The product is rounded to f32 as in the models' training code.
@@ -52,7 +55,12 @@ fn frequencies(rope: Rope, head_dim: usize) -> Vec<f32> {
         })
         .map(|frequency| match rope.scaling {
             RopeScaling::None => frequency,
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_positions,
+            } => {
                 let original = original_positions as f32;
                 let wavelength = 2.0 * core::f32::consts::PI / frequency;
                 if wavelength < original / high_freq_factor {
@@ -60,7 +68,8 @@ fn frequencies(rope: Rope, head_dim: usize) -> Vec<f32> {
                 } else if wavelength > original / low_freq_factor {
                     frequency / factor
                 } else {
-                    let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    let smooth = (original / wavelength - low_freq_factor)
+                        / (high_freq_factor - low_freq_factor);
                     (1.0 - smooth) * frequency / factor + smooth * frequency
                 }
             }

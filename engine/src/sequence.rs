@@ -43,13 +43,19 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// Where an absolute committed position lies.
     pub(crate) fn position(&self, position: usize) -> Place {
-        Place { page: self.pages[position / PAGE], lane: (position % PAGE) as u32 }
+        Place {
+            page: self.pages[position / PAGE],
+            lane: (position % PAGE) as u32,
+        }
     }
 
     /// Where a scratch row lies.
     pub(crate) fn slot(&self, slot: Slot) -> Place {
         let slot = usize::from(slot.0);
-        Place { page: self.scratch[slot / PAGE], lane: (slot % PAGE) as u32 }
+        Place {
+            page: self.scratch[slot / PAGE],
+            lane: (slot % PAGE) as u32,
+        }
     }
 
     /// What an evaluated row hangs from; none for a slot that is free.
@@ -124,19 +130,28 @@ impl Sequences {
         Sequences((0..count).map(sequence).collect())
     }
 
-    pub(crate) fn open(&mut self, max_len: usize, cache: &mut KvCache) -> Result<SeqId, EngineError> {
+    pub(crate) fn open(
+        &mut self,
+        max_len: usize,
+        cache: &mut KvCache,
+    ) -> Result<SeqId, EngineError> {
         let most = self.0.len();
         let Some((index, sequence)) = self.0.iter_mut().enumerate().find(|(_, s)| !s.open) else {
             return Err(EngineError::TooManySequences { most });
         };
         let needed = max_len.div_ceil(PAGE);
         let free = cache.free_pages();
-        sequence.pages = cache.take(needed).ok_or(EngineError::CacheFull { needed, free })?;
+        sequence.pages = cache
+            .take(needed)
+            .ok_or(EngineError::CacheFull { needed, free })?;
         sequence.open = true;
         sequence.len = 0;
         sequence.max_len = max_len;
         sequence.clear_rows();
-        Ok(SeqId { index: index as u32, generation: sequence.generation })
+        Ok(SeqId {
+            index: index as u32,
+            generation: sequence.generation,
+        })
     }
 
     pub(crate) fn release(&mut self, seq: SeqId, cache: &mut KvCache) {
@@ -178,13 +193,21 @@ impl Sequences {
 
     /// Commits a chain of scratch rows from the tail: their keys and values move behind it, the children of the
     /// last one hang from the new tail, everything else is freed.
-    pub(crate) fn commit(&mut self, seq: SeqId, path: &[Slot], cache: &mut KvCache) -> Result<(), EngineError> {
+    pub(crate) fn commit(
+        &mut self,
+        seq: SeqId,
+        path: &[Slot],
+        cache: &mut KvCache,
+    ) -> Result<(), EngineError> {
         let sequence = self.get_mut(seq)?;
         if path.is_empty() {
             return Ok(());
         }
         if sequence.len + path.len() > sequence.max_len {
-            return Err(EngineError::SequenceFull { len: sequence.len + path.len(), max_len: sequence.max_len });
+            return Err(EngineError::SequenceFull {
+                len: sequence.len + path.len(),
+                max_len: sequence.max_len,
+            });
         }
         let mut parent = Parent::Tail;
         for slot in path {
@@ -213,7 +236,10 @@ impl Sequences {
     pub(crate) fn truncate(&mut self, seq: SeqId, len: usize) -> Result<(), EngineError> {
         let sequence = self.get_mut(seq)?;
         if len > sequence.len {
-            return Err(EngineError::TruncateBeyondEnd { len, committed: sequence.len });
+            return Err(EngineError::TruncateBeyondEnd {
+                len,
+                committed: sequence.len,
+            });
         }
         sequence.len = len;
         sequence.clear_rows();

@@ -90,10 +90,20 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Checks `batch` against the sequences' state and lays it out as rows.
-    pub(crate) fn new(batch: &[SeqRows<'_>], sequences: &Sequences, limits: Limits) -> Result<Plan, EngineError> {
-        let rows = batch.iter().fold(0_usize, |n, s| n.saturating_add(s.append.len()).saturating_add(s.tree.len()));
+    pub(crate) fn new(
+        batch: &[SeqRows<'_>],
+        sequences: &Sequences,
+        limits: Limits,
+    ) -> Result<Plan, EngineError> {
+        let rows = batch.iter().fold(0_usize, |n, s| {
+            n.saturating_add(s.append.len())
+                .saturating_add(s.tree.len())
+        });
         if rows > limits.rows {
-            return Err(EngineError::TooManyRows { rows, most: limits.rows });
+            return Err(EngineError::TooManyRows {
+                rows,
+                most: limits.rows,
+            });
         }
         let mut plan = Plan::default();
         for part in batch {
@@ -102,7 +112,12 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(&mut self, part: &SeqRows<'_>, sequences: &Sequences, limits: Limits) -> Result<(), EngineError> {
+    fn add(
+        &mut self,
+        part: &SeqRows<'_>,
+        sequences: &Sequences,
+        limits: Limits,
+    ) -> Result<(), EngineError> {
         let index = sequences.index(part.seq)?;
         if self.groups.iter().any(|group| group.sequence == index) {
             return Err(EngineError::SequenceTwice);
@@ -111,14 +126,23 @@ impl Plan {
         let first = self.rows.len();
         let len = sequence.len + part.append.len();
         if len > sequence.max_len {
-            return Err(EngineError::SequenceFull { len, max_len: sequence.max_len });
+            return Err(EngineError::SequenceFull {
+                len,
+                max_len: sequence.max_len,
+            });
         }
         let check = |token: u32, position: usize| {
             if token as usize >= limits.vocab {
-                return Err(EngineError::TokenOutOfRange { token, vocab: limits.vocab });
+                return Err(EngineError::TokenOutOfRange {
+                    token,
+                    vocab: limits.vocab,
+                });
             }
             if position >= limits.positions {
-                return Err(EngineError::PositionOutOfRange { position, most: limits.positions });
+                return Err(EngineError::PositionOutOfRange {
+                    position,
+                    most: limits.positions,
+                });
             }
             Ok(())
         };
@@ -133,12 +157,22 @@ impl Plan {
             if keep {
                 self.kept.push(self.rows.len());
             }
-            self.rows.push(RowPlan { token: *token, position, place: sequence.position(position) });
-            self.sights.push(Sight { committed: position + 1, path: 0..0 });
+            self.rows.push(RowPlan {
+                token: *token,
+                position,
+                place: sequence.position(position),
+            });
+            self.sights.push(Sight {
+                committed: position + 1,
+                path: 0..0,
+            });
         }
         for (i, row) in part.tree.iter().enumerate() {
             if usize::from(row.slot.0) >= sequence.scratch_rows() {
-                return Err(EngineError::SlotOutOfRange { slot: row.slot, scratch_rows: sequence.scratch_rows() });
+                return Err(EngineError::SlotOutOfRange {
+                    slot: row.slot,
+                    scratch_rows: sequence.scratch_rows(),
+                });
             }
             let earlier = &part.tree[..i];
             if sequence.parent(row.slot).is_some() || earlier.iter().any(|e| e.slot == row.slot) {
@@ -148,8 +182,15 @@ impl Plan {
             let position = len + path.len() - 1;
             check(row.token, position)?;
             self.kept.push(self.rows.len());
-            self.rows.push(RowPlan { token: row.token, position, place: sequence.slot(row.slot) });
-            self.sights.push(Sight { committed: len, path });
+            self.rows.push(RowPlan {
+                token: row.token,
+                position,
+                place: sequence.slot(row.slot),
+            });
+            self.sights.push(Sight {
+                committed: len,
+                path,
+            });
         }
         self.groups.push(Group {
             sequence: index,
@@ -177,9 +218,16 @@ impl Plan {
             if self.paths.len() - start > sequence.scratch_rows() {
                 return Err(unknown);
             }
-            let in_batch = part.tree[..i].iter().find(|earlier| earlier.slot == slot).map(|earlier| earlier.parent);
+            let in_batch = part.tree[..i]
+                .iter()
+                .find(|earlier| earlier.slot == slot)
+                .map(|earlier| earlier.parent);
             // Rows of earlier steps hang from a tail that an append has left behind.
-            let before = if part.append.is_empty() { sequence.parent(slot) } else { None };
+            let before = if part.append.is_empty() {
+                sequence.parent(slot)
+            } else {
+                None
+            };
             self.paths.push(slot.0);
             parent = in_batch.or(before).ok_or(unknown)?;
         }

@@ -14,14 +14,23 @@ use support::{append, bits, model, step, synthetic};
 use tempfile::TempDir;
 
 fn options(dtype: Option<WeightDtype>) -> EngineOptions {
-    EngineOptions { dtype, scratch_rows: 8, max_rows: 32, ..EngineOptions::for_sequences(64, 2) }
+    EngineOptions {
+        dtype,
+        scratch_rows: 8,
+        max_rows: 32,
+        ..EngineOptions::for_sequences(64, 2)
+    }
 }
 
 /// Bits of the logits of a few tokens.
 fn probe(engine: &mut Engine) -> Vec<Vec<u32>> {
     let seq = engine.open(32).unwrap();
     let mut output = StepOutput::new();
-    step(engine, &[append(seq, &[1, 17, 42, 99, 3, 3, 0], AppendLogits::All)], &mut output);
+    step(
+        engine,
+        &[append(seq, &[1, 17, 42, 99, 3, 3, 0], AppendLogits::All)],
+        &mut output,
+    );
     engine.release(seq);
     (0..output.rows()).map(|i| bits(output.row(i))).collect()
 }
@@ -57,7 +66,12 @@ fn shard(dir: &Path, tensors: &std::collections::BTreeMap<String, synthetic::Ten
     let mut map = serde_json::Map::new();
     for i in 0..3 {
         let file = format!("model-{i}.safetensors");
-        let part: Vec<_> = tensors.iter().enumerate().filter(|(n, _)| n % 3 == i).map(|(_, t)| t).collect();
+        let part: Vec<_> = tensors
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| n % 3 == i)
+            .map(|(_, t)| t)
+            .collect();
         map.extend(part.iter().map(|(name, _)| ((*name).clone(), json!(file))));
         safetensors::serialize_to_file(part, None, &dir.join(&file)).unwrap();
     }
@@ -97,7 +111,11 @@ fn the_identity_follows_what_results_depend_on() {
 fn end_tokens_come_from_generation_config_first() {
     let dir = synthetic::checkpoint(Dtype::F32, 1);
     assert_eq!(load(dir.path()).config().eos, [3, 5]);
-    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": 9}"#).unwrap();
+    std::fs::write(
+        dir.path().join("generation_config.json"),
+        r#"{"eos_token_id": 9}"#,
+    )
+    .unwrap();
     assert_eq!(load(dir.path()).config().eos, [9]);
 }
 
@@ -108,7 +126,10 @@ fn whatever_is_wrong_is_named() {
     let (config, tensors) = (synthetic::config(1), synthetic::tensors(Dtype::F32, 1));
     let name = "model.layers.0.self_attn.k_proj.weight";
 
-    assert!(matches!(load_error(&path.join("absent")), LoadError::NotAModel { .. }));
+    assert!(matches!(
+        load_error(&path.join("absent")),
+        LoadError::NotAModel { .. }
+    ));
     let mut bad = tensors.clone();
     bad.remove(name);
     synthetic::write(path, &config, &bad);
@@ -122,9 +143,15 @@ fn whatever_is_wrong_is_named() {
     synthetic::write(path, &config, &bad);
     assert!(matches!(load_error(path), LoadError::TensorDtype { name: n, .. } if n == name));
     let mut bad = tensors.clone();
-    bad.insert(name.replace("weight", "bias"), tensors["model.norm.weight"].clone());
+    bad.insert(
+        name.replace("weight", "bias"),
+        tensors["model.norm.weight"].clone(),
+    );
     synthetic::write(path, &config, &bad);
-    assert!(matches!(load_error(path), LoadError::UnexpectedTensor { .. }));
+    assert!(matches!(
+        load_error(path),
+        LoadError::UnexpectedTensor { .. }
+    ));
 
     for (field, value) in [
         ("hidden_size", json!(16_777_216)),
@@ -141,8 +168,20 @@ fn whatever_is_wrong_is_named() {
         assert!(!error.is_empty(), "{field}");
     }
     synthetic::write(path, &config, &tensors);
-    let huge = EngineOptions { kv_pages: 1 << 28, ..options(None) };
-    assert!(Engine::load(path, &EngineOptions { max_rows: 0, ..options(None) }).is_err());
+    let huge = EngineOptions {
+        kv_pages: 1 << 28,
+        ..options(None)
+    };
+    assert!(
+        Engine::load(
+            path,
+            &EngineOptions {
+                max_rows: 0,
+                ..options(None)
+            }
+        )
+        .is_err()
+    );
     // Whether this much address space exists is the machine's business; that it never panics is ours.
     let _ = Engine::load(path, &huge).map(|_| ());
 }
@@ -152,7 +191,11 @@ fn an_index_cannot_leave_its_folder() {
     let dir = synthetic::checkpoint(Dtype::F32, 1);
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let index = json!({ "weight_map": { "model.norm.weight": "../model.safetensors" } });
-    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        dir.path().join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
     let error = load_error(dir.path());
     assert!(matches!(&error, LoadError::Config { .. }), "{error}");
     assert!(error.to_string().contains("../model.safetensors"));
@@ -200,15 +243,24 @@ fn a_deepened_model_computes_the_same_bits() {
     let out = TempDir::new().unwrap();
     let deep = out.path().join("deep");
     let report = deepen(&model("target"), &deep, 20).unwrap();
-    assert_eq!((report.from_layers, report.layers, report.files), (8, 20, 1));
+    assert_eq!(
+        (report.from_layers, report.layers, report.files),
+        (8, 20, 1)
+    );
     let mut engine = load(&deep);
     assert_eq!(engine.config().layers, 20);
     assert_eq!(engine.config().eos, load(&model("target")).config().eos);
     assert_eq!(probe(&mut engine), probe(&mut load(&model("target"))));
     assert!(deep.join("tokenizer.json").is_file());
 
-    assert!(matches!(deepen(&model("target"), &deep, 30), Err(engine::DeepenError::Occupied { .. })));
+    assert!(matches!(
+        deepen(&model("target"), &deep, 30),
+        Err(engine::DeepenError::Occupied { .. })
+    ));
     let other = out.path().join("other");
-    assert!(matches!(deepen(&model("target"), &other, 8), Err(engine::DeepenError::Layers { from: 8, .. })));
+    assert!(matches!(
+        deepen(&model("target"), &other, 8),
+        Err(engine::DeepenError::Layers { from: 8, .. })
+    ));
     assert!(!other.exists());
 }

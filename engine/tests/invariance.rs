@@ -9,7 +9,9 @@ use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
 use engine::kernels::{Matmul, PackedWeight, Rows, RowsMut};
-use engine::{AppendLogits, Engine, EngineOptions, Parent, SeqRows, Slot, StepOutput, TreeRow, WeightDtype};
+use engine::{
+    AppendLogits, Engine, EngineOptions, Parent, SeqRows, Slot, StepOutput, TreeRow, WeightDtype,
+};
 use offshoot_engine as engine;
 use proptest::prelude::*;
 use safetensors::Dtype;
@@ -18,7 +20,12 @@ use support::{bits, model, step, synthetic};
 
 /// Sizes for schedules over three sequences.
 fn options(dtype: WeightDtype) -> EngineOptions {
-    EngineOptions { dtype: Some(dtype), scratch_rows: 40, max_rows: 160, ..EngineOptions::for_sequences(96, 4) }
+    EngineOptions {
+        dtype: Some(dtype),
+        scratch_rows: 40,
+        max_rows: 160,
+        ..EngineOptions::for_sequences(96, 4)
+    }
 }
 
 fn load(dir: &Path, dtype: WeightDtype) -> Engine {
@@ -26,7 +33,15 @@ fn load(dir: &Path, dtype: WeightDtype) -> Engine {
 }
 
 fn schedule(seed: u64) -> Schedule {
-    Schedule { seed, operations: 25, tokens: 3, max_len: 90, scratch_rows: 40, max_chunk: 40, max_tree: 24 }
+    Schedule {
+        seed,
+        operations: 25,
+        tokens: 3,
+        max_len: 90,
+        scratch_rows: 40,
+        max_chunk: 40,
+        max_tree: 24,
+    }
 }
 
 proptest! {
@@ -54,12 +69,20 @@ fn random_schedules_on_the_bundled_draft() {
 #[test]
 fn every_row_count_from_1_to_64_on_the_bundled_target() {
     let mut plain = Plain::new(load(&model("target"), WeightDtype::Bf16));
-    let options = EngineOptions { scratch_rows: 64, max_rows: 64, ..EngineOptions::for_sequences(96, 1) };
+    let options = EngineOptions {
+        scratch_rows: 64,
+        max_rows: 64,
+        ..EngineOptions::for_sequences(96, 1)
+    };
     let mut engine = Engine::load(&model("target"), &options).unwrap();
     let prompt: Vec<u32> = (0..37).map(|i| 7 + i * 31 % 2000).collect();
     let seq = engine.open(64).unwrap();
     let mut output = StepOutput::new();
-    step(&mut engine, &[support::append(seq, &prompt, AppendLogits::None)], &mut output);
+    step(
+        &mut engine,
+        &[support::append(seq, &prompt, AppendLogits::None)],
+        &mut output,
+    );
     assert_eq!(output.rows(), 0);
     let mut dice = Dice(5);
     for rows in (1..=64).step_by(3).chain([2, 8, 12, 32, 63]) {
@@ -70,11 +93,18 @@ fn every_row_count_from_1_to_64_on_the_bundled_target() {
             let token = 300 + dice.below(2) as u32;
             let (parent, mut path) = match dice.below(i + 1).min(6) {
                 0 => (Parent::Tail, prompt.clone()),
-                back => (Parent::Slot(Slot((i - back) as u16)), paths[i - back].clone()),
+                back => (
+                    Parent::Slot(Slot((i - back) as u16)),
+                    paths[i - back].clone(),
+                ),
             };
             path.push(token);
             paths.push(path);
-            tree.push(TreeRow { token, parent, slot: Slot(i as u16) });
+            tree.push(TreeRow {
+                token,
+                parent,
+                slot: Slot(i as u16),
+            });
         }
         step(&mut engine, &[support::tree(seq, &tree)], &mut output);
         for (i, path) in paths.iter().enumerate() {
@@ -95,13 +125,24 @@ impl Matmul for Stock {
         }
         let (inputs, outputs) = (weight.inputs(), weight.outputs());
         let mut known = self.0.lock().unwrap();
-        let stored = known.entry(std::ptr::from_ref(weight) as usize).or_insert_with(|| {
-            let values: Vec<f32> = (0..outputs).flat_map(|n| (0..inputs).map(move |k| weight.at(n, k))).collect();
-            Tensor::from_vec(values, (outputs, inputs), &Device::Cpu).unwrap()
-        });
-        let rows: Vec<f32> = (0..x.rows()).flat_map(|r| &x.row(r)[..inputs]).copied().collect();
+        let stored = known
+            .entry(std::ptr::from_ref(weight) as usize)
+            .or_insert_with(|| {
+                let values: Vec<f32> = (0..outputs)
+                    .flat_map(|n| (0..inputs).map(move |k| weight.at(n, k)))
+                    .collect();
+                Tensor::from_vec(values, (outputs, inputs), &Device::Cpu).unwrap()
+            });
+        let rows: Vec<f32> = (0..x.rows())
+            .flat_map(|r| &x.row(r)[..inputs])
+            .copied()
+            .collect();
         let x = Tensor::from_vec(rows, (x.rows(), inputs), &Device::Cpu).unwrap();
-        let y = x.matmul(&stored.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        let y = x
+            .matmul(&stored.t().unwrap())
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         for (r, y) in y.iter().enumerate() {
             out.row_mut(r)[..outputs].copy_from_slice(y);
         }
@@ -117,7 +158,8 @@ fn the_same_check_fails_with_the_stock_matmul() {
     };
     let mut plain = Plain::new(stock());
     let verdict = run(&mut stock(), &mut plain, &schedule(1));
-    let message = verdict.expect_err("the stock matmul keeps the law here; then what are the lanes for?");
+    let message =
+        verdict.expect_err("the stock matmul keeps the law here; then what are the lanes for?");
     assert!(message.contains("logits differ"), "{message}");
 }
 
@@ -129,10 +171,24 @@ fn batch_mates_do_not_see_each_other() {
     let (a, b) = (engine.open(40).unwrap(), engine.open(40).unwrap());
     let mut output = StepOutput::new();
     let (one, two) = ([1, 2, 3, 4, 5], [9, 8, 7]);
-    let tree = [TreeRow { token: 11, parent: Parent::Tail, slot: Slot(3) }];
+    let tree = [TreeRow {
+        token: 11,
+        parent: Parent::Tail,
+        slot: Slot(3),
+    }];
     let batch = [
-        SeqRows { seq: a, append: &one, append_logits: AppendLogits::All, tree: &tree },
-        SeqRows { seq: b, append: &two, append_logits: AppendLogits::Last, tree: &tree },
+        SeqRows {
+            seq: a,
+            append: &one,
+            append_logits: AppendLogits::All,
+            tree: &tree,
+        },
+        SeqRows {
+            seq: b,
+            append: &two,
+            append_logits: AppendLogits::Last,
+            tree: &tree,
+        },
     ];
     step(&mut engine, &batch, &mut output);
     assert_eq!(output.rows(), 5 + 1 + 1 + 1);

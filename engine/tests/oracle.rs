@@ -31,7 +31,10 @@ impl Oracle {
             .map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap()))
             .collect();
         let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        Oracle { llama: Llama::load(weights, &config).unwrap(), config }
+        Oracle {
+            llama: Llama::load(weights, &config).unwrap(),
+            config,
+        }
     }
 
     /// Last-position logits after each of `tokens`, teacher-forced behind `prompt`.
@@ -39,7 +42,10 @@ impl Oracle {
         let mut cache = Cache::new(true, DType::F32, &self.config, &Device::Cpu).unwrap();
         let mut at = 0;
         let mut forward = |ids: &[u32]| {
-            let input = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+            let input = Tensor::new(ids, &Device::Cpu)
+                .unwrap()
+                .unsqueeze(0)
+                .unwrap();
             let logits = self.llama.forward(&input, at, &mut cache).unwrap();
             at += ids.len();
             logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
@@ -54,11 +60,19 @@ impl Oracle {
 fn greedy(engine: &mut Engine, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
     let seq = engine.open(prompt.len() + count).unwrap();
     let mut output = StepOutput::new();
-    step(engine, &[append(seq, prompt, AppendLogits::Last)], &mut output);
+    step(
+        engine,
+        &[append(seq, prompt, AppendLogits::Last)],
+        &mut output,
+    );
     let mut logits = vec![output.row(0).to_vec()];
     let mut tokens = vec![argmax(output.row(0))];
     while tokens.len() < count {
-        step(engine, &[append(seq, &tokens[tokens.len() - 1..], AppendLogits::Last)], &mut output);
+        step(
+            engine,
+            &[append(seq, &tokens[tokens.len() - 1..], AppendLogits::Last)],
+            &mut output,
+        );
         assert!(output.healthy(0));
         logits.push(output.row(0).to_vec());
         tokens.push(argmax(output.row(0)));
@@ -82,11 +96,18 @@ fn compare(name: &str, count: usize, dir: &Path) {
         let expected = oracle.logits(prompt, &tokens[..47]);
         for (t, (ours, theirs)) in logits.iter().zip(&expected).enumerate() {
             worst = worst.max(error(ours, theirs));
-            assert_eq!(tokens[t], argmax(theirs), "{name}: greedy token {t} of prompt {i}");
+            assert_eq!(
+                tokens[t],
+                argmax(theirs),
+                "{name}: greedy token {t} of prompt {i}"
+            );
         }
     }
     assert!(worst <= 1e-4, "{name}: error {worst} of the largest logit");
-    assert!(worst > 0.0, "{name}: two implementations that agree to the last bit are one");
+    assert!(
+        worst > 0.0,
+        "{name}: two implementations that agree to the last bit are one"
+    );
 }
 
 #[test]
@@ -107,16 +128,26 @@ fn compare_synthetic(rope: serde_json::Value) -> Vec<f32> {
     let mut config = synthetic::config(2);
     config["hidden_size"] = json!(synthetic::FULL_WIDTH);
     config["rope_scaling"] = rope;
-    synthetic::write(dir.path(), &config, &synthetic::tensors_of_width(Dtype::F32, 2, synthetic::FULL_WIDTH));
+    synthetic::write(
+        dir.path(),
+        &config,
+        &synthetic::tensors_of_width(Dtype::F32, 2, synthetic::FULL_WIDTH),
+    );
     let oracle = Oracle::load(dir.path());
     let mut engine = Engine::load(dir.path(), &options()).unwrap();
-    let tokens: Vec<u32> = (0..200).map(|i| (i * i * 31 + 7 * i) % synthetic::VOCAB as u32).collect();
+    let tokens: Vec<u32> = (0..200)
+        .map(|i| (i * i * 31 + 7 * i) % synthetic::VOCAB as u32)
+        .collect();
     let seq = engine.open(200).unwrap();
     let mut output = StepOutput::new();
     let mut worst = 0.0_f32;
     let expected = oracle.logits(&tokens[..1], &tokens[1..]);
     for (token, theirs) in tokens.iter().zip(&expected) {
-        step(&mut engine, &[append(seq, &[*token], AppendLogits::Last)], &mut output);
+        step(
+            &mut engine,
+            &[append(seq, &[*token], AppendLogits::Last)],
+            &mut output,
+        );
         worst = worst.max(error(output.row(0), theirs));
     }
     assert!(worst <= 1e-4, "error {worst} of the largest logit");
@@ -130,5 +161,8 @@ fn grouped_queries_and_llama3_rope_scaling_match_candle() {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }));
-    assert!(error(&stretched, &plain) > 1e-3, "the scaling has to matter for this to test it");
+    assert!(
+        error(&stretched, &plain) > 1e-3,
+        "the scaling has to matter for this to test it"
+    );
 }

@@ -230,6 +230,8 @@ impl VerifySession {
                 let ready = self.round_done.is_some_and(|len| len >= self.replica.len());
                 (!ready && now < until).then_some(Poll::Wait(Some(until)))
             }
+            // A step that has a prompt to compute never waits: the first token is worth more than the next few.
+            Launch::WhenWaitingCosts if base_rows > 1 => None,
             Launch::WhenWaitingCosts => {
                 let step_us = cost.estimate_us(base_rows + guesses);
                 match self.launch.decide(now, gain, step_us) {

@@ -9,7 +9,7 @@ use super::contender::{Contender, Qualifiers};
 use super::measure::Samples;
 use crate::client::Completion;
 use crate::decode::StrategyName;
-use crate::statistics::{self, Totals, median, milliseconds, percentile};
+use crate::statistics::{self, RoleTime, Totals, median, milliseconds, percentile};
 
 /// A whole run.
 #[derive(Serialize)]
@@ -61,8 +61,10 @@ pub(crate) struct StrategyReport {
     pub(crate) target_bubble: f64,
     pub(crate) target_starved: f64,
     pub(crate) draft_bubble: f64,
-    /// Rows of a target step, on average.
+    /// Guesses verified in a target step, on average.
     pub(crate) target_rows: f64,
+    /// Where each role's time went.
+    pub(crate) roles: BTreeMap<&'static str, RoleTime>,
     pub(crate) ttft_ms: Option<f64>,
     /// 99th percentile of the gaps between tokens, over all requests.
     pub(crate) itl_p99_ms: Option<f64>,
@@ -156,6 +158,7 @@ fn strategy(
         target_starved: totals.target_starved(),
         draft_bubble: totals.draft_bubble(),
         target_rows: totals.target_rows(),
+        roles: totals.roles(),
         ttft_ms: median(completions.iter().filter_map(first_token_ms)),
         itl_p99_ms: percentile(
             completions

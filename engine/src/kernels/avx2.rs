@@ -1,9 +1,13 @@
 //! The lane matmul with 256-bit vectors: a panel's 32 columns are four of them, three rows fit in the registers.
-#![expect(unsafe_code, reason = "vector intrinsics load and store through raw pointers")]
+#![expect(
+    unsafe_code,
+    reason = "vector intrinsics load and store through raw pointers"
+)]
 
 use core::arch::x86_64::{
-    __m256, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_load_ps, _mm256_load_si256,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    __m256, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtss_f32, _mm256_fmadd_ps,
+    _mm256_load_ps, _mm256_load_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_slli_epi32, _mm256_storeu_ps,
 };
 use core::ops::Range;
 
@@ -63,17 +67,36 @@ impl PanelRow for PairLine {
 ///
 /// # Safety
 /// AVX2 and FMA are available. The caller has checked that `x` rows are at least `weight.inputs()` long.
-pub(super) unsafe fn panels(x: Rows<'_>, weight: &PackedWeight, panels: Range<usize>, out: &Output) {
+pub(super) unsafe fn panels(
+    x: Rows<'_>,
+    weight: &PackedWeight,
+    panels: Range<usize>,
+    out: &Output,
+) {
     assert!(panels.end <= weight.panels());
     // SAFETY: the range was checked just now, the rest is the caller's promise.
     match weight.storage() {
-        Storage::F32(lines) => unsafe { all(x, lines.as_ptr().cast::<F32Row>(), weight.inputs(), panels, out) },
+        Storage::F32(lines) => unsafe {
+            all(
+                x,
+                lines.as_ptr().cast::<F32Row>(),
+                weight.inputs(),
+                panels,
+                out,
+            )
+        },
         Storage::Bf16(lines) => unsafe { all(x, lines.as_ptr(), weight.inputs(), panels, out) },
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn all<W: PanelRow>(x: Rows<'_>, weights: *const W, inputs: usize, panels: Range<usize>, out: &Output) {
+unsafe fn all<W: PanelRow>(
+    x: Rows<'_>,
+    weights: *const W,
+    inputs: usize,
+    panels: Range<usize>,
+    out: &Output,
+) {
     let rows = x.rows();
     let blocks = rows.div_ceil(MOST_ROWS);
     for panel in panels {
@@ -131,12 +154,14 @@ unsafe fn block<W: PanelRow, const R: usize>(
 /// AVX2 and FMA are available.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn multiply_add(rounds: usize, factor: f32) -> f32 {
-    let mut sums = [_mm256_set1_ps(factor); 8];
+    // Chains of one value would be computed once.
+    let mut sums: [_; 8] = core::array::from_fn(|i| _mm256_set1_ps(i as f32));
     let (factor, one) = (_mm256_set1_ps(factor), _mm256_set1_ps(1.0));
     for _ in 0..2 * rounds {
         for sum in &mut sums {
-            *sum = _mm256_fmadd_ps(*sum, factor, one);
+            *sum = _mm256_fmadd_ps(factor, *sum, one);
         }
     }
-    sums.iter().fold(0.0, |total, sum| total + _mm256_cvtss_f32(*sum))
+    sums.iter()
+        .fold(0.0, |total, sum| total + _mm256_cvtss_f32(*sum))
 }

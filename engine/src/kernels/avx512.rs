@@ -3,11 +3,15 @@
 //! A panel's 32 columns are two vectors, so up to 12 rows fit in the register file (24 accumulators) and share
 //! one pass over the weights. With few rows several panels are taken at once: a fused multiply-add has four
 //! cycles of latency and two can start in each, so eight accumulators are the least that keeps the units busy.
-#![expect(unsafe_code, reason = "vector intrinsics load and store through raw pointers")]
+#![expect(
+    unsafe_code,
+    reason = "vector intrinsics load and store through raw pointers"
+)]
 
 use core::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtss_f32,
+    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 use core::ops::Range;
 
@@ -33,7 +37,12 @@ impl PanelRow for F32Row {
     #[inline(always)]
     unsafe fn widen(row: *const Self) -> [__m512; 2] {
         // SAFETY: the caller's promise; lines are 64-byte aligned.
-        unsafe { [_mm512_load_ps(row.cast()), _mm512_load_ps(row.cast::<f32>().add(16))] }
+        unsafe {
+            [
+                _mm512_load_ps(row.cast()),
+                _mm512_load_ps(row.cast::<f32>().add(16)),
+            ]
+        }
     }
 }
 
@@ -45,7 +54,10 @@ impl PanelRow for PairLine {
             let words = _mm512_load_si512(row.cast());
             [
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)),
-                _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32))),
+                _mm512_castsi512_ps(_mm512_and_si512(
+                    words,
+                    _mm512_set1_epi32(0xffff_0000_u32 as i32),
+                )),
             ]
         }
     }
@@ -55,18 +67,37 @@ impl PanelRow for PairLine {
 ///
 /// # Safety
 /// AVX-512F is available. The caller has checked that `x` rows are at least `weight.inputs()` long.
-pub(super) unsafe fn panels(x: Rows<'_>, weight: &PackedWeight, panels: Range<usize>, out: &Output) {
+pub(super) unsafe fn panels(
+    x: Rows<'_>,
+    weight: &PackedWeight,
+    panels: Range<usize>,
+    out: &Output,
+) {
     assert!(panels.end <= weight.panels());
     // SAFETY: the range was checked just now, the rest is the caller's promise.
     match weight.storage() {
-        Storage::F32(lines) => unsafe { all(x, lines.as_ptr().cast::<F32Row>(), weight.inputs(), panels, out) },
+        Storage::F32(lines) => unsafe {
+            all(
+                x,
+                lines.as_ptr().cast::<F32Row>(),
+                weight.inputs(),
+                panels,
+                out,
+            )
+        },
         Storage::Bf16(lines) => unsafe { all(x, lines.as_ptr(), weight.inputs(), panels, out) },
     }
 }
 
 /// Splits the rows into equal blocks and the panels into groups; `weights` is `[panel][inputs]` rows.
 #[target_feature(enable = "avx512f")]
-unsafe fn all<W: PanelRow>(x: Rows<'_>, weights: *const W, inputs: usize, panels: Range<usize>, out: &Output) {
+unsafe fn all<W: PanelRow>(
+    x: Rows<'_>,
+    weights: *const W,
+    inputs: usize,
+    panels: Range<usize>,
+    out: &Output,
+) {
     let rows = x.rows();
     let blocks = rows.div_ceil(MOST_ROWS);
     let mut panel = panels.start;
@@ -78,7 +109,14 @@ unsafe fn all<W: PanelRow>(x: Rows<'_>, weights: *const W, inputs: usize, panels
             let first = rows * b / blocks;
             let count = rows * (b + 1) / blocks - first;
             let ahead = Ahead::new(b, blocks, inputs * size_of::<W>());
-            let at = Place { x, first, panel, inputs, out, ahead };
+            let at = Place {
+                x,
+                first,
+                panel,
+                inputs,
+                out,
+                ahead,
+            };
             // SAFETY: `panel + width` panels of `inputs` rows lie behind `weights`; the rest is the caller's promise.
             unsafe {
                 let w = weights.add(panel * inputs);
@@ -140,7 +178,10 @@ impl Ahead {
     fn new(b: usize, blocks: usize, bytes: usize) -> Ahead {
         match blocks {
             1 => Ahead::Near,
-            _ => Ahead::NextPanel { start: bytes + bytes / blocks * b, blocks },
+            _ => Ahead::NextPanel {
+                start: bytes + bytes / blocks * b,
+                blocks,
+            },
         }
     }
 
@@ -152,8 +193,14 @@ impl Ahead {
             Ahead::Near => {
                 let distance = DISTANCE / bytes / P;
                 // Behind a panel's end comes the panel that is next in the same place, not its neighbour.
-                let beyond = if k + distance < inputs { 0 } else { (P - 1) * inputs };
-                let row = weights.wrapping_add(p * inputs + k + distance + beyond).cast::<i8>();
+                let beyond = if k + distance < inputs {
+                    0
+                } else {
+                    (P - 1) * inputs
+                };
+                let row = weights
+                    .wrapping_add(p * inputs + k + distance + beyond)
+                    .cast::<i8>();
                 for line in 0..bytes / 64 {
                     // SAFETY: a prefetch has no effect that a program can see, wherever it points.
                     unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(64 * line)) };
@@ -161,7 +208,9 @@ impl Ahead {
             }
             Ahead::NextPanel { start, blocks } => {
                 // Steps of less than a line ask for some lines twice, which costs little.
-                let row = weights.wrapping_byte_add(start + k * (bytes / blocks)).cast::<i8>();
+                let row = weights
+                    .wrapping_byte_add(start + k * (bytes / blocks))
+                    .cast::<i8>();
                 // SAFETY: a prefetch has no effect that a program can see, wherever it points.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(row) };
             }
@@ -210,12 +259,14 @@ unsafe fn block<W: PanelRow, const R: usize, const P: usize>(weights: *const W, 
 /// AVX-512F is available.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn multiply_add(rounds: usize, factor: f32) -> f32 {
-    let mut sums = [_mm512_set1_ps(factor); 16];
+    // Chains of one value would be computed once.
+    let mut sums: [_; 16] = core::array::from_fn(|i| _mm512_set1_ps(i as f32));
     let (factor, one) = (_mm512_set1_ps(factor), _mm512_set1_ps(1.0));
     for _ in 0..rounds {
         for sum in &mut sums {
-            *sum = _mm512_fmadd_ps(*sum, factor, one);
+            *sum = _mm512_fmadd_ps(factor, *sum, one);
         }
     }
-    sums.iter().fold(0.0, |total, sum| total + _mm512_cvtss_f32(*sum))
+    sums.iter()
+        .fold(0.0, |total, sum| total + _mm512_cvtss_f32(*sum))
 }

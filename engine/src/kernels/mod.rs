@@ -35,7 +35,11 @@ impl<'a> Rows<'a> {
     /// When `data` is shorter than `rows * stride`.
     #[must_use]
     pub fn new(data: &'a [f32], stride: usize, rows: usize) -> Rows<'a> {
-        assert!(rows * stride <= data.len(), "{rows} rows of {stride} in {}", data.len());
+        assert!(
+            rows * stride <= data.len(),
+            "{rows} rows of {stride} in {}",
+            data.len()
+        );
         Rows { data, stride, rows }
     }
 
@@ -73,7 +77,11 @@ impl<'a> RowsMut<'a> {
     /// When `data` is shorter than `rows * stride`.
     #[must_use]
     pub fn new(data: &'a mut [f32], stride: usize, rows: usize) -> RowsMut<'a> {
-        assert!(rows * stride <= data.len(), "{rows} rows of {stride} in {}", data.len());
+        assert!(
+            rows * stride <= data.len(),
+            "{rows} rows of {stride} in {}",
+            data.len()
+        );
         RowsMut { data, stride, rows }
     }
 
@@ -109,7 +117,10 @@ pub(crate) struct Output<'a> {
     matrix: PhantomData<&'a mut [f32]>,
 }
 
-#[expect(unsafe_code, reason = "threads write disjoint columns of one matrix, which slices cannot express")]
+#[expect(
+    unsafe_code,
+    reason = "threads write disjoint columns of one matrix, which slices cannot express"
+)]
 // SAFETY: the pointer stands for an exclusive borrow of plain floats; tasks never share a rectangle.
 unsafe impl Sync for Output<'_> {}
 
@@ -120,7 +131,10 @@ impl Output<'_> {
     /// When the panel does not fit in the row.
     #[inline]
     fn place(&self, row: usize, column: usize) -> *mut f32 {
-        assert!(row < self.rows && column + PANEL <= self.stride, "a panel at ({row}, {column})");
+        assert!(
+            row < self.rows && column + PANEL <= self.stride,
+            "a panel at ({row}, {column})"
+        );
         self.start.wrapping_add(row * self.stride + column)
     }
 
@@ -134,10 +148,19 @@ impl Output<'_> {
     /// # Panics
     /// When they reach beyond the row.
     #[inline]
-    #[expect(clippy::mut_from_ref, reason = "the matrix is shared out in disjoint rectangles, one task each")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the matrix is shared out in disjoint rectangles, one task each"
+    )]
     pub(crate) fn slice(&self, row: usize, column: usize, len: usize) -> &mut [f32] {
-        assert!(row < self.rows && column + len <= self.stride, "{len} elements at ({row}, {column})");
-        #[expect(unsafe_code, reason = "threads write disjoint columns of one matrix, which slices cannot express")]
+        assert!(
+            row < self.rows && column + len <= self.stride,
+            "{len} elements at ({row}, {column})"
+        );
+        #[expect(
+            unsafe_code,
+            reason = "threads write disjoint columns of one matrix, which slices cannot express"
+        )]
         // SAFETY: in range of the borrow as checked above; each task asks only for rectangles of its own.
         unsafe {
             core::slice::from_raw_parts_mut(self.start.add(row * self.stride + column), len)
@@ -189,11 +212,17 @@ impl LaneKernels {
         match self.isa.level() {
             isa::Level::Portable => portable::panels(x, weight, panels, out),
             #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "calling into a target feature; the Isa value proves the machine has it")]
+            #[expect(
+                unsafe_code,
+                reason = "calling into a target feature; the Isa value proves the machine has it"
+            )]
             // SAFETY: an `Isa` of this level exists only where detected; `matmul` checks the row length.
             isa::Level::Avx2 => unsafe { avx2::panels(x, weight, panels, out) },
             #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "calling into a target feature; the Isa value proves the machine has it")]
+            #[expect(
+                unsafe_code,
+                reason = "calling into a target feature; the Isa value proves the machine has it"
+            )]
             // SAFETY: an `Isa` of this level exists only where detected; `matmul` checks the row length.
             isa::Level::Avx512 => unsafe { avx512::panels(x, weight, panels, out) },
         }
@@ -204,8 +233,18 @@ impl Matmul for LaneKernels {
     /// # Panics
     /// When `x` is narrower than the weight's inputs, or `out` narrower than its padded outputs or shorter than `x`.
     fn matmul(&self, x: Rows<'_>, weight: &PackedWeight, out: &mut RowsMut<'_>) {
-        assert!(x.stride() >= weight.inputs(), "input rows of {} for {}", x.stride(), weight.inputs());
-        assert!(out.rows() >= x.rows(), "{} output rows for {}", out.rows(), x.rows());
+        assert!(
+            x.stride() >= weight.inputs(),
+            "input rows of {} for {}",
+            x.stride(),
+            weight.inputs()
+        );
+        assert!(
+            out.rows() >= x.rows(),
+            "{} output rows for {}",
+            out.rows(),
+            x.rows()
+        );
         let panels = weight.panels();
         let out = out.share();
         let threads = self.pool.threads();
@@ -229,11 +268,17 @@ pub(crate) fn multiply_add(isa: Isa, rounds: usize) -> usize {
     let (result, lanes) = match isa.level() {
         isa::Level::Portable => (portable::multiply_add(rounds, factor), 16),
         #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "calling into a target feature; the Isa value proves the machine has it")]
+        #[expect(
+            unsafe_code,
+            reason = "calling into a target feature; the Isa value proves the machine has it"
+        )]
         // SAFETY: an `Isa` of this level exists only where detected.
         isa::Level::Avx2 => (unsafe { avx2::multiply_add(rounds, factor) }, 2 * 8 * 8),
         #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "calling into a target feature; the Isa value proves the machine has it")]
+        #[expect(
+            unsafe_code,
+            reason = "calling into a target feature; the Isa value proves the machine has it"
+        )]
         // SAFETY: an `Isa` of this level exists only where detected.
         isa::Level::Avx512 => (unsafe { avx512::multiply_add(rounds, factor) }, 16 * 16),
     };

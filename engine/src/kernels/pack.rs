@@ -73,13 +73,21 @@ impl PackedWeight {
     ///
     /// # Errors
     /// When the size overflows or the memory cannot be reserved.
-    pub fn zeros(dtype: WeightDtype, inputs: usize, outputs: usize) -> Result<PackedWeight, PackTooLarge> {
+    pub fn zeros(
+        dtype: WeightDtype,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<PackedWeight, PackTooLarge> {
         let too_large = PackTooLarge { outputs, inputs };
-        let Some(rows) = outputs.div_ceil(PANEL).checked_mul(inputs) else { return Err(too_large) };
+        let Some(rows) = outputs.div_ceil(PANEL).checked_mul(inputs) else {
+            return Err(too_large);
+        };
         let storage = match dtype {
             WeightDtype::F32 => {
                 let mut lines: Vec<Line> = Vec::new();
-                let Some(len) = rows.checked_mul(2) else { return Err(too_large) };
+                let Some(len) = rows.checked_mul(2) else {
+                    return Err(too_large);
+                };
                 if lines.try_reserve_exact(len).is_err() {
                     return Err(too_large);
                 }
@@ -97,7 +105,11 @@ impl PackedWeight {
                 Storage::Bf16(lines)
             }
         };
-        Ok(PackedWeight { inputs, outputs, storage })
+        Ok(PackedWeight {
+            inputs,
+            outputs,
+            storage,
+        })
     }
 
     /// Packs a row-major `outputs x inputs` matrix.
@@ -113,7 +125,11 @@ impl PackedWeight {
         outputs: usize,
         weight: &[f32],
     ) -> Result<PackedWeight, PackTooLarge> {
-        assert_eq!(Some(weight.len()), inputs.checked_mul(outputs), "a row-major outputs x inputs matrix");
+        assert_eq!(
+            Some(weight.len()),
+            inputs.checked_mul(outputs),
+            "a row-major outputs x inputs matrix"
+        );
         let mut packed = PackedWeight::zeros(dtype, inputs, outputs)?;
         packed.set_outputs(0, outputs, |n, k| weight[n * inputs + k]);
         Ok(packed)
@@ -125,7 +141,11 @@ impl PackedWeight {
     /// # Panics
     /// When the range reaches beyond [`PackedWeight::outputs`].
     pub fn set_outputs(&mut self, first: usize, count: usize, at: impl Fn(usize, usize) -> f32) {
-        assert!(first + count <= self.outputs, "outputs {first}+{count} of {}", self.outputs);
+        assert!(
+            first + count <= self.outputs,
+            "outputs {first}+{count} of {}",
+            self.outputs
+        );
         let inputs = self.inputs;
         let mut n = 0;
         while n < count {
@@ -162,11 +182,18 @@ impl PackedWeight {
     #[inline]
     #[must_use]
     pub fn at(&self, n: usize, k: usize) -> f32 {
-        assert!(n < self.outputs && k < self.inputs, "({n}, {k}) of {} x {}", self.outputs, self.inputs);
+        assert!(
+            n < self.outputs && k < self.inputs,
+            "({n}, {k}) of {} x {}",
+            self.outputs,
+            self.inputs
+        );
         let (row, lane) = ((n / PANEL) * self.inputs + k, n % PANEL);
         match &self.storage {
             Storage::F32(lines) => lines[2 * row + lane / 16].0[lane % 16],
-            Storage::Bf16(lines) => f32::from_bits((lines[row].0[lane % 16] >> (16 * (lane / 16))) << 16),
+            Storage::Bf16(lines) => {
+                f32::from_bits((lines[row].0[lane % 16] >> (16 * (lane / 16))) << 16)
+            }
         }
     }
 
@@ -224,7 +251,10 @@ fn advise_huge(start: *const u8, lines: usize) {
         let first = address.next_multiple_of(HUGE);
         let end = address.saturating_add(lines.saturating_mul(64)) / HUGE * HUGE;
         if first < end {
-            #[expect(unsafe_code, reason = "madvise has no safe wrapper for memory that a Vec owns")]
+            #[expect(
+                unsafe_code,
+                reason = "madvise has no safe wrapper for memory that a Vec owns"
+            )]
             // SAFETY: [first, end) lies inside an allocation we own, and this advice never changes its contents.
             unsafe {
                 libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE);
@@ -242,7 +272,9 @@ mod tests {
     #[test]
     fn every_weight_comes_back() {
         for (inputs, outputs) in [(1, 1), (3, 31), (5, 32), (7, 33), (16, 100)] {
-            let weight: Vec<f32> = (0..inputs * outputs).map(|i| i as f32 * 0.37 - 3.0).collect();
+            let weight: Vec<f32> = (0..inputs * outputs)
+                .map(|i| i as f32 * 0.37 - 3.0)
+                .collect();
             for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
                 let packed = PackedWeight::pack(dtype, inputs, outputs, &weight).unwrap();
                 for n in 0..outputs {

@@ -3,7 +3,10 @@
 //! A step has some forty parallel regions of ten microseconds to a millisecond, so waking has to be cheap: workers
 //! spin for a moment after a region before they sleep, and a worker that is still asleep when a region ends is
 //! never waited for. A pool of one thread has no workers and touches no atomic.
-#![expect(unsafe_code, reason = "a region's closure is borrowed for the region and handed to threads that outlive it")]
+#![expect(
+    unsafe_code,
+    reason = "a region's closure is borrowed for the region and handed to threads that outlive it"
+)]
 
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
@@ -76,7 +79,9 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             let asleep = Arc::new(AtomicBool::new(false));
             let flag = Arc::clone(&asleep);
-            let handle = thread::Builder::new().name(format!("engine-{i}")).spawn(move || shared.work(&flag))?;
+            let handle = thread::Builder::new()
+                .name(format!("engine-{i}"))
+                .spawn(move || shared.work(&flag))?;
             pool.workers.push(Worker { asleep, handle });
         }
         Ok(pool)
@@ -110,7 +115,10 @@ impl Pool {
         // SAFETY: only the lifetime is erased. The gate below is closed and empty again before this call returns
         // or unwinds, so nobody follows the pointer afterwards.
         let run = unsafe {
-            core::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(task)
+            core::mem::transmute::<
+                *const (dyn Fn(usize) + Sync + '_),
+                *const (dyn Fn(usize) + Sync + 'static),
+            >(task)
         };
         // SAFETY: the gate is closed and empty, so no worker reads the cell.
         unsafe { *shared.job.get() = Some(Job { run, tasks }) };
@@ -138,7 +146,10 @@ impl Pool {
         if let Err(cause) = own {
             resume_unwind(cause);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a kernel task panicked on a pool thread");
+        assert!(
+            !shared.panicked.swap(false, Ordering::Relaxed),
+            "a kernel task panicked on a pool thread"
+        );
     }
 }
 
@@ -162,7 +173,11 @@ impl Shared {
         loop {
             let gate = self.gate.load(Ordering::Acquire);
             if gate & OPEN != 0 && gate / NEXT_REGION != seen {
-                if self.gate.compare_exchange_weak(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                if self
+                    .gate
+                    .compare_exchange_weak(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_err()
+                {
                     continue;
                 }
                 seen = gate / NEXT_REGION;
@@ -187,7 +202,8 @@ impl Shared {
             // Announce the sleep first and look again: either the opener sees the flag or we see the open gate.
             asleep.store(true, Ordering::SeqCst);
             let gate = self.gate.load(Ordering::SeqCst);
-            if (gate & OPEN == 0 || gate / NEXT_REGION == seen) && !self.stop.load(Ordering::SeqCst) {
+            if (gate & OPEN == 0 || gate / NEXT_REGION == seen) && !self.stop.load(Ordering::SeqCst)
+            {
                 thread::park();
             }
             asleep.store(false, Ordering::SeqCst);
@@ -217,7 +233,8 @@ mod tests {
             let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
             for tasks in [0, 1, 2, 3, 17, 100] {
                 for _ in 0..50 {
-                    let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                    let counts: Vec<AtomicUsize> =
+                        (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                     pool.run(tasks, &|i| {
                         counts[i].fetch_add(1, Ordering::Relaxed);
                     });
@@ -231,7 +248,9 @@ mod tests {
     fn a_panic_reaches_the_caller_and_the_pool_survives() {
         let pool = Pool::new(NonZeroUsize::new(3).unwrap()).unwrap();
         for bad in 0..8 {
-            let caught = catch_unwind(AssertUnwindSafe(|| pool.run(8, &|i| assert_ne!(i, bad, "on purpose"))));
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(8, &|i| assert_ne!(i, bad, "on purpose"))
+            }));
             assert!(caught.is_err());
         }
         let sum = AtomicUsize::new(0);

@@ -24,7 +24,13 @@ pub(super) fn panels(x: Rows<'_>, weight: &PackedWeight, panels: Range<usize>, o
     }
 }
 
-fn block<const R: usize>(x: Rows<'_>, first: usize, weight: &PackedWeight, panel: usize, out: &Output) {
+fn block<const R: usize>(
+    x: Rows<'_>,
+    first: usize,
+    weight: &PackedWeight,
+    panel: usize,
+    out: &Output,
+) {
     let inputs = weight.inputs();
     let mut sums = [[0.0_f32; PANEL]; R];
     let rows: [&[f32]; R] = core::array::from_fn(|i| &x.row(first + i)[..inputs]);

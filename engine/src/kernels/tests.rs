@@ -29,7 +29,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn every_kernel_equals_the_reference_bit_for_bit() {
-    for (inputs, outputs) in [(1, 1), (17, 33), (48, 32), (96, 288), (128, 257), (33, 4 * PANEL + 5)] {
+    for (inputs, outputs) in [
+        (1, 1),
+        (17, 33),
+        (48, 32),
+        (96, 288),
+        (128, 257),
+        (33, 4 * PANEL + 5),
+    ] {
         let weight = noise(inputs * outputs, 1 + inputs as u64);
         for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
             let packed = PackedWeight::pack(dtype, inputs, outputs, &weight).unwrap();
@@ -44,7 +51,11 @@ fn every_kernel_equals_the_reference_bit_for_bit() {
                     for threads in [1, 2, 3] {
                         let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
                         let mut got = vec![f32::NAN; rows * width];
-                        LaneKernels::new(isa, pool).matmul(x, &packed, &mut RowsMut::new(&mut got, width, rows));
+                        LaneKernels::new(isa, pool).matmul(
+                            x,
+                            &packed,
+                            &mut RowsMut::new(&mut got, width, rows),
+                        );
                         for r in 0..rows {
                             let range = r * width..r * width + outputs;
                             assert_eq!(
@@ -66,5 +77,9 @@ fn a_row_too_narrow_is_refused() {
     let packed = PackedWeight::zeros(WeightDtype::F32, 8, 8).unwrap();
     let mut out = [0.0; PANEL];
     let kernels = LaneKernels::new(Isa::best(), Pool::single());
-    kernels.matmul(Rows::new(&[0.0; 7], 7, 1), &packed, &mut RowsMut::new(&mut out, PANEL, 1));
+    kernels.matmul(
+        Rows::new(&[0.0; 7], 7, 1),
+        &packed,
+        &mut RowsMut::new(&mut out, PANEL, 1),
+    );
 }

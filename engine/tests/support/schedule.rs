@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use engine::{AppendLogits, Engine, Isa, Parent, SeqId, SeqRows, Slot, StepEnd, StepOutput, TreeRow};
+use engine::{
+    AppendLogits, Engine, Isa, Parent, SeqId, SeqRows, Slot, StepEnd, StepOutput, TreeRow,
+};
 use offshoot_engine as engine;
 
 use super::{append, bits, step};
@@ -17,7 +19,10 @@ pub(crate) struct Plain {
 
 impl Plain {
     pub(crate) fn new(engine: Engine) -> Plain {
-        Plain { engine, known: HashMap::new() }
+        Plain {
+            engine,
+            known: HashMap::new(),
+        }
     }
 
     /// The bits of the logits behind `path`.
@@ -26,7 +31,11 @@ impl Plain {
             let seq = self.engine.open(path.len()).unwrap();
             let mut output = StepOutput::new();
             for i in 0..path.len() {
-                step(&mut self.engine, &[append(seq, &path[i..=i], AppendLogits::Last)], &mut output);
+                step(
+                    &mut self.engine,
+                    &[append(seq, &path[i..=i], AppendLogits::Last)],
+                    &mut output,
+                );
                 self.known.insert(path[..=i].to_vec(), bits(output.row(0)));
             }
             self.engine.release(seq);
@@ -105,10 +114,18 @@ struct Drawn {
 }
 
 /// Runs a schedule on `engine`; an error names the first row whose bits differ from the plain ones.
-pub(crate) fn run(engine: &mut Engine, plain: &mut Plain, schedule: &Schedule) -> Result<(), String> {
+pub(crate) fn run(
+    engine: &mut Engine,
+    plain: &mut Plain,
+    schedule: &Schedule,
+) -> Result<(), String> {
     let mut dice = Dice(schedule.seed);
     let mut models: Vec<Model> = (0..3)
-        .map(|_| Model { seq: engine.open(schedule.max_len).unwrap(), committed: Vec::new(), rows: BTreeMap::new() })
+        .map(|_| Model {
+            seq: engine.open(schedule.max_len).unwrap(),
+            committed: Vec::new(),
+            rows: BTreeMap::new(),
+        })
         .collect();
     let mut output = StepOutput::new();
     for _ in 0..schedule.operations {
@@ -134,13 +151,19 @@ pub(crate) fn run(engine: &mut Engine, plain: &mut Plain, schedule: &Schedule) -
             10 => {
                 let all = Isa::available();
                 engine.set_isa(all[dice.below(all.len())]);
-                engine.set_threads(NonZeroUsize::new(1 + dice.below(3)).unwrap()).unwrap();
+                engine
+                    .set_threads(NonZeroUsize::new(1 + dice.below(3)).unwrap())
+                    .unwrap();
             }
             _ => {
                 if dice.below(3) == 0 {
                     engine.release(models[m].seq);
                     let seq = engine.open(schedule.max_len).unwrap();
-                    models[m] = Model { seq, committed: Vec::new(), rows: BTreeMap::new() };
+                    models[m] = Model {
+                        seq,
+                        committed: Vec::new(),
+                        rows: BTreeMap::new(),
+                    };
                 }
             }
         }
@@ -157,12 +180,18 @@ pub(crate) fn run(engine: &mut Engine, plain: &mut Plain, schedule: &Schedule) -
 
 /// A random live slot.
 fn pick(dice: &mut Dice, rows: &BTreeMap<u16, (u32, Option<u16>)>) -> Option<u16> {
-    if rows.is_empty() { None } else { rows.keys().nth(dice.below(rows.len())).copied() }
+    if rows.is_empty() {
+        None
+    } else {
+        rows.keys().nth(dice.below(rows.len())).copied()
+    }
 }
 
 /// Commits a random live path, or a beginning of it.
 fn commit(engine: &mut Engine, schedule: &Schedule, dice: &mut Dice, model: &mut Model) {
-    let Some(slot) = pick(dice, &model.rows) else { return };
+    let Some(slot) = pick(dice, &model.rows) else {
+        return;
+    };
     let mut path = model.slots(slot);
     path.truncate(1 + dice.below(path.len()));
     if model.committed.len() + path.len() > schedule.max_len {
@@ -172,7 +201,9 @@ fn commit(engine: &mut Engine, schedule: &Schedule, dice: &mut Dice, model: &mut
     engine.commit(model.seq, &slots).unwrap();
     let last = *path.last().unwrap();
     // Other children of the tail go; children of the last committed row hang from the tail now.
-    model.rows.retain(|slot, (_, parent)| parent.is_some() || *slot == path[0]);
+    model
+        .rows
+        .retain(|slot, (_, parent)| parent.is_some() || *slot == path[0]);
     model.committed.extend(path.iter().map(|s| model.rows[s].0));
     for (_, parent) in model.rows.values_mut() {
         if *parent == Some(last) {
@@ -192,23 +223,41 @@ fn steps(
     models: &mut [Model],
     output: &mut StepOutput,
 ) -> Result<(), String> {
-    let drawn: Vec<Option<Drawn>> =
-        models.iter().map(|model| (dice.below(4) > 0).then(|| draw(schedule, dice, model))).collect();
+    let drawn: Vec<Option<Drawn>> = models
+        .iter()
+        .map(|model| (dice.below(4) > 0).then(|| draw(schedule, dice, model)))
+        .collect();
     let batch: Vec<SeqRows<'_>> = models
         .iter()
         .zip(&drawn)
         .filter_map(|(model, drawn)| {
             let drawn = drawn.as_ref()?;
-            Some(SeqRows { seq: model.seq, append: &drawn.append, append_logits: drawn.keep, tree: &drawn.tree })
+            Some(SeqRows {
+                seq: model.seq,
+                append: &drawn.append,
+                append_logits: drawn.keep,
+                tree: &drawn.tree,
+            })
         })
         .collect();
-    if batch.iter().map(|part| part.append.len() + part.tree.len()).sum::<usize>() == 0 {
+    if batch
+        .iter()
+        .map(|part| part.append.len() + part.tree.len())
+        .sum::<usize>()
+        == 0
+    {
         return Ok(());
     }
     if dice.below(6) == 0 {
         let stop = dice.below(engine.config().layers);
         let end = engine
-            .step(&batch, output, &mut |l| if l == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            .step(&batch, output, &mut |l| {
+                if l == stop {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
             .unwrap();
         assert_eq!(end, StepEnd::Interrupted);
         assert_eq!(output.rows(), 0);
@@ -239,7 +288,13 @@ fn steps(
                 Parent::Slot(slot) => Some(slot.0),
             };
             model.rows.insert(tree.slot.0, (tree.token, parent));
-            compare(plain, &model.tokens(tree.slot.0), output, row, schedule.seed)?;
+            compare(
+                plain,
+                &model.tokens(tree.slot.0),
+                output,
+                row,
+                schedule.seed,
+            )?;
             row += 1;
         }
     }
@@ -252,10 +307,14 @@ fn draw(schedule: &Schedule, dice: &mut Dice, model: &Model) -> Drawn {
     let room = schedule.max_len - model.committed.len();
     let append: Vec<u32> = match dice.below(3) {
         0 => Vec::new(),
-        _ => (0..dice.below(schedule.max_chunk).min(room)).map(|_| dice.below(schedule.tokens) as u32).collect(),
+        _ => (0..dice.below(schedule.max_chunk).min(room))
+            .map(|_| dice.below(schedule.tokens) as u32)
+            .collect(),
     };
     let keep = [AppendLogits::None, AppendLogits::Last, AppendLogits::All][dice.below(3)];
-    let mut free: Vec<u16> = (0..schedule.scratch_rows).filter(|slot| !model.rows.contains_key(slot)).collect();
+    let mut free: Vec<u16> = (0..schedule.scratch_rows)
+        .filter(|slot| !model.rows.contains_key(slot))
+        .collect();
     let mut parents: Vec<Parent> = vec![Parent::Tail];
     if append.is_empty() {
         parents.extend(model.rows.keys().map(|slot| Parent::Slot(Slot(*slot))));
@@ -264,15 +323,29 @@ fn draw(schedule: &Schedule, dice: &mut Dice, model: &Model) -> Drawn {
     for _ in 0..dice.below(schedule.max_tree + 1).min(free.len()) {
         let slot = Slot(free.swap_remove(dice.below(free.len())));
         // Young parents more often, so that trees grow deep as well as wide.
-        let from = if dice.below(2) == 0 { 0 } else { parents.len().saturating_sub(2) };
+        let from = if dice.below(2) == 0 {
+            0
+        } else {
+            parents.len().saturating_sub(2)
+        };
         let parent = parents[from + dice.below(parents.len() - from)];
-        tree.push(TreeRow { token: dice.below(schedule.tokens) as u32, parent, slot });
+        tree.push(TreeRow {
+            token: dice.below(schedule.tokens) as u32,
+            parent,
+            slot,
+        });
         parents.push(Parent::Slot(slot));
     }
     Drawn { append, keep, tree }
 }
 
-fn compare(plain: &mut Plain, path: &[u32], output: &StepOutput, row: usize, seed: u64) -> Result<(), String> {
+fn compare(
+    plain: &mut Plain,
+    path: &[u32],
+    output: &StepOutput,
+    row: usize,
+    seed: u64,
+) -> Result<(), String> {
     assert!(output.healthy(row));
     let got = bits(output.row(row));
     let want = plain.bits(path);
@@ -280,5 +353,8 @@ fn compare(plain: &mut Plain, path: &[u32], output: &StepOutput, row: usize, see
     if differing == 0 {
         return Ok(());
     }
-    Err(format!("seed {seed}: {differing} of {} logits differ in row {row}, path {path:?}", want.len()))
+    Err(format!(
+        "seed {seed}: {differing} of {} logits differ in row {row}, path {path:?}",
+        want.len()
+    ))
 }

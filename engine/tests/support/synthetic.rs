@@ -54,8 +54,14 @@ fn weights(count: usize, seed: &mut u64) -> Vec<f32> {
 /// Encodes values in a checkpoint's type.
 pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     match dtype {
-        Dtype::BF16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+        Dtype::BF16 => values
+            .iter()
+            .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+            .collect(),
+        Dtype::F16 => values
+            .iter()
+            .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+            .collect(),
         _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
     }
 }
@@ -66,7 +72,11 @@ pub(crate) fn tensors(dtype: Dtype, layers: usize) -> BTreeMap<String, Tensor> {
 }
 
 /// As [`tensors`], with a residual stream of `hidden`.
-pub(crate) fn tensors_of_width(dtype: Dtype, layers: usize, hidden: usize) -> BTreeMap<String, Tensor> {
+pub(crate) fn tensors_of_width(
+    dtype: Dtype,
+    layers: usize,
+    hidden: usize,
+) -> BTreeMap<String, Tensor> {
     let mut seed = 0x1234_5678_9abc_def1_u64;
     let mut tensors = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| {
@@ -74,7 +84,14 @@ pub(crate) fn tensors_of_width(dtype: Dtype, layers: usize, hidden: usize) -> BT
         if shape.len() == 1 {
             values.iter_mut().for_each(|x| *x += 1.0);
         }
-        tensors.insert(name, Tensor { dtype, shape: shape.to_vec(), bytes: encode(dtype, &values) });
+        tensors.insert(
+            name,
+            Tensor {
+                dtype,
+                shape: shape.to_vec(),
+                bytes: encode(dtype, &values),
+            },
+        );
     };
     add("model.embed_tokens.weight".to_owned(), &[VOCAB, hidden]);
     add("lm_head.weight".to_owned(), &[VOCAB, hidden]);
