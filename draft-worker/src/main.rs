@@ -1,6 +1,7 @@
 //! `offshoot-draft-worker`: the draft worker as a binary of its own.
 //!
 //! The same as `offshoot draft-worker`; see the crate's documentation.
+//! It parses the flags and runs; everything else is the library's.
 
 use clap::Parser;
 

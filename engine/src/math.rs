@@ -16,6 +16,10 @@ const ROUND64: f64 = 6_755_399_441_055_744.0;
 /// NaN stays NaN. Branch-free, so that it vectorises inside kernels.
 #[inline(always)]
 #[must_use]
+#[expect(
+    clippy::excessive_precision,
+    reason = "coefficients as Cephes publishes them"
+)]
 pub fn exp(x: f32) -> f32 {
     let shifted = x.mul_add(core::f32::consts::LOG2_E, ROUND32);
     let n = shifted - ROUND32;

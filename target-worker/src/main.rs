@@ -1,6 +1,7 @@
 //! `offshoot-target-worker`: the target or qualifier worker as a binary of its own.
 //!
 //! The same as `offshoot target-worker`; see the crate's documentation.
+//! It parses the flags and runs; everything else is the library's.
 
 use clap::Parser;
 

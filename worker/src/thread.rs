@@ -122,12 +122,13 @@ impl<K: Kind> ModelThread<K> {
             if self.take_events().is_break() {
                 return;
             }
+            let begun = Instant::now();
             let (batch, wake) = self.gather();
             let going = if batch.is_empty() {
                 self.report();
                 self.idle(wake)
             } else {
-                self.step(batch);
+                self.step(batch, begun);
                 self.report();
                 ControlFlow::Continue(())
             };
@@ -343,8 +344,7 @@ impl<K: Kind> ModelThread<K> {
         (batch, wake)
     }
 
-    fn step(&mut self, batch: Vec<Stepping>) {
-        let begun = Instant::now();
+    fn step(&mut self, batch: Vec<Stepping>, begun: Instant) {
         let mut rows = 0;
         let mut seqs: Vec<SeqRows<'_>> = Vec::with_capacity(batch.len());
         for part in &batch {
@@ -373,24 +373,44 @@ impl<K: Kind> ModelThread<K> {
         let end = self
             .engine
             .step(&seqs, &mut self.output, &mut |_| watch.look());
-        let computing = begun.elapsed();
-        let worthless = match &end {
-            Ok(StepEnd::Done) => watch.pad(begun, self.pace).is_break(),
-            Ok(StepEnd::Interrupted) => true,
-            Err(_) => false,
-        };
-        let took = begun.elapsed();
+        let useless = watch.useless;
         match end {
-            Ok(_) if worthless => self.give_up(&batch, took),
-            Ok(_) => {
-                self.cost.observe(rows, computing);
-                self.finish(&batch, took);
+            Ok(StepEnd::Done) => {
+                // The answer is told when the step has lasted as long as it should; working it out is part of that.
+                self.finish(&batch, begun.elapsed().max(self.pace));
+                self.cost.observe(rows, begun.elapsed());
+                self.pad(&batch, useless, begun);
             }
+            Ok(StepEnd::Interrupted) => self.give_up(&batch, begun.elapsed()),
             Err(error) => {
                 tracing::error!(%error, "a planned step was refused");
                 for part in &batch {
                     self.fault(part.id, error.to_string());
                 }
+            }
+        }
+    }
+
+    /// Lets a paced step last as long as it should, unless nothing it did is of use any more.
+    fn pad(&mut self, batch: &[Stepping], useless: Vec<bool>, begun: Instant) {
+        let mut watch = Watch {
+            kind: &self.kind,
+            sessions: &self.sessions,
+            batch,
+            useless,
+            events: &self.events,
+            pending: &mut self.pending,
+        };
+        let worthless = watch.pad(begun, self.pace).is_break();
+        let took = begun.elapsed();
+        for part in batch {
+            let Some(served) = self.sessions.get_mut(&part.id) else {
+                continue;
+            };
+            if worthless {
+                served.account.abandoned(took);
+            } else {
+                served.account.stepped(part.plan.rows(), took);
             }
         }
     }
@@ -405,13 +425,13 @@ impl<K: Kind> ModelThread<K> {
         }
     }
 
+    /// Hands every session its logits; the step counts as having ended when it has lasted as long as it should.
     fn finish(&mut self, batch: &[Stepping], took: Time) {
         let now = self.now();
         let mut first = 0;
         for part in batch {
             let kept = part.rows.len() + usize::from(part.plan.tail == TailLogits::Keep);
             if let Some(served) = self.sessions.get_mut(&part.id) {
-                served.account.stepped(part.plan.rows(), took);
                 let computed = Computed {
                     now,
                     took,
