@@ -44,7 +44,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let handle = worker::start(loaded, kind)?;
     let router = runtime::serve::server(&ServerLimits::default())
         .add_service(runtime::health::service(&readiness, &drain).await)
-        .add_service(service::service(handle.clone(), &drain));
+        .add_service(service::service(handle.clone(), "draft", &drain));
     let serving = drain.spawn(runtime::serve::serve(listener, router, drain.clone()));
     drop(loading);
     runtime::announce::announce(&args.common.announce, "draft", addr)?;

@@ -1,7 +1,7 @@
 //! Who owns which pages and which scratch rows: the bookkeeping of sequences, without a number computed.
 
 use crate::cache::{KvCache, PAGE, Place};
-use crate::engine::EngineError;
+use crate::error::EngineError;
 
 /// A sequence of an engine. Stays invalid for ever once released, even when its place is given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::attention::Sight;
 use crate::cache::Place;
-use crate::engine::EngineError;
+use crate::error::EngineError;
 use crate::sequence::{Parent, SeqId, Sequences, Slot};
 
 /// One guessed token to evaluate.

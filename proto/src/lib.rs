@@ -2,10 +2,11 @@
 //!
 //! [`v1`] is generated from `offshoot/v1/*.proto`. [`inward`] turns messages into the types of the `speculation`
 //! crate and refuses what no correct peer would send, before anything is allocated for it; [`outward`] turns them
-//! back. This crate opens no socket and knows nothing of models, sessions or policies.
+//! back, and [`stream`] does both for the frames of a link. This crate opens no socket and knows nothing of models, sessions or policies.
 
 pub mod inward;
 pub mod outward;
+pub mod stream;
 
 /// Generated from `offshoot/v1/*.proto`.
 #[allow(

@@ -6,17 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::sampling::SamplingParams;
 use futures::{Stream, StreamExt};
+use proto::stream::{self, UpFrame};
 use proto::v1::verify_server::{Verify, VerifyServer};
 use proto::{MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_SESSIONS_PER_FRAME, inward, outward, v1};
 use runtime::Drain;
-use speculation::message::{Addressed, VerifyReport};
+use speculation::message::VerifyReport;
 use tonic::{Request, Response, Status, Streaming};
-use worker::{LinkEnd, Remedy, WorkerHandle};
+use worker::WorkerHandle;
 
-/// The service, ready to be added to a server.
+/// See [`service`].
+#[derive(Clone, Debug)]
+pub struct VerifyService {
+    handle: WorkerHandle<VerifyReport>,
+    role: &'static str,
+    links: Arc<AtomicU64>,
+    drain: Drain,
+}
+
+/// The service, ready to be added to a server; `role` is told in the handshake.
 pub fn service(
     handle: WorkerHandle<VerifyReport>,
-    role: crate::Role,
+    role: &'static str,
     drain: &Drain,
 ) -> VerifyServer<VerifyService> {
     let service = VerifyService {
@@ -31,25 +41,13 @@ pub fn service(
         .max_encoding_message_size(MAX_FRAME_BYTES)
 }
 
-/// See [`service`].
-#[derive(Clone, Debug)]
-pub struct VerifyService {
-    handle: WorkerHandle<VerifyReport>,
-    role: crate::Role,
-    links: Arc<AtomicU64>,
-    drain: Drain,
-}
-
 #[tonic::async_trait]
 impl Verify for VerifyService {
     async fn hello(
         &self,
         _request: Request<v1::HelloRequest>,
     ) -> Result<Response<v1::HelloReply>, Status> {
-        Ok(Response::new(outward::hello(
-            self.role.name(),
-            &self.handle.info,
-        )))
+        Ok(Response::new(outward::hello(self.role, &self.handle.info)))
     }
 
     async fn open(
@@ -70,16 +68,7 @@ impl Verify for VerifyService {
             seed: sampling.seed,
             choice: sampling.choice,
         };
-        let opened = self.handle.open(coordinator, spec, params).await;
-        opened.map_err(|error| {
-            let message = error.to_string();
-            match error.remedy() {
-                Remedy::Change => Status::invalid_argument(message),
-                Remedy::Later => Status::resource_exhausted(message),
-                Remedy::Link => Status::failed_precondition(message),
-                Remedy::Elsewhere => Status::unavailable(message),
-            }
-        })?;
+        self.handle.open(coordinator, spec, params).await?;
         Ok(Response::new(v1::OpenReply {}))
     }
 
@@ -89,20 +78,9 @@ impl Verify for VerifyService {
         &self,
         request: Request<Streaming<v1::RelayFrame>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
-        let mut frames = request.into_inner();
-        let first = frames.message().await?;
-        let coordinator = (first.as_ref().map(|frame| frame.coordinator))
-            .filter(|&id| id != 0)
-            .ok_or_else(|| {
-                Status::invalid_argument("the first frame has to name the coordinator")
-            })?;
+        let (coordinator, frames) = stream::relayed(request.into_inner()).await?;
         let link = self.links.fetch_add(1, Ordering::Relaxed);
-        let first = futures::stream::iter(first.map(Ok));
-        let relayed = first.chain(frames).map(|frame| {
-            let frame = frame.map_err(|status| status.to_string())?;
-            inward::relay_frame(frame).map_err(|error| error.to_string())
-        });
-        let (end, pump) = self.handle.link(coordinator, link, Box::pin(relayed));
+        let (end, pump) = self.handle.link(coordinator, link, Box::pin(frames));
         tracing::info!(link, "coordinator {coordinator:x} linked");
         self.drain.spawn(pump);
         let (handle, stopping) = (self.handle.clone(), self.drain.stopping());
@@ -110,39 +88,10 @@ impl Verify for VerifyService {
             stopping.await;
             handle.idle().await;
         };
-        Ok(Response::new(Box::pin(outgoing(end).take_until(over))))
+        let frames = futures::stream::unfold(end, |end| async move {
+            let news = end.next(MAX_SESSIONS_PER_FRAME).await;
+            Some((Ok(v1::VerifyFrame::of(news)), end))
+        });
+        Ok(Response::new(Box::pin(frames.take_until(over))))
     }
-}
-
-/// The frames of a link, one for each time that something is new.
-fn outgoing(end: LinkEnd<VerifyReport>) -> impl Stream<Item = Result<v1::VerifyFrame, Status>> {
-    futures::stream::unfold(end, |end| async move {
-        let mut frame = v1::VerifyFrame::default();
-        for news in end.next(MAX_SESSIONS_PER_FRAME).await {
-            let Addressed {
-                session,
-                term,
-                message,
-            } = news;
-            match message {
-                Ok(message) => {
-                    let report = Addressed {
-                        session,
-                        term,
-                        message,
-                    };
-                    frame.reports.push(outward::verify_report(report));
-                }
-                Err(message) => {
-                    let fault = Addressed {
-                        session,
-                        term,
-                        message,
-                    };
-                    frame.faults.push(outward::fault(fault));
-                }
-            }
-        }
-        Some((Ok(frame), end))
-    })
 }

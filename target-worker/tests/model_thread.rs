@@ -178,7 +178,11 @@ async fn guesses_change_the_number_of_steps_and_nothing_else() {
     assert_eq!(text, plain());
     assert_eq!(last.walks.tokens, u64::from(TOKENS));
     assert!(last.walks.guesses_submitted > last.walks.guesses_accepted);
-    assert!(last.walks.steps <= u64::from(TOKENS).div_ceil(4) + 1, "{:?}", last.walks);
+    assert!(
+        last.walks.steps <= u64::from(TOKENS).div_ceil(4) + 1,
+        "{:?}",
+        last.walks
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,7 +208,10 @@ async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
     };
     to_worker.send(relayed(more)).await.unwrap();
     let report = end.next(4).await.pop().unwrap().message.unwrap();
-    assert_eq!(report.base_len as usize + report.picks.len(), credit as usize + 1);
+    assert_eq!(
+        report.base_len as usize + report.picks.len(),
+        credit as usize + 1
+    );
     let again = handle.open(1, spec(0, credit), params()).await;
     assert_eq!(again, Err(OpenError::Duplicate(SESSION)));
     drop(to_worker);

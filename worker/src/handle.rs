@@ -10,6 +10,7 @@ use runtime::outbox::Outbox;
 use speculation::message::{Addressed, Relayed, SessionId, SessionSpec, Term, WorkerInfo};
 use speculation::verify::WrongTask;
 use tokio::sync::{oneshot, watch};
+use tonic::Status;
 
 /// What a worker tells a coordinator about a session.
 #[derive(Debug)]
@@ -89,31 +90,18 @@ pub enum OpenError {
     Stopped,
 }
 
-/// What a caller can do about an [`OpenError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// Ask for something else.
-    Change,
-    /// Ask again later, or elsewhere.
-    Later,
-    /// Open a link first.
-    Link,
-    /// Ask elsewhere.
-    Elsewhere,
-}
-
-impl OpenError {
-    /// What the caller can do.
-    pub fn remedy(&self) -> Remedy {
-        match self {
+impl From<OpenError> for Status {
+    fn from(error: OpenError) -> Self {
+        let message = error.to_string();
+        match error {
             OpenError::Param(_)
             | OpenError::Task(_)
             | OpenError::Token { .. }
             | OpenError::TooLong { .. }
-            | OpenError::Duplicate(_) => Remedy::Change,
-            OpenError::Full(_) => Remedy::Later,
-            OpenError::NotLinked(_) => Remedy::Link,
-            OpenError::Stopped => Remedy::Elsewhere,
+            | OpenError::Duplicate(_) => Status::invalid_argument(message),
+            OpenError::Full(_) => Status::resource_exhausted(message),
+            OpenError::NotLinked(_) => Status::failed_precondition(message),
+            OpenError::Stopped => Status::unavailable(message),
         }
     }
 }

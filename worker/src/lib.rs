@@ -14,7 +14,7 @@ pub mod model;
 mod rows;
 pub mod thread;
 
-pub use handle::{LinkEnd, OpenError, Remedy, WorkerHandle};
+pub use handle::{LinkEnd, OpenError, WorkerHandle};
 pub use kind::{Computed, Kind, Logits};
 pub use model::ModelArgs;
 pub use thread::start;

@@ -49,7 +49,10 @@ impl Client {
         for _ in 0..1500 {
             tick.tick().await;
             let cluster = inner.cluster(ClusterRequest {}).await?.into_inner();
-            let ready = cluster.workers.iter().filter(|worker| worker.state == "ready");
+            let ready = cluster
+                .workers
+                .iter()
+                .filter(|worker| worker.state == "ready");
             if ready.count() == workers {
                 return Ok(Client { inner });
             }

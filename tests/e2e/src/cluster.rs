@@ -21,7 +21,9 @@ pub struct Process {
 pub fn binary() -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let dir = test.parent().and_then(|deps| deps.parent());
-    let binary = dir.context("the test has no build folder")?.join("offshoot");
+    let binary = dir
+        .context("the test has no build folder")?
+        .join("offshoot");
     anyhow::ensure!(
         binary.exists(),
         "{} does not exist; run the tests of the whole workspace, or `cargo build --release` first",
@@ -35,7 +37,14 @@ impl Process {
     pub fn start(arguments: &[String]) -> anyhow::Result<Process> {
         let mut child = Command::new(binary()?)
             .args(arguments)
-            .args(["--host", "127.0.0.1", "--port", "0", "--announce", "--exit-with-parent"])
+            .args([
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--announce",
+                "--exit-with-parent",
+            ])
             .args(["--log-level", "error"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -118,7 +127,13 @@ impl Cluster {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let target = worker(&["target-worker"], "target", shape.target_pace)?;
         let tokenizer = model("target").display().to_string();
-        let mut arguments = words(&["coordinator", "--tokenizer", &tokenizer, "--target", &target.addr]);
+        let mut arguments = words(&[
+            "coordinator",
+            "--tokenizer",
+            &tokenizer,
+            "--target",
+            &target.addr,
+        ]);
         for draft in &drafts {
             arguments.extend(["--draft".to_owned(), draft.addr.clone()]);
         }

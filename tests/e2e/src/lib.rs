@@ -26,7 +26,9 @@ pub fn prompts(most: usize) -> anyhow::Result<Vec<String>> {
     let prompt = |line: &str| -> anyhow::Result<String> {
         let value: serde_json::Value = serde_json::from_str(line)?;
         let prompt = value["prompt"].as_str();
-        Ok(prompt.ok_or_else(|| anyhow::anyhow!("no prompt in {line}"))?.to_owned())
+        Ok(prompt
+            .ok_or_else(|| anyhow::anyhow!("no prompt in {line}"))?
+            .to_owned())
     };
     lines.lines().take(most).map(prompt).collect()
 }

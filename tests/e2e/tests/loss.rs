@@ -19,7 +19,10 @@ async fn killed(victim: fn(&mut Cluster) -> &mut Process, strategy: &str) {
     let cluster = Cluster::start(SHAPE).unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
     let prompt = &prompts(1).unwrap()[0];
-    let plain = client.generate(request(prompt, 96, 0.7, "ar")).await.unwrap();
+    let plain = client
+        .generate(request(prompt, 96, 0.7, "ar"))
+        .await
+        .unwrap();
     let cluster = Mutex::new(cluster);
     let mut killed_at = None;
     let watch = |tokens| {

@@ -39,7 +39,9 @@ async fn every_strategy_gives_the_text_of_plain_decoding() {
         };
         let cluster = Cluster::start(shape).unwrap();
         let workers = drafts + qualifiers + 1;
-        let client = Client::connect(&cluster.coordinator.addr, workers).await.unwrap();
+        let client = Client::connect(&cluster.coordinator.addr, workers)
+            .await
+            .unwrap();
         for (at, prompt) in prompts.iter().enumerate() {
             for t in temperatures {
                 let key = (at, t.to_bits());
