@@ -34,10 +34,10 @@ pub fn start<K: Kind>(model: Loaded, kind: K) -> std::io::Result<WorkerHandle<K:
     std::thread::Builder::new()
         .name("model".to_owned())
         .spawn(move || {
-            if let Some(cpu) = model.pin {
-                if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
-                    tracing::warn!(cpu, "the model thread could not be pinned to this CPU");
-                }
+            if let Some(cpu) = model.pin
+                && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+            {
+                tracing::warn!(cpu, "the model thread could not be pinned to this CPU");
             }
             ModelThread::new(model, kind, events, open).run();
         })?;
@@ -520,12 +520,11 @@ impl<K: Kind> Watch<'_, K> {
 
     fn judge(&mut self, update: &Addressed<ReplicaUpdate>) {
         let part = self.batch.iter().find(|part| part.id == update.session);
-        if let (Some(part), Some(served)) = (part, self.sessions.get(&update.session)) {
-            if served.term == update.term
-                && (self.kind).obsoletes(&served.session, &part.plan, &update.message)
-            {
-                self.mark(update.session);
-            }
+        if let (Some(part), Some(served)) = (part, self.sessions.get(&update.session))
+            && served.term == update.term
+            && (self.kind).obsoletes(&served.session, &part.plan, &update.message)
+        {
+            self.mark(update.session);
         }
     }
 
