@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::console;
-use crate::models;
+use crate::evaluate::{self, EvaluateArgs};
+use crate::{console, models};
 
 /// What can be done to a model folder.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum ModelsCommand {
     /// Write a checkpoint that computes the same function with more layers
     Deepen(DeepenArgs),
+    /// Measure a family of models on held-out text
+    Evaluate(Box<EvaluateArgs>),
 }
 
 /// Arguments of `offshoot models deepen`.
@@ -44,7 +46,13 @@ pub(crate) struct DeepenArgs {
 /// # Errors
 /// When the source is no model, or the result cannot be written.
 pub(crate) fn run(command: &ModelsCommand) -> Result<()> {
-    let ModelsCommand::Deepen(args) = command;
+    match command {
+        ModelsCommand::Deepen(args) => deepen(args),
+        ModelsCommand::Evaluate(args) => evaluate::run(args),
+    }
+}
+
+fn deepen(args: &DeepenArgs) -> Result<()> {
     let model = match &args.model {
         Some(dir) => models::checked(dir.clone())?,
         None => models::checked(models::bundled(args.models.as_deref())?.join("target"))?,

@@ -27,7 +27,12 @@ pub(crate) struct GenerateArgs {
     /// Text to complete; - reads it from standard input
     prompt: String,
     /// Use the running cluster whose coordinator listens here, instead of starting one
-    #[arg(long, value_name = "HOST:PORT", env = "OFFSHOOT_CONNECT")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "OFFSHOOT_CONNECT",
+        conflicts_with_all = ["target", "qualifier", "draft", "pace", "threads", "pin", "dtype"]
+    )]
     connect: Option<String>,
     /// How to decode; the text is the same, the speed is not
     #[arg(long, value_enum, default_value_t, help_heading = "Decoding")]
@@ -89,6 +94,7 @@ async fn complete(
     let mut request = args.sampling.request(prompt, args.max_tokens, args.seed);
     request.strategy = Some(args.knobs.strategy(args.strategy));
     request.no_qualifier = args.cluster.no_qualifier;
+    request.drafts = args.cluster.drafts.map(u32::from);
     let generation = async {
         let mut client = Client::connect(address).await?;
         // The prompt is shown, dimmed, once the first text is there: an error message should not follow it.

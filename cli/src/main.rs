@@ -12,6 +12,7 @@ mod console;
 mod decode;
 mod deepen;
 mod engine_bench;
+mod evaluate;
 mod generate;
 mod models;
 mod roles;

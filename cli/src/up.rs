@@ -67,7 +67,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
         cluster.address()
     ));
     let ended = tokio::select! {
-        how = cluster.watch(|line| console::say(&format!("warning: {line}; the text goes on without it"))) => Some(how),
+        how = cluster.watch(|line| console::say(&format!("warning: {line}; without a target requests end, without any other worker they go on"))) => Some(how),
         () = drain.stopping() => None,
     };
     cluster.stop().await;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use proto::inward::Addressed;
 use proto::v1::draft_client::DraftClient;
@@ -143,7 +143,7 @@ impl Link {
             ..v1::RelayFrame::default()
         };
         let writer = Writer {
-            link: self,
+            link: Arc::clone(&self),
             first: Some(first),
             taken: VecDeque::new(),
         };
@@ -151,6 +151,8 @@ impl Link {
             let frame = writer.next().await;
             Some((frame, writer))
         })
+        // Without this a lost link and its connection would live for as long as nobody has anything to say.
+        .take_until(self.lost.clone().cancelled_owned())
     }
 }
 

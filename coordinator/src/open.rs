@@ -53,9 +53,15 @@ async fn patiently(link: &Link, request: v1::OpenRequest) -> Result<(), Status> 
 }
 
 async fn once(link: &Link, request: v1::OpenRequest) -> Result<(), Status> {
-    match link.client.clone() {
+    let opened = match link.client.clone() {
         Client::Draft(mut client) => client.open(request).await,
         Client::Verify(mut client) => client.open(request).await,
+    };
+    if let Err(status) = &opened
+        && status.code() == Code::FailedPrecondition
+    {
+        // The worker knows of no link: whatever this side still holds is not one.
+        link.lose();
     }
-    .map(|_| ())
+    opened.map(|_| ())
 }

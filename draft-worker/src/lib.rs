@@ -7,50 +7,30 @@
 pub mod grow;
 pub mod service;
 
-use runtime::{CommonArgs, Drain, Listener, NetArgs, Readiness, ServerLimits};
-use worker::ModelArgs;
+use worker::WorkerArgs;
 
 /// Flags of the draft worker.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The model and its thread.
+    /// What every worker has.
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// Where to listen.
-    #[command(flatten)]
-    pub net: NetArgs,
-    /// What every process has.
-    #[command(flatten)]
-    pub common: CommonArgs,
+    pub worker: WorkerArgs,
 }
 
 /// Tree rows one session may hold in the cache: a whole tree of `auto`, and room.
 const SCRATCH_ROWS: u16 = 768;
 
 /// Runs the worker until it is told to stop.
+///
+/// # Errors
+/// As [`worker::run`].
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    runtime::telemetry::init(&args.common.telemetry)?;
-    let drain = Drain::new();
-    drain.on_signals()?;
-    runtime::parent::exit_with_parent(&args.common.parent, &drain)?;
-    let readiness = Readiness::new();
-    let loading = readiness.latch();
-    let listener = Listener::bind(&args.net).await?;
-    let addr = listener.local_addr();
-    let model = args.model.clone();
-    let loaded =
-        tokio::task::spawn_blocking(move || worker::model::load(&model, SCRATCH_ROWS)).await??;
-    let kind = grow::Grow::new(loaded.info.vocabulary_len);
-    let handle = worker::start(loaded, kind)?;
-    let router = runtime::serve::server(&ServerLimits::default())
-        .add_service(runtime::health::service(&readiness, &drain).await)
-        .add_service(service::service(handle.clone(), "draft", &drain));
-    let serving = drain.spawn(runtime::serve::serve(listener, router, drain.clone()));
-    drop(loading);
-    runtime::announce::announce(&args.common.announce, "draft", addr)?;
-    tracing::info!(%addr, model = handle.info.model, "draft worker ready");
-    drain.stopping().await;
-    drain.shutdown(args.common.drain_grace()).await;
-    handle.stop();
-    Ok(serving.await??)
+    worker::run(
+        args.worker,
+        "draft",
+        SCRATCH_ROWS,
+        |info| grow::Grow::new(info.vocabulary_len),
+        |router, handle, drain| router.add_service(service::service(handle, "draft", drain)),
+    )
+    .await
 }

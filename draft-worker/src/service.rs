@@ -12,7 +12,7 @@ use proto::{MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_SESSIONS_PER_FRAME, inward, 
 use runtime::Drain;
 use speculation::message::DraftReport;
 use tonic::{Request, Response, Status, Streaming};
-use worker::WorkerHandle;
+use worker::{LinkOver, WorkerHandle};
 
 /// See [`service`].
 #[derive(Clone, Debug)]
@@ -84,14 +84,17 @@ impl Draft for DraftService {
         tracing::info!(link, "coordinator {coordinator:x} linked");
         self.drain.spawn(pump);
         let (handle, stopping) = (self.handle.clone(), self.drain.stopping());
-        let over = async move {
+        let drained = async move {
             stopping.await;
             handle.idle().await;
         };
-        let frames = futures::stream::unfold(end, |end| async move {
-            let news = end.next(MAX_SESSIONS_PER_FRAME).await;
-            Some((Ok(v1::DraftFrame::of(news)), end))
+        let frames = futures::stream::unfold(Some(end), |end| async move {
+            let end = end?;
+            match end.next(MAX_SESSIONS_PER_FRAME).await {
+                Ok(news) => Some((Ok(v1::DraftFrame::of(news)), Some(end))),
+                Err(LinkOver(reason)) => Some((Err(Status::invalid_argument(reason?)), None)),
+            }
         });
-        Ok(Response::new(Box::pin(frames.take_until(over))))
+        Ok(Response::new(Box::pin(frames.take_until(drained))))
     }
 }

@@ -9,7 +9,7 @@ pub enum EngineError {
     #[error("the sequence is not open")]
     UnknownSequence,
     /// All sequences are in use.
-    #[error("all {most} sequences are open; release one or raise max_sequences")]
+    #[error("all {most} sequences are open; wait for one to end, or allow more")]
     TooManySequences {
         /// `max_sequences`.
         most: usize,

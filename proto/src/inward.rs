@@ -162,7 +162,10 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         "at most 64 stop ids",
     )?;
     let len = request.text.len();
-    if len == 0 || len >= stopping.max_len as usize || stopping.prompt_len as usize > len {
+    if stopping.prompt_len == 0
+        || len >= stopping.max_len as usize
+        || stopping.prompt_len as usize > len
+    {
         let value = format!(
             "{len} tokens, prompt {}, max_len {}",
             stopping.prompt_len, stopping.max_len

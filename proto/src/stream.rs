@@ -1,11 +1,12 @@
 //! The two directions of a `Link` stream as a worker sees them.
 
 use futures_core::Stream;
+use prost::Message;
 use speculation::message::{Addressed, DraftReport, Relayed, VerifyReport};
 use tokio_stream::StreamExt;
 use tonic::{Status, Streaming};
 
-use crate::{inward, outward, v1};
+use crate::{MAX_FRAME_BYTES, inward, outward, v1};
 
 /// A frame that a kind of worker sends.
 pub trait UpFrame: Default {
@@ -83,7 +84,13 @@ pub async fn relayed(
         ));
     }
     let frames = tokio_stream::once(Ok(first)).chain(frames).map(|frame| {
-        let frame = frame.map_err(|status| status.to_string())?;
+        let frame: v1::RelayFrame = frame.map_err(|status| status.to_string())?;
+        let bytes = frame.encoded_len();
+        if bytes > MAX_FRAME_BYTES {
+            return Err(format!(
+                "a frame of {bytes} bytes; at most {MAX_FRAME_BYTES} are allowed"
+            ));
+        }
         inward::relay_frame(frame).map_err(|error| error.to_string())
     });
     Ok((coordinator, frames))

@@ -32,6 +32,9 @@ struct Grown {
 /// A node that another draft should grow is worth this much less here: it is grown when nothing else is left.
 const FOREIGN: f32 = 0.2;
 
+/// An account of its time is worth a message of its own after this long, microseconds.
+const REPORT_US: u64 = 50_000;
+
 /// See the module documentation. `handle_*` takes what happened, `poll_*` gives what is to be done.
 #[derive(Debug)]
 pub struct DraftSession {
@@ -44,6 +47,7 @@ pub struct DraftSession {
     round_steps: u16,
     told_round: Option<u32>,
     told_any: bool,
+    told_life_us: u64,
 }
 
 impl DraftSession {
@@ -61,6 +65,7 @@ impl DraftSession {
             round_steps: 0,
             told_round: None,
             told_any: false,
+            told_life_us: 0,
         })
     }
 
@@ -319,11 +324,15 @@ impl DraftSession {
             Pause::AfterSteps(steps) if self.round_steps >= steps => Some(self.replica.len()),
             Pause::AfterSteps(_) | Pause::WhenWorthless => None,
         };
-        let news = !nodes.is_empty() || (round_done.is_some() && round_done != self.told_round);
+        // An idle draft still says from time to time how it has spent its life.
+        let aged = activity.life_us >= self.told_life_us + REPORT_US;
+        let news =
+            aged || !nodes.is_empty() || (round_done.is_some() && round_done != self.told_round);
         if !news && self.told_any {
             return None;
         }
         self.told_any = true;
+        self.told_life_us = activity.life_us;
         self.told_round = round_done;
         Some(DraftReport {
             base_len: self.replica.len(),

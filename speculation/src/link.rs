@@ -15,6 +15,9 @@ pub enum LinkError {
     /// More nodes than one message may carry.
     #[error("{0} nodes in one message; at most {MAX_NODES_PER_UPDATE} are allowed")]
     TooManyNodes(usize),
+    /// The same guesses were named over and over without the text moving on.
+    #[error("{0} node numbers without progress of the text; at most {MAX_NAMES} are kept")]
+    TooManyNames(usize),
     /// A node number was used before.
     #[error("node number {got} was used before; the next free one is {next}")]
     ReusedId {
@@ -57,6 +60,9 @@ pub enum LinkError {
     TooLong(usize),
 }
 
+/// Numbers a receiver keeps: several for each node that a tree may have.
+const MAX_NAMES: usize = 4 * MAX_TREE;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Node(NodeId),
@@ -90,6 +96,9 @@ impl Inbound {
                 got: sender_len,
                 have: len_u32(text),
             });
+        }
+        if self.places.len() + batch.len() > MAX_NAMES {
+            return Err(LinkError::TooManyNames(self.places.len() + batch.len()));
         }
         let mut named = Vec::new();
         for at in 0..batch.len() {

@@ -208,6 +208,37 @@ pub enum Task {
     Advise(VerifyPolicy, AdvicePolicy),
 }
 
+impl Task {
+    /// The same task for a worker that can hold only `rows` tree rows of a session.
+    #[must_use]
+    pub fn within(self, rows: u16) -> Task {
+        match self {
+            Task::Grow { policy, shard } => Task::Grow {
+                policy: GrowthPolicy {
+                    nodes: policy.nodes.min(rows),
+                    width: policy.width.min(rows),
+                    ..policy
+                },
+                shard,
+            },
+            Task::Commit(policy) => Task::Commit(VerifyPolicy {
+                rows: policy.rows.min(rows),
+                ..policy
+            }),
+            Task::Advise(policy, advice) => Task::Advise(
+                VerifyPolicy {
+                    rows: policy.rows.min(rows / 2),
+                    ..policy
+                },
+                AdvicePolicy {
+                    ahead: advice.ahead.min(rows / 2),
+                    ..advice
+                },
+            ),
+        }
+    }
+}
+
 /// One message about one session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Addressed<T> {

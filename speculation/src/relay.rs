@@ -529,7 +529,9 @@ impl Relay {
     /// The committed length for which every draft has finished its round; at once where there is none.
     fn round_done(&self) -> Option<u32> {
         let len = len_u32(&self.text);
-        let mut drafts = self.links.values().filter(|link| link.role == Role::Draft);
+        // A draft that has not opened the session yet has nothing to finish.
+        let mut drafts =
+            (self.links.values()).filter(|link| link.role == Role::Draft && link.opened);
         self.config.strategy.growth()?;
         drafts
             .all(|link| link.round_done == Some(len))

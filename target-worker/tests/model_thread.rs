@@ -15,7 +15,7 @@ use speculation::message::{
     Task, Term, VerifyReport,
 };
 use speculation::policy::{Launch, VerifyPolicy};
-use worker::{ModelArgs, OpenError, WorkerHandle};
+use worker::{LinkOver, ModelArgs, OpenError, WorkerHandle};
 
 const PROMPT: [u32; 5] = [400, 17, 901, 33, 256];
 const TOKENS: u32 = 40;
@@ -147,7 +147,7 @@ async fn run(rows: u16) -> (Vec<u32>, VerifyReport) {
     let mut next_id = 1 + first.nodes.len() as u32;
     to_worker.send(relayed(first)).await.unwrap();
     loop {
-        for report in end.next(4).await {
+        for report in end.next(4).await.unwrap() {
             let report = report.message.unwrap();
             let known = PROMPT.len() + text.len() - report.base_len as usize;
             text.extend(report.picks.iter().skip(known));
@@ -195,7 +195,7 @@ async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
     handle.open(1, spec(0, credit), params()).await.unwrap();
     let mut have = PROMPT.len();
     while have < credit as usize {
-        for report in end.next(4).await {
+        for report in end.next(4).await.unwrap() {
             let report = report.message.unwrap();
             have = have.max(report.base_len as usize + report.picks.len());
         }
@@ -207,7 +207,7 @@ async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
         ..ReplicaUpdate::default()
     };
     to_worker.send(relayed(more)).await.unwrap();
-    let report = end.next(4).await.pop().unwrap().message.unwrap();
+    let report = end.next(4).await.unwrap().pop().unwrap().message.unwrap();
     assert_eq!(
         report.base_len as usize + report.picks.len(),
         credit as usize + 1
@@ -258,7 +258,7 @@ async fn an_impossible_update_ends_its_session_and_no_other() {
     to_worker.send(relayed(bad)).await.unwrap();
     let (mut fault, mut finished) = (None, None);
     while fault.is_none() || finished.is_none() {
-        for report in end.next(4).await {
+        for report in end.next(4).await.unwrap() {
             match report.message {
                 Err(why) => fault = Some((report.session, why)),
                 Ok(message) if message.finish.is_some() => finished = Some(report.session),
@@ -269,4 +269,34 @@ async fn an_impossible_update_ends_its_session_and_no_other() {
     let (session, why) = fault.unwrap();
     assert_eq!((session, finished), (SESSION, Some(SessionId(6))));
     assert!(why.contains("99"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_halves_of_a_link_end_together() {
+    let handle = start();
+    let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
+    let (end, pump) = handle.link(1, 1, frames);
+    let pump = tokio::spawn(pump);
+    handle.open(1, spec(0, 6), params()).await.unwrap();
+    to_worker.send(Err("nonsense".to_owned())).await.unwrap();
+    pump.await.unwrap();
+    let over = loop {
+        if let Err(over) = end.next(4).await {
+            break over;
+        }
+    };
+    assert_eq!(over, LinkOver(Some("nonsense".to_owned())));
+    handle.idle().await;
+    let (_to_worker, frames) = futures::channel::mpsc::channel(8);
+    let (end, pump) = handle.link(1, 2, frames);
+    let pump = tokio::spawn(pump);
+    drop(end);
+    pump.await.unwrap();
+    let (_to_worker, frames) = futures::channel::mpsc::channel(8);
+    let (end, pump) = handle.link(1, 3, frames);
+    let pump = tokio::spawn(pump);
+    handle.stop();
+    pump.await.unwrap();
+    assert_eq!(end.next(4).await, Err(LinkOver(None)));
+    handle.ended().await;
 }

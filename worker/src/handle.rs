@@ -1,6 +1,6 @@
 //! The async side of the model thread: opening sessions and pumping links.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Sender, TrySendError};
 use engine::EngineError;
@@ -10,6 +10,7 @@ use runtime::outbox::Outbox;
 use speculation::message::{Addressed, Relayed, SessionId, SessionSpec, Term, WorkerInfo};
 use speculation::verify::WrongTask;
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// What a worker tells a coordinator about a session.
@@ -117,6 +118,7 @@ impl From<EngineError> for OpenError {
 pub struct WorkerHandle<R> {
     events: Sender<Event<R>>,
     sessions: watch::Receiver<usize>,
+    dead: CancellationToken,
     /// For the handshake.
     pub info: Arc<WorkerInfo>,
 }
@@ -126,25 +128,50 @@ impl<R> Clone for WorkerHandle<R> {
         WorkerHandle {
             events: self.events.clone(),
             sessions: self.sessions.clone(),
+            dead: self.dead.clone(),
             info: Arc::clone(&self.info),
         }
     }
 }
 
-/// The sending half of a link: what the model thread has to say.
+/// The two halves of a link share its end: when one is over, so is the other.
+#[derive(Clone, Debug)]
+struct Ending {
+    over: CancellationToken,
+    reason: Arc<OnceLock<String>>,
+}
+
+/// The link is over; the reason is the other side's fault, if it was one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkOver(pub Option<String>);
+
+/// The sending half of a link: what the model thread has to say. Dropping it ends the link.
 #[derive(Debug)]
 pub struct LinkEnd<R> {
     outbox: LinkOutbox<R>,
     events: Sender<Event<R>>,
+    ending: Ending,
+}
+
+impl<R> Drop for LinkEnd<R> {
+    fn drop(&mut self) {
+        self.ending.over.cancel();
+    }
 }
 
 impl<R> LinkEnd<R> {
     /// The newest states of up to `most` sessions, once there is at least one.
-    pub async fn next(&self, most: usize) -> Vec<Addressed<Result<R, String>>> {
-        let taken = self.outbox.take(most).await;
+    ///
+    /// # Errors
+    /// When the link is over: its reading half has ended, or the model thread has.
+    pub async fn next(&self, most: usize) -> Result<Vec<Addressed<Result<R, String>>>, LinkOver> {
+        let taken = self.ending.over.run_until_cancelled(self.outbox.take(most));
+        let Some(taken) = taken.await else {
+            return Err(LinkOver(self.ending.reason.get().cloned()));
+        };
         // A full inbox means that the thread is busy and will look at the slots anyway.
         let _ = self.events.try_send(Event::Taken);
-        taken
+        Ok(taken
             .into_iter()
             .map(|(session, up)| match up {
                 Up::Report(term, report) => Addressed {
@@ -158,7 +185,12 @@ impl<R> LinkEnd<R> {
                     message: Err(why),
                 },
             })
-            .collect()
+            .collect())
+    }
+
+    /// Ends the link from this side.
+    pub fn end(&self) {
+        self.ending.over.cancel();
     }
 }
 
@@ -166,11 +198,13 @@ impl<R: Send + 'static> WorkerHandle<R> {
     pub(crate) fn new(
         events: Sender<Event<R>>,
         sessions: watch::Receiver<usize>,
+        dead: CancellationToken,
         info: WorkerInfo,
     ) -> Self {
         WorkerHandle {
             events,
             sessions,
+            dead,
             info: Arc::new(info),
         }
     }
@@ -222,9 +256,14 @@ impl<R: Send + 'static> WorkerHandle<R> {
         S: Stream<Item = Result<Relayed, String>> + Unpin + Send + 'static,
     {
         let outbox = LinkOutbox::default();
+        let ending = Ending {
+            over: self.dead.child_token(),
+            reason: Arc::default(),
+        };
         let end = LinkEnd {
             outbox: Arc::clone(&outbox),
             events: self.events.clone(),
+            ending: ending.clone(),
         };
         let events = self.events.clone();
         // Before anything is awaited: an open call may follow at once.
@@ -235,23 +274,12 @@ impl<R: Send + 'static> WorkerHandle<R> {
         };
         let linked = send(&events, linked);
         let pump = async move {
-            if linked.is_err() {
-                return;
+            if linked.is_ok() {
+                let reading = read(&events, link, &mut frames, &ending.reason);
+                ending.over.run_until_cancelled(reading).await;
+                let _ = send(&events, Event::Lost { link });
             }
-            while let Some(frame) = frames.next().await {
-                match frame {
-                    Ok(relayed) => {
-                        if send(&events, Event::Relayed { link, relayed }).is_err() {
-                            return;
-                        }
-                    }
-                    Err(reason) => {
-                        tracing::warn!(link, reason, "link dropped");
-                        break;
-                    }
-                }
-            }
-            let _ = send(&events, Event::Lost { link });
+            ending.over.cancel();
         };
         (end, pump)
     }
@@ -263,9 +291,35 @@ impl<R: Send + 'static> WorkerHandle<R> {
         let _ = sessions.wait_for(|&open| open == 0).await;
     }
 
+    /// Waits until the model thread has ended, for whatever reason.
+    pub async fn ended(&self) {
+        self.dead.cancelled().await;
+    }
+
     /// Ends the model thread once it has done what it was told before.
     pub fn stop(&self) {
         let _ = send(&self.events, Event::Stop);
+    }
+}
+
+/// Feeds the model thread until the stream ends or breaks.
+async fn read<R, S>(events: &Sender<Event<R>>, link: u64, frames: &mut S, reason: &OnceLock<String>)
+where
+    S: Stream<Item = Result<Relayed, String>> + Unpin,
+{
+    while let Some(frame) = frames.next().await {
+        match frame {
+            Ok(relayed) => {
+                if send(events, Event::Relayed { link, relayed }).is_err() {
+                    return;
+                }
+            }
+            Err(why) => {
+                tracing::warn!(link, why, "link dropped");
+                reason.get_or_init(|| why);
+                return;
+            }
+        }
     }
 }
 

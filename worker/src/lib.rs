@@ -11,10 +11,13 @@ mod activity;
 pub mod handle;
 pub mod kind;
 pub mod model;
+pub mod process;
 mod rows;
 pub mod thread;
+mod watch;
 
-pub use handle::{LinkEnd, OpenError, WorkerHandle};
+pub use handle::{LinkEnd, LinkOver, OpenError, WorkerHandle};
 pub use kind::{Computed, Kind, Logits};
 pub use model::ModelArgs;
+pub use process::{WorkerArgs, run};
 pub use thread::start;

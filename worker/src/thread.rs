@@ -13,27 +13,32 @@ use engine::sampling::SamplingParams;
 use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow};
 use speculation::Time;
 use speculation::cost::CostModel;
-use speculation::message::{Addressed, Relayed, ReplicaUpdate, SessionId, SessionSpec, Term};
+use speculation::message::{Relayed, SessionId, SessionSpec, Term};
 use speculation::replica::{Poll, StepPlan, TailLogits};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::activity::{Account, Mood};
 use crate::handle::{Event, LinkOutbox, OpenError, Up, WorkerHandle};
 use crate::kind::{Computed, Kind, Logits};
 use crate::model::Loaded;
 use crate::rows::ScratchRows;
+use crate::watch::Watch;
 
 /// Events that may wait for the model thread; a link that has more to say is held up.
-const INBOX: usize = 1024;
+pub(crate) const INBOX: usize = 1024;
 
 /// Starts the model thread. It ends when told to, or when every handle is gone.
 pub fn start<K: Kind>(model: Loaded, kind: K) -> std::io::Result<WorkerHandle<K::Report>> {
     let (sender, events) = crossbeam_channel::bounded(INBOX);
     let (open, sessions) = watch::channel(0);
-    let handle = WorkerHandle::new(sender, sessions, model.info.clone());
+    let dead = CancellationToken::new();
+    let handle = WorkerHandle::new(sender, sessions, dead.clone(), model.info.clone());
     std::thread::Builder::new()
         .name("model".to_owned())
         .spawn(move || {
+            // However the thread ends, by a panic too, its links end with it instead of falling silent.
+            let _dead = dead.drop_guard();
             if let Some(cpu) = model.pin
                 && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
             {
@@ -44,12 +49,12 @@ pub fn start<K: Kind>(model: Loaded, kind: K) -> std::io::Result<WorkerHandle<K:
     Ok(handle)
 }
 
-struct Served<S> {
-    session: S,
+pub(crate) struct Served<S> {
+    pub(crate) session: S,
     seq: SeqId,
     rows: ScratchRows,
     params: SamplingParams,
-    term: Term,
+    pub(crate) term: Term,
     link: u64,
     account: Account,
 }
@@ -59,9 +64,9 @@ struct Link<R> {
     outbox: LinkOutbox<R>,
 }
 
-struct Stepping {
-    id: SessionId,
-    plan: StepPlan,
+pub(crate) struct Stepping {
+    pub(crate) id: SessionId,
+    pub(crate) plan: StepPlan,
     rows: Vec<TreeRow>,
 }
 
@@ -86,7 +91,7 @@ struct ModelThread<K: Kind> {
 }
 
 /// Whether the thread goes on.
-type Going = ControlFlow<()>;
+pub(crate) type Going = ControlFlow<()>;
 
 impl<K: Kind> ModelThread<K> {
     fn new(
@@ -226,7 +231,12 @@ impl<K: Kind> ModelThread<K> {
             return Err(OpenError::Duplicate(spec.session));
         }
         let now = self.now();
-        let session = self.kind.open(now, spec)?;
+        // What a session may hold is this worker's to say.
+        let spec = SessionSpec {
+            task: spec.task.within(self.scratch_rows),
+            ..spec.clone()
+        };
+        let session = self.kind.open(now, &spec)?;
         let seq = self.engine.open(spec.stopping.max_len as usize)?;
         let served = Served {
             session,
@@ -302,46 +312,65 @@ impl<K: Kind> ModelThread<K> {
             .map(|(&id, _)| id)
             .collect();
         for id in order {
-            let Some(served) = self.sessions.get_mut(&id) else {
-                continue;
-            };
-            let space = room.min(served.rows.vacant());
-            if space == 0 {
-                continue;
-            }
-            let poll = (self.kind).poll_step(&mut served.session, now, &self.cost, space);
-            for op in self.kind.poll_cache_ops(&mut served.session) {
-                if let Err(error) = served.rows.apply(&mut self.engine, served.seq, op) {
-                    tracing::error!(session = id.0, %error, "the cache and the tree disagree");
-                }
-            }
-            served.account.mood = match poll {
-                Poll::Step(plan) => {
-                    room = room.saturating_sub(plan.rows());
-                    match served.rows.place(&plan.rows) {
+            match self.poll(id, now, room) {
+                Ok(Poll::Step(plan)) => {
+                    room -= plan.rows();
+                    let rows = self
+                        .sessions
+                        .get_mut(&id)
+                        .and_then(|served| served.rows.place(&plan.rows));
+                    match rows {
                         Some(rows) => batch.push(Stepping { id, plan, rows }),
                         None => {
-                            tracing::error!(session = id.0, "a planned row has no parent");
-                            served.rows.forget(&plan.rows);
+                            self.fault(id, "a planned row has no parent in the cache".to_owned())
                         }
                     }
-                    Mood::Working
                 }
-                Poll::Wait(until) => {
-                    wake = wake.into_iter().chain(until).min();
-                    Mood::Waiting
-                }
-                Poll::Parked => Mood::Parked,
-                Poll::Done => {
-                    served.account.finish(now);
-                    Mood::Done
-                }
-            };
+                Ok(Poll::Wait(until)) => wake = wake.into_iter().chain(until).min(),
+                Ok(Poll::Parked | Poll::Done) => {}
+                // A cache that disagrees with the tree could give wrong text: rather none.
+                Err(why) => self.fault(id, why),
+            }
         }
         if let Some(first) = batch.first() {
             self.turn = SessionId(first.id.0.wrapping_add(1));
         }
         (batch, wake)
+    }
+
+    /// What one session wants, with its cache brought up to date before and after.
+    fn poll(&mut self, id: SessionId, now: Time, room: usize) -> Result<Poll, String> {
+        let Some(served) = self.sessions.get_mut(&id) else {
+            return Ok(Poll::Done);
+        };
+        let mut settle = |kind: &mut K, served: &mut Served<K::Session>| {
+            (kind.poll_cache_ops(&mut served.session).into_iter())
+                .try_for_each(|op| served.rows.apply(&mut self.engine, served.seq, op))
+                .map_err(|error| format!("the cache and the tree disagree: {error}"))
+        };
+        settle(&mut self.kind, served)?;
+        let space = room.min(served.rows.vacant());
+        if space == 0 {
+            return Ok(Poll::Parked);
+        }
+        let poll = (self.kind).poll_step(&mut served.session, now, &self.cost, space);
+        settle(&mut self.kind, served)?;
+        served.account.mood = match &poll {
+            Poll::Step(plan) if plan.rows() > space => {
+                return Err(format!(
+                    "{} rows were planned where {space} fit",
+                    plan.rows()
+                ));
+            }
+            Poll::Step(_) => Mood::Working,
+            Poll::Wait(_) => Mood::Waiting,
+            Poll::Parked => Mood::Parked,
+            Poll::Done => {
+                served.account.finish(now);
+                Mood::Done
+            }
+        };
+        Ok(poll)
     }
 
     fn step(&mut self, batch: Vec<Stepping>, begun: Instant) {
@@ -461,84 +490,6 @@ impl<K: Kind> ModelThread<K> {
                     link.outbox.put(id, Up::Report(served.term, report));
                 }
             }
-        }
-    }
-}
-
-/// Looks at what arrives during a step, to give it up when nothing in it is of use any more.
-struct Watch<'a, K: Kind> {
-    kind: &'a K,
-    sessions: &'a BTreeMap<SessionId, Served<K::Session>>,
-    batch: &'a [Stepping],
-    useless: Vec<bool>,
-    events: &'a Receiver<Event<K::Report>>,
-    pending: &'a mut VecDeque<Event<K::Report>>,
-}
-
-impl<K: Kind> Watch<'_, K> {
-    fn look(&mut self) -> Going {
-        while self.pending.len() < INBOX {
-            match self.events.try_recv() {
-                Ok(event) => self.note(event),
-                Err(_) => break,
-            }
-        }
-        self.verdict()
-    }
-
-    /// Lets a paced step last as long as it should.
-    fn pad(&mut self, begun: Instant, pace: Duration) -> Going {
-        loop {
-            self.verdict()?;
-            let left = pace.saturating_sub(begun.elapsed());
-            if left.is_zero() {
-                return ControlFlow::Continue(());
-            }
-            if self.pending.len() >= INBOX {
-                std::thread::sleep(left);
-                return ControlFlow::Continue(());
-            }
-            match self.events.recv_timeout(left) {
-                Ok(event) => self.note(event),
-                Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
-                Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
-            }
-        }
-    }
-
-    fn note(&mut self, event: Event<K::Report>) {
-        if let Event::Relayed { relayed, .. } = &event {
-            for update in &relayed.updates {
-                self.judge(update);
-            }
-            for closed in &relayed.closed {
-                self.mark(*closed);
-            }
-        }
-        self.pending.push_back(event);
-    }
-
-    fn judge(&mut self, update: &Addressed<ReplicaUpdate>) {
-        let part = self.batch.iter().find(|part| part.id == update.session);
-        if let (Some(part), Some(served)) = (part, self.sessions.get(&update.session))
-            && served.term == update.term
-            && (self.kind).obsoletes(&served.session, &part.plan, &update.message)
-        {
-            self.mark(update.session);
-        }
-    }
-
-    fn mark(&mut self, id: SessionId) {
-        if let Some(at) = self.batch.iter().position(|part| part.id == id) {
-            self.useless[at] = true;
-        }
-    }
-
-    fn verdict(&self) -> Going {
-        if self.useless.iter().all(|&useless| useless) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
         }
     }
 }

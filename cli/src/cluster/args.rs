@@ -26,9 +26,9 @@ pub(crate) struct ClusterArgs {
     /// Draft model [default: the bundled one]
     #[arg(long, value_name = "DIR")]
     pub(crate) draft: Option<PathBuf>,
-    /// Draft workers to start
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
-    pub(crate) drafts: u16,
+    /// Draft workers to start, or to use of a running cluster [default: 1, or all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) drafts: Option<u16>,
     /// Start no qualifier
     #[arg(long, conflicts_with = "qualifier")]
     pub(crate) no_qualifier: bool,
@@ -90,7 +90,8 @@ impl ClusterArgs {
         } else {
             Some(model(self.qualifier, Role::Qualifier)?)
         };
-        let draft = if self.drafts == 0 {
+        let drafts = self.drafts.unwrap_or(1);
+        let draft = if drafts == 0 {
             None
         } else {
             Some(model(self.draft, Role::Draft)?)
@@ -99,7 +100,7 @@ impl ClusterArgs {
             target: model(self.target, Role::Target)?,
             qualifier,
             draft,
-            drafts: self.drafts,
+            drafts,
             pace: self.pace.unwrap_or_default(),
             threads: self.threads.unwrap_or_default(),
             pin: self.pin.unwrap_or_default(),

@@ -91,9 +91,16 @@ impl Client {
         Ok(completion)
     }
 
-    /// How many sessions the coordinator has open.
-    pub async fn sessions(&self) -> anyhow::Result<u32> {
-        let cluster = self.inner.clone().cluster(ClusterRequest {}).await?;
-        Ok(cluster.into_inner().sessions)
+    /// Waits until the number of sessions that the coordinator has open is as wanted.
+    pub async fn wait_for_sessions(&self, wanted: impl Fn(u32) -> bool) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(Duration::from_millis(5));
+        for _ in 0..2000 {
+            tick.tick().await;
+            let cluster = self.inner.clone().cluster(ClusterRequest {}).await?;
+            if wanted(cluster.into_inner().sessions) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the number of sessions was not as wanted within 10 s")
     }
 }

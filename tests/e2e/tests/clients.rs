@@ -68,9 +68,7 @@ async fn dropped_streams_free_everything() {
         arrived.await.unwrap();
         running.abort();
     }
-    while client.sessions().await.unwrap() > 0 {
-        tokio::task::yield_now().await;
-    }
+    client.wait_for_sessions(|open| open == 0).await.unwrap();
     let plain = client
         .generate(request(prompt, 48, 0.0, "ar"))
         .await

@@ -14,6 +14,9 @@ const SHAPE: Shape = Shape {
     target_pace: 10,
 };
 
+/// An idle worker has nothing to finish; this is far below its grace time.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Kills what `victim` chooses when ten tokens have arrived, and again compares with plain decoding.
 async fn killed(victim: fn(&mut Cluster) -> &mut Process, strategy: &str) {
     let cluster = Cluster::start(SHAPE).unwrap();
@@ -63,13 +66,48 @@ async fn a_lost_target_is_unavailable_and_nothing_stays_behind() {
         let client = client.clone();
         async move { client.generate(asked).await }
     });
-    while client.sessions().await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    client.wait_for_sessions(|open| open > 0).await.unwrap();
     cluster.target.kill().unwrap();
     let status = running.await.unwrap().unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
-    while client.sessions().await.unwrap() > 0 {
-        tokio::task::yield_now().await;
+    client.wait_for_sessions(|open| open == 0).await.unwrap();
+}
+
+/// A worker that is asked to stop lets go of its coordinator and ends; the text goes on or says why not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_of_every_worker_ends_it() {
+    let mut cluster = Cluster::start(SHAPE).unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
+    let prompt = &prompts(1).unwrap()[0];
+    let plain = client
+        .generate(request(prompt, 24, 0.7, "ar"))
+        .await
+        .unwrap();
+    let helpers = cluster.drafts.drain(..).chain(cluster.qualifiers.drain(..));
+    for mut helper in helpers {
+        let ended = tokio::task::spawn_blocking(move || helper.terminate());
+        let status = tokio::time::timeout(GRACE, ended)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        let text = client
+            .generate(request(prompt, 24, 0.7, "auto"))
+            .await
+            .unwrap();
+        assert_eq!(text.ids, plain.ids);
     }
+    let ended = tokio::task::spawn_blocking(move || cluster.target.terminate());
+    let status = tokio::time::timeout(GRACE, ended)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    let gone = client
+        .generate(request(prompt, 24, 0.7, "auto"))
+        .await
+        .unwrap_err();
+    assert_eq!(gone.code(), tonic::Code::Unavailable, "{gone}");
 }
