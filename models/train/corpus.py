@@ -81,7 +81,8 @@ def is_permissive(expression: str) -> bool:
             return False, at
         if words[at] == "(":
             value, at = either(at + 1)
-            return value, at + 1
+            closed = at < len(words) and words[at] == ")"
+            return value and closed, at + 1
         return words[at] in PERMISSIVE, at + 1
 
     value, end = either(0)
