@@ -205,14 +205,13 @@ def save(model: Llama, folder: Path, tokenizer: Path) -> None:
             room = GIGANTIC
         room -= size
         shards[-1][name] = tensor.contiguous()
-    if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
-    else:
-        where = {}
-        for number, shard in enumerate(shards, 1):
-            file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            save_file(shard, folder / file, metadata={"format": "pt"})
-            where.update(dict.fromkeys(shard, file))
+    where = {}
+    for number, shard in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)
+        where.update(dict.fromkeys(shard, file))
+    if len(shards) > 1:
         total = sum(tensor.numel() * 2 for tensor in tensors.values())
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
     sizes = {name: getattr(model.config, name) for name in Config.__dataclass_fields__}
@@ -232,7 +231,7 @@ def save(model: Llama, folder: Path, tokenizer: Path) -> None:
             "torch_dtype": "bfloat16",
         },
     )
-    write_json(folder / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 0, "do_sample": True})
+    write_json(folder / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 0, "do_sample": False})
     (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     settings = tokenizer.with_name("tokenizer_config.json")
     if settings.is_file():

@@ -20,6 +20,9 @@ from objectives import Weights, probabilities, student_loss, text_loss
 from optimiser import Optimiser
 from tokens import Windows
 
+# What a step beyond this took was spent suspended, and must not use up a budget in minutes.
+MOST_STEP_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -151,7 +154,7 @@ class Stage:
             begin = time.monotonic()
             for name, loss in self.step().items():
                 smooth[name] = 0.95 * smooth.get(name, loss) + 0.05 * loss
-            self.seconds += time.monotonic() - begin
+            self.seconds += min(time.monotonic() - begin, MOST_STEP_SECONDS)
             steps += 1
             if self.interrupted:
                 self.save()

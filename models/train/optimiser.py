@@ -37,7 +37,9 @@ class Optimiser:
 
     def __init__(self, model: nn.Module, decay: float = 0.1, momentum: float = 0.95) -> None:
         self.decay, self.momentum = decay, momentum
-        self.matrices = [(name, p) for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers.")]
+        self.matrices = [
+            (name, p) for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers.")
+        ]
         taken = {name for name, _ in self.matrices}
         rest = [p for name, p in model.named_parameters() if name not in taken]
         self.adam = torch.optim.AdamW(

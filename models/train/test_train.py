@@ -25,7 +25,12 @@ class Corpus(unittest.TestCase):
 
     def test_licences(self) -> None:
         """An expression is permissive when some choice of its alternatives is."""
-        for text in ("MIT", "MIT/Apache-2.0", "(MIT OR GPL-3.0-only) AND Zlib", "Apache-2.0 WITH LLVM-exception OR MIT"):
+        for text in (
+            "MIT",
+            "MIT/Apache-2.0",
+            "(MIT OR GPL-3.0-only) AND Zlib",
+            "Apache-2.0 WITH LLVM-exception OR MIT",
+        ):
             self.assertTrue(corpus.is_permissive(text), text)
         for text in ("GPL-3.0-only", "MIT AND MPL-2.0", "", "(MIT", "LGPL-2.1 OR MPL-2.0"):
             self.assertFalse(corpus.is_permissive(text), text)

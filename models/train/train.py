@@ -33,7 +33,9 @@ RATES = {"target": 1.5e-3, "qualifier": 1.5e-3, "draft": 2e-3}
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--registry", type=Path, action="append", required=True, help="unpacked crates; may be repeated")
+    parser.add_argument(
+        "--registry", type=Path, action="append", required=True, help="unpacked crates; may be repeated"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for corpus, states and checkpoints")
     parser.add_argument("--stages", default=",".join(STAGES), help="stages to run (default: %(default)s)")
     parser.add_argument("--init", type=Path, help="family to start from; its tokenizer is kept")

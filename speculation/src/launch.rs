@@ -50,7 +50,7 @@ pub enum Decision {
 const LEARN: f64 = 0.15;
 
 /// Longest wait, as a share of a step.
-const LONGEST: f64 = 0.35;
+const LONGEST: f64 = 0.6;
 
 impl Default for LaunchRule {
     fn default() -> Self {

@@ -145,10 +145,10 @@ impl Strategy {
             }),
             Strategy::Auto(knobs) => Some(GrowthPolicy {
                 width: knobs.width,
-                branch: 8,
+                branch: 12,
                 depth: knobs.depth,
-                nodes: 640,
-                min_path: 0.003,
+                nodes: 720,
+                min_path: 0.001,
                 pause: Pause::WhenWorthless,
             }),
         }
@@ -175,7 +175,7 @@ impl Strategy {
             Strategy::Auto(knobs) => VerifyPolicy {
                 launch: Launch::WhenWaitingCosts,
                 rows: knobs.rows,
-                min_path: 0.003,
+                min_path: 0.001,
             },
         }
     }

@@ -489,7 +489,7 @@ impl Relay {
             return None;
         }
         let (room, min_path) = match link.role {
-            Role::Target | Role::Qualifier => (MAX_NODES_PER_UPDATE, 0.002),
+            Role::Target | Role::Qualifier => (MAX_NODES_PER_UPDATE, 0.0008),
             Role::Draft => (MAX_NODES_PER_UPDATE, 0.01),
         };
         let base_len = link.told_len;
