@@ -25,9 +25,12 @@ impl Oracle {
         let config: LlamaConfig =
             serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
         let config = config.into_config(false);
-        let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu)
+        let files = std::fs::read_dir(dir)
             .unwrap()
-            .into_iter()
+            .map(|entry| entry.unwrap().path());
+        let tensors = files
+            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            .flat_map(|path| candle_core::safetensors::load(path, &Device::Cpu).unwrap())
             .map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap()))
             .collect();
         let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);

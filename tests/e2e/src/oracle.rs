@@ -1,5 +1,6 @@
 //! Greedy decoding by candle-transformers' own Llama.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Context;
@@ -14,12 +15,25 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Loads a checkpoint directory with a single safetensors file.
+    /// Loads a checkpoint directory, sharded or not.
     pub fn load(dir: &Path) -> anyhow::Result<Oracle> {
         let config: LlamaConfig = serde_json::from_slice(&std::fs::read(dir.join("config.json"))?)?;
         let config = config.into_config(false);
-        let weights = std::fs::read(dir.join("model.safetensors"))?;
-        let vars = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)?;
+        let mut tensors = HashMap::new();
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "safetensors")
+            {
+                let content = std::fs::read(&path)?;
+                tensors.extend(candle_core::safetensors::load_buffer(
+                    &content,
+                    &Device::Cpu,
+                )?);
+            }
+        }
+        let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let model = Llama::load(vars, &config)?;
         Ok(Oracle { model, config })
     }
