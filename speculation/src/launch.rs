@@ -168,7 +168,7 @@ mod tests {
             let start = round * 100 * MS;
             if let Decision::WaitUntil(until) = rule.decide(start, 0.0, 20_000.0) {
                 waits += 1;
-                assert!(until <= start + 7 * MS);
+                assert!(until <= start + 12 * MS);
                 assert_eq!(rule.decide(until, 0.0, 20_000.0), Decision::Go);
             }
             rule.stepped(1, 20 * MS);
