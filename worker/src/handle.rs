@@ -187,11 +187,6 @@ impl<R> LinkEnd<R> {
             })
             .collect())
     }
-
-    /// Ends the link from this side.
-    pub fn end(&self) {
-        self.ending.over.cancel();
-    }
 }
 
 impl<R: Send + 'static> WorkerHandle<R> {

@@ -73,6 +73,17 @@ async fn a_lost_target_is_unavailable_and_nothing_stays_behind() {
     client.wait_for_sessions(|open| open == 0).await.unwrap();
 }
 
+/// Asks a process to stop; it has to do so by itself, with success.
+async fn ends_in_time(mut process: Process) {
+    let ended = tokio::task::spawn_blocking(move || process.terminate());
+    let status = tokio::time::timeout(GRACE, ended)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
 /// A worker that is asked to stop lets go of its coordinator and ends; the text goes on or says why not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_of_every_worker_ends_it() {
@@ -84,27 +95,15 @@ async fn sigterm_of_every_worker_ends_it() {
         .await
         .unwrap();
     let helpers = cluster.drafts.drain(..).chain(cluster.qualifiers.drain(..));
-    for mut helper in helpers {
-        let ended = tokio::task::spawn_blocking(move || helper.terminate());
-        let status = tokio::time::timeout(GRACE, ended)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-        assert!(status.success(), "{status}");
+    for helper in helpers {
+        ends_in_time(helper).await;
         let text = client
             .generate(request(prompt, 24, 0.7, "auto"))
             .await
             .unwrap();
         assert_eq!(text.ids, plain.ids);
     }
-    let ended = tokio::task::spawn_blocking(move || cluster.target.terminate());
-    let status = tokio::time::timeout(GRACE, ended)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
-    assert!(status.success(), "{status}");
+    ends_in_time(cluster.target).await;
     let gone = client
         .generate(request(prompt, 24, 0.7, "auto"))
         .await
