@@ -43,7 +43,7 @@ class Config:
 SIZES = {
     "target": Config(320, 896, 8, 5, 5),
     "qualifier": Config(192, 512, 5, 3, 3),
-    "draft": Config(96, 256, 2, 2, 2),
+    "draft": Config(96, 256, 4, 2, 2),
 }
 
 
@@ -177,16 +177,22 @@ class Llama(nn.Module):
         return F.linear(self.norm(x), self.embed_tokens.weight)
 
 
-def load(folder: Path, positions: int) -> Llama:
-    """Reads a checkpoint, sharded or not, as f32, with room for `positions` positions."""
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    names = Config.__dataclass_fields__
-    config = Config(**{**{k: v for k, v in raw.items() if k in names}, "max_position_embeddings": positions})
+def load(folder: Path, config: Config) -> Llama:
+    """Reads a checkpoint, sharded or not, as f32, into a model of `config`, which may have more layers.
+
+    A layer that the checkpoint lacks begins as the identity: it writes nothing to the residual stream.
+    """
     model = Llama(config)
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors.update(load_file(file))
-    model.load_state_dict({name.removeprefix("model."): tensor.float() for name, tensor in tensors.items()})
+    named = {name.removeprefix("model."): tensor.float() for name, tensor in tensors.items()}
+    for number, layer in enumerate(model.layers):
+        mine = {f"layers.{number}.{name}": tensor for name, tensor in layer.state_dict().items()}
+        if not mine.keys() & named.keys():
+            silent = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+            named |= {name: tensor * (not name.endswith(silent)) for name, tensor in mine.items()}
+    model.load_state_dict(named)
     return model
 
 

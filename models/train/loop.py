@@ -38,10 +38,8 @@ class Plan:
     warmup: float = 0.04
     step_tokens: int = 8192
     micro_tokens: int = 4096
-    window: int = 512
-    # The last part of a stage trains on windows of this length, so that late positions are learnt too.
-    long_window: int = 1024
-    long_from: float = 0.6
+    # Lengths of the training windows, taken in turn step by step: short contexts and late positions are both learnt.
+    windows: tuple[int, ...] = (256, 1024)
     weights: Weights = Weights()
     save_minutes: float = 4.0
     probe_minutes: float = 5.0
@@ -54,8 +52,8 @@ class Stage:
         self.plan, self.models, self.train_windows, self.device, self.out = plan, models, train, device, out
         self.optimisers = {name: Optimiser(models[name]) for name in plan.learners}
         self.tokens, self.seconds = 0, 0.0
-        # Windows of both lengths are counted on their own, so that neither order depends on when the length changed.
-        self.drawn = {plan.window: 0, plan.long_window: 0}
+        self.steps = 0
+        self.drawn = dict.fromkeys(plan.windows, 0)
         self.interrupted = False
         self.state_file = out / f"{plan.name}.state.pt"
         for name, model in models.items():
@@ -88,7 +86,8 @@ class Stage:
         for name in self.plan.learners:
             self.models[name].load_state_dict(state["models"][name])
             self.optimisers[name].restore(state["optimisers"][name])
-        self.tokens, self.seconds, self.drawn = state["tokens"], state["seconds"], state["drawn"]
+        self.tokens, self.seconds, self.steps = state["tokens"], state["seconds"], state["steps"]
+        self.drawn = state["drawn"]
         return True
 
     def save(self) -> None:
@@ -99,6 +98,7 @@ class Stage:
             "optimisers": {name: self.optimisers[name].state() for name in self.plan.learners},
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "steps": self.steps,
             "drawn": self.drawn,
         }
         unfinished = self.state_file.with_suffix(".part")
@@ -128,7 +128,7 @@ class Stage:
     def step(self) -> dict[str, float]:
         """One optimiser step of every learner."""
         plan = self.plan
-        window = plan.window if self.progress() < plan.long_from else plan.long_window
+        window = plan.windows[self.steps % len(plan.windows)]
         micro = max(1, plan.micro_tokens // window)
         count = max(1, plan.step_tokens // (micro * window))
         losses: dict[str, float] = {}
@@ -140,6 +140,7 @@ class Stage:
         for name, optimiser in self.optimisers.items():
             optimiser.step(self.rate(name))
         self.tokens += count * micro * window
+        self.steps += 1
         return losses
 
     def run(self, probe: Windows) -> None:
@@ -149,18 +150,16 @@ class Stage:
         signal.signal(signal.SIGTERM, self.interrupt)
         saved = probed = self.seconds
         smooth: dict[str, float] = {}
-        steps = 0
         while self.progress() < 1:
             begin = time.monotonic()
             for name, loss in self.step().items():
                 smooth[name] = 0.95 * smooth.get(name, loss) + 0.05 * loss
             self.seconds += min(time.monotonic() - begin, MOST_STEP_SECONDS)
-            steps += 1
             if self.interrupted:
                 self.save()
                 self.note({"interrupted": True})
                 raise SystemExit(143)
-            if steps % 10 == 0:
+            if self.steps % 10 == 0:
                 self.note({"train": {name: round(loss, 4) for name, loss in smooth.items()}})
             if self.seconds - saved > 60 * self.plan.save_minutes:
                 self.save()

@@ -79,7 +79,7 @@ class Models(unittest.TestCase):
         torch.testing.assert_close(objectives.text_loss(logits, text)[1], logits.grad, atol=1e-6, rtol=1e-3)
 
     def test_checkpoints(self) -> None:
-        """What is saved in shards is loaded again, up to bf16."""
+        """What is saved in shards is loaded again, up to bf16; layers that a checkpoint lacks change nothing at first."""
         model = llama.Llama(llama.Config(640, 1792, 3, 5, 5))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -88,7 +88,10 @@ class Models(unittest.TestCase):
             files = list((folder / "model").glob("*.safetensors"))
             self.assertGreater(len(files), 1)
             self.assertTrue(all(file.stat().st_size < 16_000_000 for file in files))
-            again = llama.load(folder / "model", 1024)
+            again = llama.load(folder / "model", model.config)
+            deeper = llama.load(folder / "model", llama.Config(640, 1792, 5, 5, 5))
+        ids = torch.randint(0, 4096, (1, 7))
+        torch.testing.assert_close(deeper(ids), again(ids))
         for mine, theirs in zip(model.parameters(), again.parameters(), strict=True):
             torch.testing.assert_close(mine.bfloat16().float(), theirs)
 
@@ -104,7 +107,7 @@ class Training(unittest.TestCase):
         models = {name: llama.Llama(TINY) for name in ("target", "draft")}
         rates = dict.fromkeys(models, 1e-3)
         plan = Plan("target", ("target", "draft"), 400 * 128, 1e9, rates, dict.fromkeys(models, 0.0))
-        plan = Plan(**{**plan.__dict__, "step_tokens": 128, "micro_tokens": 64, "window": 32, "long_window": 64})
+        plan = Plan(**{**plan.__dict__, "step_tokens": 128, "micro_tokens": 64, "windows": (32, 64)})
         stage = Stage(plan, models, Windows(path, 1), "cpu", folder)
         stage.resume()
         for _ in range(steps):

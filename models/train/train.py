@@ -25,8 +25,8 @@ from loop import Plan, Stage, evaluate
 
 STAGES = ("corpus", "tokenizer", "target", "qualifier", "draft")
 STUDENTS = ("qualifier", "draft")
-# Peak learning rates, for new weights and for trained ones alike.
 PROBE_ORDER = 7  # the same held-out windows in every run, whatever its seed.
+# Peak learning rates, for new weights and for trained ones alike.
 RATES = {"target": 1.5e-3, "qualifier": 1.5e-3, "draft": 2e-3}
 
 
@@ -96,11 +96,11 @@ class Family:
 
     def start(self, name: str) -> llama.Llama:
         """A model as an earlier stage left it, as the family to start from has it, or new."""
-        positions = llama.SIZES[name].max_position_embeddings
+        config = llama.SIZES[name]
         for folder in (self.args.out / name, self.args.init and self.args.init / name):
             if folder and (folder / "config.json").is_file():
-                return llama.load(folder, positions)
-        return llama.Llama(llama.SIZES[name])
+                return llama.load(folder, config)
+        return llama.Llama(config)
 
     def train(self, learners: tuple[str, ...]) -> None:
         """Trains models beside each other; one forward pass of the target serves all of them."""
