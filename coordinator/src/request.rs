@@ -80,7 +80,7 @@ pub(crate) fn parse(
             top_p,
             min_p: request.min_p,
             seed: request.seed.map_or_else(seed, Ok)?,
-            choice: 0,
+            ..Sampling::default()
         },
         stop_ids: request.stop_token_ids,
         end_of_text: if request.ignore_eos {
@@ -200,12 +200,8 @@ mod tests {
     fn what_is_not_said_is_off() {
         let request = parse(asked(), 10, || Ok(77)).unwrap();
         let off = Sampling {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
             seed: 77,
-            choice: 0,
+            ..Sampling::default()
         };
         assert_eq!(request.sampling, off);
         assert_eq!(request.strategy.name(), "auto");

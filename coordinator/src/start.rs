@@ -128,7 +128,8 @@ async fn prepare(
             None => unused.push(link.key),
             Some(spec) => {
                 let link = Arc::clone(link);
-                let opening = open::open(link, registry.coordinator(), spec, request.sampling);
+                let opening =
+                    open::open(link, registry.coordinator(), spec, request.sampling.clone());
                 opens.push(opening);
             }
         }

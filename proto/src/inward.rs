@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use speculation::limits::MAX_NODES_PER_UPDATE;
+use speculation::limits::{MAX_BIASED, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES, MAX_TOP_SCORES};
 use speculation::message::{
-    Activity, DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, SessionId, SessionSpec, Shard,
-    Stopping, Task, Term, VerifyReport,
+    Activity, Basis, DraftReport, Finish, NodeBatch, Prob16, PromptScores, PromptScoring,
+    ReplicaUpdate, Scores, Scoring, SessionId, SessionSpec, Shard, Stopping, Task, Term,
+    VerifyReport,
 };
 pub use speculation::message::{Addressed, Relayed};
 use speculation::policy::{
@@ -183,6 +184,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
             Task::Advise(walk(task.walk)?, advice)
         }
     };
+    let scoring = scoring(request.scoring, stopping.prompt_len)?;
     let spec = SessionSpec {
         session: SessionId(request.session),
         term: Term(request.term),
@@ -194,17 +196,77 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
             stop_ids: stopping.stop_ids,
         },
         allowed_len: request.allowed_len,
+        scoring,
         task,
     };
-    let sampling = Sampling {
+    Ok((spec, self::sampling(sampling)?))
+}
+
+/// The counts are checked here; the values by who samples.
+fn sampling(sampling: v1::Sampling) -> Result<Sampling, WireError> {
+    if sampling.bias_ids.len() != sampling.bias_values.len() {
+        let value = format!(
+            "{} and {}",
+            sampling.bias_ids.len(),
+            sampling.bias_values.len()
+        );
+        return Err(range("sampling.bias", value, "arrays of equal length"));
+    }
+    at_most(
+        "sampling.bias",
+        sampling.bias_ids.len(),
+        MAX_BIASED,
+        "at most 1024 tokens",
+    )?;
+    Ok(Sampling {
         temperature: sampling.temperature,
         top_k: sampling.top_k,
         top_p: sampling.top_p,
         min_p: sampling.min_p,
         seed: sampling.seed,
         choice: sampling.choice,
+        bias: (sampling.bias_ids.into_iter())
+            .zip(sampling.bias_values)
+            .collect(),
+        repetition_penalty: sampling.repetition_penalty,
+        presence_penalty: sampling.presence_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        min_tokens: sampling.min_tokens,
+    })
+}
+
+fn top(field: &'static str, value: u32) -> Result<u8, WireError> {
+    match u8::try_from(value) {
+        Ok(top) if top <= MAX_TOP_SCORES => Ok(top),
+        Ok(_) | Err(_) => Err(range(field, value, "0..=20")),
+    }
+}
+
+fn scoring(scoring: Option<v1::Scoring>, prompt_len: u32) -> Result<Scoring, WireError> {
+    let Some(scoring) = scoring else {
+        return Ok(Scoring::default());
     };
-    Ok((spec, sampling))
+    let prompt = match scoring.prompt {
+        None => None,
+        Some(_) if !(1..=prompt_len).contains(&scoring.prompt_first) => {
+            let allowed = "1 to the length of the prompt";
+            return Err(range("scoring.prompt_first", scoring.prompt_first, allowed));
+        }
+        Some(most) => Some(PromptScoring {
+            top: top("scoring.prompt", most)?,
+            first: scoring.prompt_first,
+        }),
+    };
+    let picks = scoring.picks.map(|most| top("scoring.picks", most));
+    Ok(Scoring {
+        picks: picks.transpose()?,
+        basis: match scoring.basis() {
+            v1::scoring::Basis::Raw => Basis::Raw,
+            v1::scoring::Basis::Processed => Basis::Processed,
+            v1::scoring::Basis::Unspecified => return Err(WireError::Missing("scoring.basis")),
+        },
+        prompt,
+    })
 }
 
 /// A frame from a coordinator.
@@ -250,6 +312,7 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             rescored: update.rescored_ids.into_iter().zip(rescored).collect(),
             round_done: update.round_done,
             allowed_len: update.allowed_len,
+            prompt_scored: update.prompt_scored,
             shard: update.shard.map(shard).transpose()?,
         },
     })
@@ -311,21 +374,82 @@ pub fn verify_frame(frame: v1::VerifyFrame) -> Result<Reported<VerifyReport>, Wi
         MAX_SESSIONS_PER_FRAME,
         "at most 256 sessions",
     )?;
-    let report = |report: v1::VerifySessionReport| Addressed {
+    Ok(Reported {
+        reports: frame
+            .reports
+            .into_iter()
+            .map(verify_report)
+            .collect::<Result<_, WireError>>()?,
+        faults: faults(frame.faults),
+    })
+}
+
+fn verify_report(report: v1::VerifySessionReport) -> Result<Addressed<VerifyReport>, WireError> {
+    let finish = finish(report.finish());
+    let scores = (report.scores)
+        .map(|sent| scores_of("scores", sent, report.picks.len()))
+        .transpose()?;
+    if let Some(scores) = &scores
+        && scores.len() != report.picks.len()
+    {
+        return Err(range("scores", scores.len(), "one for each pick"));
+    }
+    let prompt_scores = match report.prompt_scores {
+        None => None,
+        Some(_) if report.prompt_scores_first == 0 => {
+            return Err(WireError::Missing("prompt_scores_first"));
+        }
+        Some(sent) => Some(PromptScores {
+            first: report.prompt_scores_first,
+            scores: scores_of("prompt_scores", sent, MAX_PROMPT_SCORES)?,
+        }),
+    };
+    Ok(Addressed {
         session: SessionId(report.session),
         term: Term(report.term),
         message: VerifyReport {
             base_len: report.base_len,
-            finish: finish(report.finish()),
-            activity: activity(report.activity),
-            walks: walks(report.walks),
             picks: report.picks,
             margins: report.margins,
+            scores: scores.map(Box::new),
+            prompt_scores: prompt_scores.map(Box::new),
+            finish,
+            activity: activity(report.activity),
+            walks: walks(report.walks),
         },
-    };
-    Ok(Reported {
-        reports: frame.reports.into_iter().map(report).collect(),
-        faults: faults(frame.faults),
+    })
+}
+
+/// Scores of at most `most` tokens.
+fn scores_of(field: &'static str, sent: v1::TokenScores, most: usize) -> Result<Scores, WireError> {
+    let top_n = top("top_n", sent.top_n)?;
+    let tokens = sent.logprobs.len();
+    at_most(field, tokens, most, "no more than there are tokens")?;
+    let tops = tokens * usize::from(top_n);
+    let whole =
+        sent.ranks.len() == tokens && sent.top_ids.len() == tops && sent.top_logprobs.len() == tops;
+    if !whole {
+        let value = format!(
+            "{tokens} logprobs, {} ranks, {} and {} top entries",
+            sent.ranks.len(),
+            sent.top_ids.len(),
+            sent.top_logprobs.len()
+        );
+        return Err(range(field, value, "a rank and top_n entries for each"));
+    }
+    let mut logprobs = sent.logprobs.iter().chain(&sent.top_logprobs);
+    if let Some(&odd) = logprobs.find(|&&logprob| logprob.is_nan() || logprob > 0.0) {
+        return Err(range(field, odd, "log-probabilities of at most 0"));
+    }
+    if sent.ranks.contains(&0) {
+        return Err(range(field, "rank 0", "ranks from 1"));
+    }
+    Ok(Scores {
+        logprobs: sent.logprobs,
+        ranks: sent.ranks,
+        top_n,
+        top_ids: sent.top_ids,
+        top_logprobs: sent.top_logprobs,
     })
 }
 

@@ -1,8 +1,8 @@
 //! From the domain to the wire.
 
 use speculation::message::{
-    Activity, DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, SessionSpec, Shard, Task,
-    VerifyReport, WorkerInfo,
+    Activity, Basis, DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, Scores, Scoring,
+    SessionSpec, Shard, Task, VerifyReport, WorkerInfo,
 };
 use speculation::policy::{Launch, Pause, Strategy, VerifyPolicy};
 use speculation::relay::SessionStats;
@@ -46,6 +46,19 @@ fn walk(policy: VerifyPolicy) -> v1::Walk {
         round_deadline_us: deadline,
         rows: policy.rows.into(),
         min_path: policy.min_path,
+    }
+}
+
+fn scoring(scoring: Scoring) -> v1::Scoring {
+    let basis = match scoring.basis {
+        Basis::Raw => v1::scoring::Basis::Raw,
+        Basis::Processed => v1::scoring::Basis::Processed,
+    };
+    v1::Scoring {
+        picks: scoring.picks.map(u32::from),
+        basis: basis.into(),
+        prompt: scoring.prompt.map(|prompt| prompt.top.into()),
+        prompt_first: scoring.prompt.map_or(0, |prompt| prompt.first),
     }
 }
 
@@ -107,9 +120,16 @@ pub fn open(coordinator: u64, spec: SessionSpec, sampling: Sampling) -> v1::Open
             min_p: sampling.min_p,
             seed: sampling.seed,
             choice: sampling.choice,
+            bias_ids: sampling.bias.iter().map(|&(id, _)| id).collect(),
+            bias_values: sampling.bias.iter().map(|&(_, value)| value).collect(),
+            repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            min_tokens: sampling.min_tokens,
         }),
         allowed_len: spec.allowed_len,
         task: Some(task),
+        scoring: Some(scoring(spec.scoring)),
     }
 }
 
@@ -130,6 +150,7 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         round_done: message.round_done,
         allowed_len: message.allowed_len,
         shard: message.shard.map(shard),
+        prompt_scored: message.prompt_scored,
     }
 }
 
@@ -147,6 +168,10 @@ pub fn draft_report(report: Addressed<DraftReport>) -> v1::DraftSessionReport {
 
 /// A verifier's word about one session.
 pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport {
+    let (prompt_scores_first, prompt_scores) = match report.message.prompt_scores {
+        Some(part) => (part.first, Some(scores(part.scores))),
+        None => (0, None),
+    };
     v1::VerifySessionReport {
         session: report.session.0,
         term: report.term.0,
@@ -156,6 +181,19 @@ pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport
         finish: finish(report.message.finish).into(),
         activity: Some(activity(report.message.activity)),
         walks: Some(walks(report.message.walks)),
+        scores: report.message.scores.map(|sent| scores(*sent)),
+        prompt_scores_first,
+        prompt_scores,
+    }
+}
+
+fn scores(scores: Scores) -> v1::TokenScores {
+    v1::TokenScores {
+        logprobs: scores.logprobs,
+        ranks: scores.ranks,
+        top_n: scores.top_n.into(),
+        top_ids: scores.top_ids,
+        top_logprobs: scores.top_logprobs,
     }
 }
 

@@ -23,6 +23,7 @@ pub mod message;
 pub mod policy;
 pub mod relay;
 pub mod replica;
+pub mod score;
 pub mod stats;
 pub mod tree;
 pub mod verify;

@@ -7,8 +7,8 @@ use crate::calibration::{Calibration, Feature, Outcome};
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::link::{Inbound, LinkError, Outbound, len_u32};
 use crate::message::{
-    Activity, DraftReport, Finish, ReplicaUpdate, SessionId, SessionSpec, Shard, Stopping, Task,
-    Term, VerifyReport,
+    Activity, DraftReport, Finish, ReplicaUpdate, Scoring, SessionId, SessionSpec, Shard, Stopping,
+    Task, Term, VerifyReport,
 };
 use crate::policy::Strategy;
 use crate::stats::{WalkStats, ratio};
@@ -213,6 +213,7 @@ impl Relay {
             text: self.text.clone(),
             stopping: self.config.stopping.clone(),
             allowed_len,
+            scoring: Scoring::default(),
             task,
         })
     }
@@ -522,6 +523,7 @@ impl Relay {
             rescored,
             round_done,
             allowed_len,
+            prompt_scored: 0,
             shard: new_shard,
         })
     }

@@ -432,6 +432,8 @@ impl VerifySession {
             base_len: self.acked,
             picks,
             margins,
+            scores: None,
+            prompt_scores: None,
             finish: self.finish,
             activity,
             walks: self.walks,

@@ -11,8 +11,8 @@ use engine::{AppendLogits, Engine, EngineOptions, SeqRows, StepOutput};
 use futures::SinkExt;
 use offshoot_target_worker::walk::Walk;
 use speculation::message::{
-    Addressed, Finish, NodeBatch, Prob16, Relayed, ReplicaUpdate, SessionId, SessionSpec, Stopping,
-    Task, Term, VerifyReport,
+    Addressed, Finish, NodeBatch, Prob16, Relayed, ReplicaUpdate, Scoring, SessionId, SessionSpec,
+    Stopping, Task, Term, VerifyReport,
 };
 use speculation::policy::{Launch, VerifyPolicy};
 use worker::{LinkOver, ModelArgs, OpenError, WorkerHandle};
@@ -60,6 +60,7 @@ fn spec(rows: u16, allowed_len: u32) -> SessionSpec {
             stop_ids: Vec::new(),
         },
         allowed_len,
+        scoring: Scoring::default(),
         task: Task::Commit(VerifyPolicy {
             // Turn-taking makes the number of steps a fact rather than a race.
             launch: match rows {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use speculation::Time;
 use speculation::message::{
-    Finish, Prob16, ReplicaUpdate, SessionId, SessionSpec, Shard, Stopping, Task, Term,
+    Finish, Prob16, ReplicaUpdate, Scoring, SessionId, SessionSpec, Shard, Stopping, Task, Term,
 };
 use speculation::policy::{AutoKnobs, Strategy as Decoding};
 use speculation::relay::{LinkKey, Role};
@@ -24,6 +24,7 @@ fn spec(task: Task, prompt_len: usize, max_len: u32) -> SessionSpec {
             ..Stopping::default()
         },
         allowed_len: 1000,
+        scoring: Scoring::default(),
         task,
     }
 }

@@ -179,6 +179,7 @@ impl Inner {
             picks,
             finish: forced.unwrap_or(finish).into(),
             activity: None,
+            ..v1::VerifySessionReport::default()
         };
         self.seen.send_modify(|seen| {
             seen.parked.remove(&session);
