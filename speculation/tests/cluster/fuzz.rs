@@ -91,6 +91,7 @@ fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> Replica
             .collect(),
         round_done: dice.percent(50).then(|| dice.below(60) as u32),
         allowed_len: dice.below(3) as u32 * 500,
+        prompt_scored: dice.below(3) as u32 * 30,
         shard: dice.percent(20).then(|| Shard {
             index: dice.below(4) as u8,
             count: dice.below(4) as u8,
