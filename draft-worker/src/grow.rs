@@ -36,8 +36,17 @@ impl Kind for Grow {
     type Session = DraftSession;
     type Report = DraftReport;
 
-    fn open(&mut self, _now: Time, spec: &SessionSpec) -> Result<DraftSession, WrongTask> {
-        DraftSession::new(spec, self.vocab)
+    fn open(
+        &mut self,
+        _now: Time,
+        spec: &SessionSpec,
+        cached: u32,
+    ) -> Result<DraftSession, WrongTask> {
+        DraftSession::new(spec, self.vocab, cached)
+    }
+
+    fn cached_text<'a>(&self, session: &'a DraftSession) -> &'a [u32] {
+        session.cached_text()
     }
 
     fn handle_update(

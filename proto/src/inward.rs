@@ -282,7 +282,13 @@ pub fn relay_frame(frame: v1::RelayFrame) -> Result<Relayed, WireError> {
         .into_iter()
         .map(update)
         .collect::<Result<_, _>>()?;
-    let closed = frame.closed.into_iter().map(SessionId).collect();
+    if frame.closed.len() != frame.closed_terms.len() {
+        let value = format!("{} and {}", frame.closed.len(), frame.closed_terms.len());
+        return Err(range("closed", value, "arrays of equal length"));
+    }
+    let closed = (frame.closed.into_iter().map(SessionId))
+        .zip(frame.closed_terms.into_iter().map(Term))
+        .collect();
     Ok(Relayed { updates, closed })
 }
 

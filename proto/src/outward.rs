@@ -74,6 +74,8 @@ pub fn hello(role: &str, info: &WorkerInfo) -> v1::HelloReply {
         max_context: info.max_context,
         max_sessions: info.max_sessions,
         eos_ids: info.eos_ids.clone(),
+        kv_positions: info.kv_positions,
+        kv_page: info.kv_page,
     }
 }
 
@@ -187,7 +189,8 @@ pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport
     }
 }
 
-fn scores(scores: Scores) -> v1::TokenScores {
+/// Log-probabilities.
+pub fn scores(scores: Scores) -> v1::TokenScores {
     v1::TokenScores {
         logprobs: scores.logprobs,
         ranks: scores.ranks,

@@ -51,13 +51,13 @@ pub struct DraftSession {
 }
 
 impl DraftSession {
-    /// A session with an empty cache. `vocab` bounds every token id it will accept.
-    pub fn new(spec: &SessionSpec, vocab: u32) -> Result<Self, WrongTask> {
+    /// A session whose cache holds the first `cached` tokens of its text. `vocab` bounds every token id it will accept.
+    pub fn new(spec: &SessionSpec, vocab: u32, cached: u32) -> Result<Self, WrongTask> {
         let Task::Grow { policy, shard } = spec.task else {
             return Err(WrongTask);
         };
         Ok(DraftSession {
-            replica: Replica::new(spec, vocab),
+            replica: Replica::new(spec, vocab, cached),
             policy,
             shard,
             root_expanded: false,
@@ -67,6 +67,11 @@ impl DraftSession {
             told_any: false,
             told_life_us: 0,
         })
+    }
+
+    /// The tokens whose keys and values the cache holds once [`poll_cache_ops`](Self::poll_cache_ops) is done.
+    pub fn cached_text(&self) -> &[u32] {
+        self.replica.cached_text()
     }
 
     /// Takes the coordinator's newest state, and learns from what was committed.

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod relay;
 pub mod replica;
 pub mod score;
+mod scored;
 pub mod stats;
 pub mod tree;
 pub mod verify;

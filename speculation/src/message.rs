@@ -171,6 +171,22 @@ pub struct Activity {
     pub abandoned_steps: u64,
 }
 
+impl Activity {
+    /// The totals of both.
+    #[must_use]
+    pub fn plus(self, other: Activity) -> Activity {
+        Activity {
+            steps: self.steps.saturating_add(other.steps),
+            rows: self.rows.saturating_add(other.rows),
+            busy_us: self.busy_us.saturating_add(other.busy_us),
+            bubble_us: self.bubble_us.saturating_add(other.bubble_us),
+            parked_us: self.parked_us.saturating_add(other.parked_us),
+            life_us: self.life_us.saturating_add(other.life_us),
+            abandoned_steps: self.abandoned_steps.saturating_add(other.abandoned_steps),
+        }
+    }
+}
+
 /// When a text ends; belongs to the target's walk, which truncates inside an accepted path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stopping {
@@ -266,8 +282,8 @@ pub struct Addressed<T> {
 pub struct Relayed {
     /// New states.
     pub updates: Vec<Addressed<ReplicaUpdate>>,
-    /// Sessions to forget.
-    pub closed: Vec<SessionId>,
+    /// Sessions to forget, unless they were opened anew under a later term.
+    pub closed: Vec<(SessionId, Term)>,
 }
 
 /// What a worker says of itself in the handshake.
@@ -287,4 +303,8 @@ pub struct WorkerInfo {
     pub max_sessions: u32,
     /// End-of-text tokens of the model.
     pub eos_ids: Vec<u32>,
+    /// Positions that the key/value cache holds, all sessions together.
+    pub kv_positions: u32,
+    /// A session takes whole pages of so many positions.
+    pub kv_page: u32,
 }

@@ -101,18 +101,24 @@ pub struct Replica<X> {
 }
 
 impl<X: Clone + Default> Replica<X> {
-    /// A replica of a session whose cache is empty.
-    pub(crate) fn new(spec: &SessionSpec, vocab: u32) -> Self {
+    /// A replica of a session whose cache holds the first `cached` tokens of its text.
+    pub(crate) fn new(spec: &SessionSpec, vocab: u32, cached: u32) -> Self {
         Replica {
             text: spec.text.clone(),
             stopping: spec.stopping.clone(),
             allowed_len: spec.allowed_len,
             vocab,
             tree: Tree::new(len_u32(&spec.text)),
-            cached: 0,
+            // The last token is computed again, because a step has to give its logits.
+            cached: cached.min(len_u32(&spec.text).saturating_sub(1)),
             inbound: Inbound::default(),
             ops: Vec::new(),
         }
+    }
+
+    /// The tokens whose keys and values the cache holds once the pending operations are done.
+    pub(crate) fn cached_text(&self) -> &[u32] {
+        &self.text[..self.text.len().min(self.cached as usize)]
     }
 
     /// See [`Inbound::foreseen`].

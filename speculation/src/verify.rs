@@ -53,14 +53,15 @@ pub struct VerifySession {
 pub struct NotFinite;
 
 impl VerifySession {
-    /// A session that starts at `now` with an empty cache. `vocab` bounds every token id it will accept.
-    pub fn new(now: Time, spec: &SessionSpec, vocab: u32) -> Result<Self, WrongTask> {
+    /// A session that starts at `now` and whose cache holds the first `cached` tokens of its text. `vocab` bounds every
+    /// token id it will accept.
+    pub fn new(now: Time, spec: &SessionSpec, vocab: u32, cached: u32) -> Result<Self, WrongTask> {
         let (policy, advice) = match spec.task {
             Task::Commit(policy) => (policy, None),
             Task::Advise(policy, advice) => (policy, Some(advice)),
             Task::Grow { .. } => return Err(WrongTask),
         };
-        let replica = Replica::new(spec, vocab);
+        let replica = Replica::new(spec, vocab, cached);
         // A session may be reopened on a text that is complete already; one more token would be one too many.
         let last = replica.text.last().copied();
         let finish = (replica.len() > spec.stopping.prompt_len)
@@ -83,6 +84,11 @@ impl VerifySession {
             undecided: false,
             changed: finish.is_some(),
         })
+    }
+
+    /// The tokens whose keys and values the cache holds once [`poll_cache_ops`](Self::poll_cache_ops) is done.
+    pub fn cached_text(&self) -> &[u32] {
+        self.replica.cached_text()
     }
 
     /// The committed text, prompt included.

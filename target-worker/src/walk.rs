@@ -31,8 +31,17 @@ impl Kind for Walk {
     type Session = VerifySession;
     type Report = VerifyReport;
 
-    fn open(&mut self, now: Time, spec: &SessionSpec) -> Result<VerifySession, WrongTask> {
-        VerifySession::new(now, spec, self.vocab)
+    fn open(
+        &mut self,
+        now: Time,
+        spec: &SessionSpec,
+        cached: u32,
+    ) -> Result<VerifySession, WrongTask> {
+        VerifySession::new(now, spec, self.vocab, cached)
+    }
+
+    fn cached_text<'a>(&self, session: &'a VerifySession) -> &'a [u32] {
+        session.cached_text()
     }
 
     fn handle_update(

@@ -16,8 +16,16 @@ pub trait Kind: Send + 'static {
     /// What it tells the coordinator.
     type Report: Send + 'static;
 
-    /// Starts a session whose cache is empty.
-    fn open(&mut self, now: Time, spec: &SessionSpec) -> Result<Self::Session, WrongTask>;
+    /// Starts a session whose cache holds the first `cached` tokens of its text.
+    fn open(
+        &mut self,
+        now: Time,
+        spec: &SessionSpec,
+        cached: u32,
+    ) -> Result<Self::Session, WrongTask>;
+
+    /// The tokens of the text that the session's cache holds, once its pending operations are done.
+    fn cached_text<'a>(&self, session: &'a Self::Session) -> &'a [u32];
 
     /// Takes the coordinator's newest state.
     fn handle_update(

@@ -9,7 +9,7 @@ use speculation::draft::DraftSession;
 use speculation::limits::MAX_COMMIT;
 use speculation::link::LinkError;
 use speculation::message::{
-    Activity, DraftReport, LinkId, ROOT, ReplicaUpdate, SessionSpec, Task, VerifyReport,
+    Activity, DraftReport, LinkId, ROOT, ReplicaUpdate, SessionSpec, Task, Term, VerifyReport,
 };
 use speculation::relay::{LinkKey, Role};
 use speculation::replica::{Poll, RowAt, StepPlan};
@@ -53,6 +53,7 @@ pub(crate) type Guessed = BTreeSet<u64>;
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) key: LinkKey,
+    pub(crate) term: Term,
     pub(crate) role: Role,
     pub(crate) agent: Agent,
     /// The text this session has been told or has decided.
@@ -97,15 +98,16 @@ impl Worker {
     ) -> Self {
         let agent = match role {
             Role::Draft => Agent::Draft(
-                Box::new(DraftSession::new(spec, VOCAB).expect("a draft's task")),
+                Box::new(DraftSession::new(spec, VOCAB, 0).expect("a draft's task")),
                 Box::default(),
             ),
             Role::Qualifier | Role::Target => Agent::Verify(Box::new(
-                VerifySession::new(now, spec, VOCAB).expect("a verifier's task"),
+                VerifySession::new(now, spec, VOCAB, 0).expect("a verifier's task"),
             )),
         };
         Worker {
             key,
+            term: spec.term,
             role,
             agent,
             text: spec.text.clone(),
