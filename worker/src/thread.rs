@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use engine::sampling::SamplingParams;
+use engine::sampling::Recipe;
 use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow};
 use speculation::Time;
 use speculation::cost::CostModel;
@@ -53,7 +53,7 @@ pub(crate) struct Served<S> {
     pub(crate) session: S,
     seq: SeqId,
     rows: ScratchRows,
-    params: SamplingParams,
+    recipe: Recipe,
     pub(crate) term: Term,
     link: u64,
     account: Account,
@@ -179,10 +179,10 @@ impl<K: Kind> ModelThread<K> {
             Event::Open {
                 coordinator,
                 spec,
-                params,
+                recipe,
                 reply,
             } => {
-                let answer = self.open(coordinator, &spec, params);
+                let answer = self.open(coordinator, &spec, *recipe);
                 // Nobody listens any more when the caller has gone: then its link goes too, with its sessions.
                 let _ = reply.send(answer);
             }
@@ -220,7 +220,7 @@ impl<K: Kind> ModelThread<K> {
         &mut self,
         coordinator: u64,
         spec: &SessionSpec,
-        params: SamplingParams,
+        recipe: Recipe,
     ) -> Result<(), OpenError> {
         let link = (self.links.iter())
             .rev()
@@ -242,7 +242,7 @@ impl<K: Kind> ModelThread<K> {
             session,
             seq,
             rows: ScratchRows::new(self.scratch_rows),
-            params,
+            recipe,
             term: spec.term,
             link,
             account: Account::new(now),
@@ -387,6 +387,7 @@ impl<K: Kind> ModelThread<K> {
                 append_logits: match part.plan.tail {
                     TailLogits::Keep => AppendLogits::Last,
                     TailLogits::Skip => AppendLogits::None,
+                    TailLogits::All => AppendLogits::All,
                 },
                 tree: &part.rows,
             });
@@ -459,7 +460,7 @@ impl<K: Kind> ModelThread<K> {
         let now = self.now();
         let mut first = 0;
         for part in batch {
-            let kept = part.rows.len() + usize::from(part.plan.tail == TailLogits::Keep);
+            let appended = part.plan.kept_appends();
             if let Some(served) = self.sessions.get_mut(&part.id) {
                 let computed = Computed {
                     now,
@@ -468,12 +469,12 @@ impl<K: Kind> ModelThread<K> {
                     logits: Logits {
                         output: &self.output,
                         first,
-                        tail: part.plan.tail,
+                        appended,
                     },
                 };
-                (self.kind).handle_step(&mut served.session, &served.params, computed);
+                (self.kind).handle_step(&mut served.session, &mut served.recipe, computed);
             }
-            first += kept;
+            first += appended + part.rows.len();
         }
     }
 
