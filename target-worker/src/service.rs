@@ -100,10 +100,14 @@ impl Verify for VerifyService {
         let frames = futures::stream::unfold(Some(end), |end| async move {
             let end = end?;
             match end.next(MAX_SESSIONS_PER_FRAME).await {
-                Ok(news) => Some((Ok(v1::VerifyFrame::of(news)), Some(end))),
-                Err(LinkOver(reason)) => Some((Err(Status::invalid_argument(reason?)), None)),
+                Ok(news) => {
+                    let frames = v1::VerifyFrame::frames(news);
+                    Some((frames.into_iter().map(Ok).collect(), Some(end)))
+                }
+                Err(LinkOver(reason)) => Some((vec![Err(Status::invalid_argument(reason?))], None)),
             }
         });
+        let frames = frames.flat_map(futures::stream::iter);
         Ok(Response::new(Box::pin(frames.take_until(drained))))
     }
 }
