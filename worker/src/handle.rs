@@ -13,6 +13,9 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+// The wire's cap and the sampler's are one.
+const _: () = assert!(engine::sampling::MAX_BIASED == speculation::limits::MAX_BIASED);
+
 /// What a worker tells a coordinator about a session.
 #[derive(Debug)]
 pub enum Up<R> {
