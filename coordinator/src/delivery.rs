@@ -160,7 +160,7 @@ impl Delivery {
         if let Some(scores) = self.prompt_scores.take() {
             let event = Event::PromptScores(v1::PromptScores {
                 first: scores.first,
-                scores: Some(outward::scores(scores.scores)),
+                scores: Some(outward::token_scores(scores.scores)),
             });
             return Some((self.wrap(event), 0));
         }
@@ -170,7 +170,7 @@ impl Delivery {
         let tokens = v1::Tokens {
             text: std::mem::take(&mut self.text),
             token_ids: std::mem::take(&mut self.ids),
-            scores: self.scores.take().map(outward::scores),
+            scores: self.scores.take().map(outward::token_scores),
         };
         let count = tokens.token_ids.len() as u32;
         Some((self.wrap(Event::Tokens(tokens)), count))

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use speculation::limits::{MAX_BIASED, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES, MAX_TOP_SCORES};
+use speculation::limits::{MAX_BIASED, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
 use speculation::message::{
-    Activity, Basis, DraftReport, Finish, NodeBatch, Prob16, PromptScores, PromptScoring,
-    ReplicaUpdate, Scores, Scoring, SessionId, SessionSpec, Shard, Stopping, Task, Term,
-    VerifyReport,
+    Activity, DraftReport, Finish, NodeBatch, Prob16, PromptScores, ReplicaUpdate, SessionId,
+    SessionSpec, Shard, Stopping, Task, Term, VerifyReport,
 };
 pub use speculation::message::{Addressed, Relayed};
 use speculation::policy::{
@@ -14,7 +13,7 @@ use speculation::policy::{
 };
 use speculation::stats::WalkStats;
 
-use crate::{MAX_SESSIONS_PER_FRAME, Sampling, v1};
+use crate::{MAX_SESSIONS_PER_FRAME, Sampling, scores, v1};
 
 /// A message that cannot be understood. The text names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +42,7 @@ impl From<WireError> for tonic::Status {
     }
 }
 
-fn range(field: &'static str, value: impl ToString, allowed: &'static str) -> WireError {
+pub(crate) fn range(field: &'static str, value: impl ToString, allowed: &'static str) -> WireError {
     WireError::Range {
         field,
         value: value.to_string(),
@@ -63,7 +62,7 @@ fn probability(field: &'static str, value: f32) -> Result<f32, WireError> {
     }
 }
 
-fn at_most(
+pub(crate) fn at_most(
     field: &'static str,
     len: usize,
     most: usize,
@@ -184,7 +183,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
             Task::Advise(walk(task.walk)?, advice)
         }
     };
-    let scoring = scoring(request.scoring, stopping.prompt_len)?;
+    let scoring = scores::scoring(request.scoring, stopping.prompt_len)?;
     let spec = SessionSpec {
         session: SessionId(request.session),
         term: Term(request.term),
@@ -232,40 +231,6 @@ fn sampling(sampling: v1::Sampling) -> Result<Sampling, WireError> {
         presence_penalty: sampling.presence_penalty,
         frequency_penalty: sampling.frequency_penalty,
         min_tokens: sampling.min_tokens,
-    })
-}
-
-fn top(field: &'static str, value: u32) -> Result<u8, WireError> {
-    match u8::try_from(value) {
-        Ok(top) if top <= MAX_TOP_SCORES => Ok(top),
-        Ok(_) | Err(_) => Err(range(field, value, "0..=20")),
-    }
-}
-
-fn scoring(scoring: Option<v1::Scoring>, prompt_len: u32) -> Result<Scoring, WireError> {
-    let Some(scoring) = scoring else {
-        return Ok(Scoring::default());
-    };
-    let prompt = match scoring.prompt {
-        None => None,
-        Some(_) if !(1..=prompt_len).contains(&scoring.prompt_first) => {
-            let allowed = "1 to the length of the prompt";
-            return Err(range("scoring.prompt_first", scoring.prompt_first, allowed));
-        }
-        Some(most) => Some(PromptScoring {
-            top: top("scoring.prompt", most)?,
-            first: scoring.prompt_first,
-        }),
-    };
-    let picks = scoring.picks.map(|most| top("scoring.picks", most));
-    Ok(Scoring {
-        picks: picks.transpose()?,
-        basis: match scoring.basis() {
-            v1::scoring::Basis::Raw => Basis::Raw,
-            v1::scoring::Basis::Processed => Basis::Processed,
-            v1::scoring::Basis::Unspecified => return Err(WireError::Missing("scoring.basis")),
-        },
-        prompt,
     })
 }
 
@@ -392,10 +357,10 @@ pub fn verify_frame(frame: v1::VerifyFrame) -> Result<Reported<VerifyReport>, Wi
 
 fn verify_report(report: v1::VerifySessionReport) -> Result<Addressed<VerifyReport>, WireError> {
     let finish = finish(report.finish());
-    let scores = (report.scores)
-        .map(|sent| scores_of("scores", sent, report.picks.len()))
+    let picked = (report.scores)
+        .map(|sent| scores::scores("scores", sent, report.picks.len()))
         .transpose()?;
-    if let Some(scores) = &scores
+    if let Some(scores) = &picked
         && scores.len() != report.picks.len()
     {
         return Err(range("scores", scores.len(), "one for each pick"));
@@ -407,7 +372,7 @@ fn verify_report(report: v1::VerifySessionReport) -> Result<Addressed<VerifyRepo
         }
         Some(sent) => Some(PromptScores {
             first: report.prompt_scores_first,
-            scores: scores_of("prompt_scores", sent, MAX_PROMPT_SCORES)?,
+            scores: scores::scores("prompt_scores", sent, MAX_PROMPT_SCORES)?,
         }),
     };
     Ok(Addressed {
@@ -417,45 +382,12 @@ fn verify_report(report: v1::VerifySessionReport) -> Result<Addressed<VerifyRepo
             base_len: report.base_len,
             picks: report.picks,
             margins: report.margins,
-            scores: scores.map(Box::new),
+            scores: picked.map(Box::new),
             prompt_scores: prompt_scores.map(Box::new),
             finish,
             activity: activity(report.activity),
             walks: walks(report.walks),
         },
-    })
-}
-
-/// Scores of at most `most` tokens.
-fn scores_of(field: &'static str, sent: v1::TokenScores, most: usize) -> Result<Scores, WireError> {
-    let top_n = top("top_n", sent.top_n)?;
-    let tokens = sent.logprobs.len();
-    at_most(field, tokens, most, "no more than there are tokens")?;
-    let tops = tokens * usize::from(top_n);
-    let whole =
-        sent.ranks.len() == tokens && sent.top_ids.len() == tops && sent.top_logprobs.len() == tops;
-    if !whole {
-        let value = format!(
-            "{tokens} logprobs, {} ranks, {} and {} top entries",
-            sent.ranks.len(),
-            sent.top_ids.len(),
-            sent.top_logprobs.len()
-        );
-        return Err(range(field, value, "a rank and top_n entries for each"));
-    }
-    let mut logprobs = sent.logprobs.iter().chain(&sent.top_logprobs);
-    if let Some(&odd) = logprobs.find(|&&logprob| logprob.is_nan() || logprob > 0.0) {
-        return Err(range(field, odd, "log-probabilities of at most 0"));
-    }
-    if sent.ranks.contains(&0) {
-        return Err(range(field, "rank 0", "ranks from 1"));
-    }
-    Ok(Scores {
-        logprobs: sent.logprobs,
-        ranks: sent.ranks,
-        top_n,
-        top_ids: sent.top_ids,
-        top_logprobs: sent.top_logprobs,
     })
 }
 

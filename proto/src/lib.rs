@@ -6,6 +6,7 @@
 
 pub mod inward;
 pub mod outward;
+mod scores;
 pub mod stream;
 
 /// Generated from `offshoot/v1/*.proto`.

@@ -1,15 +1,16 @@
 //! From the domain to the wire.
 
 use speculation::message::{
-    Activity, Basis, DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, Scores, Scoring,
-    SessionSpec, Shard, Task, VerifyReport, WorkerInfo,
+    Activity, DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, SessionSpec, Shard, Task,
+    VerifyReport, WorkerInfo,
 };
 use speculation::policy::{Launch, Pause, Strategy, VerifyPolicy};
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
 
 use crate::inward::Addressed;
-use crate::{PROTOCOL, Sampling, v1};
+pub use crate::scores::sent as token_scores;
+use crate::{PROTOCOL, Sampling, scores, v1};
 
 fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
     (!nodes.is_empty()).then(|| v1::Nodes {
@@ -46,19 +47,6 @@ fn walk(policy: VerifyPolicy) -> v1::Walk {
         round_deadline_us: deadline,
         rows: policy.rows.into(),
         min_path: policy.min_path,
-    }
-}
-
-fn scoring(scoring: Scoring) -> v1::Scoring {
-    let basis = match scoring.basis {
-        Basis::Raw => v1::scoring::Basis::Raw,
-        Basis::Processed => v1::scoring::Basis::Processed,
-    };
-    v1::Scoring {
-        picks: scoring.picks.map(u32::from),
-        basis: basis.into(),
-        prompt: scoring.prompt.map(|prompt| prompt.top.into()),
-        prompt_first: scoring.prompt.map_or(0, |prompt| prompt.first),
     }
 }
 
@@ -131,7 +119,7 @@ pub fn open(coordinator: u64, spec: SessionSpec, sampling: Sampling) -> v1::Open
         }),
         allowed_len: spec.allowed_len,
         task: Some(task),
-        scoring: Some(scoring(spec.scoring)),
+        scoring: Some(scores::asked(spec.scoring)),
     }
 }
 
@@ -171,7 +159,7 @@ pub fn draft_report(report: Addressed<DraftReport>) -> v1::DraftSessionReport {
 /// A verifier's word about one session.
 pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport {
     let (prompt_scores_first, prompt_scores) = match report.message.prompt_scores {
-        Some(part) => (part.first, Some(scores(part.scores))),
+        Some(part) => (part.first, Some(scores::sent(part.scores))),
         None => (0, None),
     };
     v1::VerifySessionReport {
@@ -183,20 +171,9 @@ pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport
         finish: finish(report.message.finish).into(),
         activity: Some(activity(report.message.activity)),
         walks: Some(walks(report.message.walks)),
-        scores: report.message.scores.map(|sent| scores(*sent)),
+        scores: report.message.scores.map(|scores| scores::sent(*scores)),
         prompt_scores_first,
         prompt_scores,
-    }
-}
-
-/// Log-probabilities.
-pub fn scores(scores: Scores) -> v1::TokenScores {
-    v1::TokenScores {
-        logprobs: scores.logprobs,
-        ranks: scores.ranks,
-        top_n: scores.top_n.into(),
-        top_ids: scores.top_ids,
-        top_logprobs: scores.top_logprobs,
     }
 }
 

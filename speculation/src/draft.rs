@@ -8,7 +8,7 @@ use crate::limits::MAX_NODES_PER_UPDATE;
 use crate::link::{LinkError, Outbound};
 use crate::message::{Activity, DraftReport, ReplicaUpdate, SessionSpec, Shard, Task};
 use crate::policy::{GrowthPolicy, Pause};
-use crate::replica::{CacheOp, Poll, Replica, Row, RowAt, StepPlan, TailLogits};
+use crate::replica::{CacheOp, History, Poll, Replica, Row, RowAt, StepPlan, TailLogits};
 use crate::tree::{Graft, NodeId};
 use crate::verify::WrongTask;
 
@@ -252,7 +252,7 @@ impl DraftSession {
         &mut self,
         plan: &StepPlan,
         calibration: &Calibration,
-        mut guesses: impl FnMut(RowAt, u32, usize) -> Vec<Guess>,
+        mut guesses: impl FnMut(RowAt, History<'_>, usize) -> Vec<Guess>,
     ) {
         self.replica.computed(plan);
         if plan.tail == TailLogits::Skip && plan.rows.is_empty() {
@@ -263,7 +263,7 @@ impl DraftSession {
         if plan.tail == TailLogits::Keep {
             self.root_expanded = true;
             let position = self.replica.len();
-            let found = guesses(RowAt::Tail, position, branch);
+            let found = guesses(RowAt::Tail, self.replica.history(&[]), branch);
             let owner = (position % u32::from(self.shard.count.max(1))) as u8;
             self.grow(None, owner, &found, calibration);
         }
@@ -271,8 +271,9 @@ impl DraftSession {
             let Some(node) = self.replica.tree.get(row.node) else {
                 continue;
             };
-            let (position, owner) = (node.position + 1, node.owner);
-            let found = guesses(RowAt::Row(at), position, branch);
+            let owner = node.owner;
+            let path = self.replica.tree.tokens_to(row.node);
+            let found = guesses(RowAt::Row(at), self.replica.history(&path), branch);
             if let Some(payload) = self.replica.tree.payload_mut(row.node) {
                 payload.own.expanded = true;
             }

@@ -17,6 +17,7 @@ pub mod calibration;
 pub mod cost;
 pub mod draft;
 pub mod launch;
+mod ledger;
 pub mod limits;
 pub mod link;
 pub mod message;

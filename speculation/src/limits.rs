@@ -23,3 +23,6 @@ pub const MAX_PROMPT_SCORES: usize = 256;
 
 /// Tokens whose logits a request may bias.
 pub const MAX_BIASED: usize = 1024;
+
+/// Logits of prompt rows that one session may have in memory at the same time, to be scored: 16 MiB.
+pub const MAX_SCORED_LOGITS: usize = 1 << 22;

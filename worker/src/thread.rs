@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use engine::sampling::SamplingParams;
+use engine::sampling::Recipe;
 use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow};
 use speculation::Time;
 use speculation::cost::CostModel;
@@ -56,7 +56,7 @@ pub(crate) struct Served<S> {
     pub(crate) session: S,
     seq: SeqId,
     rows: ScratchRows,
-    params: SamplingParams,
+    recipe: Recipe,
     pub(crate) term: Term,
     coordinator: u64,
     hold: Hold,
@@ -194,10 +194,10 @@ impl<K: Kind> ModelThread<K> {
             Event::Open {
                 coordinator,
                 spec,
-                params,
+                recipe,
                 reply,
             } => {
-                let answer = self.open(coordinator, &spec, params);
+                let answer = self.open(coordinator, &spec, *recipe);
                 // Nobody listens any more when the caller has gone: then its link goes too, with its sessions.
                 let _ = reply.send(answer);
             }
@@ -235,7 +235,7 @@ impl<K: Kind> ModelThread<K> {
         &mut self,
         coordinator: u64,
         spec: &SessionSpec,
-        params: SamplingParams,
+        recipe: Recipe,
     ) -> Result<(), OpenError> {
         let link = (self.links.iter())
             .rev()
@@ -270,7 +270,7 @@ impl<K: Kind> ModelThread<K> {
             session,
             seq,
             rows: ScratchRows::new(self.scratch_rows),
-            params,
+            recipe,
             term: spec.term,
             coordinator,
             hold: Hold::Link(link),
@@ -469,6 +469,7 @@ impl<K: Kind> ModelThread<K> {
                 append_logits: match part.plan.tail {
                     TailLogits::Keep => AppendLogits::Last,
                     TailLogits::Skip => AppendLogits::None,
+                    TailLogits::All => AppendLogits::All,
                 },
                 tree: &part.rows,
             });
@@ -541,7 +542,7 @@ impl<K: Kind> ModelThread<K> {
         let now = self.now();
         let mut first = 0;
         for part in batch {
-            let kept = part.rows.len() + usize::from(part.plan.tail == TailLogits::Keep);
+            let appended = part.plan.kept_appends();
             if let Some(served) = self.sessions.get_mut(&part.id) {
                 let computed = Computed {
                     now,
@@ -550,12 +551,12 @@ impl<K: Kind> ModelThread<K> {
                     logits: Logits {
                         output: &self.output,
                         first,
-                        tail: part.plan.tail,
+                        appended,
                     },
                 };
-                (self.kind).handle_step(&mut served.session, &served.params, computed);
+                (self.kind).handle_step(&mut served.session, &mut served.recipe, computed);
             }
-            first += kept;
+            first += appended + part.rows.len();
         }
     }
 
