@@ -34,3 +34,4 @@ mod start;
 
 pub use config::{Args, Config, ConfigError};
 pub use process::{Coordinator, run, serve};
+pub use runtime::tls::install_provider as install_crypto;

@@ -68,6 +68,7 @@ impl Rig {
                 .collect(),
             max_sessions: limits.max_sessions,
             max_queued: limits.max_queued,
+            tls: None,
         };
         let drain = Drain::new();
         let readiness = Readiness::new();
