@@ -88,7 +88,9 @@ pub fn check(mut bytes: &[u8]) -> Result<(), Status> {
         }
         let (tag, wire) = decode_key(&mut bytes).map_err(not_a_message)?;
         if wire == WireType::EndGroup {
-            return Err(Status::invalid_argument("not a message: a group ends that never began"));
+            return Err(Status::invalid_argument(
+                "not a message: a group ends that never began",
+            ));
         }
         skip_field(wire, tag, &mut bytes, DecodeContext::default()).map_err(not_a_message)?;
     }

@@ -45,9 +45,9 @@ pub enum ConnectError {
         /// What the transport said.
         source: tonic::transport::Error,
     },
-    /// Somebody answered, and there is no encrypted connection with them.
-    #[error("no TLS connection to {addr}: {why}")]
-    Tls {
+    /// Somebody answered, and one side does not want the other or cannot understand it.
+    #[error("no connection to {addr}: {why}")]
+    Refused {
         /// Where we tried.
         addr: String,
         /// What was wrong; "it" is whoever answered.
@@ -111,7 +111,7 @@ impl Caller {
             .connect_with_connector(connector)
             .await
             .map_err(|source| match find_refusal(&source) {
-                Some(Refusal(why)) => ConnectError::Tls {
+                Some(Refusal(why)) => ConnectError::Refused {
                     addr: addr.to_owned(),
                     why: why.clone(),
                 },

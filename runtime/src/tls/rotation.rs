@@ -150,7 +150,8 @@ impl Tls {
     /// When the system does not let the process watch the signal.
     pub fn follow(&self, drain: &Drain) -> std::io::Result<()> {
         tracing::info!(
-            files = ?self.shared.files,
+            cert = self.shared.files.own.as_ref().map(|(cert, _)| cert.display().to_string()),
+            ca = %self.shared.files.ca.display(),
             expires_in = self.left().map(span),
             "connections are encrypted"
         );
