@@ -6,6 +6,7 @@ use std::io;
 use proto::{Sampling, inward, v1};
 use speculation::message::Stopping;
 use speculation::policy::Strategy;
+use tonic::Status;
 
 use crate::failure::Failure;
 use crate::link::Link;
@@ -91,6 +92,13 @@ pub(crate) fn parse(
         strategy,
         wanted: Wanted { drafts, qualifiers },
     })
+}
+
+/// Whether a coordinator whose tokenizer has `vocab` tokens would take this request; `Err` says why not, in the words
+/// that a client gets. The prompt is not encoded, and its length not compared with any model's context.
+pub fn check(request: v1::GenerateRequest, vocab: usize) -> Result<(), Status> {
+    parse(request, vocab, || Ok(0))?;
+    Ok(())
 }
 
 fn prompt(prompt: Option<v1::generate_request::Prompt>, vocab: usize) -> Result<Prompt, Failure> {
@@ -270,7 +278,7 @@ mod tests {
         for (change, parts) in cases {
             let mut request = asked();
             change(&mut request);
-            let status = tonic::Status::from(parse(request, 10, || Ok(0)).unwrap_err());
+            let status = Status::from(parse(request, 10, || Ok(0)).unwrap_err());
             assert_eq!(status.code(), tonic::Code::InvalidArgument);
             for part in parts {
                 assert!(
