@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use proto::v1;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
+use runtime::Caller;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -39,9 +40,9 @@ impl Client {
     /// Connects to the coordinator at `HOST:PORT`.
     ///
     /// # Errors
-    /// When `address` is no address or nobody answers there.
-    pub(crate) async fn connect(address: &str) -> Result<Client> {
-        let channel = runtime::connect(address).await?;
+    /// When `address` is no address, nobody answers there, or there is no trust between the two sides.
+    pub(crate) async fn connect(address: &str, caller: &Caller) -> Result<Client> {
+        let channel = caller.connect(address).await?;
         let stub = GenerationClient::new(channel)
             .max_decoding_message_size(proto::MAX_REQUEST_BYTES)
             .max_encoding_message_size(proto::MAX_REQUEST_BYTES);
@@ -121,9 +122,10 @@ impl Client {
 fn explain(status: &Status, address: &str) -> anyhow::Error {
     let said = status.message();
     // A status that this side made up because the transport broke has a source; one that was sent has none.
-    if std::error::Error::source(status).is_some() {
+    if let Some(source) = std::error::Error::source(status) {
+        let why = runtime::client::cause(source);
         return anyhow!(
-            "lost the connection to the coordinator at {address} ({said}); check that it is running, then try again"
+            "lost the connection to the coordinator at {address} ({why}); check that it is running, then try again"
         );
     }
     match status.code() {

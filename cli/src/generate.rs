@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use runtime::Drain;
+use runtime::{Caller, Drain, Purpose, TlsArgs};
 
 use crate::End;
 use crate::client::{Client, Completion, reason_name};
@@ -21,6 +21,7 @@ Examples:
   offshoot generate --temperature 0.7 --seed 1 --max-tokens 64 \"struct Point\"
   offshoot generate --strategy serial --gamma 4 --no-qualifier \"impl Iterator for\"
   offshoot generate --connect 127.0.0.1:7000 - < prompt.txt
+  offshoot generate --connect host:7000 --tls-ca ca.pem --tls-cert client.pem --tls-key client-key.pem \"fn main() {\"
 
 The completion goes to stdout, one line of statistics to stderr.")]
 pub(crate) struct GenerateArgs {
@@ -54,6 +55,9 @@ pub(crate) struct GenerateArgs {
     knobs: KnobArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
+    /// How to reach the running cluster of --connect.
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Completes the prompt.
@@ -69,6 +73,11 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
         args.prompt.clone()
     };
     let Some(address) = args.connect.clone() else {
+        if args.tls.given() {
+            bail!(
+                "the --tls flags are for a running cluster; name it with --connect, or leave them out"
+            );
+        }
         let plan = args.cluster.clone().plan()?;
         let progress = Progress::spinner("starting the cluster");
         let cluster = tokio::select! {
@@ -76,11 +85,19 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
             () = drain.stopping() => return Ok(End::Interrupted),
         };
         progress.clear();
-        let outcome = complete(&args, prompt, &cluster.address(), &drain).await;
+        let outcome = complete(
+            &args,
+            prompt,
+            &cluster.address(),
+            &Caller::default(),
+            &drain,
+        )
+        .await;
         cluster.stop().await;
         return outcome;
     };
-    complete(&args, prompt, &address, &drain).await
+    let caller = Caller::new(args.tls.load(Purpose::Call)?);
+    complete(&args, prompt, &address, &caller, &drain).await
 }
 
 /// Streams the completion from the coordinator at `address` until it ends or the process is told to stop.
@@ -88,6 +105,7 @@ async fn complete(
     args: &GenerateArgs,
     prompt: String,
     address: &str,
+    caller: &Caller,
     drain: &Drain,
 ) -> Result<End> {
     let show_prompt = console::stdout_is_terminal().then(|| prompt.clone());
@@ -96,7 +114,7 @@ async fn complete(
     request.no_qualifier = args.cluster.no_qualifier;
     request.drafts = args.cluster.drafts.map(u32::from);
     let generation = async {
-        let mut client = Client::connect(address).await?;
+        let mut client = Client::connect(address, caller).await?;
         // The prompt is shown, dimmed, once the first text is there: an error message should not follow it.
         let mut shown = show_prompt;
         client

@@ -6,6 +6,7 @@
 //! coordinator do, in processes of their own, and clients here talk to them over the same gRPC as anybody.
 
 mod bench;
+mod certs;
 mod client;
 mod cluster;
 mod console;
@@ -58,6 +59,8 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Measure the engine's step time by number of rows
     BenchEngine(engine_bench::EngineBenchArgs),
+    /// Make an authority and an identity per role, for trying encryption out
+    Certs(certs::CertsArgs),
     /// Work on model folders
     #[command(subcommand)]
     Models(deepen::ModelsCommand),
@@ -73,6 +76,7 @@ enum End {
 }
 
 fn main() -> ExitCode {
+    runtime::tls::install_provider();
     let outcome = match Cli::parse().command {
         Command::Generate(args) => roles::block_on(generate::run(*args)),
         Command::Up(args) => roles::block_on(up::run(*args)),
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::run(*args).map(|()| End::Done),
         Command::Bench(args) => roles::block_on(bench::run(*args)),
         Command::BenchEngine(args) => engine_bench::run(&args).map(|()| End::Done),
+        Command::Certs(args) => certs::run(&args),
         Command::Models(command) => deepen::run(&command).map(|()| End::Done),
     };
     match outcome {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use runtime::{Drain, NetArgs};
+use runtime::{Drain, NetArgs, TlsArgs};
 
 use crate::End;
 use crate::cluster::{Cluster, ClusterArgs};
@@ -22,6 +22,9 @@ pub(crate) struct UpArgs {
     /// Where the coordinator listens; workers listen on loopback ports of the system's choice.
     #[command(flatten)]
     net: NetArgs,
+    /// The identity of every process of the cluster.
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Starts the cluster, prints where it is, and stays until it is told to stop.
@@ -33,6 +36,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
     drain.on_signals()?;
     let mut plan = args.cluster.plan()?;
     plan.coordinator_flags = net_flags(&args.net);
+    plan.tls = args.tls;
     let progress = Progress::spinner("starting the cluster");
     let mut cluster = tokio::select! {
         started = Cluster::start(&plan, &progress) => started?,

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use runtime::{AddressError, CommonArgs, NetArgs};
+use runtime::{
+    AddressError, Caller, ClientAuth, CommonArgs, NetArgs, Purpose, Tls, TlsArgs, TlsError,
+};
 use speculation::relay::Role;
 
 /// The flags of a coordinator. Each has an environment variable; lists are separated by commas there.
@@ -69,6 +71,18 @@ pub struct Args {
     /// Where to listen.
     #[command(flatten)]
     pub net: NetArgs,
+    /// The identity, towards clients and towards workers.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Whether clients have to show a certificate; workers always do.
+    #[arg(
+        long,
+        env = "OFFSHOOT_TLS_CLIENT_AUTH",
+        value_enum,
+        default_value_t,
+        help_heading = "TLS"
+    )]
+    pub tls_client_auth: ClientAuth,
     /// What every role has.
     #[command(flatten)]
     pub common: CommonArgs,
@@ -84,7 +98,7 @@ pub struct WorkerConfig {
 }
 
 /// A checked configuration of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// All workers; addresses are unique, at least one is a target.
     pub workers: Vec<WorkerConfig>,
@@ -94,6 +108,8 @@ pub struct Config {
     pub max_queued: usize,
     /// How long a request whose target is lost waits for another.
     pub replay_wait: Duration,
+    /// How workers are called, and how clients are served; `None` for plaintext.
+    pub tls: Option<Tls>,
 }
 
 /// Why flags cannot be meant.
@@ -108,6 +124,9 @@ pub enum ConfigError {
     /// Nobody could decide a text.
     #[error("no target is configured; give --target HOST:PORT")]
     NoTarget,
+    /// The identity is no good.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl TryFrom<&Args> for Config {
@@ -119,15 +138,13 @@ impl TryFrom<&Args> for Config {
             (Role::Qualifier, &args.qualifiers),
             (Role::Draft, &args.drafts),
         ];
+        let tls = args.tls.load(Purpose::ServeAndCall)?;
+        let caller = Caller::new(tls.clone());
         let mut seen = BTreeSet::new();
         let mut workers = Vec::new();
         for (role, addresses) in lists {
             for given in addresses {
-                let endpoint = runtime::client::endpoint(given)?;
-                let uri = endpoint.uri();
-                let address = uri
-                    .authority()
-                    .map_or(given.as_str(), |found| found.as_str());
+                let address = caller.authority(given)?;
                 if !seen.insert(address.to_owned()) {
                     return Err(ConfigError::Twice(address.to_owned()));
                 }
@@ -145,6 +162,7 @@ impl TryFrom<&Args> for Config {
             max_sessions: args.max_sessions.max(1) as usize,
             max_queued: args.max_queued as usize,
             replay_wait: Duration::from_secs(args.replay_wait),
+            tls,
         })
     }
 }
@@ -202,6 +220,8 @@ mod tests {
             (&["--draft", "a:1"][..], "--target"),
             (&["--target", "a"][..], "port is missing"),
             (&["--target", "a:1", "--draft", "http://a:1"][..], "twice"),
+            (&["--target", "https://a:1"][..], "needs TLS"),
+            (&["--target", "a:1", "--tls-ca", "ca.pem"][..], "--tls-cert"),
             (&["--target", "a:1", "--max-sessions", "0"][..], "0"),
         ] {
             let error = parse(flags).unwrap_err();

@@ -37,3 +37,5 @@ mod stop;
 
 pub use config::{Args, Config, ConfigError};
 pub use process::{Coordinator, run, serve};
+pub use request::check as check_request;
+pub use runtime::tls::install_provider as install_crypto;

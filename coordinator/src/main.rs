@@ -17,6 +17,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    offshoot_coordinator::install_crypto();
     match offshoot_coordinator::run(Cli::parse().args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

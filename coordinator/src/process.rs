@@ -54,7 +54,14 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.on_signals().context("cannot watch signals")?;
     parent::exit_with_parent(&args.common.parent, &drain)?;
-    let listener = Listener::bind(&args.net).await?;
+    let tls = match &config.tls {
+        Some(tls) => {
+            tls.follow(&drain).context("cannot watch signals")?;
+            Some(tls.acceptor(args.tls_client_auth)?)
+        }
+        None => None,
+    };
+    let listener = Listener::bind_with(&args.net, tls).await?;
     let addr = listener.local_addr();
 
     let readiness = Readiness::new();
@@ -108,7 +115,7 @@ impl Coordinator {
     ) -> io::Result<Self> {
         let name = seed::fresh()?;
         let first = seed::fresh()?;
-        let registry = Registry::start(&config.workers, name, tokenizer, readiness.latch());
+        let registry = Registry::start(config, name, tokenizer, readiness.latch());
         let admission = Admission::new(config.max_sessions, config.max_queued);
         let cluster = Cluster::new(
             registry,

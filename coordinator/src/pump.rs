@@ -39,7 +39,7 @@ enum Loss {
     Connect(#[from] ConnectError),
     #[error("it does not answer within {} s", ANSWER_LIMIT.as_secs())]
     Silent,
-    #[error("{}: {}", .0.code(), .0.message())]
+    #[error("{}: {}", .0.code(), said(.0))]
     Status(#[from] Status),
     #[error("it sent what cannot be understood: {0}")]
     Wire(#[from] WireError),
@@ -53,6 +53,14 @@ type Addressed = (SessionId, Term, Said);
 
 /// A frame from either service, as sessions hear it.
 type Frames = BoxStream<'static, Result<Vec<Addressed>, Loss>>;
+
+/// What a status says: the worker's words, or why the connection broke.
+fn said(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => runtime::client::cause(source),
+        None => status.message().to_owned(),
+    }
+}
 
 /// Serves a worker until the coordinator ends.
 pub(crate) async fn run(shared: Arc<Shared>, worker: Arc<Worker>) {
@@ -100,7 +108,7 @@ pub(crate) async fn run(shared: Arc<Shared>, worker: Arc<Worker>) {
 
 /// One life of a link. `Ok` when it was up, with the reason of its end.
 async fn attempt(shared: &Shared, worker: &Worker) -> Result<Loss, Loss> {
-    let channel = runtime::connect(&worker.address).await?;
+    let channel = shared.caller.connect(&worker.address).await?;
     let mut client = Client::new(worker.role, channel);
     let hello = hello(shared, worker, &mut client).await?;
     let link = Arc::new(Link::new(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use proto::v1;
-use runtime::Latch;
+use runtime::{Caller, Latch};
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::SessionId;
 use speculation::relay::{LinkKey, Role};
@@ -13,7 +13,7 @@ use text::Tokenizer;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::WorkerConfig;
+use crate::config::Config;
 use crate::hello::role_name;
 use crate::link::Link;
 use crate::news::{Listener, News};
@@ -107,6 +107,8 @@ impl Worker {
 pub(crate) struct Shared {
     /// Names this process to workers.
     pub(crate) coordinator: u64,
+    /// How workers are called.
+    pub(crate) caller: Caller,
     pub(crate) tokenizer: Tokenizer,
     /// Told whenever a seat becomes free or a worker comes or goes.
     pub(crate) vacancies: News,
@@ -229,7 +231,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts one task per worker. `latch` is dropped when the first target is ready.
     pub(crate) fn start(
-        configured: &[WorkerConfig],
+        config: &Config,
         coordinator: u64,
         tokenizer: Tokenizer,
         latch: Latch,
@@ -238,6 +240,7 @@ impl Registry {
             workers: DashMap::new(),
             shared: Arc::new(Shared {
                 coordinator,
+                caller: Caller::new(config.tls.clone()),
                 tokenizer,
                 vacancies: News::new(),
                 arrivals: News::new(),
@@ -247,7 +250,7 @@ impl Registry {
             tasks: TaskTracker::new(),
             placing: Mutex::new(()),
         };
-        for (number, config) in (0..).zip(configured) {
+        for (number, config) in (0..).zip(&config.workers) {
             let worker = Arc::new(Worker {
                 key: LinkKey(number),
                 role: config.role,

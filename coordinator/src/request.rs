@@ -8,6 +8,7 @@ use proto::{Sampling, inward, v1};
 use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
 use speculation::message::{Basis, PromptScoring, Scoring, Stopping};
 use speculation::policy::Strategy;
+use tonic::Status;
 
 use crate::failure::Failure;
 use crate::link::Link;
@@ -259,6 +260,13 @@ fn received(request: &v1::GenerateRequest, vocab: usize) -> Result<Option<Receiv
     }))
 }
 
+/// Whether a coordinator whose tokenizer has `vocab` tokens would take this request; `Err` says why not, in the words
+/// that a client gets. The prompt is not encoded, and its length not compared with any model's context.
+pub fn check(request: v1::GenerateRequest, vocab: usize) -> Result<(), Status> {
+    parse(request, vocab, || Ok(0))?;
+    Ok(())
+}
+
 fn prompt(prompt: Option<v1::generate_request::Prompt>, vocab: usize) -> Result<Prompt, Failure> {
     use v1::generate_request::Prompt as Sent;
     match prompt {
@@ -481,7 +489,7 @@ mod tests {
         for (change, parts) in cases {
             let mut request = asked();
             change(&mut request);
-            let status = tonic::Status::from(parse(request, 10, || Ok(0)).unwrap_err());
+            let status = Status::from(parse(request, 10, || Ok(0)).unwrap_err());
             assert_eq!(status.code(), tonic::Code::InvalidArgument);
             for part in parts {
                 assert!(

@@ -7,6 +7,7 @@
 pub mod grow;
 pub mod service;
 
+pub use runtime::tls::install_provider as install_crypto;
 use worker::WorkerArgs;
 
 /// Flags of the draft worker.

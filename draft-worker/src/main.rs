@@ -15,5 +15,6 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    offshoot_draft_worker::install_crypto();
     offshoot_draft_worker::run(Cli::parse().args).await
 }

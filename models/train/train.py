@@ -24,7 +24,6 @@ import tokens
 from loop import Plan, Stage, evaluate
 
 STAGES = ("corpus", "tokenizer", "target", "qualifier", "draft")
-STUDENTS = ("qualifier", "draft")
 PROBE_ORDER = 7  # the same held-out windows in every run, whatever its seed.
 # Peak learning rates, for new weights and for trained ones alike.
 RATES = {"target": 1.5e-3, "qualifier": 1.5e-3, "draft": 2e-3}
@@ -48,10 +47,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--target-minutes", type=float, default=1e9)
     parser.add_argument("--student-tokens", type=int, default=300_000_000)
     parser.add_argument("--student-minutes", type=float, default=1e9)
-    parser.add_argument("--student-rate", type=float, default=1.0, help="scales the rates of the students' own stage")
+    parser.add_argument("--student-rate", type=float, default=1.0, help="scales the rates of the students' own stages")
     parser.add_argument("--step-tokens", type=int, default=8192)
     parser.add_argument("--micro-tokens", type=int, default=4096)
-    parser.add_argument("--ride-along", action="store_true", help="students learn during the target's stage already")
+    parser.add_argument("--ride-along", action="store_true", help="the qualifier learns during the target's stage already")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
@@ -95,11 +94,15 @@ class Family:
         self.models: dict[str, llama.Llama] = {}
 
     def start(self, name: str) -> llama.Llama:
-        """A model as an earlier stage left it, as the family to start from has it, or new."""
+        """A model as an earlier stage left it, as the family to start from has it, or new; a draft is cut anew."""
         config = llama.SIZES[name]
         for folder in (self.args.out / name, self.args.init and self.args.init / name):
             if folder and (folder / "config.json").is_file():
-                return llama.load(folder, config)
+                model = llama.load(folder, config.max_position_embeddings)
+                if model.config == config:
+                    return model
+        if name == "draft":
+            return llama.cut(self.start("qualifier"), llama.DRAFT_LAYERS)
         return llama.Llama(config)
 
     def train(self, learners: tuple[str, ...]) -> None:
@@ -148,12 +151,9 @@ def main() -> None:
         elif stage == "tokenizer":
             tokenize(args)
         elif stage == "target":
-            family.train(("target", *STUDENTS) if args.ride_along else ("target",))
+            family.train(("target", "qualifier") if args.ride_along else ("target",))
         else:
-            together = tuple(name for name in STUDENTS if name in wanted and not (args.out / f"{name}.done").is_file())
-            family.train(together)
-            for name in together:
-                (args.out / f"{name}.done").touch()
+            family.train((stage,))
         done.touch()
 
 

@@ -247,6 +247,12 @@ pub fn relay_frame(frame: v1::RelayFrame) -> Result<Relayed, WireError> {
         .into_iter()
         .map(update)
         .collect::<Result<_, _>>()?;
+    at_most(
+        "closed",
+        frame.closed.len(),
+        MAX_SESSIONS_PER_FRAME,
+        "at most 256 sessions",
+    )?;
     if frame.closed.len() != frame.closed_terms.len() {
         let value = format!("{} and {}", frame.closed.len(), frame.closed_terms.len());
         return Err(range("closed", value, "arrays of equal length"));
@@ -298,13 +304,30 @@ pub struct Reported<T> {
     pub faults: Vec<Addressed<String>>,
 }
 
-fn faults(faults: Vec<v1::Fault>) -> Vec<Addressed<String>> {
-    let addressed = |fault: v1::Fault| Addressed {
-        session: SessionId(fault.session),
-        term: Term(fault.term),
-        message: fault.message,
+/// Bytes of a fault's text that are kept: it is logged and told to clients.
+const MAX_FAULT: usize = 1024;
+
+fn faults(faults: Vec<v1::Fault>) -> Result<Vec<Addressed<String>>, WireError> {
+    at_most(
+        "faults",
+        faults.len(),
+        MAX_SESSIONS_PER_FRAME,
+        "at most 256 sessions",
+    )?;
+    let addressed = |mut fault: v1::Fault| {
+        let kept = fault.message.char_indices().map(|(at, _)| at);
+        if let Some(end) = kept.take_while(|&at| at <= MAX_FAULT).last()
+            && fault.message.len() > MAX_FAULT
+        {
+            fault.message.truncate(end);
+        }
+        Addressed {
+            session: SessionId(fault.session),
+            term: Term(fault.term),
+            message: fault.message,
+        }
     };
-    faults.into_iter().map(addressed).collect()
+    Ok(faults.into_iter().map(addressed).collect())
 }
 
 /// A frame from a draft.
@@ -333,7 +356,7 @@ pub fn draft_frame(frame: v1::DraftFrame) -> Result<Reported<DraftReport>, WireE
             .into_iter()
             .map(report)
             .collect::<Result<_, WireError>>()?,
-        faults: faults(frame.faults),
+        faults: faults(frame.faults)?,
     })
 }
 
@@ -351,7 +374,7 @@ pub fn verify_frame(frame: v1::VerifyFrame) -> Result<Reported<VerifyReport>, Wi
             .into_iter()
             .map(verify_report)
             .collect::<Result<_, WireError>>()?,
-        faults: faults(frame.faults),
+        faults: faults(frame.faults)?,
     })
 }
 

@@ -2,8 +2,9 @@
 //!
 //! [`v1`] is generated from `offshoot/v1/*.proto`. [`inward`] turns messages into the types of the `speculation`
 //! crate and refuses what no correct peer would send, before anything is allocated for it; [`outward`] turns them
-//! back, and [`stream`] does both for the frames of a link. This crate opens no socket and knows nothing of models, sessions or policies.
+//! back, [`codec`] counts what a message holds before it is decoded, and [`stream`] does both for the frames of a link. This crate opens no socket and knows nothing of models, sessions or policies.
 
+pub mod codec;
 pub mod inward;
 pub mod outward;
 mod scores;

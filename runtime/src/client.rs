@@ -1,11 +1,16 @@
 //! Channels to other processes, with the timeouts that find a dead peer.
 
+use std::error::Error;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
 
+use crate::dial::{Refusal, dial};
 use crate::serve::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use crate::tls::Tls;
 
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,72 +35,187 @@ pub enum ConnectError {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Nobody answered there.
-    #[error("cannot reach {addr}: {source}; is the process running and the port right?")]
+    #[error(
+        "cannot reach {addr}: {}; is the process running and the port right?",
+        cause(source)
+    )]
     Unreachable {
         /// Where we tried.
         addr: String,
         /// What the transport said.
         source: tonic::transport::Error,
     },
+    /// Somebody answered, and one side does not want the other or cannot understand it.
+    #[error("no connection to {addr}: {why}")]
+    Refused {
+        /// Where we tried.
+        addr: String,
+        /// What was wrong; "it" is whoever answered.
+        why: String,
+    },
 }
 
-/// A channel to `addr` (`HOST:PORT` or `http://HOST:PORT`) that connects at the
-/// first call and again after a loss. Call it inside a tokio runtime.
+/// How this process calls others: in plaintext, or with its identity.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    tls: Option<Tls>,
+}
+
+impl Caller {
+    /// Encrypts if there is an identity.
+    #[must_use]
+    pub fn new(tls: Option<Tls>) -> Self {
+        Self { tls }
+    }
+
+    /// The checked `HOST:PORT` in `addr`. `http://` and `https://` may stand before it if they say what this process
+    /// does anyway: a connection is never less protected than its address claims, nor than the flags ask for.
+    ///
+    /// # Errors
+    /// When `addr` is not an address, or wants another kind of connection.
+    pub fn authority<'a>(&self, addr: &'a str) -> Result<&'a str, AddressError> {
+        let (scheme, authority) = parse(addr)?;
+        let why = match (scheme, &self.tls) {
+            (Some(Scheme::Https), None) => {
+                "https:// needs TLS: --tls-ca, and --tls-cert and --tls-key"
+            }
+            (Some(Scheme::Http), Some(_)) => "http:// is plaintext and the --tls flags ask for TLS",
+            (Some(Scheme::Http), None) | (Some(Scheme::Https), Some(_)) | (None, _) => {
+                return Ok(authority);
+            }
+        };
+        Err(refusal(addr, why))
+    }
+
+    /// A channel to `addr` that connects at the first call and again after a loss, each time with the identity of
+    /// that moment. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Caller::authority`].
+    pub fn channel(&self, addr: &str) -> Result<Channel, AddressError> {
+        let tls = self.tls.clone();
+        let connector = service_fn(move |uri| dial(uri, tls.clone()));
+        Ok(self.endpoint(addr)?.connect_with_connector_lazy(connector))
+    }
+
+    /// A channel to `addr` that is connected now.
+    ///
+    /// # Errors
+    /// When `addr` is not an address, nobody answers within [`CONNECT_TIMEOUT`], or one side refuses the other's
+    /// certificate.
+    pub async fn connect(&self, addr: &str) -> Result<Channel, ConnectError> {
+        let endpoint = self.endpoint(addr)?;
+        let tls = self.tls.clone();
+        let connector = service_fn(move |uri| dial(uri, tls.clone()));
+        endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|source| match find_refusal(&source) {
+                Some(Refusal(why)) => ConnectError::Refused {
+                    addr: addr.to_owned(),
+                    why: why.clone(),
+                },
+                None => ConnectError::Unreachable {
+                    addr: addr.to_owned(),
+                    source,
+                },
+            })
+    }
+
+    fn endpoint(&self, addr: &str) -> Result<Endpoint, AddressError> {
+        let authority = self.authority(addr)?;
+        let uri = |scheme: &str| {
+            format!("{scheme}://{authority}")
+                .parse::<Uri>()
+                .map_err(|_| refusal(addr, "the host has characters that do not belong there"))
+        };
+        let endpoint = Endpoint::from(uri("http")?)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(match self.tls {
+            // What the calls say about their scheme; the connection itself is made by `dial`.
+            Some(_) => endpoint.origin(uri("https")?),
+            None => endpoint,
+        })
+    }
+}
+
+/// A plaintext channel to `addr`, as [`Caller::channel`].
 ///
 /// # Errors
 /// When `addr` is not an address.
 pub fn channel(addr: &str) -> Result<Channel, AddressError> {
-    Ok(endpoint(addr)?.connect_lazy())
+    Caller::default().channel(addr)
 }
 
-/// A channel to `addr` that is connected now.
+/// A plaintext channel to `addr` that is connected now, as [`Caller::connect`].
 ///
 /// # Errors
 /// When `addr` is not an address or nobody answers within [`CONNECT_TIMEOUT`].
 pub async fn connect(addr: &str) -> Result<Channel, ConnectError> {
-    endpoint(addr)?
-        .connect()
-        .await
-        .map_err(|source| ConnectError::Unreachable {
-            addr: addr.to_owned(),
-            source,
-        })
+    Caller::default().connect(addr).await
 }
 
-/// The settings of a channel to `addr`.
+/// The settings of a plaintext channel to `addr`, for whoever wants other ones.
 ///
 /// # Errors
 /// When `addr` is not an address.
 pub fn endpoint(addr: &str) -> Result<Endpoint, AddressError> {
-    let authority = authority(addr)?;
-    let endpoint =
-        Endpoint::from_shared(format!("http://{authority}")).map_err(|_| AddressError {
-            given: authority.to_owned(),
-            why: "the host has characters that do not belong there",
-        })?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        // Messages are tens of bytes and answer each other: waiting to fill a
-        // segment would cost more than any model step.
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
+    Caller::default().endpoint(addr)
 }
 
-/// The checked `HOST:PORT` in `addr`.
-fn authority(addr: &str) -> Result<&str, AddressError> {
-    let refuse = |why| AddressError {
+/// The innermost reason of an error. What stands around it is the transport library's own structure, and tells a
+/// reader nothing ("transport error").
+#[must_use]
+pub fn cause(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn find_refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(refusal) = error.downcast_ref() {
+            return Some(refusal);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// What an address says about encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+fn refusal(addr: &str, why: &'static str) -> AddressError {
+    AddressError {
         given: addr.chars().take(80).collect(),
         why,
-    };
+    }
+}
+
+/// The scheme and the checked `HOST:PORT` in `addr`.
+fn parse(addr: &str) -> Result<(Option<Scheme>, &str), AddressError> {
+    let refuse = |why| refusal(addr, why);
     if addr.len() > MAX_ADDRESS {
         return Err(refuse("it is too long"));
     }
-    if addr.starts_with("https://") {
-        return Err(refuse("TLS is not supported yet"));
-    }
-    let rest = addr.strip_prefix("http://").unwrap_or(addr);
+    let (scheme, rest) = if let Some(rest) = addr.strip_prefix("https://") {
+        (Some(Scheme::Https), rest)
+    } else if let Some(rest) = addr.strip_prefix("http://") {
+        (Some(Scheme::Http), rest)
+    } else {
+        (None, addr)
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = rest.rsplit_once(':').ok_or(refuse("the port is missing"))?;
     match port.parse::<u16>() {
@@ -108,7 +228,7 @@ fn authority(addr: &str) -> Result<&str, AddressError> {
         .and_then(|inner| inner.strip_suffix(']'))
     {
         return match inner.parse::<Ipv6Addr>() {
-            Ok(_) => Ok(rest),
+            Ok(_) => Ok((scheme, rest)),
             Err(_) => Err(refuse("there is no IPv6 address between the brackets")),
         };
     }
@@ -120,7 +240,7 @@ fn authority(addr: &str) -> Result<&str, AddressError> {
     } else if !host.bytes().all(plain) {
         Err(refuse("the host has characters that do not belong there"))
     } else {
-        Ok(rest)
+        Ok((scheme, rest))
     }
 }
 
@@ -133,13 +253,10 @@ mod tests {
     #[test]
     fn both_forms_name_the_same_endpoint() {
         for good in ["127.0.0.1:7000", "http://127.0.0.1:7000/"] {
-            assert_eq!(
-                endpoint(good).unwrap().uri().to_string(),
-                "http://127.0.0.1:7000/"
-            );
+            assert_eq!(Caller::default().authority(good), Ok("127.0.0.1:7000"));
         }
         for good in ["[::1]:9", "worker-3.offshoot.svc:50051", "http://a_b:1"] {
-            assert!(endpoint(good).is_ok(), "{good}");
+            assert!(Caller::default().endpoint(good).is_ok(), "{good}");
         }
     }
 
@@ -159,7 +276,7 @@ mod tests {
             ("http://a/b:80", "characters"),
             ("a b:80", "characters"),
         ] {
-            let error = endpoint(bad).unwrap_err().to_string();
+            let error = Caller::default().authority(bad).unwrap_err().to_string();
             assert!(error.contains(why), "{bad:?} gave {error}");
             assert!(error.contains("HOST:PORT"));
         }

@@ -1,6 +1,6 @@
 //! What every Offshoot process needs, whatever its role: command-line
 //! settings, logs, health, orderly shutdown, a listening socket with limits, a
-//! channel to a peer, and the line by which a child tells its parent where it
+//! channel to a peer, encryption of both, and the line by which a child tells its parent where it
 //! listens.
 //!
 //! The order in a `main` is always the same:
@@ -36,9 +36,11 @@
 //! This crate knows nothing of models, tokens, trees or the wire's messages. It
 //! never links candle, and no other Offshoot crate stands below it.
 
+mod accept;
 pub mod announce;
 pub mod args;
 pub mod client;
+mod dial;
 pub mod drain;
 pub mod health;
 pub mod outbox;
@@ -46,12 +48,14 @@ pub mod parent;
 pub mod seed;
 pub mod serve;
 pub mod telemetry;
+pub mod tls;
 
 pub use announce::{AnnounceArgs, Announcement};
 pub use args::{CommonArgs, NetArgs};
-pub use client::{AddressError, ConnectError, channel, connect};
+pub use client::{AddressError, Caller, ConnectError, channel, connect};
 pub use drain::{Drain, Drained};
 pub use health::{Latch, Readiness};
 pub use parent::ParentArgs;
 pub use serve::{BindError, Listener, ServerLimits};
 pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError};
+pub use tls::{ClientAuth, Purpose, Tls, TlsArgs, TlsError};

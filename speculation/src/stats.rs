@@ -60,7 +60,7 @@ impl WalkStats {
 
     /// Share of walks whose last token was already guessed.
     pub fn hit_rate(&self) -> f64 {
-        ratio(self.hits, self.hits + self.misses)
+        ratio(self.hits, self.hits.saturating_add(self.misses))
     }
 }
 

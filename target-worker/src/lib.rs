@@ -8,6 +8,7 @@
 pub mod service;
 pub mod walk;
 
+pub use runtime::tls::install_provider as install_crypto;
 use worker::WorkerArgs;
 
 /// What the worker is used for; told to coordinators in the handshake.

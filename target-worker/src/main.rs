@@ -15,5 +15,6 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    offshoot_target_worker::install_crypto();
     offshoot_target_worker::run(Cli::parse().args).await
 }

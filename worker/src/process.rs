@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use runtime::{CommonArgs, Drain, Listener, NetArgs, Readiness, ServerLimits};
+use runtime::{
+    ClientAuth, CommonArgs, Drain, Listener, NetArgs, Purpose, Readiness, ServerLimits, TlsArgs,
+};
 use speculation::message::WorkerInfo;
 use tonic::transport::server::Router;
 
@@ -21,6 +23,9 @@ pub struct WorkerArgs {
     /// Where to listen.
     #[command(flatten)]
     pub net: NetArgs,
+    /// The identity; coordinators have to show one too.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// What every process has.
     #[command(flatten)]
     pub common: CommonArgs,
@@ -49,7 +54,14 @@ pub async fn run<K: Kind>(
     runtime::parent::exit_with_parent(&args.common.parent, &drain)?;
     let readiness = Readiness::new();
     let loading = readiness.latch();
-    let listener = Listener::bind(&args.net).await?;
+    let tls = match args.tls.load(Purpose::Serve)? {
+        Some(tls) => {
+            tls.follow(&drain)?;
+            Some(tls.acceptor(ClientAuth::Required)?)
+        }
+        None => None,
+    };
+    let listener = Listener::bind_with(&args.net, tls).await?;
     let addr = listener.local_addr();
     let model = args.model.clone();
     let loaded = tokio::task::spawn_blocking(move || model::load(&model, scratch_rows)).await??;

@@ -154,7 +154,7 @@ async fn measure(
     address: &str,
 ) -> Result<Report> {
     let mut rig = Rig {
-        client: Client::connect(address).await?,
+        client: Client::connect(address, &runtime::Caller::default()).await?,
         prompts,
         sampling: args.sampling.clone(),
         max_tokens: args.max_tokens,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use runtime::TlsArgs;
 
 use super::per_role::{self, PerRole, Role};
 use crate::models;
@@ -72,6 +73,8 @@ pub(crate) struct ClusterPlan {
     pub(crate) sessions: Option<usize>,
     /// Flags of the coordinator beyond those that every process gets.
     pub(crate) coordinator_flags: Vec<String>,
+    /// The identity of every process, if connections are encrypted.
+    pub(crate) tls: TlsArgs,
 }
 
 impl ClusterArgs {
@@ -111,6 +114,7 @@ impl ClusterArgs {
             start_timeout: Duration::from_secs(self.start_timeout),
             sessions: None,
             coordinator_flags: Vec::new(),
+            tls: TlsArgs::default(),
         })
     }
 }

@@ -9,6 +9,7 @@ mod per_role;
 mod process;
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use futures::future::{join_all, try_join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use proto::v1;
+use runtime::{Caller, Purpose};
 use tokio::time::Instant;
 
 pub(crate) use args::{ClusterArgs, ClusterPlan};
@@ -46,6 +48,7 @@ impl Cluster {
     /// When one of them fails, or is not ready in time; those already started are ended.
     pub(crate) async fn start(plan: &ClusterPlan, progress: &Progress) -> Result<Cluster> {
         let begun = Instant::now();
+        let caller = Caller::new(plan.tls.load(Purpose::ServeAndCall)?);
         let started = workers(plan)
             .into_iter()
             .map(|launch| Process::start(launch, progress));
@@ -55,13 +58,15 @@ impl Cluster {
             coordinator,
             workers,
         };
-        cluster.wait_until_ready(begun + plan.start_timeout).await?;
+        cluster
+            .wait_until_ready(&caller, begun + plan.start_timeout)
+            .await?;
         Ok(cluster)
     }
 
-    /// Where clients go.
+    /// Where clients on this machine go.
     pub(crate) fn address(&self) -> String {
-        self.coordinator.addr().to_string()
+        reachable(self.coordinator.addr()).to_string()
     }
 
     /// All processes: target, qualifier, drafts, coordinator.
@@ -69,8 +74,8 @@ impl Cluster {
         self.workers.iter().chain([&self.coordinator])
     }
 
-    async fn wait_until_ready(&mut self, deadline: Instant) -> Result<()> {
-        let mut client = Client::connect(&self.address())
+    async fn wait_until_ready(&mut self, caller: &Caller, deadline: Instant) -> Result<()> {
+        let mut client = Client::connect(&self.address(), caller)
             .await
             .context("the coordinator does not answer")?;
         loop {
@@ -144,6 +149,17 @@ impl Cluster {
         )
         .await;
     }
+}
+
+/// Where a process that listens on `addr` is found from this machine. Every address of the machine is one to listen on
+/// and none to call, nor to find in a certificate.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    addr
 }
 
 fn states(workers: &[&v1::WorkerInfo]) -> String {
@@ -266,7 +282,9 @@ impl CommandLine {
         self.word("--announce")
             .word("--exit-with-parent")
             .flag("--log-level", &plan.log_level)
-            .flag("--drain-grace-s", DRAIN_S.to_string())
+            .flag("--drain-grace-s", DRAIN_S.to_string());
+        self.words.extend(plan.tls.to_flags());
+        self
     }
 }
 
@@ -325,6 +343,28 @@ mod tests {
             if let Err(error) = Cli::try_parse_from(&line) {
                 panic!("{line:?}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn every_role_gets_the_identity() {
+        let mut plan = plan(&[]);
+        plan.tls.tls_ca = Some("ca.pem".into());
+        for launch in workers(&plan).iter().chain([&coordinator(&plan, &[])]) {
+            let words = &launch.arguments;
+            let pair = ["--tls-ca", "ca.pem"];
+            assert!(words.windows(2).any(|found| found == pair), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_on_every_address_is_called_on_loopback() {
+        for (listens, called) in [
+            ("0.0.0.0:7", "127.0.0.1:7"),
+            ("[::]:7", "[::1]:7"),
+            ("10.0.0.1:7", "10.0.0.1:7"),
+        ] {
+            assert_eq!(reachable(listens.parse().unwrap()).to_string(), called);
         }
     }
 

@@ -8,6 +8,7 @@ use proto::v1::generation_client::GenerationClient;
 use proto::v1::{
     ClusterRequest, GenerateRequest, SessionStatistics, Started, Strategy, TokenScores,
 };
+use runtime::Caller;
 use tonic::transport::Channel;
 
 /// A completion as it arrived.
@@ -87,7 +88,12 @@ pub fn request(prompt: &str, max_tokens: u32, temperature: f32, strategy: &str) 
 impl Client {
     /// Connects, and waits until `workers` workers are ready.
     pub async fn connect(addr: &str, workers: usize) -> anyhow::Result<Client> {
-        let mut inner = GenerationClient::new(runtime::connect(addr).await?);
+        Client::connect_as(&Caller::default(), addr, workers).await
+    }
+
+    /// As [`Client::connect`], with an identity.
+    pub async fn connect_as(caller: &Caller, addr: &str, workers: usize) -> anyhow::Result<Client> {
+        let mut inner = GenerationClient::new(caller.connect(addr).await?);
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         for _ in 0..1500 {
             tick.tick().await;

@@ -60,6 +60,11 @@ impl Process {
         Ok(Process { child, addr })
     }
 
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`, and nothing else.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;

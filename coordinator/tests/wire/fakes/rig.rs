@@ -88,6 +88,7 @@ impl Rig {
             max_sessions: limits.max_sessions,
             max_queued: limits.max_queued,
             replay_wait: limits.replay_wait,
+            tls: None,
         };
         let drain = Drain::new();
         let readiness = Readiness::new();

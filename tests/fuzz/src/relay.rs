@@ -1,0 +1,149 @@
+//! The coordinator's side of a session, with workers that lie.
+
+use proto::{inward, v1};
+use speculation::message::{Basis, PromptScoring, Scoring, SessionId, Stopping};
+use speculation::policy::{AutoKnobs, Strategy};
+use speculation::relay::{LinkKey, Relay, RelayConfig, Role};
+
+use crate::VOCAB;
+use crate::dice::Dice;
+use crate::messages::{self, Context, cross};
+
+/// Workers of the session: two drafts, a qualifier, the target.
+const ROLES: [Role; 4] = [Role::Draft, Role::Draft, Role::Qualifier, Role::Target];
+
+/// Things that happen, at most; more of the same finds nothing and takes long.
+const MOST_EVENTS: usize = 400;
+
+/// The input says what each worker sends, in which order, and what happens in between.
+pub fn run(input: &[u8]) {
+    let mut dice = Dice::new(input);
+    let mut relay = start(&mut dice);
+    let max_len = 4 + 64;
+    let mut next_ids = [1_u32; ROLES.len()];
+    let mut delivered: Vec<u32> = relay.text().to_vec();
+    for _ in 0..MOST_EVENTS {
+        if dice.is_empty() {
+            break;
+        }
+        let before = relay.text().to_vec();
+        let at = dice.below(ROLES.len());
+        let key = LinkKey(at as u32);
+        match dice.byte() {
+            0..=191 => {
+                let context = Context {
+                    text: &before,
+                    next_id: next_ids[at],
+                    term: relay.term_of(key).map_or(0, |term| term.0),
+                };
+                report(&mut relay, key, ROLES[at], context, &mut dice);
+                next_ids[at] = next_ids[at].saturating_add(1 + dice.below(8) as u32);
+            }
+            192..=223 => {
+                if let Some(update) = relay.poll_update(key) {
+                    let update = update.message;
+                    let end = update.base_len as usize + update.commit.len();
+                    assert!(end <= relay.text().len());
+                    assert_eq!(update.commit, relay.text()[update.base_len as usize..end]);
+                }
+            }
+            224..=239 => {
+                delivered.extend(relay.poll_text().0);
+                let _ = relay.poll_prompt_scores();
+                assert_eq!(delivered, relay.text());
+                relay.handle_consumed(dice.near(8));
+            }
+            240..=247 => relay.handle_opened(key),
+            248..=251 => {
+                let _ = relay.handle_lost(key);
+            }
+            _ => {
+                let _ = relay.add_link(key, ROLES[at]);
+                next_ids[at] = 1;
+            }
+        }
+        let text = relay.text();
+        assert!(text.starts_with(&before), "the text was taken back");
+        assert!(text.len() <= max_len, "{} tokens", text.len());
+        assert!(text.iter().all(|&token| token < VOCAB), "{text:?}");
+    }
+    let stats = relay.stats();
+    for share in [
+        stats.waste(),
+        stats.walks.hit_rate(),
+        stats.walks.path_rollback(),
+    ] {
+        assert!(share.is_finite(), "{share}");
+    }
+}
+
+fn start(dice: &mut Dice<'_>) -> Relay {
+    let strategy = match dice.byte() % 4 {
+        0 => Strategy::Ar,
+        1 => Strategy::Serial { gamma: 3 },
+        2 => Strategy::SerialTree {
+            depth: 3,
+            width: 2,
+            rows: 6,
+        },
+        _ => Strategy::Auto(AutoKnobs::default()),
+    };
+    let mut relay = Relay::new(RelayConfig {
+        session: SessionId(1),
+        text: vec![1, 2, 3, 0],
+        scoring: Scoring {
+            picks: dice.chance(128).then_some(1),
+            basis: Basis::Raw,
+            prompt: dice
+                .chance(128)
+                .then_some(PromptScoring { top: 1, first: 1 }),
+        },
+        stopping: Stopping {
+            prompt_len: 4,
+            max_len: 4 + 64,
+            max_len_is_context: false,
+            stop_ids: vec![VOCAB - 1],
+        },
+        strategy,
+        vocab: VOCAB,
+    });
+    for (at, role) in ROLES.into_iter().enumerate() {
+        let key = LinkKey(at as u32);
+        if relay.add_link(key, role).is_some() {
+            relay.handle_opened(key);
+        }
+    }
+    relay
+}
+
+fn report(relay: &mut Relay, key: LinkKey, role: Role, context: Context<'_>, dice: &mut Dice<'_>) {
+    // A worker may also speak as one of another kind.
+    let drafts = (role == Role::Draft) != dice.chance(4);
+    let refused = if drafts {
+        let frame = v1::DraftFrame {
+            reports: vec![messages::draft_report(dice, context)],
+            faults: Vec::new(),
+        };
+        let Some(Ok(reported)) = cross(&frame, dice).map(inward::draft_frame) else {
+            return;
+        };
+        (reported.reports.iter())
+            .map(|report| relay.handle_draft(key, report.term, &report.message))
+            .any(|result| result.is_err())
+    } else {
+        let frame = v1::VerifyFrame {
+            reports: vec![messages::verify_report(dice, context)],
+            faults: Vec::new(),
+        };
+        let Some(Ok(reported)) = cross(&frame, dice).map(inward::verify_frame) else {
+            return;
+        };
+        (reported.reports.iter())
+            .map(|report| relay.handle_verify(key, report.term, &report.message))
+            .any(|result| result.is_err())
+    };
+    // As the coordinator does with a worker that breaks the protocol; sometimes it is late with it.
+    if refused && !dice.chance(64) {
+        let _ = relay.handle_lost(key);
+    }
+}
