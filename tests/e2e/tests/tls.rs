@@ -49,9 +49,10 @@ fn flags(args: &TlsArgs) -> Vec<String> {
 
 /// One process per role, each with an identity of its own.
 struct Encrypted {
-    folder: TempDir,
     workers: Vec<Process>,
     coordinator: Process,
+    /// Outlives the processes, which follow the files in it.
+    folder: TempDir,
 }
 
 impl Encrypted {

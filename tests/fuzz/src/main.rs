@@ -1,6 +1,6 @@
-//! libFuzzer over the targets of this crate. `tests/fuzz/run` builds and starts it; which target it runs is said by
-//! the variable `OFFSHOOT_FUZZ_TARGET`. It keeps what is new to it in the corpus folder it is given; without libFuzzer
-//! the binary is of no use, and the replay of the corpus is a test.
+//! libFuzzer over the targets of this crate. `tests/fuzz/run` builds it with the instrumentation it needs and starts
+//! it; which target it runs is said by the variable `OFFSHOOT_FUZZ_TARGET`. It keeps what is new to it in the first
+//! folder it is given. The targets are the library's; nothing is decided here.
 #![no_main]
 #![allow(
     unsafe_code,
