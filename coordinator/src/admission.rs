@@ -68,6 +68,11 @@ impl Admission {
         }
     }
 
+    /// Requests that wait for their turn.
+    pub(crate) fn queued(&self) -> usize {
+        self.max_queued - self.waiting.available_permits()
+    }
+
     /// Requests that run now.
     pub(crate) fn running(&self) -> usize {
         self.max_sessions - self.running.available_permits()
@@ -87,6 +92,7 @@ mod tests {
         let second = admission.enter().unwrap();
         assert!(matches!(first, Ticket::Running(_)));
         assert!(matches!(second, Ticket::Waiting(_)));
+        assert_eq!((admission.running(), admission.queued()), (1, 1));
         let refused = admission.enter().unwrap_err().to_string();
         assert!(refused.contains("try again later"), "{refused}");
         drop(first);
@@ -94,6 +100,6 @@ mod tests {
         assert_eq!(admission.running(), 1);
         assert!(matches!(admission.enter().unwrap(), Ticket::Waiting(_)));
         drop(running);
-        assert_eq!(admission.running(), 0);
+        assert_eq!((admission.running(), admission.queued()), (0, 0));
     }
 }

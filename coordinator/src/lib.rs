@@ -22,6 +22,7 @@ mod delivery;
 mod failure;
 mod hello;
 mod link;
+mod metrics;
 mod open;
 mod process;
 mod pump;
@@ -31,6 +32,8 @@ mod seat;
 mod service;
 mod session;
 mod start;
+mod tally;
+mod watched;
 
 pub use config::{Args, Config, ConfigError};
 pub use process::{Coordinator, run, serve};

@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 
 use crate::hello::Hello;
 use crate::seat::{Said, Seat};
+use crate::tally::Tally;
 
 /// What a worker is told about one session.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub(crate) struct Link {
     pub(crate) lost: CancellationToken,
     /// Told whenever a seat becomes free, so that requests that wait for one look again.
     vacated: Arc<Notify>,
+    /// Where what sessions report of this worker is added up.
+    tally: Arc<Tally>,
 }
 
 impl Link {
@@ -76,6 +79,7 @@ impl Link {
         hello: Hello,
         client: Client,
         vacated: Arc<Notify>,
+        tally: Arc<Tally>,
     ) -> Self {
         Link {
             key,
@@ -87,6 +91,7 @@ impl Link {
             seats: DashMap::new(),
             lost: CancellationToken::new(),
             vacated,
+            tally,
         }
     }
 
@@ -119,6 +124,7 @@ impl Link {
     /// Passes on what the worker said; a session that has left hears nothing.
     pub(crate) fn hear(&self, session: SessionId, term: Term, said: Said) {
         if let Some(seat) = self.seats.get(&session) {
+            self.tally.note(&seat.totals, &said);
             seat.hear(term, said);
         }
     }
@@ -225,6 +231,7 @@ mod tests {
             "127.0.0.1:1".into(),
             hello,
             Client::new(Role::Draft, channel),
+            Arc::default(),
             Arc::default(),
         ))
     }

@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use proto::v1;
 use proto::v1::generation_server::Generation;
+use runtime::TraceContext;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
+use crate::admission::Ticket;
 use crate::delivery::{CLIENT_EVENTS, Item};
 use crate::failure::Failure;
-use crate::request;
+use crate::request::{self, Request as Asked};
 use crate::start::{self, Cluster};
+use crate::watched::Watched;
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
@@ -29,15 +33,14 @@ impl Generation for Service {
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let cluster = Arc::clone(&self.cluster);
-        if cluster.drain.is_stopping() {
-            return Err(Failure::Stopping.into());
-        }
-        let vocab = cluster.registry.tokenizer().vocabulary().len();
-        let request = request::parse(request.into_inner(), vocab, runtime::seed::fresh)?;
-        let ticket = cluster.admission.enter()?;
+        let parent = TraceContext::from_metadata(request.metadata());
+        let request = request.into_inner();
+        let mut watched = Watched::arrived(&cluster.metrics, &parent, &request);
+        let (request, ticket) = watched.decided(enter(&cluster, request))?;
         let (client, events) = mpsc::channel(CLIENT_EVENTS);
         let drain = cluster.drain.clone();
-        drain.spawn(start::serve(cluster, request, ticket, client));
+        let logged = watched.log_span();
+        drain.spawn(start::serve(cluster, request, ticket, client, watched).instrument(logged));
         Ok(Response::new(ReceiverStream::new(events)))
     }
 
@@ -48,6 +51,20 @@ impl Generation for Service {
         Ok(Response::new(v1::ClusterReply {
             workers: self.cluster.registry.describe(),
             sessions: self.cluster.admission.running() as u32,
+            waiting: self.cluster.admission.queued() as u32,
+            generated_tokens: self.cluster.metrics.generation_tokens.get(),
+            uptime_us: self.cluster.started.elapsed().as_micros() as u64,
         }))
     }
+}
+
+/// The door: what is wrong with a request, or that there is no room for it, is said at once.
+fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Ticket), Failure> {
+    if cluster.drain.is_stopping() {
+        return Err(Failure::Stopping);
+    }
+    let vocab = cluster.registry.tokenizer().vocabulary().len();
+    let request = request::parse(request, vocab, runtime::seed::fresh)?;
+    let ticket = cluster.admission.enter()?;
+    Ok((request, ticket))
 }

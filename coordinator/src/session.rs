@@ -20,6 +20,7 @@ use crate::link::Down;
 use crate::open::Opening;
 use crate::registry::Place;
 use crate::seat::{Heard, Said};
+use crate::watched::Watched;
 
 /// Messages handled before the workers are told: what has arrived together is answered together.
 const BATCH: usize = 64;
@@ -99,11 +100,16 @@ enum Parting {
 
 impl Session {
     /// Ferries until the text ends, the client goes or the target is lost. `cut` ends it early.
-    pub(crate) async fn drive(&mut self, cut: &CancellationToken) -> Result<End, Failure> {
+    pub(crate) async fn drive(
+        &mut self,
+        cut: &CancellationToken,
+        watched: &mut Watched,
+    ) -> Result<End, Failure> {
         let mut heard = Vec::with_capacity(BATCH);
         loop {
-            self.part_with_lost()?;
+            self.part_with_lost(watched)?;
             let fresh = self.relay.poll_text();
+            watched.committed(fresh.len(), self.relay.term());
             if !fresh.is_empty() {
                 // The first picks may be here before the answer to the open call is.
                 self.begin();
@@ -127,11 +133,11 @@ impl Session {
                 biased;
                 () = self.delivery.gone() => return Ok(End::Gone),
                 () = cut.cancelled() => return Err(Failure::Stopping),
-                Some((key, answer)) = self.opens.next() => self.opened(key, answer)?,
+                Some((key, answer)) = self.opens.next() => self.opened(key, answer, watched)?,
                 () = self.wake.notified() => {}
                 _ = self.inbox.recv_many(&mut heard, BATCH) => {
                     for heard in heard.drain(..) {
-                        self.hear(heard)?;
+                        self.hear(heard, watched)?;
                     }
                 }
                 () = self.delivery.room(), if self.delivery.is_pending() => {}
@@ -165,7 +171,7 @@ impl Session {
         }
     }
 
-    fn hear(&mut self, heard: Heard) -> Result<(), Failure> {
+    fn hear(&mut self, heard: Heard, watched: &mut Watched) -> Result<(), Failure> {
         let Heard { key, term, said } = heard;
         if self.places.get(key).is_none() {
             return Ok(());
@@ -174,15 +180,20 @@ impl Session {
             Said::Drafted(report) => self.relay.handle_draft(key, term, &report),
             Said::Verified(report) => self.relay.handle_verify(key, term, &report),
             Said::Fault(_) if term != self.relay.term() => Ok(()),
-            Said::Fault(message) => return self.part(key, Parting::Lost(message)),
+            Said::Fault(message) => return self.part(key, Parting::Lost(message), watched),
         };
         match taken {
             Ok(()) => Ok(()),
-            Err(error) => self.part(key, Parting::Broken(error.to_string())),
+            Err(error) => self.part(key, Parting::Broken(error.to_string()), watched),
         }
     }
 
-    fn opened(&mut self, key: LinkKey, answer: Result<(), Status>) -> Result<(), Failure> {
+    fn opened(
+        &mut self,
+        key: LinkKey,
+        answer: Result<(), Status>,
+        watched: &mut Watched,
+    ) -> Result<(), Failure> {
         let Some(place) = self.places.get(key) else {
             return Ok(());
         };
@@ -194,11 +205,11 @@ impl Session {
                 self.relay.handle_opened(key);
                 Ok(())
             }
-            Err(status) => self.part(key, Parting::Refused(status)),
+            Err(status) => self.part(key, Parting::Refused(status), watched),
         }
     }
 
-    fn part_with_lost(&mut self) -> Result<(), Failure> {
+    fn part_with_lost(&mut self, watched: &mut Watched) -> Result<(), Failure> {
         while let Some(place) = self.places.iter().find(|place| place.seat.is_gone()) {
             let key = place.link.key;
             let reason = if place.link.lost.is_cancelled() {
@@ -206,18 +217,24 @@ impl Session {
             } else {
                 "the session fell behind its reports"
             };
-            self.part(key, Parting::Lost(reason.to_owned()))?;
+            self.part(key, Parting::Lost(reason.to_owned()), watched)?;
         }
         Ok(())
     }
 
     /// Goes on without this worker, or ends if it is the target.
-    fn part(&mut self, key: LinkKey, parting: Parting) -> Result<(), Failure> {
+    fn part(
+        &mut self,
+        key: LinkKey,
+        parting: Parting,
+        watched: &mut Watched,
+    ) -> Result<(), Failure> {
         self.relay.handle_lost(key);
         let Some(Place { link, .. }) = self.places.leave(key) else {
             return Ok(());
         };
         if link.role != Role::Target {
+            watched.bypassed(link.role, &link.address);
             let reason = match parting {
                 Parting::Lost(reason) | Parting::Broken(reason) => reason,
                 Parting::Refused(status) => format!("{}: {}", status.code(), status.message()),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -14,16 +15,19 @@ use speculation::relay::{Relay, RelayConfig};
 use text::Special;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::admission::{Admission, Ticket};
 use crate::delivery::{Delivery, Item};
 use crate::failure::Failure;
 use crate::link::Down;
+use crate::metrics::CoordinatorMetrics;
 use crate::open;
 use crate::registry::{NoPlace, Place, Registry};
 use crate::request::{Prompt, Request};
 use crate::seat::{Heard, SeatMaker};
 use crate::session::{End, Places, Session};
+use crate::watched::Watched;
 
 /// Messages from all workers of a session that may wait for it. It is only full when the session has not run for
 /// hundreds of model steps.
@@ -41,6 +45,8 @@ pub(crate) struct Cluster {
     calibration: Mutex<Calibration>,
     /// The next session's number.
     next: AtomicU64,
+    pub(crate) metrics: Arc<CoordinatorMetrics>,
+    pub(crate) started: Instant,
 }
 
 impl Cluster {
@@ -53,6 +59,8 @@ impl Cluster {
             cut: CancellationToken::new(),
             calibration: Mutex::new(Calibration::default()),
             next: AtomicU64::new(first),
+            metrics: Arc::default(),
+            started: Instant::now(),
         }
     }
 }
@@ -63,6 +71,7 @@ pub(crate) async fn serve(
     request: Request,
     ticket: Ticket,
     client: mpsc::Sender<Item>,
+    mut watched: Watched,
 ) {
     let stopping = cluster.drain.stopping();
     let running = tokio::select! {
@@ -70,19 +79,24 @@ pub(crate) async fn serve(
         () = client.closed() => return,
         running = cluster.admission.admit(ticket) => running,
         () = stopping => {
-            let _ = client.send(Err(Failure::Stopping.into())).await;
+            let status = Failure::Stopping.into();
+            watched.failed(&status);
+            let _ = client.send(Err(status)).await;
             return;
         }
     };
+    watched.admitted();
     let prepared = tokio::select! {
         () = client.closed() => return,
         () = cluster.cut.cancelled() => Err(Failure::Stopping),
-        prepared = prepare(&cluster, request, &client) => prepared,
+        prepared = prepare(&cluster, request, &client, &mut watched) => prepared,
     };
     match prepared {
-        Ok(session) => run(&cluster, session).await,
+        Ok(session) => run(&cluster, session, watched).await,
         Err(failure) => {
-            let _ = client.send(Err(failure.into())).await;
+            let status = failure.into();
+            watched.failed(&status);
+            let _ = client.send(Err(status)).await;
         }
     }
     drop(running);
@@ -92,6 +106,7 @@ async fn prepare(
     cluster: &Cluster,
     request: Request,
     client: &mpsc::Sender<Item>,
+    watched: &mut Watched,
 ) -> Result<Session, Failure> {
     let registry = &cluster.registry;
     let prompt = encode(registry, &request.prompt).await?;
@@ -112,6 +127,7 @@ async fn prepare(
     );
     let prompt_len = prompt.len();
     let stopping = request.stopping(prompt_len, &target)?;
+    watched.placed(id, &target.hello.model, prompt_len);
     let vocab = registry.tokenizer().vocabulary().len() as u32;
     let config = RelayConfig {
         session: id,
@@ -128,7 +144,9 @@ async fn prepare(
             None => unused.push(link.key),
             Some(spec) => {
                 let link = Arc::clone(link);
-                let opening = open::open(link, registry.coordinator(), spec, request.sampling);
+                let trace = watched.context();
+                let opening =
+                    open::open(link, registry.coordinator(), spec, request.sampling, trace);
                 opens.push(opening);
             }
         }
@@ -188,11 +206,15 @@ async fn place(
     }
 }
 
-async fn run(cluster: &Cluster, mut session: Session) {
-    let ended = session.drive(&cluster.cut).await;
+async fn run(cluster: &Cluster, mut session: Session, mut watched: Watched) {
+    let ended = session.drive(&cluster.cut, &mut watched).await;
+    watched.closed(&session.relay.stats());
     *cluster.calibration.lock() = session.relay.calibration().clone();
     let finished = match &ended {
-        Ok(End::Finished(finish)) => Some(session.finished(*finish)),
+        Ok(End::Finished(finish)) => {
+            watched.finished(*finish);
+            Some(session.finished(*finish))
+        }
         Ok(End::Gone) | Err(_) => None,
     };
     let tokens = session.generated();
@@ -212,7 +234,9 @@ async fn run(cluster: &Cluster, mut session: Session) {
         (Ok(_), None) => tracing::debug!(session = id.0, tokens, "the client has gone"),
         (Err(failure), _) => {
             tracing::warn!(session = id.0, tokens, %failure, "a request failed");
-            delivery.fail(failure.into()).await;
+            let status = Status::from(failure);
+            watched.failed(&status);
+            delivery.fail(status).await;
         }
     }
 }

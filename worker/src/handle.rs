@@ -6,6 +6,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use engine::EngineError;
 use engine::sampling::{ParamError, SamplingParams};
 use futures::{Stream, StreamExt};
+use runtime::TraceContext;
 use runtime::outbox::Outbox;
 use speculation::message::{Addressed, Relayed, SessionId, SessionSpec, Term, WorkerInfo};
 use speculation::verify::WrongTask;
@@ -31,6 +32,7 @@ pub(crate) enum Event<R> {
         coordinator: u64,
         spec: Box<SessionSpec>,
         params: SamplingParams,
+        trace: TraceContext,
         reply: oneshot::Sender<Result<(), OpenError>>,
     },
     Linked {
@@ -119,6 +121,8 @@ pub struct WorkerHandle<R> {
     events: Sender<Event<R>>,
     sessions: watch::Receiver<usize>,
     dead: CancellationToken,
+    /// What opens through this handle belong to.
+    trace: TraceContext,
     /// For the handshake.
     pub info: Arc<WorkerInfo>,
 }
@@ -129,6 +133,7 @@ impl<R> Clone for WorkerHandle<R> {
             events: self.events.clone(),
             sessions: self.sessions.clone(),
             dead: self.dead.clone(),
+            trace: self.trace.clone(),
             info: Arc::clone(&self.info),
         }
     }
@@ -200,8 +205,30 @@ impl<R: Send + 'static> WorkerHandle<R> {
             events,
             sessions,
             dead,
+            trace: TraceContext::none(),
             info: Arc::new(info),
         }
+    }
+
+    /// The same worker; what is opened through the result belongs to this trace.
+    #[must_use]
+    pub fn traced(&self, trace: TraceContext) -> Self {
+        WorkerHandle {
+            trace,
+            ..self.clone()
+        }
+    }
+
+    /// Events that wait for the model thread.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Sessions that are open.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        *self.sessions.borrow()
     }
 
     /// Opens a session for a coordinator that has a link.
@@ -230,6 +257,7 @@ impl<R: Send + 'static> WorkerHandle<R> {
             coordinator,
             spec: Box::new(spec),
             params,
+            trace: self.trace.clone(),
             reply,
         };
         match self.events.try_send(event) {

@@ -201,6 +201,9 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch
     if let Some(sessions) = plan.sessions {
         line.flag("--max-num-seqs", sessions.to_string());
     }
+    if plan.admin.is_some() {
+        line.flag("--admin", "127.0.0.1:0");
+    }
     Launch {
         name,
         role: role.name(),
@@ -226,6 +229,9 @@ fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> Launch {
     }
     if let Some(sessions) = plan.sessions {
         line.flag("--max-sessions", sessions.to_string());
+    }
+    if let Some(admin) = &plan.admin {
+        line.flag("--admin", admin);
     }
     Launch {
         name: "coordinator".to_owned(),
@@ -266,7 +272,11 @@ impl CommandLine {
         self.word("--announce")
             .word("--exit-with-parent")
             .flag("--log-level", &plan.log_level)
-            .flag("--drain-grace-s", DRAIN_S.to_string())
+            .flag("--drain-grace-s", DRAIN_S.to_string());
+        for word in plan.trace.to_flags() {
+            self.word(word);
+        }
+        self
     }
 }
 
@@ -303,8 +313,11 @@ mod tests {
             "target=0,draft=1",
             "--dtype",
             "f32",
+            "--otlp-traces-endpoint",
+            "127.0.0.1:4317",
         ]);
         plan.sessions = Some(9);
+        plan.admin = Some("127.0.0.1:9090".to_owned());
         let launches = workers(&plan);
         let names: Vec<_> = launches.iter().map(|launch| launch.name.as_str()).collect();
         assert_eq!(
@@ -333,7 +346,15 @@ mod tests {
         let launches = workers(&plan(&["--no-qualifier"]));
         assert_eq!(launches.len(), 2);
         for launch in launches {
-            for absent in ["--pace", "--pin", "--threads", "--dtype", "--max-num-seqs"] {
+            for absent in [
+                "--pace",
+                "--pin",
+                "--threads",
+                "--dtype",
+                "--max-num-seqs",
+                "--admin",
+                "--otlp-traces-endpoint",
+            ] {
                 assert!(
                     !launch.arguments.iter().any(|word| word == absent),
                     "{absent}"
