@@ -353,3 +353,45 @@ impl Registry {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    fn shared(readiness: &Readiness) -> Shared {
+        let json = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":null,"decoder":null,
+            "model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
+        Shared {
+            coordinator: 1,
+            tokenizer: Tokenizer::from_bytes(json.as_bytes()).unwrap(),
+            vacated: Arc::default(),
+            stop: CancellationToken::new(),
+            readiness: readiness.clone(),
+            targets: Mutex::new(Targets {
+                ready: 0,
+                latch: Some(readiness.latch()),
+            }),
+        }
+    }
+
+    #[test]
+    fn ready_is_who_has_a_target_however_often_it_changes() {
+        let readiness = Readiness::new();
+        let shared = shared(&readiness);
+        let draft = shared.up(Role::Draft);
+        assert!(!readiness.is_ready(), "a draft is no target");
+        let first = shared.up(Role::Target);
+        let second = shared.up(Role::Target);
+        assert!(readiness.is_ready());
+        drop(first);
+        assert!(readiness.is_ready(), "another target is left");
+        drop(second);
+        assert!(!readiness.is_ready());
+        let again = shared.up(Role::Target);
+        assert!(readiness.is_ready());
+        drop((again, draft));
+        assert!(!readiness.is_ready());
+    }
+}
