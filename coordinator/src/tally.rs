@@ -1,6 +1,9 @@
 //! What the sessions of this coordinator have reported of a worker, added up over all of them.
 //!
 //! Reports are totals of one session on one worker, so what is new in one is its difference to the one before.
+//!
+//! A verifier may still turn its newest miss into a hit, when the guess arrives a moment late. That one is held back
+//! until something follows it, so that sums only grow.
 
 use parking_lot::Mutex;
 use speculation::message::Activity;
@@ -25,7 +28,7 @@ pub(crate) struct Tally {
 impl Tally {
     /// Adds what a report says beyond `before`, the one that the same session heard last, and replaces that.
     pub(crate) fn note(&self, before: &Mutex<Totals>, said: &Said) {
-        let now = match said {
+        let mut now = match said {
             Said::Drafted(report) => Totals {
                 activity: report.activity,
                 walks: WalkStats::default(),
@@ -36,7 +39,12 @@ impl Tally {
             },
             Said::Fault(_) => return,
         };
-        let was = std::mem::replace(&mut *before.lock(), now);
+        let is_final = matches!(said, Said::Verified(report) if report.finish.is_some());
+        let mut before = before.lock();
+        let settled = now.walks.misses.saturating_sub(u64::from(!is_final));
+        now.walks.misses = settled.max(before.walks.misses);
+        let was = std::mem::replace(&mut *before, now);
+        drop(before);
         let mut totals = self.totals.lock();
         add_activity(&mut totals.activity, &was.activity, &now.activity);
         add_walks(&mut totals.walks, &was.walks, &now.walks);
@@ -112,7 +120,35 @@ fn add_walks(total: &mut WalkStats, was: &WalkStats, is: &WalkStats) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use speculation::message::VerifyReport;
+    use speculation::message::{Finish, VerifyReport};
+
+    #[test]
+    fn a_miss_that_becomes_a_hit_was_never_counted() {
+        let walked = |misses, hits, finish| {
+            Said::Verified(VerifyReport {
+                walks: WalkStats {
+                    misses,
+                    hits,
+                    ..WalkStats::default()
+                },
+                finish,
+                ..VerifyReport::default()
+            })
+        };
+        let tally = Tally::default();
+        let session = Mutex::default();
+        let mut seen = Vec::new();
+        for said in [
+            walked(3, 0, None),
+            walked(2, 1, None),
+            walked(3, 1, None),
+            walked(3, 1, Some(Finish::Stop)),
+        ] {
+            tally.note(&session, &said);
+            seen.push(tally.totals().walks.misses);
+        }
+        assert_eq!(seen, [2, 2, 2, 3]);
+    }
 
     fn report(steps: u64, hits: u64) -> Said {
         Said::Verified(VerifyReport {

@@ -30,6 +30,8 @@ use process::{LastWords, Launch};
 const DRAIN_S: u64 = 2;
 /// After this a role that was told to stop is killed.
 const STOP_GRACE: Duration = Duration::from_secs(DRAIN_S + 1);
+/// How much longer that takes where the last spans have to reach a collector.
+const FLUSH_GRACE: Duration = Duration::from_secs(4);
 /// Between two looks at a cluster that is not ready yet.
 const READY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -37,6 +39,7 @@ const READY_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Cluster {
     coordinator: Process,
     workers: Vec<Process>,
+    stop_grace: Duration,
 }
 
 impl Cluster {
@@ -54,6 +57,10 @@ impl Cluster {
         let mut cluster = Cluster {
             coordinator,
             workers,
+            stop_grace: match plan.trace.otlp_traces_endpoint {
+                Some(_) => STOP_GRACE + FLUSH_GRACE,
+                None => STOP_GRACE,
+            },
         };
         cluster.wait_until_ready(begun + plan.start_timeout).await?;
         Ok(cluster)
@@ -115,6 +122,7 @@ impl Cluster {
         let Cluster {
             coordinator,
             workers,
+            ..
         } = self;
         let mut ends: FuturesUnordered<_> = workers
             .iter_mut()
@@ -136,13 +144,9 @@ impl Cluster {
     /// Lets the processes drain, the coordinator first because it holds the links, and ends those that do not.
     pub(crate) async fn stop(self) {
         self.processes().for_each(Process::hush);
-        self.coordinator.stop(STOP_GRACE).await;
-        join_all(
-            self.workers
-                .into_iter()
-                .map(|worker| worker.stop(STOP_GRACE)),
-        )
-        .await;
+        let grace = self.stop_grace;
+        self.coordinator.stop(grace).await;
+        join_all(self.workers.into_iter().map(|worker| worker.stop(grace))).await;
     }
 }
 

@@ -260,15 +260,12 @@ fn nothing_held(pages: &BTreeMap<&'static str, Page>) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
-    let shown = Shown::start();
+    let mut shown = Shown::start();
     let client = Client::connect(&shown.coordinator.addr, 3).await.unwrap();
     let before = shown.all();
     assert!(nothing_held(&before));
-    for (process, ready) in [(&shown.target, 200), (&shown.coordinator, 200)] {
-        assert_eq!(
-            admin::get(process.admin.unwrap(), "/ready").unwrap().0,
-            ready
-        );
+    for process in [&shown.target, &shown.coordinator] {
+        assert_eq!(admin::get(process.admin.unwrap(), "/ready").unwrap().0, 200);
     }
 
     let mut during = None;
@@ -291,6 +288,29 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
     }
 
     let after = shown.until(nothing_held).await;
+    let frame = offshoot(words(&[
+        "top",
+        "--once",
+        "--connect",
+        &shown.coordinator.addr,
+    ]))
+    .await;
+    let walks = completion.statistics.walks.unwrap();
+    let acceptance = walks.tokens as f64 / walks.steps as f64;
+    for part in [
+        "0 running, 0 waiting".to_owned(),
+        format!("{} tokens in all", completion.ids.len()),
+        format!("acceptance length {acceptance:.2}"),
+    ] {
+        assert!(frame.contains(&part), "{part} is not in\n{frame}");
+    }
+    for process in [&shown.target, &shown.qualifier, &shown.draft] {
+        let line = frame.lines().find(|line| line.contains(&process.addr));
+        assert!(
+            line.is_some_and(|line| line.contains("ready") && line.contains('%')),
+            "{frame}"
+        );
+    }
     check_coordinator(&before["coordinator"], &after["coordinator"], &completion);
     for role in ["target", "qualifier", "draft"] {
         let total = |name: &str| {
@@ -317,6 +337,19 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
         let steps = total("offshoot_step_seconds_count");
         assert_eq!(steps, total("offshoot_steps_total"), "{role}");
     }
+
+    // Without its only target a coordinator is of no use, and says so.
+    shown.target.kill().unwrap();
+    let admin = shown.coordinator.admin.unwrap();
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..1000 {
+        tick.tick().await;
+        if admin::get(admin, "/ready").unwrap().0 == 503 {
+            assert_eq!(admin::get(admin, "/live").unwrap().0, 200);
+            return;
+        }
+    }
+    panic!("ready without a target");
 }
 
 fn check_coordinator(before: &Page, after: &Page, completion: &Completion) {
