@@ -85,6 +85,8 @@ pub async fn run<K: Kind>(
     runtime::announce::announce(&args.common.announce, role, addr, admin)?;
     tracing::info!(%addr, role, model = handle.info.model, "worker ready");
     tokio::select! {
+        // In this order: without a connection the server ends as soon as the drain begins.
+        biased;
         () = drain.stopping() => {}
         () = handle.ended() => anyhow::bail!("the model thread has ended by itself; its last words are in the log"),
         served = &mut serving => return served?.context("the server has ended by itself"),
