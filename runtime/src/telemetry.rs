@@ -151,7 +151,10 @@ mod tests {
         assert_eq!(value["message"], "a step");
         assert_eq!(value["rows"], 3);
         assert_eq!(value["level"], "INFO");
-        assert_eq!(value["span"]["trace_id"], "0af7", "a line says which trace it is of");
+        assert_eq!(
+            value["span"]["trace_id"], "0af7",
+            "a line says which trace it is of"
+        );
     }
 
     #[test]

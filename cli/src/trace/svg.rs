@@ -12,6 +12,8 @@ const LANE: f64 = 22.0;
 const GAP: f64 = 14.0;
 /// Bars are at least this wide, or they would not be seen.
 const THINNEST: f64 = 0.6;
+/// What bars leave free at their end, so that one is told from the next.
+const EDGE: f64 = 0.7;
 /// Characters that fit into one unit of width, for names inside bars.
 const PER_CHARACTER: f64 = 6.4;
 
@@ -86,7 +88,7 @@ fn band(track: &Track, y: f64, scale: f64) -> String {
 fn rectangle(bar: &Bar, y: f64, scale: f64, colour: &str) -> String {
     let x = LEFT + bar.start_ns as f64 / 1e6 * scale;
     let length = (bar.end_ns - bar.start_ns) as f64 / 1e6;
-    let width = (length * scale).max(THINNEST);
+    let width = (length * scale - EDGE).max(THINNEST);
     let y = y + bar.lane as f64 * LANE;
     let opacity = if bar.is_abandoned() { "0.25" } else { "0.8" };
     let mut about = format!("{}, {length:.2} ms", bar.name);
@@ -157,7 +159,7 @@ mod tests {
         assert!(svg.contains("&lt;generate&gt;") && !svg.contains("<generate>"));
         // The session lasts from 10 to 95 of 100 ns, on 1030 units behind the labels.
         assert!(
-            svg.contains("<rect x=\"253.0\" y=\"91\" width=\"875.5\""),
+            svg.contains("<rect x=\"253.0\" y=\"91\" width=\"874.8\""),
             "{svg}"
         );
         assert!(svg.ends_with("</svg>\n"));
