@@ -22,9 +22,10 @@ type Label = [(&'static str, &'static str); 1];
 /// Why a request ended well, in vLLM's words.
 const FINISHED: [&str; 3] = ["stop", "length", "abort"];
 /// The statuses that a request can be turned away or fail with.
-const CODES: [Code; 6] = [
+const CODES: [Code; 7] = [
     Code::InvalidArgument,
     Code::OutOfRange,
+    Code::DeadlineExceeded,
     Code::ResourceExhausted,
     Code::FailedPrecondition,
     Code::Unavailable,
@@ -283,7 +284,7 @@ impl CoordinatorMetrics {
                 ),
                 (
                     "offshoot_migrations",
-                    "Times that a session was given to other workers",
+                    "Times that a session whose target was lost was given to a target again",
                     &self.migrations,
                 ),
             ],

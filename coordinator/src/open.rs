@@ -29,9 +29,8 @@ pub(crate) fn open(
     coordinator: u64,
     spec: SessionSpec,
     sampling: Sampling,
-    trace: &TraceContext,
+    trace: TraceContext,
 ) -> Opening {
-    let trace = trace.clone();
     Box::pin(async move {
         let request = outward::open(coordinator, spec, sampling);
         let answer = link

@@ -1,12 +1,15 @@
 //! The `Generation` service: what clients call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::v1;
 use proto::v1::generation_server::Generation;
 use runtime::TraceContext;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -14,8 +17,8 @@ use crate::admission::Ticket;
 use crate::delivery::{CLIENT_EVENTS, Item};
 use crate::failure::Failure;
 use crate::request::{self, Request as Asked};
-use crate::start::{self, Cluster};
-use crate::watched::Watched;
+use crate::start::{self, Cluster, Completion};
+use crate::watched::Arrival;
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
@@ -32,15 +35,30 @@ impl Generation for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let cluster = Arc::clone(&self.cluster);
+        let cluster = &self.cluster;
+        let deadline = deadline(request.metadata());
         let parent = TraceContext::from_metadata(request.metadata());
         let request = request.into_inner();
-        let mut watched = Watched::arrived(&cluster.metrics, &parent, &request);
-        let (request, ticket) = watched.decided(enter(&cluster, request))?;
-        let (client, events) = mpsc::channel(CLIENT_EVENTS);
-        let drain = cluster.drain.clone();
-        let logged = watched.log_span();
-        drain.spawn(start::serve(cluster, request, ticket, client, watched).instrument(logged));
+        let arrival = Arrival::now(&cluster.metrics, parent, &request);
+        let (request, tickets) =
+            enter(cluster, request).map_err(|failure| arrival.refused(failure))?;
+        let completions = request.completions;
+        let request = Arc::new(request);
+        let (client, events) = mpsc::channel(CLIENT_EVENTS * completions as usize);
+        for (number, ticket) in (0..).zip(tickets) {
+            let watched = arrival.completion(number);
+            let logged = watched.log_span();
+            let completion = Completion {
+                request: Arc::clone(&request),
+                number,
+                ticket,
+                deadline,
+                client: client.clone(),
+                watched,
+            };
+            let serving = start::serve(Arc::clone(cluster), completion);
+            (cluster.drain).spawn(serving.instrument(logged));
+        }
         Ok(Response::new(ReceiverStream::new(events)))
     }
 
@@ -51,7 +69,7 @@ impl Generation for Service {
         Ok(Response::new(v1::ClusterReply {
             workers: self.cluster.registry.describe(),
             sessions: self.cluster.admission.running() as u32,
-            waiting: self.cluster.admission.queued() as u32,
+            waiting: self.cluster.admission.waiting() as u32,
             generated_tokens: self.cluster.metrics.generation_tokens.get(),
             uptime_us: self.cluster.started.elapsed().as_micros() as u64,
         }))
@@ -59,12 +77,58 @@ impl Generation for Service {
 }
 
 /// The door: what is wrong with a request, or that there is no room for it, is said at once.
-fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Ticket), Failure> {
+fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Vec<Ticket>), Failure> {
     if cluster.drain.is_stopping() {
         return Err(Failure::Stopping);
     }
     let vocab = cluster.registry.tokenizer().vocabulary().len();
     let request = request::parse(request, vocab, runtime::seed::fresh)?;
-    let ticket = cluster.admission.enter()?;
-    Ok((request, ticket))
+    let tickets = (cluster.admission).enter(request.completions as usize, request.priority)?;
+    Ok((request, tickets))
+}
+
+/// When the client stops waiting, by its `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): up to eight digits and a
+/// unit. The transport itself only applies it to the first answer of a stream. What cannot be read is no deadline.
+fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    let after = match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    Instant::now().checked_add(after)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_are_read_as_the_protocol_writes_them() {
+        let after = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&metadata).map(|at| at - Instant::now())
+        };
+        assert_eq!(after("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(
+            after("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        for odd in ["", "S", "5", "1.5S", "123456789S", "-1S", "5s", "5µ"] {
+            assert_eq!(after(odd), None, "{odd:?}");
+        }
+        assert_eq!(deadline(&MetadataMap::new()), None);
+    }
 }

@@ -8,15 +8,74 @@ use std::time::Instant;
 
 use proto::v1;
 use runtime::TraceContext;
-use runtime::trace::{KeyValue, Span, SpanKind};
-use speculation::message::{Finish, SessionId, Term};
+use runtime::trace::{self, KeyValue, Span, SpanKind};
+use speculation::message::{Finish, SessionId};
 use speculation::relay::{Role, SessionStats};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::failure::Failure;
 use crate::metrics::{CoordinatorMetrics, code_name, finish_name};
 
-/// A request from its arrival to its end. Dropped without an end, its client has gone.
+/// A request at the door.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    metrics: Arc<CoordinatorMetrics>,
+    parent: TraceContext,
+    about: Vec<KeyValue>,
+    at: Instant,
+}
+
+impl Arrival {
+    /// A request arrives with this context.
+    pub(crate) fn now(
+        metrics: &Arc<CoordinatorMetrics>,
+        parent: TraceContext,
+        request: &v1::GenerateRequest,
+    ) -> Self {
+        Arrival {
+            metrics: Arc::clone(metrics),
+            parent,
+            about: if trace::is_exporting() {
+                describe(request)
+            } else {
+                Vec::new()
+            },
+            at: Instant::now(),
+        }
+    }
+
+    /// It was turned away.
+    pub(crate) fn refused(&self, failure: Failure) -> Status {
+        let status = Status::from(failure);
+        self.metrics.rejected(status.code());
+        fail(&mut self.span(), &status);
+        status
+    }
+
+    /// One of its completions was taken in.
+    pub(crate) fn completion(&self, number: u32) -> Watched {
+        let mut span = self.span();
+        span.set("offshoot.choice", i64::from(number));
+        Watched {
+            metrics: Arc::clone(&self.metrics),
+            span,
+            arrived: self.at,
+            newest: None,
+            first: None,
+            length: 0,
+            tokens: 0,
+            phase: Phase::Inside,
+        }
+    }
+
+    fn span(&self) -> Span {
+        let mut span = Span::start("text_completion", SpanKind::Server, &self.parent);
+        span.extend(&self.about);
+        span
+    }
+}
+
+/// A completion from its request's arrival to its end. Dropped without an end, its client has gone.
 #[derive(Debug)]
 pub(crate) struct Watched {
     metrics: Arc<CoordinatorMetrics>,
@@ -25,15 +84,15 @@ pub(crate) struct Watched {
     /// When the newest tokens were committed, and the first ones.
     newest: Option<Instant>,
     first: Option<Instant>,
+    /// Generated tokens of the text, those of an earlier attempt that it resumes included.
+    length: usize,
+    /// Tokens generated here.
     tokens: u64,
-    term: Term,
     phase: Phase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// It was not taken in yet.
-    AtTheDoor,
     /// It waits or runs.
     Inside,
     /// It has ended, and was counted.
@@ -41,28 +100,6 @@ enum Phase {
 }
 
 impl Watched {
-    /// A request arrives with this context.
-    pub(crate) fn arrived(
-        metrics: &Arc<CoordinatorMetrics>,
-        parent: &TraceContext,
-        request: &v1::GenerateRequest,
-    ) -> Self {
-        let mut span = Span::start("text_completion", SpanKind::Server, parent);
-        if span.is_recording() {
-            describe(&mut span, request);
-        }
-        Watched {
-            metrics: Arc::clone(metrics),
-            span,
-            arrived: Instant::now(),
-            newest: None,
-            first: None,
-            tokens: 0,
-            term: Term::default(),
-            phase: Phase::AtTheDoor,
-        }
-    }
-
     /// What belongs to this request on other processes hangs here.
     pub(crate) fn context(&self) -> &TraceContext {
         self.span.context()
@@ -76,23 +113,6 @@ impl Watched {
         }
     }
 
-    /// It was taken in, or turned away.
-    pub(crate) fn decided<T>(&mut self, decision: Result<T, Failure>) -> Result<T, Status> {
-        match decision {
-            Ok(taken) => {
-                self.phase = Phase::Inside;
-                Ok(taken)
-            }
-            Err(failure) => {
-                let status = Status::from(failure);
-                self.phase = Phase::Over;
-                self.metrics.rejected(status.code());
-                self.fail_span(status.code(), status.message());
-                Err(status)
-            }
-        }
-    }
-
     /// Its turn has come.
     pub(crate) fn admitted(&mut self) {
         let waited = self.arrived.elapsed();
@@ -100,8 +120,15 @@ impl Watched {
         self.span.event("admitted", Vec::new());
     }
 
-    /// It has places, the first of them on a target with this model.
-    pub(crate) fn placed(&mut self, session: SessionId, model: &str, prompt_tokens: usize) {
+    /// It has places, the first of them on a target with this model; `resumed` tokens were generated before.
+    pub(crate) fn placed(
+        &mut self,
+        session: SessionId,
+        model: &str,
+        prompt_tokens: usize,
+        resumed: usize,
+    ) {
+        self.length = resumed;
         self.metrics.prompt_tokens.inc_by(prompt_tokens as u64);
         self.span.set("gen_ai.request.model", model.to_owned());
         self.span.set("gen_ai.response.model", model.to_owned());
@@ -111,23 +138,16 @@ impl Watched {
             .set("gen_ai.usage.input_tokens", prompt_tokens as i64);
     }
 
-    /// The target has committed these many tokens, under this term.
-    pub(crate) fn committed(&mut self, tokens: usize, term: Term) {
-        if term > self.term {
-            if self.term != Term::default() {
-                self.metrics
-                    .migrations
-                    .inc_by((term.0 - self.term.0).into());
-                self.span.event("migrated", Vec::new());
-            }
-            self.term = term;
-        }
-        if tokens == 0 {
+    /// The text has these many generated tokens now.
+    pub(crate) fn text_has(&mut self, generated: usize) {
+        let fresh = generated.saturating_sub(self.length) as u64;
+        if fresh == 0 {
             return;
         }
+        self.length = generated;
+        self.tokens += fresh;
         let now = Instant::now();
-        self.tokens += tokens as u64;
-        self.metrics.generation_tokens.inc_by(tokens as u64);
+        self.metrics.generation_tokens.inc_by(fresh);
         match self.newest.replace(now) {
             None => {
                 self.first = Some(now);
@@ -159,11 +179,11 @@ impl Watched {
         );
     }
 
-    /// The text is complete.
-    pub(crate) fn finished(&mut self, finish: Finish) {
+    /// The text is complete; the client gets these many tokens of it.
+    pub(crate) fn finished(&mut self, finish: Finish, tokens: u32) {
         self.phase = Phase::Over;
         self.metrics.succeeded(Some(finish));
-        self.end(finish_name(Some(finish)));
+        self.end(finish_name(Some(finish)), tokens.into());
         let took = self.arrived.elapsed();
         self.metrics.request_time.observe(took.as_secs_f64());
         if let (Some(first), Some(newest)) = (self.first, self.newest)
@@ -178,50 +198,33 @@ impl Watched {
     pub(crate) fn failed(&mut self, status: &Status) {
         self.phase = Phase::Over;
         self.metrics.failed(status.code());
-        self.end("error");
-        self.fail_span(status.code(), status.message());
+        self.end("error", self.length as i64);
+        fail(&mut self.span, status);
     }
 
-    fn end(&mut self, reason: &str) {
+    fn end(&mut self, reason: &str, tokens: i64) {
         self.span
             .set_all("gen_ai.response.finish_reasons", [reason]);
-        self.span
-            .set("gen_ai.usage.output_tokens", self.tokens as i64);
+        self.span.set("gen_ai.usage.output_tokens", tokens);
     }
+}
 
-    fn fail_span(&mut self, code: Code, why: &str) {
-        self.span.fail(code_name(code).to_owned(), why.to_owned());
-    }
+fn fail(span: &mut Span, status: &Status) {
+    let why = status.message().to_owned();
+    span.fail(code_name(status.code()).to_owned(), why);
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         if self.phase == Phase::Inside {
             self.metrics.succeeded(None);
-            self.end(finish_name(None));
+            self.end(finish_name(None), self.length as i64);
         }
     }
 }
 
-/// What was asked for; never the prompt, which may be private.
-fn describe(span: &mut Span, request: &v1::GenerateRequest) {
-    span.set("gen_ai.operation.name", "text_completion");
-    span.set("gen_ai.provider.name", "offshoot");
-    span.set("gen_ai.output.type", "text");
-    if request.max_tokens > 0 {
-        span.set("gen_ai.request.max_tokens", i64::from(request.max_tokens));
-    }
-    span.set("gen_ai.request.temperature", f64::from(request.temperature));
-    if let Some(top_p) = request.top_p {
-        span.set("gen_ai.request.top_p", f64::from(top_p));
-    }
-    if request.top_k > 0 {
-        span.set("gen_ai.request.top_k", i64::from(request.top_k));
-    }
-    if let Some(seed) = request.seed {
-        // The convention has a signed number; the bits are the same.
-        span.set("gen_ai.request.seed", seed.cast_signed());
-    }
+/// What was asked for; never the prompt or a stop text, which may be private.
+fn describe(request: &v1::GenerateRequest) -> Vec<KeyValue> {
     let strategy = request.strategy.as_ref().map_or("", |asked| &asked.name);
     let strategy = if strategy.is_empty() {
         "auto"
@@ -230,7 +233,37 @@ fn describe(span: &mut Span, request: &v1::GenerateRequest) {
     };
     // The client's word, checked later: a long one is no name.
     let strategy: String = strategy.chars().take(64).collect();
-    span.set("offshoot.strategy", strategy);
+    let mut about = vec![
+        KeyValue::new("gen_ai.operation.name", "text_completion"),
+        KeyValue::new("gen_ai.provider.name", "offshoot"),
+        KeyValue::new("gen_ai.output.type", "text"),
+        KeyValue::new("gen_ai.request.temperature", f64::from(request.temperature)),
+        KeyValue::new("offshoot.strategy", strategy),
+    ];
+    let counts = [
+        ("gen_ai.request.max_tokens", request.max_tokens),
+        ("gen_ai.request.top_k", request.top_k),
+        ("gen_ai.request.choice.count", request.n),
+    ];
+    let numbers = [
+        ("gen_ai.request.top_p", request.top_p.unwrap_or_default()),
+        ("gen_ai.request.presence_penalty", request.presence_penalty),
+        (
+            "gen_ai.request.frequency_penalty",
+            request.frequency_penalty,
+        ),
+    ];
+    for (key, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+        about.push(KeyValue::new(key, i64::from(count)));
+    }
+    for (key, number) in numbers.into_iter().filter(|(_, number)| *number != 0.0) {
+        about.push(KeyValue::new(key, f64::from(number)));
+    }
+    if let Some(seed) = request.seed {
+        // The convention has a signed number; the bits are the same.
+        about.push(KeyValue::new("gen_ai.request.seed", seed.cast_signed()));
+    }
+    about
 }
 
 #[cfg(test)]
@@ -240,9 +273,9 @@ mod tests {
     use super::*;
     use runtime::Metrics;
 
-    fn watched(metrics: &Arc<CoordinatorMetrics>) -> Watched {
+    fn arrival(metrics: &Arc<CoordinatorMetrics>) -> Arrival {
         let request = v1::GenerateRequest::default();
-        Watched::arrived(metrics, &TraceContext::none(), &request)
+        Arrival::now(metrics, TraceContext::none(), &request)
     }
 
     /// The value of one line.
@@ -260,27 +293,21 @@ mod tests {
         let page = Metrics::new();
         page.register(|registry| metrics.register(registry));
 
-        let mut finished = watched(&metrics);
-        finished.decided(Ok(())).unwrap();
+        let mut finished = arrival(&metrics).completion(0);
         finished.admitted();
-        finished.placed(SessionId(1), "m", 5);
-        finished.committed(3, Term(1));
-        finished.committed(2, Term(2));
-        finished.finished(Finish::Length);
+        finished.placed(SessionId(1), "m", 5, 2);
+        finished.text_has(2);
+        finished.text_has(5);
+        finished.text_has(5);
+        finished.text_has(7);
+        finished.finished(Finish::Length, 7);
         drop(finished);
-
-        let mut gone = watched(&metrics);
-        gone.decided(Ok(())).unwrap();
-        drop(gone);
-
-        let mut failed = watched(&metrics);
-        failed.decided(Ok(())).unwrap();
+        drop(arrival(&metrics).completion(1));
+        let mut failed = arrival(&metrics).completion(0);
         failed.failed(&Status::unavailable("x"));
         drop(failed);
-
-        let mut refused = watched(&metrics);
-        refused.decided::<()>(Err(Failure::Stopping)).unwrap_err();
-        drop(refused);
+        let refused = arrival(&metrics).refused(Failure::Stopping);
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
 
         let page = page.render();
         for (series, expected) in [
@@ -301,7 +328,6 @@ mod tests {
             ("vllm:time_to_first_token_seconds_count", 1.0),
             ("vllm:inter_token_latency_seconds_count", 1.0),
             ("vllm:e2e_request_latency_seconds_count", 1.0),
-            ("offshoot_migrations_total", 1.0),
         ] {
             assert_eq!(value(&page, series), expected, "{series}");
         }

@@ -159,6 +159,12 @@ pub fn init(args: &TraceArgs, role: &str, instance: &str) -> Result<Exporting, T
     Ok(Exporting(Some(provider)))
 }
 
+/// Whether this process exports, so that what would only be said in a span is worth making.
+#[must_use]
+pub fn is_exporting() -> bool {
+    TRACER.get().is_some()
+}
+
 impl Exporting {
     /// Sends what is left and ends the exporter; gives up after a few seconds. Spans that end later are lost.
     pub async fn flush(self) {
@@ -312,6 +318,13 @@ impl Span {
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.span {
             span.set_attribute(KeyValue::new(key, value));
+        }
+    }
+
+    /// Says several things about it.
+    pub fn extend(&mut self, attributes: &[KeyValue]) {
+        if let Some(span) = &mut self.span {
+            span.set_attributes(attributes.iter().cloned());
         }
     }
 
