@@ -6,15 +6,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use proto::v1;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
-use runtime::Caller;
+use runtime::{Caller, TraceContext};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 /// A connection to a coordinator. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Client {
     address: String,
     stub: GenerationClient<Channel>,
+    /// What its calls belong to.
+    trace: TraceContext,
 }
 
 /// Tokens that arrived together.
@@ -49,7 +51,13 @@ impl Client {
         Ok(Client {
             address: address.to_owned(),
             stub,
+            trace: TraceContext::none(),
         })
+    }
+
+    /// The same client; its calls belong to this trace.
+    pub(crate) fn traced(self, trace: TraceContext) -> Client {
+        Client { trace, ..self }
     }
 
     /// The workers of the cluster.
@@ -74,6 +82,8 @@ impl Client {
         mut on_text: impl FnMut(&str) -> Result<()>,
     ) -> Result<Completion> {
         let sent = Instant::now();
+        let mut request = Request::new(request);
+        self.trace.write_metadata(request.metadata_mut());
         let response = self.stub.generate(request).await;
         let mut stream = response
             .map_err(|status| explain(&status, &self.address))?
@@ -199,6 +209,7 @@ mod tests {
         let mut client = Client {
             address: addr.clone(),
             stub: GenerationClient::new(channel),
+            trace: TraceContext::none(),
         };
         let error = client.cluster().await.unwrap_err().to_string();
         assert!(

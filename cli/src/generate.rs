@@ -4,7 +4,8 @@ use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use runtime::{Caller, Drain, Purpose, TlsArgs};
+use runtime::trace::{self, Span, SpanKind};
+use runtime::{Caller, Drain, Purpose, TlsArgs, TraceContext};
 
 use crate::End;
 use crate::client::{Client, Completion, reason_name};
@@ -72,6 +73,14 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
     } else {
         args.prompt.clone()
     };
+    let exporting = trace::init(&args.cluster.trace, "client", "")?;
+    let outcome = traced(args, prompt, &drain).await;
+    exporting.flush().await;
+    outcome
+}
+
+/// Completes the prompt, on a cluster of its own or on one that runs.
+async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End> {
     let Some(address) = args.connect.clone() else {
         if args.tls.given() {
             bail!(
@@ -85,19 +94,12 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
             () = drain.stopping() => return Ok(End::Interrupted),
         };
         progress.clear();
-        let outcome = complete(
-            &args,
-            prompt,
-            &cluster.address(),
-            &Caller::default(),
-            &drain,
-        )
-        .await;
+        let outcome = complete(&args, prompt, &cluster.address(), &Caller::default(), drain).await;
         cluster.stop().await;
         return outcome;
     };
     let caller = Caller::new(args.tls.load(Purpose::Call)?);
-    complete(&args, prompt, &address, &caller, &drain).await
+    complete(&args, prompt, &address, &caller, drain).await
 }
 
 /// Streams the completion from the coordinator at `address` until it ends or the process is told to stop.
@@ -113,8 +115,12 @@ async fn complete(
     request.strategy = Some(args.knobs.strategy(args.strategy));
     request.no_qualifier = args.cluster.no_qualifier;
     request.drafts = args.cluster.drafts.map(u32::from);
+    let mut span = Span::start("generate", SpanKind::Client, &TraceContext::none());
+    span.set("gen_ai.operation.name", "text_completion");
+    span.set("server.address", address.to_owned());
+    let context = span.context().clone();
     let generation = async {
-        let mut client = Client::connect(address, caller).await?;
+        let mut client = (Client::connect(address, caller).await?).traced(context);
         // The prompt is shown, dimmed, once the first text is there: an error message should not follow it.
         let mut shown = show_prompt;
         client
@@ -127,12 +133,23 @@ async fn complete(
             .await
     };
     let completion = tokio::select! {
-        completion = generation => completion?,
+        completion = generation => match completion {
+            Ok(completion) => completion,
+            Err(error) => {
+                span.fail("failed".to_owned(), error.to_string());
+                return Err(error);
+            }
+        },
         () = drain.stopping() => {
             console::put("\n")?;
             return Ok(End::Interrupted);
         }
     };
+    span.set(
+        "gen_ai.usage.output_tokens",
+        completion.token_ids.len() as i64,
+    );
+    drop(span);
     console::put("\n")?;
     console::say(&summary(&completion));
     Ok(End::Done)

@@ -18,6 +18,8 @@ mod generate;
 mod models;
 mod roles;
 mod statistics;
+mod top;
+mod trace;
 mod up;
 
 use std::process::ExitCode;
@@ -55,6 +57,11 @@ enum Command {
     TargetWorker(Box<target_worker::Args>),
     /// Be a coordinator: serve clients and relay between workers
     Coordinator(Box<coordinator::Args>),
+    /// Watch the workers of a running cluster
+    Top(top::TopArgs),
+    /// Receive exported traces, and draw them
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Measure strategies side by side on one local cluster
     Bench(Box<bench::BenchArgs>),
     /// Measure the engine's step time by number of rows
@@ -83,6 +90,8 @@ fn main() -> ExitCode {
         Command::DraftWorker(args) => roles::serve(draft_worker::run(*args)),
         Command::TargetWorker(args) => roles::serve(target_worker::run(*args)),
         Command::Coordinator(args) => coordinator::run(*args).map(|()| End::Done),
+        Command::Top(args) => roles::block_on(top::run(args)),
+        Command::Trace(command) => trace::run(command),
         Command::Bench(args) => roles::block_on(bench::run(*args)),
         Command::BenchEngine(args) => engine_bench::run(&args).map(|()| End::Done),
         Command::Certs(args) => certs::run(&args),

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use runtime::{Drain, NetArgs, TlsArgs};
+use runtime::{AdminArgs, Drain, NetArgs, TlsArgs};
 
 use crate::End;
 use crate::cluster::{Cluster, ClusterArgs};
@@ -14,8 +14,10 @@ use crate::console::{self, Progress};
 Examples:
   offshoot up --port 7000
   offshoot up --drafts 3 --pace target=20,qualifier=7,draft=2
+  offshoot up --port 7000 --admin 127.0.0.1:9090
 
-Prints one line per process: role, address, process id, model. Ctrl-C stops the cluster.")]
+Prints one line per process: role, address, process id, model. With --admin the coordinator's admin port is there,
+workers get one each on a port of the system's choice, and the lines say where. Ctrl-C stops the cluster.")]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -25,6 +27,8 @@ pub(crate) struct UpArgs {
     /// The identity of every process of the cluster.
     #[command(flatten)]
     tls: TlsArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 /// Starts the cluster, prints where it is, and stays until it is told to stop.
@@ -37,6 +41,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
     let mut plan = args.cluster.plan()?;
     plan.coordinator_flags = net_flags(&args.net);
     plan.tls = args.tls;
+    plan.admin = args.admin.admin;
     let progress = Progress::spinner("starting the cluster");
     let mut cluster = tokio::select! {
         started = Cluster::start(&plan, &progress) => started?,
@@ -64,7 +69,9 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
             process.role(),
             process.addr().to_string()
         );
-        console::put(&format!("{}\n", line.trim_end()))?;
+        let admin = process.admin().map(|addr| format!(" admin={addr}"));
+        let line = line.trim_end();
+        console::put(&format!("{line}{}\n", admin.unwrap_or_default()))?;
     }
     console::say(&format!(
         "ready; try: offshoot generate --connect {} \"fn main() {{\" (Ctrl-C stops the cluster)",

@@ -22,6 +22,7 @@ mod delivery;
 mod failure;
 mod hello;
 mod link;
+mod metrics;
 mod news;
 mod open;
 mod process;
@@ -34,6 +35,8 @@ mod service;
 mod session;
 mod start;
 mod stop;
+mod tally;
+mod watched;
 
 pub use config::{Args, Config, ConfigError};
 pub use process::{Coordinator, run, serve};

@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use crate::hello::Hello;
 use crate::news::News;
 use crate::seat::{Said, Seat};
+use crate::tally::Tally;
 
 /// What a worker is told about one session.
 #[derive(Debug)]
@@ -78,6 +79,8 @@ pub(crate) struct Link {
     retired: AtomicBool,
     /// Told whenever a seat becomes free, so that requests that wait for one look again.
     vacancies: News,
+    /// Where what sessions report of this worker is added up.
+    tally: Arc<Tally>,
 }
 
 impl Link {
@@ -88,6 +91,7 @@ impl Link {
         hello: Hello,
         client: Client,
         vacancies: News,
+        tally: Arc<Tally>,
     ) -> Self {
         Link {
             key,
@@ -101,6 +105,7 @@ impl Link {
             lost: CancellationToken::new(),
             retired: AtomicBool::new(false),
             vacancies,
+            tally,
         }
     }
 
@@ -158,6 +163,7 @@ impl Link {
     /// Passes on what the worker said; a session that has left hears nothing.
     pub(crate) fn hear(&self, session: SessionId, term: Term, said: Said) {
         if let Some(seated) = self.seats.get(&session) {
+            self.tally.note(&seated.seat.totals, &said);
             seated.seat.hear(term, said);
         }
     }
@@ -270,6 +276,7 @@ mod tests {
             hello,
             Client::new(Role::Draft, channel),
             News::new(),
+            Arc::default(),
         ))
     }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use proto::{Sampling, outward, v1};
+use runtime::TraceContext;
 use speculation::message::SessionSpec;
 use speculation::relay::LinkKey;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::link::{Client, Link};
 
@@ -22,16 +23,19 @@ const FULL_PAUSES: [Duration; 3] = [
 /// An open call under way, with the worker it goes to.
 pub(crate) type Opening = BoxFuture<'static, (LinkKey, Result<(), Status>)>;
 
-/// Opens a session on a worker. Ends when the link is lost; then nobody asks for the answer.
+/// Opens a session on a worker; what it does there belongs to `trace`. Ends when the link is lost; then nobody asks for the answer.
 pub(crate) fn open(
     link: Arc<Link>,
     coordinator: u64,
     spec: SessionSpec,
     sampling: Sampling,
+    trace: TraceContext,
 ) -> Opening {
     Box::pin(async move {
         let request = outward::open(coordinator, spec, sampling);
-        let answer = link.lost.run_until_cancelled(patiently(&link, request));
+        let answer = link
+            .lost
+            .run_until_cancelled(patiently(&link, request, &trace));
         let result = answer.await.unwrap_or_else(|| {
             let text = "the link was lost while the session was opened";
             Err(Status::unavailable(text))
@@ -40,19 +44,25 @@ pub(crate) fn open(
     })
 }
 
-async fn patiently(link: &Link, request: v1::OpenRequest) -> Result<(), Status> {
+async fn patiently(
+    link: &Link,
+    request: v1::OpenRequest,
+    trace: &TraceContext,
+) -> Result<(), Status> {
     for pause in FULL_PAUSES {
-        match once(link, request.clone()).await {
+        match once(link, request.clone(), trace).await {
             Err(status) if status.code() == Code::ResourceExhausted => {
                 tokio::time::sleep(pause).await;
             }
             decided => return decided,
         }
     }
-    once(link, request).await
+    once(link, request, trace).await
 }
 
-async fn once(link: &Link, request: v1::OpenRequest) -> Result<(), Status> {
+async fn once(link: &Link, request: v1::OpenRequest, trace: &TraceContext) -> Result<(), Status> {
+    let mut request = Request::new(request);
+    trace.write_metadata(request.metadata_mut());
     let opened = match link.client.clone() {
         Client::Draft(mut client) => client.open(request).await,
         Client::Verify(mut client) => client.open(request).await,

@@ -8,8 +8,8 @@ use anyhow::Context;
 use proto::MAX_REQUEST_BYTES;
 use proto::v1::generation_server::{Generation, GenerationServer};
 use runtime::{
-    Drain, Drained, Listener, Readiness, ServerLimits, announce, health, parent, seed,
-    serve as grpc, telemetry,
+    Drain, Drained, Listener, Metrics, Readiness, ServerLimits, admin, announce, health, parent,
+    seed, serve as grpc, telemetry, trace,
 };
 use text::Tokenizer;
 
@@ -63,9 +63,19 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     };
     let listener = Listener::bind_with(&args.net, tls).await?;
     let addr = listener.local_addr();
+    let exporting = trace::init(&args.common.trace, ROLE, &addr.to_string())?;
 
     let readiness = Readiness::new();
     let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain)?;
+    let metrics = Arc::new(Metrics::new());
+    coordinator.expose(&metrics);
+    let shown = admin::Shown {
+        role: ROLE,
+        metrics,
+        readiness: readiness.clone(),
+        drain: drain.clone(),
+    };
+    let admin = admin::start(&args.common.admin, &args.net, shown)?;
     let router = grpc::server(&ServerLimits::default())
         .add_service(health::service(&readiness, &drain).await)
         .add_service(coordinator.service());
@@ -77,11 +87,11 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
 
     // Whoever waits for the announcement wants to use the workers, so each gets its first chance before it.
     tokio::select! {
-        () = coordinator.tried() => announce::announce(&args.common.announce, ROLE, addr)?,
+        () = coordinator.tried() => announce::announce(&args.common.announce, ROLE, addr, admin)?,
         () = drain.stopping() => {}
     }
     let stopping = drain.stopping();
-    tokio::select! {
+    let outcome = tokio::select! {
         () = stopping => {
             coordinator.stop(args.common.drain_grace()).await;
             connections.shutdown(CLOSING_LIMIT).await;
@@ -92,7 +102,9 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
             coordinator.stop(args.common.drain_grace()).await;
             ended?.context("the transport failed")
         }
-    }
+    };
+    exporting.flush().await;
+    outcome
 }
 
 /// The coordinator without its process: for tests, and for whoever serves it beside something else.
@@ -102,7 +114,7 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts connecting to the workers; `readiness` is held back until the first target is ready. Call it inside a
+    /// Starts connecting to the workers; `readiness` is held back whenever no target is ready. Call it inside a
     /// tokio runtime.
     ///
     /// # Errors
@@ -115,7 +127,7 @@ impl Coordinator {
     ) -> io::Result<Self> {
         let name = seed::fresh()?;
         let first = seed::fresh()?;
-        let registry = Registry::start(config, name, tokenizer, readiness.latch());
+        let registry = Registry::start(config, name, tokenizer, readiness.clone());
         let admission = Admission::new(config.max_sessions, config.max_queued);
         let cluster = Cluster::new(
             registry,
@@ -127,6 +139,18 @@ impl Coordinator {
         Ok(Coordinator {
             cluster: Arc::new(cluster),
         })
+    }
+
+    /// Adds what this coordinator counts to what its process shows.
+    pub fn expose(&self, metrics: &Metrics) {
+        metrics.register(|registry| self.cluster.metrics.register(registry));
+        let cluster = Arc::clone(&self.cluster);
+        metrics.refresh(move || {
+            let (registry, admission) = (&cluster.registry, &cluster.admission);
+            let (running, waiting) = (admission.running(), admission.waiting());
+            let (targets, workers) = (registry.targets(), registry.states());
+            (cluster.metrics).refresh(running, waiting, &targets, &workers);
+        });
     }
 
     /// The `Generation` service.

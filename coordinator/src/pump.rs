@@ -118,6 +118,7 @@ async fn attempt(shared: &Shared, worker: &Worker) -> Result<Loss, Loss> {
         hello,
         client.clone(),
         shared.vacancies.clone(),
+        Arc::clone(&worker.tally),
     ));
     let frames = open_stream(shared, &link, &mut client).await?;
     tracing::info!(
@@ -128,7 +129,7 @@ async fn attempt(shared: &Shared, worker: &Worker) -> Result<Loss, Loss> {
         "a worker is ready"
     );
     worker.set(State::Ready(Arc::clone(&link)));
-    shared.is_ready(worker.role);
+    let _up = shared.up(worker.role);
     worker.tried.cancel();
     let loss = pump(&link, frames).await;
     link.lose();

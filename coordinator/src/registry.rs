@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
-use proto::v1;
-use runtime::{Caller, Latch};
+use proto::{outward, v1};
+use runtime::{Caller, Latch, Readiness};
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::SessionId;
 use speculation::relay::{LinkKey, Role};
@@ -19,6 +19,7 @@ use crate::link::Link;
 use crate::news::{Listener, News};
 use crate::pump;
 use crate::seat::{Seat, SeatMaker};
+use crate::tally::{self, Tally, Totals};
 
 /// Where a worker stands.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub(crate) struct Worker {
     pub(crate) role: Role,
     pub(crate) address: Arc<str>,
     state: RwLock<State>,
+    /// What sessions reported of it.
+    pub(crate) tally: Arc<Tally>,
     /// Cancelled when the first attempt to reach it has ended, one way or the other.
     pub(crate) tried: CancellationToken,
 }
@@ -115,18 +118,48 @@ pub(crate) struct Shared {
     /// Told whenever a worker becomes ready.
     pub(crate) arrivals: News,
     pub(crate) stop: CancellationToken,
-    /// Held until the first target is ready.
-    latch: Mutex<Option<Latch>>,
+    readiness: Readiness,
+    targets: Mutex<Targets>,
+}
+
+/// Without a target that is ready, neither is the coordinator.
+#[derive(Debug)]
+struct Targets {
+    ready: usize,
+    /// Held while none is.
+    latch: Option<Latch>,
+}
+
+/// A worker's stream is up for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Up<'a> {
+    shared: &'a Shared,
+    role: Role,
+}
+
+impl Drop for Up<'_> {
+    fn drop(&mut self) {
+        if self.role == Role::Target {
+            let mut targets = self.shared.targets.lock();
+            targets.ready -= 1;
+            if targets.ready == 0 {
+                targets.latch = Some(self.shared.readiness.latch());
+            }
+        }
+    }
 }
 
 impl Shared {
-    /// A worker of this role is ready.
-    pub(crate) fn is_ready(&self, role: Role) {
+    /// A worker of this role is ready, until the result is dropped.
+    pub(crate) fn up(&self, role: Role) -> Up<'_> {
         if role == Role::Target {
-            self.latch.lock().take();
+            let mut targets = self.targets.lock();
+            targets.ready += 1;
+            targets.latch = None;
         }
         self.arrivals.tell();
         self.vacancies.tell();
+        Up { shared: self, role }
     }
 }
 
@@ -229,13 +262,17 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Starts one task per worker. `latch` is dropped when the first target is ready.
+    /// Starts one task per worker. `readiness` is held back whenever no target is ready.
     pub(crate) fn start(
         config: &Config,
         coordinator: u64,
         tokenizer: Tokenizer,
-        latch: Latch,
+        readiness: Readiness,
     ) -> Self {
+        let targets = Targets {
+            ready: 0,
+            latch: Some(readiness.latch()),
+        };
         let registry = Registry {
             workers: DashMap::new(),
             shared: Arc::new(Shared {
@@ -245,7 +282,8 @@ impl Registry {
                 vacancies: News::new(),
                 arrivals: News::new(),
                 stop: CancellationToken::new(),
-                latch: Mutex::new(Some(latch)),
+                readiness,
+                targets: Mutex::new(targets),
             }),
             tasks: TaskTracker::new(),
             placing: Mutex::new(()),
@@ -256,6 +294,7 @@ impl Registry {
                 role: config.role,
                 address: config.address.as_str().into(),
                 state: RwLock::new(State::Connecting(None)),
+                tally: Arc::default(),
                 tried: CancellationToken::new(),
             });
             (registry.workers).insert(Arc::clone(&worker.address), Arc::clone(&worker));
@@ -437,21 +476,91 @@ impl Registry {
         each.join("; ")
     }
 
+    /// What was reported of all targets.
+    pub(crate) fn targets(&self) -> Totals {
+        let workers = self.workers();
+        let targets = workers.iter().filter(|worker| worker.role == Role::Target);
+        tally::sum(targets.map(|target| target.tally.totals()))
+    }
+
+    /// Each worker's role, state in one word, and sessions.
+    pub(crate) fn states(&self) -> Vec<(Role, &'static str, usize)> {
+        (self.workers().into_iter())
+            .map(|worker| {
+                let sessions = worker.ready().map_or(0, |link| link.sessions());
+                let state = match &*worker.state.read() {
+                    State::Connecting(_) | State::Lost(_) => "connecting",
+                    State::Refused(_) => "refused",
+                    State::Ready(_) => "ready",
+                };
+                (worker.role, state, sessions)
+            })
+            .collect()
+    }
+
     /// The workers, for people.
     pub(crate) fn describe(&self) -> Vec<v1::WorkerInfo> {
         (self.workers().into_iter())
             .map(|worker| {
                 let link = worker.ready();
                 let hello = link.as_ref().map(|link| &link.hello);
+                let totals = worker.tally.totals();
                 v1::WorkerInfo {
                     role: worker.role_name().to_owned(),
                     address: worker.address.to_string(),
                     model: hello.map_or(String::new(), |hello| hello.model.clone()),
                     numerics_id: hello.map_or(String::new(), |hello| hello.numerics_id.clone()),
                     state: worker.describe(),
-                    sessions: link.map_or(0, |link| link.sessions() as u32),
+                    max_sessions: hello.map_or(0, |hello| hello.max_sessions as u32),
+                    sessions: link.as_ref().map_or(0, |link| link.sessions() as u32),
+                    activity: Some(outward::activity(totals.activity)),
+                    walks: Some(outward::walks(totals.walks)),
                 }
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    fn shared(readiness: &Readiness) -> Shared {
+        let json = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":null,"decoder":null,
+            "model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
+        Shared {
+            caller: Caller::default(),
+            coordinator: 1,
+            tokenizer: Tokenizer::from_bytes(json.as_bytes()).unwrap(),
+            vacancies: News::new(),
+            arrivals: News::new(),
+            stop: CancellationToken::new(),
+            readiness: readiness.clone(),
+            targets: Mutex::new(Targets {
+                ready: 0,
+                latch: Some(readiness.latch()),
+            }),
+        }
+    }
+
+    #[test]
+    fn ready_is_who_has_a_target_however_often_it_changes() {
+        let readiness = Readiness::new();
+        let shared = shared(&readiness);
+        let draft = shared.up(Role::Draft);
+        assert!(!readiness.is_ready(), "a draft is no target");
+        let first = shared.up(Role::Target);
+        let second = shared.up(Role::Target);
+        assert!(readiness.is_ready());
+        drop(first);
+        assert!(readiness.is_ready(), "another target is left");
+        drop(second);
+        assert!(!readiness.is_ready());
+        let again = shared.up(Role::Target);
+        assert!(readiness.is_ready());
+        drop((again, draft));
+        assert!(!readiness.is_ready());
     }
 }

@@ -162,6 +162,7 @@ impl Session {
         match found {
             Some(place) => {
                 search.seated = true;
+                cluster.metrics.migrations.inc();
                 tracing::info!(
                     session = self.id.0,
                     target = %place.link.address,
@@ -202,8 +203,9 @@ impl Session {
                 self.places.add(place);
                 let coordinator = cluster.registry.coordinator();
                 let sampling = self.sampling.clone();
+                let trace = self.trace.clone();
                 self.opens
-                    .push(open::open(link, coordinator, spec, sampling));
+                    .push(open::open(link, coordinator, spec, sampling, trace));
             }
         }
     }

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use parking_lot::Mutex;
 use speculation::message::{DraftReport, Term, VerifyReport};
 use speculation::relay::LinkKey;
 use tokio::sync::{Notify, mpsc};
+
+use crate::tally::Totals;
 
 /// What a worker said about one session.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(crate) struct Seat {
     waits: AtomicBool,
     /// The link is lost, or lost for this session; it is never used again.
     gone: AtomicBool,
+    /// The totals that the session heard last of this worker.
+    pub(crate) totals: Mutex<Totals>,
 }
 
 /// Makes the seats of one session.
@@ -56,6 +61,7 @@ impl SeatMaker {
             term: AtomicU32::new(0),
             waits: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            totals: Mutex::default(),
         })
     }
 }

@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use proto::v1;
 use proto::v1::generation_server::Generation;
+use runtime::TraceContext;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
+use crate::admission::Ticket;
 use crate::delivery::{CLIENT_EVENTS, Item};
 use crate::failure::Failure;
-use crate::request;
+use crate::request::{self, Request as Asked};
 use crate::start::{self, Cluster, Completion};
+use crate::watched::Arrival;
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
@@ -33,24 +37,27 @@ impl Generation for Service {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let cluster = &self.cluster;
         let deadline = deadline(request.metadata());
-        if cluster.drain.is_stopping() {
-            return Err(Failure::Stopping.into());
-        }
-        let vocab = cluster.registry.tokenizer().vocabulary().len();
-        let request = request::parse(request.into_inner(), vocab, runtime::seed::fresh)?;
+        let parent = TraceContext::from_metadata(request.metadata());
+        let request = request.into_inner();
+        let arrival = Arrival::now(&cluster.metrics, parent, &request);
+        let (request, tickets) =
+            enter(cluster, request).map_err(|failure| arrival.refused(failure))?;
         let completions = request.completions;
-        let tickets = (cluster.admission).enter(completions as usize, request.priority)?;
         let request = Arc::new(request);
         let (client, events) = mpsc::channel(CLIENT_EVENTS * completions as usize);
         for (number, ticket) in (0..).zip(tickets) {
+            let watched = arrival.completion(number);
+            let logged = watched.log_span();
             let completion = Completion {
                 request: Arc::clone(&request),
                 number,
                 ticket,
                 deadline,
                 client: client.clone(),
+                watched,
             };
-            (cluster.drain).spawn(start::serve(Arc::clone(cluster), completion));
+            let serving = start::serve(Arc::clone(cluster), completion);
+            (cluster.drain).spawn(serving.instrument(logged));
         }
         Ok(Response::new(ReceiverStream::new(events)))
     }
@@ -63,8 +70,21 @@ impl Generation for Service {
             workers: self.cluster.registry.describe(),
             sessions: self.cluster.admission.running() as u32,
             waiting: self.cluster.admission.waiting() as u32,
+            generated_tokens: self.cluster.metrics.generation_tokens.get(),
+            uptime_us: self.cluster.started.elapsed().as_micros() as u64,
         }))
     }
+}
+
+/// The door: what is wrong with a request, or that there is no room for it, is said at once.
+fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Vec<Ticket>), Failure> {
+    if cluster.drain.is_stopping() {
+        return Err(Failure::Stopping);
+    }
+    let vocab = cluster.registry.tokenizer().vocabulary().len();
+    let request = request::parse(request, vocab, runtime::seed::fresh)?;
+    let tickets = (cluster.admission).enter(request.completions as usize, request.priority)?;
+    Ok((request, tickets))
 }
 
 /// When the client stops waiting, by its `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): up to eight digits and a

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use proto::{Sampling, outward, v1};
+use runtime::TraceContext;
 use speculation::limits::{MAX_COMMIT, MAX_NODES_PER_UPDATE};
 use speculation::message::{Addressed, Finish, ReplicaUpdate, SessionId, Stopping};
 use speculation::relay::{LinkKey, Relay, Role};
@@ -22,6 +23,7 @@ use crate::registry::{Place, Wanted};
 use crate::replay::Replays;
 use crate::seat::{Heard, Said, SeatMaker};
 use crate::start::Cluster;
+use crate::watched::Watched;
 
 /// Messages handled before the workers are told: what has arrived together is answered together.
 const BATCH: usize = 64;
@@ -86,6 +88,10 @@ pub(crate) struct Session {
     pub(crate) sampling: Sampling,
     pub(crate) stopping: Stopping,
     pub(crate) replays: Replays,
+    /// What workers do for it belongs here.
+    pub(crate) trace: TraceContext,
+    /// Workers besides the target that it has let go, until that was noted.
+    pub(crate) parted: Vec<(Role, Arc<str>)>,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
     /// What the workers say.
@@ -119,7 +125,11 @@ pub(crate) enum Parting {
 
 impl Session {
     /// Ferries until the text ends, the client goes or the target is lost for good.
-    pub(crate) async fn drive(&mut self, cluster: &Cluster) -> Result<End, Failure> {
+    pub(crate) async fn drive(
+        &mut self,
+        cluster: &Cluster,
+        watched: &mut Watched,
+    ) -> Result<End, Failure> {
         let mut heard = Vec::with_capacity(BATCH);
         let mut arrivals = cluster.registry.arrivals();
         let mut vacancies = cluster.registry.vacancies();
@@ -127,6 +137,10 @@ impl Session {
             self.part_with_lost()?;
             self.seek_target(cluster)?;
             self.hand_out();
+            watched.text_has(self.generated());
+            for (role, worker) in self.parted.drain(..) {
+                watched.bypassed(role, &worker);
+            }
             match self.relay.finish() {
                 _ if self.delivery.is_stopped() => return Ok(End::Finished(Finish::Stop)),
                 Some(Finish::NotFinite) => {
@@ -273,6 +287,7 @@ impl Session {
             let numerics_id = link.hello.numerics_id.clone();
             return self.lose_target(key, numerics_id, link.address.to_string(), parting);
         }
+        self.parted.push((link.role, Arc::clone(&link.address)));
         let reason = match parting {
             Parting::Lost(reason) | Parting::Broken(reason) => reason,
             Parting::Refused(status) => format!("{}: {}", status.code(), status.message()),

@@ -16,17 +16,20 @@ use text::Special;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::admission::{Admission, Ticket};
 use crate::delivery::{Delivery, Item};
 use crate::failure::Failure;
 use crate::link::Down;
+use crate::metrics::CoordinatorMetrics;
 use crate::open;
 use crate::registry::{Need, NoPlace, Place, Registry};
 use crate::replay::Replays;
 use crate::request::{self, Prompt, Request};
 use crate::seat::{Heard, SeatMaker};
 use crate::session::{End, Places, Session};
+use crate::watched::Watched;
 
 /// Messages from all workers of a session that may wait for it. It is only full when the session has not run for
 /// hundreds of model steps.
@@ -46,6 +49,8 @@ pub(crate) struct Cluster {
     calibration: Mutex<Calibration>,
     /// The next session's number.
     next: AtomicU64,
+    pub(crate) metrics: Arc<CoordinatorMetrics>,
+    pub(crate) started: Instant,
 }
 
 impl Cluster {
@@ -65,6 +70,8 @@ impl Cluster {
             replay_wait,
             calibration: Mutex::new(Calibration::default()),
             next: AtomicU64::new(first),
+            metrics: Arc::default(),
+            started: Instant::now(),
         }
     }
 }
@@ -78,6 +85,7 @@ pub(crate) struct Completion {
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
     pub(crate) client: mpsc::Sender<Item>,
+    pub(crate) watched: Watched,
 }
 
 /// Serves one completion to its end.
@@ -88,6 +96,7 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
         ticket,
         deadline,
         client,
+        mut watched,
     } = completion;
     let stopping = cluster.drain.stopping();
     let late = async || match deadline {
@@ -99,19 +108,20 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
         () = client.closed() => return,
         running = ticket.admitted() => running,
         () = late() => {
-            let _ = client.send(Err(Failure::Deadline { tokens: 0 }.into())).await;
+            refuse(Failure::Deadline { tokens: 0 }, watched, &client).await;
             return;
         }
         () = stopping => {
-            let _ = client.send(Err(Failure::Stopping.into())).await;
+            refuse(Failure::Stopping, watched, &client).await;
             return;
         }
     };
+    watched.admitted();
     let prepared = tokio::select! {
         () = client.closed() => return,
         () = cluster.cut.cancelled() => Err(Failure::Stopping),
         () = late() => Err(Failure::Deadline { tokens: 0 }),
-        prepared = prepare(&cluster, &request, number, &client) => prepared,
+        prepared = prepare(&cluster, &request, number, &client, &mut watched) => prepared,
     };
     match prepared {
         Ok(session) => {
@@ -121,14 +131,20 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
                     deadline,
                     ..session
                 },
+                watched,
             )
             .await
         }
-        Err(failure) => {
-            let _ = client.send(Err(failure.into())).await;
-        }
+        Err(failure) => refuse(failure, watched, &client).await,
     }
     drop(running);
+}
+
+/// Tells the client why there is no session.
+async fn refuse(failure: Failure, mut watched: Watched, client: &mpsc::Sender<Item>) {
+    let status = failure.into();
+    watched.failed(&status);
+    let _ = client.send(Err(status)).await;
 }
 
 async fn prepare(
@@ -136,6 +152,7 @@ async fn prepare(
     request: &Request,
     number: u32,
     client: &mpsc::Sender<Item>,
+    watched: &mut Watched,
 ) -> Result<Session, Failure> {
     let registry = &cluster.registry;
     let prompt = encode(registry, &request.prompt).await?;
@@ -169,6 +186,7 @@ async fn prepare(
         seated.for_each(|place| place.link.leave(id));
         return Err(Failure::parameter("resume.token_ids", given, allowed));
     }
+    watched.placed(id, &target.link.hello.model, prompt_len as usize, ids.len());
     let mut sampling = request.sampling.clone();
     sampling.choice += number;
     let mut delivery = Delivery::new(
@@ -204,6 +222,8 @@ async fn prepare(
         sampling,
         stopping,
         replays: Replays::default(),
+        trace: watched.context().clone(),
+        parted: Vec::new(),
         deadline: None,
         inbox,
         wake,
@@ -262,11 +282,16 @@ async fn place(
     }
 }
 
-async fn run(cluster: &Cluster, mut session: Session) {
-    let ended = session.drive(cluster).await;
+async fn run(cluster: &Cluster, mut session: Session, mut watched: Watched) {
+    let ended = session.drive(cluster, &mut watched).await;
+    watched.closed(&session.relay.stats());
     *cluster.calibration.lock() = session.relay.calibration().clone();
     let finished = match &ended {
-        Ok(End::Finished(finish)) => Some(session.finished(*finish)),
+        Ok(End::Finished(finish)) => {
+            let finished = session.finished(*finish);
+            watched.finished(*finish, finished.completion_tokens);
+            Some(finished)
+        }
         Ok(End::Gone) | Err(_) => None,
     };
     let tokens = session.generated();
@@ -286,7 +311,9 @@ async fn run(cluster: &Cluster, mut session: Session) {
         (Ok(_), None) => tracing::debug!(session = id.0, tokens, "the client has gone"),
         (Err(failure), _) => {
             tracing::warn!(session = id.0, tokens, %failure, "a request failed");
-            delivery.fail(failure.into()).await;
+            let status = Status::from(failure);
+            watched.failed(&status);
+            delivery.fail(status).await;
         }
     }
 }

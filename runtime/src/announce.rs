@@ -32,6 +32,9 @@ pub struct Announcement {
     pub role: String,
     /// Where it serves; never port 0.
     pub addr: SocketAddr,
+    /// Where its admin port is, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
 }
 
 impl Announcement {
@@ -67,20 +70,25 @@ impl Announcement {
 ///
 /// # Errors
 /// When standard output is closed, which means that the parent is gone.
-pub fn announce(args: &AnnounceArgs, role: &str, addr: SocketAddr) -> io::Result<()> {
+pub fn announce(
+    args: &AnnounceArgs,
+    role: &str,
+    addr: SocketAddr,
+    admin: Option<SocketAddr>,
+) -> io::Result<()> {
     if !args.announce {
         return Ok(());
     }
-    write_line(io::stdout().lock(), role, addr)
-}
-
-fn write_line(mut out: impl Write, role: &str, addr: SocketAddr) -> io::Result<()> {
-    let line = Announcement {
+    let announcement = Announcement {
         role: role.to_owned(),
         addr,
-    }
-    .to_line();
-    writeln!(out, "{line}")?;
+        admin,
+    };
+    write_line(io::stdout().lock(), &announcement)
+}
+
+fn write_line(mut out: impl Write, announcement: &Announcement) -> io::Result<()> {
+    writeln!(out, "{}", announcement.to_line())?;
     out.flush()
 }
 
@@ -93,10 +101,18 @@ mod tests {
     #[test]
     fn one_line_in_the_promised_form() {
         let mut out = Vec::new();
-        write_line(&mut out, "draft", "127.0.0.1:1234".parse().unwrap()).unwrap();
+        let mut announcement = Announcement {
+            role: "draft".to_owned(),
+            addr: "127.0.0.1:1234".parse().unwrap(),
+            admin: None,
+        };
+        write_line(&mut out, &announcement).unwrap();
+        announcement.admin = Some("127.0.0.1:5".parse().unwrap());
+        write_line(&mut out, &announcement).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "{\"role\":\"draft\",\"addr\":\"127.0.0.1:1234\"}\n"
+            "{\"role\":\"draft\",\"addr\":\"127.0.0.1:1234\"}\n\
+             {\"role\":\"draft\",\"addr\":\"127.0.0.1:1234\",\"admin\":\"127.0.0.1:5\"}\n"
         );
     }
 
@@ -106,6 +122,7 @@ mod tests {
             let sent = Announcement {
                 role: role.to_owned(),
                 addr: addr.parse().unwrap(),
+                admin: Some("[::1]:1".parse().unwrap()),
             };
             let line = sent.to_line();
             assert!(!line.contains('\n'));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::{AnnounceArgs, ParentArgs, TelemetryArgs};
+use crate::{AdminArgs, AnnounceArgs, ParentArgs, TelemetryArgs, TraceArgs};
 
 /// Settings of the process itself, the same for every role.
 #[derive(Args, Clone, Debug)]
@@ -16,6 +16,12 @@ pub struct CommonArgs {
     /// How and how much to log.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+    /// Whether to export traces.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Whether to serve metrics.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// Whether to tell a parent where this process listens.
     #[command(flatten)]
     pub announce: AnnounceArgs,
@@ -102,6 +108,8 @@ mod tests {
         );
         assert!(!probe.net.allow_plaintext_bind);
         assert!(!probe.common.announce.announce);
+        assert_eq!(probe.common.admin.admin, None);
+        assert_eq!(probe.common.trace.otlp_traces_endpoint, None);
         assert!(!probe.common.parent.exit_with_parent);
         assert_eq!(probe.common.drain_grace(), Duration::from_secs(10));
     }
@@ -137,6 +145,10 @@ mod tests {
             ["--max-connections", "0"],
             ["--drain-grace-s", "-1"],
             ["--log-format", "xml"],
+            ["--trace-sample-ratio", "1.5"],
+            ["--trace-sample-ratio", "NaN"],
+            ["--otlp-traces-endpoint", "https://a:4317"],
+            ["--otlp-traces-endpoint", "4317"],
         ] {
             assert!(
                 Probe::try_parse_from(["probe", bad[0], bad[1]]).is_err(),

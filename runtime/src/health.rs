@@ -7,7 +7,8 @@
 //! Readiness is a count of latches: each part that has something to do before
 //! the process is of use (load a model, reach a worker) takes one and drops it
 //! when done. A part that fails drops nothing, so a half-started process never
-//! claims to be ready.
+//! claims to be ready. A part that is lost later takes a new latch, and the
+//! process is not ready again until that is dropped too.
 
 use std::sync::Arc;
 
@@ -99,12 +100,26 @@ pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl 
     let stopping = drain.stopping();
     drain.spawn(async move {
         tokio::pin!(stopping);
-        tokio::select! {
-            () = readiness.ready() => {
-                set(&reporter, ServingStatus::Serving).await;
-                stopping.await;
+        let mut outstanding = readiness.outstanding.subscribe();
+        let mut shown = false;
+        loop {
+            let ready = *outstanding.borrow_and_update() == 0;
+            if ready != shown {
+                shown = ready;
+                let status = if ready {
+                    ServingStatus::Serving
+                } else {
+                    ServingStatus::NotServing
+                };
+                set(&reporter, status).await;
             }
-            () = &mut stopping => {}
+            tokio::select! {
+                biased;
+                () = &mut stopping => break,
+                changed = outstanding.changed() => {
+                    changed.expect("the sender lives in `readiness`");
+                }
+            }
         }
         set(&reporter, ServingStatus::NotServing).await;
         end_watches(reporter).await;

@@ -1,5 +1,5 @@
 //! What every Offshoot process needs, whatever its role: command-line
-//! settings, logs, health, orderly shutdown, a listening socket with limits, a
+//! settings, logs, metrics, traces, health, orderly shutdown, a listening socket with limits, a
 //! channel to a peer, encryption of both, and the line by which a child tells its parent where it
 //! listens.
 //!
@@ -26,7 +26,7 @@
 //! drain.spawn(serve::serve(listener, router, drain.clone()));
 //! // ... load the model ...
 //! drop(loading);
-//! announce::announce(&args.common.announce, "draft", addr)?;
+//! announce::announce(&args.common.announce, "draft", addr, None)?;
 //! drain.stopping().await;
 //! drain.shutdown(args.common.drain_grace()).await;
 //! # Ok(())
@@ -37,25 +37,31 @@
 //! never links candle, and no other Offshoot crate stands below it.
 
 mod accept;
+pub mod admin;
 pub mod announce;
 pub mod args;
 pub mod client;
 mod dial;
 pub mod drain;
 pub mod health;
+pub mod metrics;
 pub mod outbox;
 pub mod parent;
 pub mod seed;
 pub mod serve;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 
+pub use admin::{AdminArgs, AdminError};
 pub use announce::{AnnounceArgs, Announcement};
 pub use args::{CommonArgs, NetArgs};
 pub use client::{AddressError, Caller, ConnectError, channel, connect};
 pub use drain::{Drain, Drained};
 pub use health::{Latch, Readiness};
+pub use metrics::Metrics;
 pub use parent::ParentArgs;
 pub use serve::{BindError, Listener, ServerLimits};
 pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError};
 pub use tls::{ClientAuth, Purpose, Tls, TlsArgs, TlsError};
+pub use trace::{TraceArgs, TraceContext};

@@ -164,7 +164,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
 }
 
 /// Loopback also in the mapped form `::ffff:127.0.0.1`.
-fn is_loopback(ip: IpAddr) -> bool {
+pub(crate) fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 

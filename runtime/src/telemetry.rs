@@ -115,7 +115,8 @@ mod tests {
         let subscriber = build(&args, move || Tee(Arc::clone(&writer))).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!("too fine");
-            tracing::info!(rows = 3, "a step");
+            let request = tracing::info_span!("request", trace_id = "0af7");
+            request.in_scope(|| tracing::info!(rows = 3, "a step"));
         });
         let bytes = sink.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -150,6 +151,10 @@ mod tests {
         assert_eq!(value["message"], "a step");
         assert_eq!(value["rows"], 3);
         assert_eq!(value["level"], "INFO");
+        assert_eq!(
+            value["span"]["trace_id"], "0af7",
+            "a line says which trace it is of"
+        );
     }
 
     #[test]

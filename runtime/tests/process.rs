@@ -33,10 +33,10 @@ fn child() {
         parent::exit_with_parent(&parent, &drain).unwrap();
         let listener = Listener::bind(&NetArgs::default()).await.unwrap();
         let ready = AnnounceArgs { announce: true };
-        announce::announce(&ready, "draft", listener.local_addr()).unwrap();
+        announce::announce(&ready, "draft", listener.local_addr(), None).unwrap();
         drain.stopping().await;
         // The same line again says that the first signal has arrived.
-        announce::announce(&ready, "stopping", listener.local_addr()).unwrap();
+        announce::announce(&ready, "stopping", listener.local_addr(), None).unwrap();
         if manner == "linger" {
             drain.spawn(std::future::pending::<()>());
         }

@@ -76,6 +76,11 @@ async fn health_follows_latches_and_drain() {
     let ready = client.check(service("readiness")).await.unwrap();
     assert_eq!(ready.into_inner().status, ServingStatus::Serving as i32);
 
+    let lost = running.readiness.latch();
+    assert_eq!(next().await, Some(ServingStatus::NotServing as i32));
+    drop(lost);
+    assert_eq!(next().await, Some(ServingStatus::Serving as i32));
+
     running.drain.begin();
     assert_eq!(next().await, Some(ServingStatus::NotServing as i32));
     assert_eq!(next().await, None, "the watch outlived the drain");

@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 use proto::stream::{self, UpFrame};
 use proto::v1::verify_server::{Verify, VerifyServer};
 use proto::{MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_SESSIONS_PER_FRAME, inward, outward, v1};
-use runtime::Drain;
+use runtime::{Drain, TraceContext};
 use speculation::message::VerifyReport;
 use tonic::{Request, Response, Status, Streaming};
 use worker::{LinkOver, WorkerHandle};
@@ -57,6 +57,7 @@ impl Verify for VerifyService {
         if self.drain.is_stopping() {
             return Err(Status::unavailable("the worker is shutting down"));
         }
+        let trace = TraceContext::from_metadata(request.metadata());
         let request = request.into_inner();
         let coordinator = request.coordinator;
         let (spec, sampling) = inward::open(request)?;
@@ -77,7 +78,9 @@ impl Verify for VerifyService {
             stop_ids: spec.stopping.stop_ids.clone(),
         };
         let recipe = Recipe::new(params, shaping);
-        self.handle.open(coordinator, spec, recipe).await?;
+        (self.handle.traced(trace))
+            .open(coordinator, spec, recipe)
+            .await?;
         Ok(Response::new(v1::OpenReply {}))
     }
 

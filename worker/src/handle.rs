@@ -6,6 +6,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use engine::EngineError;
 use engine::sampling::{ParamError, Recipe};
 use futures::{Stream, StreamExt};
+use runtime::TraceContext;
 use runtime::outbox::Outbox;
 use speculation::message::{Addressed, Relayed, SessionId, SessionSpec, Term, WorkerInfo};
 use speculation::verify::WrongTask;
@@ -34,6 +35,7 @@ pub(crate) enum Event<R> {
         coordinator: u64,
         spec: Box<SessionSpec>,
         recipe: Box<Recipe>,
+        trace: TraceContext,
         reply: oneshot::Sender<Result<(), OpenError>>,
     },
     Linked {
@@ -122,6 +124,8 @@ pub struct WorkerHandle<R> {
     events: Sender<Event<R>>,
     sessions: watch::Receiver<usize>,
     dead: CancellationToken,
+    /// What opens through this handle belong to.
+    trace: TraceContext,
     /// For the handshake.
     pub info: Arc<WorkerInfo>,
 }
@@ -132,6 +136,7 @@ impl<R> Clone for WorkerHandle<R> {
             events: self.events.clone(),
             sessions: self.sessions.clone(),
             dead: self.dead.clone(),
+            trace: self.trace.clone(),
             info: Arc::clone(&self.info),
         }
     }
@@ -203,8 +208,30 @@ impl<R: Send + 'static> WorkerHandle<R> {
             events,
             sessions,
             dead,
+            trace: TraceContext::none(),
             info: Arc::new(info),
         }
+    }
+
+    /// The same worker; what is opened through the result belongs to this trace.
+    #[must_use]
+    pub fn traced(&self, trace: TraceContext) -> Self {
+        WorkerHandle {
+            trace,
+            ..self.clone()
+        }
+    }
+
+    /// Events that wait for the model thread.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Sessions that are open.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        *self.sessions.borrow()
     }
 
     /// Opens a session for a coordinator that has a link; `recipe` is how it samples.
@@ -234,6 +261,7 @@ impl<R: Send + 'static> WorkerHandle<R> {
             coordinator,
             spec: Box::new(spec),
             recipe: Box::new(recipe),
+            trace: self.trace.clone(),
             reply,
         };
         match self.events.try_send(event) {

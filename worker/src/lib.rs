@@ -10,14 +10,17 @@
 mod activity;
 pub mod handle;
 pub mod kind;
+pub mod metrics;
 pub mod model;
 pub mod process;
 mod rows;
 pub mod thread;
+mod trace;
 mod watch;
 
 pub use handle::{LinkEnd, LinkOver, OpenError, WorkerHandle};
 pub use kind::{Computed, Kind, Logits};
+pub use metrics::WorkerMetrics;
 pub use model::ModelArgs;
 pub use process::{WorkerArgs, run};
 pub use thread::start;

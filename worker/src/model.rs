@@ -8,6 +8,8 @@ use engine::{Engine, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
+use crate::metrics::WorkerMetrics;
+
 /// Flags about the model that both kinds of worker share.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {
@@ -84,6 +86,10 @@ pub struct Loaded {
     pub(crate) pin: Option<usize>,
     /// For the handshake.
     pub info: WorkerInfo,
+    /// What the worker is, for the names of its spans.
+    pub role: &'static str,
+    /// What the model thread counts; whoever shows them keeps a clone.
+    pub metrics: WorkerMetrics,
 }
 
 /// Rows of one step, all sessions together; longer prompts are prefilled in chunks.
@@ -149,5 +155,7 @@ pub fn load(args: &ModelArgs, scratch_rows: u16) -> Result<Loaded, ModelError> {
         pace: args.pace,
         pin: args.pin,
         info,
+        role: "worker",
+        metrics: WorkerMetrics::default(),
     })
 }

@@ -1,16 +1,19 @@
 //! A worker process from its flags to its end; the same for every kind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use runtime::{
-    ClientAuth, CommonArgs, Drain, Listener, NetArgs, Purpose, Readiness, ServerLimits, TlsArgs,
+    ClientAuth, CommonArgs, Drain, Listener, Metrics, NetArgs, Purpose, Readiness, ServerLimits,
+    TlsArgs, admin, trace,
 };
 use speculation::message::WorkerInfo;
 use tonic::transport::server::Router;
 
 use crate::handle::WorkerHandle;
 use crate::kind::Kind;
+use crate::metrics::WorkerMetrics;
 use crate::model::{self, ModelArgs};
 use crate::thread;
 
@@ -63,25 +66,49 @@ pub async fn run<K: Kind>(
     };
     let listener = Listener::bind_with(&args.net, tls).await?;
     let addr = listener.local_addr();
+    let exporting = trace::init(&args.common.trace, role, &addr.to_string())?;
+    let (counters, metrics) = (WorkerMetrics::default(), Arc::new(Metrics::new()));
+    metrics.register(|registry| counters.register(registry, role));
+    let shown = admin::Shown {
+        role,
+        metrics: Arc::clone(&metrics),
+        readiness: readiness.clone(),
+        drain: drain.clone(),
+    };
+    let admin = admin::start(&args.common.admin, &args.net, shown)?;
     let model = args.model.clone();
-    let loaded = tokio::task::spawn_blocking(move || model::load(&model, scratch_rows)).await??;
+    let mut loaded =
+        tokio::task::spawn_blocking(move || model::load(&model, scratch_rows)).await??;
+    loaded.role = role;
+    loaded.metrics = counters.clone();
     let kind = kind(&loaded.info);
     let handle = thread::start(loaded, kind)?;
+    let seen = handle.clone();
+    metrics.refresh(move || {
+        counters.sessions.set(seen.sessions() as i64);
+        counters.inbox.set(seen.queued() as i64);
+    });
     let router = runtime::serve::server(&ServerLimits::default())
         .add_service(runtime::health::service(&readiness, &drain).await);
     let router = serve(router, handle.clone(), &drain);
     let mut serving = tokio::spawn(runtime::serve::serve(listener, router, drain.clone()));
     drop(loading);
-    runtime::announce::announce(&args.common.announce, role, addr)?;
+    runtime::announce::announce(&args.common.announce, role, addr, admin)?;
     tracing::info!(%addr, role, model = handle.info.model, "worker ready");
     tokio::select! {
+        // In this order: without a connection the server ends as soon as the drain begins.
+        biased;
         () = drain.stopping() => {}
         () = handle.ended() => anyhow::bail!("the model thread has ended by itself; its last words are in the log"),
         served = &mut serving => return served?.context("the server has ended by itself"),
     }
     drain.shutdown(args.common.drain_grace()).await;
     handle.stop();
-    match tokio::time::timeout(CLOSING, serving).await {
+    let served = tokio::time::timeout(CLOSING, serving).await;
+    // The spans of sessions end with the thread that served them.
+    let _ = tokio::time::timeout(CLOSING, handle.ended()).await;
+    exporting.flush().await;
+    match served {
         Ok(served) => Ok(served??),
         // A peer that does not close its connection is not waited for.
         Err(_) => Ok(()),

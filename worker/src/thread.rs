@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use engine::sampling::Recipe;
 use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow};
+use runtime::TraceContext;
 use speculation::Time;
 use speculation::cost::CostModel;
 use speculation::message::{Relayed, SessionId, SessionSpec, Term};
@@ -21,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::{Account, Mood};
 use crate::handle::{Event, LinkOutbox, OpenError, Up, WorkerHandle};
 use crate::kind::{Computed, Kind, Logits};
+use crate::metrics::WorkerMetrics;
 use crate::model::Loaded;
 use crate::rows::ScratchRows;
+use crate::trace::{Outcome, SessionTrace};
 use crate::watch::Watch;
 
 /// Events that may wait for the model thread; a link that has more to say is held up.
@@ -63,6 +66,7 @@ pub(crate) struct Served<S> {
     /// Positions reserved in the cache.
     max_len: u32,
     account: Account,
+    trace: SessionTrace,
 }
 
 /// What keeps a session.
@@ -87,6 +91,8 @@ pub(crate) struct Stepping {
 
 struct ModelThread<K: Kind> {
     kind: K,
+    role: &'static str,
+    metrics: WorkerMetrics,
     engine: Engine,
     output: StepOutput,
     cost: CostModel,
@@ -115,8 +121,11 @@ impl<K: Kind> ModelThread<K> {
         events: Receiver<Event<K::Report>>,
         open: watch::Sender<usize>,
     ) -> Self {
+        model.metrics.pages(&model.engine);
         ModelThread {
             kind,
+            role: model.role,
+            metrics: model.metrics,
             engine: model.engine,
             output: StepOutput::new(),
             cost: CostModel::new(model.pace),
@@ -182,6 +191,8 @@ impl<K: Kind> ModelThread<K> {
         for served in self.sessions.values_mut() {
             served.account.idled(idle);
         }
+        let moods = self.sessions.values().map(|served| served.account.mood);
+        self.metrics.idled(idle, moods);
         match event {
             Ok(event) => self.handle(event),
             Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
@@ -195,9 +206,11 @@ impl<K: Kind> ModelThread<K> {
                 coordinator,
                 spec,
                 recipe,
+                trace,
                 reply,
             } => {
-                let answer = self.open(coordinator, &spec, *recipe);
+                let answer = self.open(coordinator, &spec, *recipe, &trace);
+                self.metrics.answered(&answer);
                 // Nobody listens any more when the caller has gone: then its link goes too, with its sessions.
                 let _ = reply.send(answer);
             }
@@ -236,6 +249,7 @@ impl<K: Kind> ModelThread<K> {
         coordinator: u64,
         spec: &SessionSpec,
         recipe: Recipe,
+        trace: &TraceContext,
     ) -> Result<(), OpenError> {
         let link = (self.links.iter())
             .rev()
@@ -276,7 +290,9 @@ impl<K: Kind> ModelThread<K> {
             hold: Hold::Link(link),
             max_len: spec.stopping.max_len,
             account: Account::new(now),
+            trace: SessionTrace::start(self.role, trace, &spec),
         };
+        self.metrics.pages(&self.engine);
         self.sessions.insert(spec.session, served);
         self.open.send_replace(self.sessions.len());
         Ok(())
@@ -286,6 +302,7 @@ impl<K: Kind> ModelThread<K> {
     /// tokens that are. Nothing else of it is kept, so that what it had not yet told makes no difference.
     fn take_back(&mut self, spec: &SessionSpec) -> Option<(SeqId, u32)> {
         let mut held = self.sessions.remove(&spec.session)?;
+        held.trace.close(&held.account.totals);
         self.open.send_replace(self.sessions.len());
         self.silence(&held, spec.session);
         let settled = (self.kind.poll_cache_ops(&mut held.session).into_iter())
@@ -306,8 +323,10 @@ impl<K: Kind> ModelThread<K> {
     }
 
     fn close(&mut self, id: SessionId) {
-        if let Some(served) = self.sessions.remove(&id) {
+        if let Some(mut served) = self.sessions.remove(&id) {
             self.engine.release(served.seq);
+            self.metrics.pages(&self.engine);
+            served.trace.close(&served.account.totals);
             self.open.send_replace(self.sessions.len());
             self.silence(&served, id);
         }
@@ -369,6 +388,7 @@ impl<K: Kind> ModelThread<K> {
     /// Gives up a session, and says so.
     fn fault(&mut self, id: SessionId, why: String) {
         tracing::warn!(session = id.0, why, "session given up");
+        self.metrics.fault();
         let Some(served) = self.sessions.get(&id) else {
             return;
         };
@@ -493,7 +513,7 @@ impl<K: Kind> ModelThread<K> {
                 self.cost.observe(rows, begun.elapsed());
                 self.pad(&batch, useless, begun);
             }
-            Ok(StepEnd::Interrupted) => self.give_up(&batch, begun.elapsed()),
+            Ok(StepEnd::Interrupted) => self.give_up(&batch, begun),
             Err(error) => {
                 tracing::error!(%error, "a planned step was refused");
                 for part in &batch {
@@ -515,24 +535,37 @@ impl<K: Kind> ModelThread<K> {
         };
         let worthless = watch.pad(begun, self.pace).is_break();
         let took = begun.elapsed();
+        let outcome = if worthless {
+            self.metrics.abandoned(took);
+            Outcome::Abandoned
+        } else {
+            let rows = batch.iter().map(|part| part.plan.rows()).sum();
+            self.metrics.stepped(rows, took);
+            Outcome::Done
+        };
         for part in batch {
             let Some(served) = self.sessions.get_mut(&part.id) else {
                 continue;
             };
-            if worthless {
-                served.account.abandoned(took);
-            } else {
-                served.account.stepped(part.plan.rows(), took);
+            match outcome {
+                Outcome::Abandoned => served.account.abandoned(took),
+                Outcome::Done => served.account.stepped(part.plan.rows(), took),
             }
+            served.trace.step(begun, took, &part.plan, outcome);
         }
     }
 
-    fn give_up(&mut self, batch: &[Stepping], took: Time) {
+    fn give_up(&mut self, batch: &[Stepping], begun: Instant) {
+        let took = begun.elapsed();
+        self.metrics.abandoned(took);
         for part in batch {
             if let Some(served) = self.sessions.get_mut(&part.id) {
                 let slots = served.rows.forget(&part.plan.rows);
                 self.engine.free(served.seq, &slots);
                 served.account.abandoned(took);
+                served
+                    .trace
+                    .step(begun, took, &part.plan, Outcome::Abandoned);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use runtime::TlsArgs;
+use runtime::{TlsArgs, TraceArgs};
 
 use super::per_role::{self, PerRole, Role};
 use crate::models;
@@ -54,6 +54,9 @@ pub(crate) struct ClusterArgs {
     /// What the processes log, as a filter such as info,offshoot_worker=debug; overrides -v
     #[arg(long, env = "OFFSHOOT_LOG", value_name = "FILTER")]
     pub(crate) log_level: Option<String>,
+    /// Where this process and those of the cluster send their spans.
+    #[command(flatten, next_help_heading = "Traces")]
+    pub(crate) trace: TraceArgs,
 }
 
 /// A local cluster to start: every model is known to be there.
@@ -71,6 +74,10 @@ pub(crate) struct ClusterPlan {
     pub(crate) start_timeout: Duration,
     /// Requests served at one time, where the roles' own default is not enough.
     pub(crate) sessions: Option<usize>,
+    /// Whether traces are exported.
+    pub(crate) trace: TraceArgs,
+    /// Where the coordinator's admin port is to be; with it, workers get one on a loopback port of the system's choice.
+    pub(crate) admin: Option<String>,
     /// Flags of the coordinator beyond those that every process gets.
     pub(crate) coordinator_flags: Vec<String>,
     /// The identity of every process, if connections are encrypted.
@@ -113,6 +120,8 @@ impl ClusterArgs {
                 .unwrap_or_else(|| level(self.verbose).to_owned()),
             start_timeout: Duration::from_secs(self.start_timeout),
             sessions: None,
+            trace: self.trace,
+            admin: None,
             coordinator_flags: Vec::new(),
             tls: TlsArgs::default(),
         })

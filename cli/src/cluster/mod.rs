@@ -32,6 +32,8 @@ use process::{LastWords, Launch};
 const DRAIN_S: u64 = 2;
 /// After this a role that was told to stop is killed.
 const STOP_GRACE: Duration = Duration::from_secs(DRAIN_S + 1);
+/// How much longer that takes where the last spans have to reach a collector.
+const FLUSH_GRACE: Duration = Duration::from_secs(4);
 /// Between two looks at a cluster that is not ready yet.
 const READY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -39,6 +41,7 @@ const READY_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Cluster {
     coordinator: Process,
     workers: Vec<Process>,
+    stop_grace: Duration,
 }
 
 impl Cluster {
@@ -57,6 +60,10 @@ impl Cluster {
         let mut cluster = Cluster {
             coordinator,
             workers,
+            stop_grace: match plan.trace.otlp_traces_endpoint {
+                Some(_) => STOP_GRACE + FLUSH_GRACE,
+                None => STOP_GRACE,
+            },
         };
         cluster
             .wait_until_ready(&caller, begun + plan.start_timeout)
@@ -120,6 +127,7 @@ impl Cluster {
         let Cluster {
             coordinator,
             workers,
+            ..
         } = self;
         let mut ends: FuturesUnordered<_> = workers
             .iter_mut()
@@ -141,13 +149,9 @@ impl Cluster {
     /// Lets the processes drain, the coordinator first because it holds the links, and ends those that do not.
     pub(crate) async fn stop(self) {
         self.processes().for_each(Process::hush);
-        self.coordinator.stop(STOP_GRACE).await;
-        join_all(
-            self.workers
-                .into_iter()
-                .map(|worker| worker.stop(STOP_GRACE)),
-        )
-        .await;
+        let grace = self.stop_grace;
+        self.coordinator.stop(grace).await;
+        join_all(self.workers.into_iter().map(|worker| worker.stop(grace))).await;
     }
 }
 
@@ -217,6 +221,9 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch
     if let Some(sessions) = plan.sessions {
         line.flag("--max-num-seqs", sessions.to_string());
     }
+    if plan.admin.is_some() {
+        line.flag("--admin", "127.0.0.1:0");
+    }
     Launch {
         name,
         role: role.name(),
@@ -242,6 +249,9 @@ fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> Launch {
     }
     if let Some(sessions) = plan.sessions {
         line.flag("--max-sessions", sessions.to_string());
+    }
+    if let Some(admin) = &plan.admin {
+        line.flag("--admin", admin);
     }
     Launch {
         name: "coordinator".to_owned(),
@@ -284,6 +294,9 @@ impl CommandLine {
             .flag("--log-level", &plan.log_level)
             .flag("--drain-grace-s", DRAIN_S.to_string());
         self.words.extend(plan.tls.to_flags());
+        for word in plan.trace.to_flags() {
+            self.word(word);
+        }
         self
     }
 }
@@ -321,8 +334,11 @@ mod tests {
             "target=0,draft=1",
             "--dtype",
             "f32",
+            "--otlp-traces-endpoint",
+            "127.0.0.1:4317",
         ]);
         plan.sessions = Some(9);
+        plan.admin = Some("127.0.0.1:9090".to_owned());
         let launches = workers(&plan);
         let names: Vec<_> = launches.iter().map(|launch| launch.name.as_str()).collect();
         assert_eq!(
@@ -373,7 +389,15 @@ mod tests {
         let launches = workers(&plan(&["--no-qualifier"]));
         assert_eq!(launches.len(), 2);
         for launch in launches {
-            for absent in ["--pace", "--pin", "--threads", "--dtype", "--max-num-seqs"] {
+            for absent in [
+                "--pace",
+                "--pin",
+                "--threads",
+                "--dtype",
+                "--max-num-seqs",
+                "--admin",
+                "--otlp-traces-endpoint",
+            ] {
                 assert!(
                     !launch.arguments.iter().any(|word| word == absent),
                     "{absent}"

@@ -54,6 +54,7 @@ pub(crate) struct Process {
     name: String,
     role: &'static str,
     addr: SocketAddr,
+    admin: Option<SocketAddr>,
     child: Child,
     /// The child ends when this pipe closes, even if this process is killed.
     stdin: Option<ChildStdin>,
@@ -128,6 +129,7 @@ impl Process {
                         name,
                         role,
                         addr: said.addr,
+                        admin: said.admin,
                         child,
                         stdin,
                         log,
@@ -187,6 +189,11 @@ impl Process {
     /// Where it serves.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where its admin port is, if it was asked for one.
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// Its process id, while it runs.

@@ -15,6 +15,8 @@ pub struct Process {
     child: Child,
     /// Where it listens.
     pub addr: String,
+    /// Where its admin port is, if the arguments ask for one.
+    pub admin: Option<std::net::SocketAddr>,
 }
 
 /// The `offshoot` binary that was built beside this test.
@@ -53,11 +55,13 @@ impl Process {
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let addr = Announcement::from_line(&line)
-            .with_context(|| format!("{arguments:?} said {line:?}"))?
-            .addr
-            .to_string();
-        Ok(Process { child, addr })
+        let said = Announcement::from_line(&line)
+            .with_context(|| format!("{arguments:?} said {line:?}"))?;
+        Ok(Process {
+            child,
+            addr: said.addr.to_string(),
+            admin: said.admin,
+        })
     }
 
     /// The process id.

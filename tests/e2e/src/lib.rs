@@ -1,11 +1,14 @@
 //! End-to-end tests of Offshoot: real processes, real sockets, the bundled models.
 //!
 //! [`cluster`] starts one process per role from the `offshoot` binary and can kill any of them; [`client`] calls the
-//! coordinator as a user's program would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
+//! coordinator as a user's program would; [`collector`] receives traces and [`admin`] reads metrics as
+//! an operator's tools would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
 //! code with the engine. Nothing here is used by the product.
 
+pub mod admin;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod oracle;
 
 use std::path::PathBuf;

@@ -1,0 +1,93 @@
+//! `offshoot trace`: a collector for a desk, and pictures of what it got.
+//!
+//! [`receive`] takes spans from any OTLP exporter and writes them as the OpenTelemetry Collector's file exporter does;
+//! [`timeline`] reads such files, [`svg`] and [`chrome`] draw one trace of them: a track for each process, on one time
+//! line. Nothing here knows more of a span than every viewer does, except which roles go first.
+
+mod chrome;
+mod receive;
+mod svg;
+mod timeline;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+use crate::{End, console, roles};
+use timeline::Timeline;
+
+/// Traces, without anything else to install.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum TraceCommand {
+    /// Receive spans over OTLP (gRPC) and write them to a file, until Ctrl-C
+    Receive(receive::ReceiveArgs),
+    /// Draw one trace of a file as an SVG timeline, or for Chrome and Perfetto
+    Draw(DrawArgs),
+}
+
+/// Arguments of `offshoot trace draw`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  offshoot trace receive --port 4317 --out trace.jsonl &
+  offshoot generate --otlp-traces-endpoint http://127.0.0.1:4317 --max-tokens 24 \"fn main() {\"
+  offshoot trace draw trace.jsonl --svg trace.svg --chrome trace.json
+
+The JSON opens in ui.perfetto.dev and chrome://tracing.")]
+pub(crate) struct DrawArgs {
+    /// What `trace receive`, or a collector's file exporter, has written: OTLP JSON, one export per line
+    file: PathBuf,
+    /// Which trace, by the beginning of its number [default: the one with the most spans]
+    #[arg(long, value_name = "HEX")]
+    trace: Option<String>,
+    /// Write a self-contained picture here
+    #[arg(long, value_name = "FILE", required_unless_present = "chrome")]
+    svg: Option<PathBuf>,
+    /// Write the trace in Chrome's format here
+    #[arg(long, value_name = "FILE")]
+    chrome: Option<PathBuf>,
+}
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// When a file cannot be read or written, or the address not be bound.
+pub(crate) fn run(command: TraceCommand) -> Result<End> {
+    match command {
+        TraceCommand::Receive(args) => roles::block_on(receive::run(args)),
+        TraceCommand::Draw(args) => draw(&args).map(|()| End::Done),
+    }
+}
+
+fn draw(args: &DrawArgs) -> Result<()> {
+    let path = args.file.display();
+    let text = fs::read_to_string(&args.file).with_context(|| format!("cannot read {path}"))?;
+    let spans = timeline::parse(&text).with_context(|| format!("cannot read {path}"))?;
+    let wanted = args.trace.as_deref().unwrap_or_default();
+    let Some(timeline) = Timeline::of(spans, wanted) else {
+        bail!("{path} has no trace whose number begins with {wanted:?}");
+    };
+    let write = |path: &PathBuf, content: String| {
+        fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+    };
+    if let Some(path) = &args.svg {
+        write(path, svg::draw(&timeline))?;
+    }
+    if let Some(path) = &args.chrome {
+        write(path, chrome::draw(&timeline))?;
+    }
+    console::say(&format!(
+        "trace {}: {} spans of {} processes over {:.1} ms",
+        timeline.trace,
+        timeline
+            .tracks
+            .iter()
+            .map(|track| track.bars.len())
+            .sum::<usize>(),
+        timeline.tracks.len(),
+        timeline.length_ns as f64 / 1e6,
+    ));
+    Ok(())
+}

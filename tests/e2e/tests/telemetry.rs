@@ -1,0 +1,425 @@
+//! What operators see of one real request: one trace over all processes, and counts that add up.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use offshoot_e2e::admin::{self, Page};
+use offshoot_e2e::client::{Client, Completion, request};
+use offshoot_e2e::cluster::{Process, binary};
+use offshoot_e2e::collector::{Collector, Received};
+use offshoot_e2e::{model, prompts, root};
+
+/// Runs a command of the product to its end, off the threads that serve the collector.
+async fn offshoot(arguments: Vec<String>) -> String {
+    let run = move || {
+        let mut command = Command::new(binary().unwrap());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OFFSHOOT_") {
+                command.env_remove(name);
+            }
+        }
+        let output = command
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?} said {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// The only span with this name.
+fn only<'a>(spans: &'a [Received], name: &str) -> &'a Received {
+    let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+    assert_eq!(found.len(), 1, "{} spans are called {name}", found.len());
+    found[0]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_request_is_one_trace_over_all_processes() {
+    let collector = Collector::start().unwrap();
+    let arguments = [
+        "generate",
+        "fn main() {",
+        "--max-tokens",
+        "24",
+        "--temperature",
+        "0.5",
+        "--seed",
+        "3",
+        "--pace",
+        "target=10,qualifier=4,draft=2",
+        "--otlp-traces-endpoint",
+        &collector.endpoint,
+    ];
+    offshoot(words(&arguments)).await;
+    let spans = collector.spans();
+
+    let traces: BTreeSet<_> = spans.iter().map(|span| span.trace.as_str()).collect();
+    assert_eq!(traces.len(), 1, "{traces:?}");
+    let services: BTreeSet<_> = spans.iter().map(|span| span.service.as_str()).collect();
+    let expected = [
+        "offshoot-client",
+        "offshoot-coordinator",
+        "offshoot-draft",
+        "offshoot-qualifier",
+        "offshoot-target",
+    ];
+    assert_eq!(services, BTreeSet::from(expected));
+
+    let client = only(&spans, "generate");
+    assert_eq!(client.parent, "", "the client begins the trace");
+    let server = only(&spans, "text_completion");
+    assert_eq!(server.parent, client.id);
+    assert_eq!(server.service, "offshoot-coordinator");
+    for (key, value) in [
+        ("gen_ai.operation.name", "text_completion"),
+        ("gen_ai.provider.name", "offshoot"),
+        ("gen_ai.request.model", "target"),
+        ("gen_ai.request.max_tokens", "24"),
+        ("gen_ai.request.temperature", "0.5"),
+        ("gen_ai.request.seed", "3"),
+        ("gen_ai.usage.output_tokens", "24"),
+        ("offshoot.strategy", "auto"),
+    ] {
+        let found = server.attributes.get(key).map(String::as_str);
+        assert_eq!(found, Some(value), "{key}");
+    }
+    assert!(server.attributes["gen_ai.response.finish_reasons"].contains("length"));
+    assert!(server.attributes.contains_key("gen_ai.usage.input_tokens"));
+    assert!(server.events.iter().any(|name| name == "first token"));
+
+    for role in ["draft", "qualifier", "target"] {
+        let session = only(&spans, &format!("{role} session"));
+        assert_eq!(session.parent, server.id, "{role}");
+        assert_eq!(session.service, format!("offshoot-{role}"));
+        let steps: Vec<_> = (spans.iter())
+            .filter(|span| span.name == format!("{role} step"))
+            .collect();
+        assert!(!steps.is_empty(), "no step of the {role}");
+        for step in &steps {
+            assert_eq!(step.parent, session.id, "{role}");
+            assert!(
+                session.start <= step.start && step.end <= session.end,
+                "{role}"
+            );
+            // The client's clock is another reading of the same wall clock.
+            assert!(
+                client.start <= step.start && step.start <= step.end,
+                "{role}"
+            );
+            assert!(step.end <= client.end + 50_000_000, "{role}");
+        }
+        let rows = |step: &&Received| -> u64 {
+            let rows = |key: &str| step.attributes[key].parse::<u64>().unwrap();
+            rows("offshoot.append_rows") + rows("offshoot.tree_rows")
+        };
+        let done: Vec<_> = (steps.iter().copied())
+            .filter(|step| step.attributes["offshoot.abandoned"] == "false")
+            .collect();
+        // What the worker says of the session is what its steps add up to.
+        let (count, total) = (done.len() as u64, done.iter().map(rows).sum::<u64>());
+        assert_eq!(
+            session.attributes["offshoot.steps"],
+            count.to_string(),
+            "{role}"
+        );
+        assert_eq!(
+            session.attributes["offshoot.rows"],
+            total.to_string(),
+            "{role}"
+        );
+    }
+    // A paced step is as long as it is said to be.
+    for step in spans.iter().filter(|span| span.name == "target step") {
+        if step.attributes["offshoot.abandoned"] == "false" {
+            assert!(step.end - step.start >= 10_000_000, "{step:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_want_a_trace_gets_none() {
+    let collector = Collector::start().unwrap();
+    let arguments = [
+        "generate",
+        "fn main() {",
+        "--max-tokens",
+        "4",
+        "--drafts",
+        "0",
+        "--no-qualifier",
+        "--trace-sample-ratio",
+        "0",
+        "--otlp-traces-endpoint",
+        &collector.endpoint,
+    ];
+    offshoot(words(&arguments)).await;
+    assert!(collector.spans().is_empty(), "{:?}", collector.spans());
+}
+
+/// A cluster of one worker each, all with admin ports.
+struct Shown {
+    target: Process,
+    qualifier: Process,
+    draft: Process,
+    coordinator: Process,
+}
+
+impl Shown {
+    fn start() -> Shown {
+        let start = |arguments: &[&str]| {
+            let mut arguments = words(arguments);
+            arguments.extend(words(&["--admin", "127.0.0.1:0"]));
+            Process::start(&arguments).unwrap()
+        };
+        let dir = |name| model(name).display().to_string();
+        let target = start(&["target-worker", "--model", &dir("target"), "--pace", "5"]);
+        let qualifier = [
+            "target-worker",
+            "--role",
+            "qualifier",
+            "--model",
+            &dir("qualifier"),
+        ];
+        let qualifier = start(&qualifier);
+        let draft = start(&["draft-worker", "--model", &dir("draft")]);
+        let coordinator = start(&[
+            "coordinator",
+            "--tokenizer",
+            &dir("target"),
+            "--target",
+            &target.addr,
+            "--qualifier",
+            &qualifier.addr,
+            "--draft",
+            &draft.addr,
+        ]);
+        Shown {
+            target,
+            qualifier,
+            draft,
+            coordinator,
+        }
+    }
+
+    fn all(&self) -> BTreeMap<&'static str, Page> {
+        [
+            ("target", &self.target),
+            ("qualifier", &self.qualifier),
+            ("draft", &self.draft),
+            ("coordinator", &self.coordinator),
+        ]
+        .into_iter()
+        .map(|(role, process)| (role, admin::scrape(process.admin.unwrap()).unwrap()))
+        .collect()
+    }
+
+    /// Looks until `settled` is true of what the processes count.
+    async fn until(
+        &self,
+        settled: impl Fn(&BTreeMap<&'static str, Page>) -> bool,
+    ) -> BTreeMap<&'static str, Page> {
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        for _ in 0..1000 {
+            tick.tick().await;
+            let pages = self.all();
+            if settled(&pages) {
+                return pages;
+            }
+        }
+        panic!("never came to pass: {:?}", self.all());
+    }
+}
+
+/// What a request holds for as long as it runs.
+const HELD: [(&str, &str); 8] = [
+    ("coordinator", "vllm:num_requests_running"),
+    ("coordinator", "vllm:num_requests_waiting"),
+    ("coordinator", "offshoot_sessions"),
+    ("target", "offshoot_sessions{role=\"target\"}"),
+    ("target", "offshoot_kv_pages_used{role=\"target\"}"),
+    ("qualifier", "offshoot_sessions{role=\"qualifier\"}"),
+    ("draft", "offshoot_sessions{role=\"draft\"}"),
+    ("draft", "offshoot_kv_pages_used{role=\"draft\"}"),
+];
+
+fn nothing_held(pages: &BTreeMap<&'static str, Page>) -> bool {
+    HELD.iter()
+        .all(|(role, series)| pages[role].value(series).unwrap() == 0.0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
+    let mut shown = Shown::start();
+    let client = Client::connect(&shown.coordinator.addr, 3).await.unwrap();
+    let before = shown.all();
+    assert!(nothing_held(&before));
+    for process in [&shown.target, &shown.coordinator] {
+        assert_eq!(admin::get(process.admin.unwrap(), "/ready").unwrap().0, 200);
+    }
+
+    let mut during = None;
+    let asked = request(&prompts(1).unwrap()[0], 64, 0.7, "auto");
+    let watch = |tokens| {
+        if tokens >= 8 && during.is_none() {
+            during = Some(shown.all());
+        }
+    };
+    let completion = client.generate_watched(asked, watch).await.unwrap();
+    let during = during.unwrap();
+    for (role, series) in HELD {
+        let expected = if series.contains("waiting") { 0.0 } else { 1.0 };
+        let found = during[role].value(series).unwrap();
+        if series.contains("pages") {
+            assert!(found >= 1.0, "{series}");
+        } else {
+            assert_eq!(found, expected, "{series}");
+        }
+    }
+
+    let after = shown.until(nothing_held).await;
+    let frame = offshoot(words(&[
+        "top",
+        "--once",
+        "--connect",
+        &shown.coordinator.addr,
+    ]))
+    .await;
+    let walks = completion.statistics.walks.unwrap();
+    let acceptance = walks.tokens as f64 / walks.steps as f64;
+    for part in [
+        "0 running, 0 waiting".to_owned(),
+        format!("{} tokens in all", completion.ids.len()),
+        format!("acceptance length {acceptance:.2}"),
+    ] {
+        assert!(frame.contains(&part), "{part} is not in\n{frame}");
+    }
+    for process in [&shown.target, &shown.qualifier, &shown.draft] {
+        let line = frame.lines().find(|line| line.contains(&process.addr));
+        assert!(
+            line.is_some_and(|line| line.contains("ready") && line.contains('%')),
+            "{frame}"
+        );
+    }
+    check_coordinator(&before["coordinator"], &after["coordinator"], &completion);
+    for role in ["target", "qualifier", "draft"] {
+        let total = |name: &str| {
+            let series = format!("{name}{{role=\"{role}\"}}");
+            after[role].value(&series).unwrap() - before[role].value(&series).unwrap()
+        };
+        assert_eq!(total("offshoot_sessions_opened_total"), 1.0, "{role}");
+        let statistics = &completion.statistics;
+        let activity = match role {
+            "target" => statistics.target.unwrap(),
+            "qualifier" => statistics.qualifiers[0],
+            _ => statistics.drafts[0],
+        };
+        // The session's last report to its client may be some steps old; what the process counts is not.
+        assert!(
+            total("offshoot_steps_total") >= activity.steps as f64,
+            "{role}"
+        );
+        assert!(
+            total("offshoot_rows_total") >= activity.rows as f64,
+            "{role}"
+        );
+        assert!(total("offshoot_busy_seconds_total") >= activity.busy_us as f64 / 1e6 - 1e-3);
+        let steps = total("offshoot_step_seconds_count");
+        assert_eq!(steps, total("offshoot_steps_total"), "{role}");
+    }
+
+    // Without its only target a coordinator is of no use, and says so.
+    shown.target.kill().unwrap();
+    let admin = shown.coordinator.admin.unwrap();
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..1000 {
+        tick.tick().await;
+        if admin::get(admin, "/ready").unwrap().0 == 503 {
+            assert_eq!(admin::get(admin, "/live").unwrap().0, 200);
+            return;
+        }
+    }
+    panic!("ready without a target");
+}
+
+fn check_coordinator(before: &Page, after: &Page, completion: &Completion) {
+    let total = |series: &str| after.value(series).unwrap() - before.value(series).unwrap();
+    let tokens = completion.ids.len() as f64;
+    let walks = completion.statistics.walks.unwrap();
+    for (series, expected) in [
+        ("vllm:generation_tokens_total", tokens),
+        (
+            "vllm:request_success_total{finished_reason=\"length\"}",
+            1.0,
+        ),
+        ("vllm:request_success_total{finished_reason=\"abort\"}", 0.0),
+        ("vllm:time_to_first_token_seconds_count", 1.0),
+        ("vllm:e2e_request_latency_seconds_count", 1.0),
+        (
+            "vllm:spec_decode_num_draft_tokens_total",
+            walks.guesses_submitted as f64,
+        ),
+        (
+            "vllm:spec_decode_num_accepted_tokens_total",
+            walks.guesses_accepted as f64,
+        ),
+        ("offshoot_target_steps_total", walks.steps as f64),
+        ("offshoot_hits_total", walks.hits as f64),
+        ("offshoot_misses_total", walks.misses as f64),
+        ("offshoot_starved_steps_total", walks.starved_steps as f64),
+        (
+            "offshoot_drafted_nodes_total",
+            completion.statistics.drafted_nodes as f64,
+        ),
+        ("offshoot_migrations_total", 0.0),
+    ] {
+        assert_eq!(total(series), expected, "{series}");
+    }
+    assert!(total("vllm:prompt_tokens_total") >= 1.0);
+    assert!(walks.steps > 0 && walks.guesses_accepted > 0, "{walks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_about_metrics_lists_what_processes_expose() {
+    let shown = Shown::start();
+    let page = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let mut documented: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
+    let mut section = "";
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = if heading.starts_with("Worker") {
+                "worker"
+            } else {
+                "coordinator"
+            };
+        }
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        if let [_, name, kind, ..] = cells[..]
+            && let Some(name) = name
+                .strip_prefix('`')
+                .and_then(|name| name.strip_suffix('`'))
+        {
+            let listed = documented.entry(section).or_default();
+            let again = listed.insert(name.to_owned(), kind.to_owned());
+            assert!(again.is_none(), "{name} is listed twice");
+        }
+    }
+    let pages = shown.all();
+    assert_eq!(documented["coordinator"], pages["coordinator"].types);
+    for role in ["target", "qualifier", "draft"] {
+        assert_eq!(documented["worker"], pages[role].types, "{role}");
+    }
+    for page in pages.values() {
+        assert_eq!(page.described.len(), page.types.len());
+    }
+}

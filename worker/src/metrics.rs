@@ -1,0 +1,222 @@
+//! What a worker process counts: where the time of its model thread goes, and what it holds.
+//!
+//! The four times together are the life of the model thread, but for the moments between steps: *busy* in steps,
+//! a *bubble* while an open session waits for others, *parked* while more work has no value to any of them, *vacant*
+//! without a session. They are the worker's own wall time; a session's share of it is in its statistics.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use engine::Engine;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use runtime::metrics::LATENCY_BUCKETS;
+
+use crate::activity::Mood;
+
+/// A total of seconds.
+type Seconds = Counter<f64, AtomicU64>;
+
+/// Counters of one worker; clones share them.
+#[derive(Clone, Debug)]
+pub struct WorkerMetrics {
+    steps: Counter,
+    abandoned_steps: Counter,
+    rows: Counter,
+    step_time: Histogram,
+    busy: Seconds,
+    bubble: Seconds,
+    parked: Seconds,
+    vacant: Seconds,
+    opened: Counter,
+    refused: Counter,
+    faults: Counter,
+    /// Sessions that are open.
+    pub(crate) sessions: Gauge,
+    /// Events that wait for the model thread.
+    pub(crate) inbox: Gauge,
+    pages_used: Gauge,
+    pages_total: Gauge,
+}
+
+impl Default for WorkerMetrics {
+    fn default() -> Self {
+        WorkerMetrics {
+            steps: Counter::default(),
+            abandoned_steps: Counter::default(),
+            rows: Counter::default(),
+            step_time: Histogram::new(LATENCY_BUCKETS),
+            busy: Seconds::default(),
+            bubble: Seconds::default(),
+            parked: Seconds::default(),
+            vacant: Seconds::default(),
+            opened: Counter::default(),
+            refused: Counter::default(),
+            faults: Counter::default(),
+            sessions: Gauge::default(),
+            inbox: Gauge::default(),
+            pages_used: Gauge::default(),
+            pages_total: Gauge::default(),
+        }
+    }
+}
+
+impl WorkerMetrics {
+    /// Describes them all to `registry`, with the worker's role as a label.
+    pub fn register(&self, registry: &mut Registry, role: &'static str) {
+        let registry = registry.sub_registry_with_label(("role".into(), role.into()));
+        let times = [
+            (
+                "offshoot_busy",
+                "Time of the model thread inside steps",
+                &self.busy,
+            ),
+            (
+                "offshoot_bubble",
+                "Time of the model thread idle although an open session waited for others",
+                &self.bubble,
+            ),
+            (
+                "offshoot_parked",
+                "Time of the model thread idle because more work had no value to any open session",
+                &self.parked,
+            ),
+            (
+                "offshoot_vacant",
+                "Time of the model thread without a session",
+                &self.vacant,
+            ),
+        ];
+        for (name, help, seconds) in times {
+            registry.register_with_unit(name, help, Unit::Seconds, seconds.clone());
+        }
+        let step = "Length of a finished step, pace included";
+        registry.register_with_unit("offshoot_step", step, Unit::Seconds, self.step_time.clone());
+        let counters = [
+            (
+                "offshoot_steps",
+                "Finished steps, all sessions of a step together",
+                &self.steps,
+            ),
+            (
+                "offshoot_abandoned_steps",
+                "Steps given up because a commit had made them worthless",
+                &self.abandoned_steps,
+            ),
+            (
+                "offshoot_rows",
+                "Rows (tokens) of finished steps, prompts included",
+                &self.rows,
+            ),
+            (
+                "offshoot_sessions_opened",
+                "Sessions that were opened here",
+                &self.opened,
+            ),
+            (
+                "offshoot_sessions_refused",
+                "Sessions that were not taken",
+                &self.refused,
+            ),
+            (
+                "offshoot_session_faults",
+                "Sessions that were given up here",
+                &self.faults,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let gauges = [
+            ("offshoot_sessions", "Open sessions", &self.sessions),
+            (
+                "offshoot_queue_depth",
+                "Events that wait for the model thread",
+                &self.inbox,
+            ),
+            (
+                "offshoot_kv_pages_used",
+                "Cache pages held by sessions",
+                &self.pages_used,
+            ),
+            (
+                "offshoot_kv_pages_total",
+                "Cache pages there are",
+                &self.pages_total,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+    }
+
+    /// A step of the whole batch was computed.
+    pub(crate) fn stepped(&self, rows: usize, took: Duration) {
+        self.steps.inc();
+        self.rows.inc_by(rows as u64);
+        self.busy.inc_by(took.as_secs_f64());
+        self.step_time.observe(took.as_secs_f64());
+    }
+
+    /// A step was given up.
+    pub(crate) fn abandoned(&self, took: Duration) {
+        self.abandoned_steps.inc();
+        self.busy.inc_by(took.as_secs_f64());
+    }
+
+    /// The thread had nothing to compute for this long; its sessions were in these moods.
+    pub(crate) fn idled(&self, time: Duration, moods: impl Iterator<Item = Mood>) {
+        let mut why = &self.vacant;
+        for mood in moods {
+            match mood {
+                Mood::Waiting | Mood::Working => {
+                    why = &self.bubble;
+                    break;
+                }
+                Mood::Parked => why = &self.parked,
+                Mood::Done => {}
+            }
+        }
+        why.inc_by(time.as_secs_f64());
+    }
+
+    /// Somebody asked for a session.
+    pub(crate) fn answered<T, E>(&self, answer: &Result<T, E>) {
+        match answer {
+            Ok(_) => self.opened.inc(),
+            Err(_) => self.refused.inc(),
+        };
+    }
+
+    /// A session was given up.
+    pub(crate) fn fault(&self) {
+        self.faults.inc();
+    }
+
+    /// Pages were taken or given back.
+    pub(crate) fn pages(&self, engine: &Engine) {
+        let total = engine.total_pages();
+        self.pages_total.set(total as i64);
+        self.pages_used.set((total - engine.free_pages()) as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_goes_to_who_waits_first() {
+        let metrics = WorkerMetrics::default();
+        let second = Duration::from_secs(1);
+        metrics.idled(second, [].into_iter());
+        metrics.idled(second * 2, [Mood::Done, Mood::Parked].into_iter());
+        metrics.idled(second * 4, [Mood::Parked, Mood::Waiting].into_iter());
+        metrics.idled(second * 8, [Mood::Done].into_iter());
+        assert_eq!(metrics.vacant.get(), 9.0);
+        assert_eq!(metrics.parked.get(), 2.0);
+        assert_eq!(metrics.bubble.get(), 4.0);
+    }
+}
