@@ -7,6 +7,7 @@
 pub mod client;
 pub mod cluster;
 pub mod oracle;
+pub mod proxy;
 
 use std::path::PathBuf;
 
