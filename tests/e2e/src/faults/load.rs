@@ -1,0 +1,354 @@
+//! Clients that are always busy, behave as a client library would, and check every token.
+//!
+//! A request whose stream breaks is not lost for its user: the client sends it again, to the next coordinator, and
+//! goes on behind the tokens that the user already has. That is counted (*interrupted*), and what was sent twice is
+//! compared twice. A request *fails* when no attempt brings it to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use proto::v1::GenerateRequest;
+use proto::v1::generate_event::Event;
+use proto::v1::generation_client::GenerationClient;
+use std::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::measure::{Arrivals, longest_gap};
+use crate::client::{Client, request};
+use crate::cluster::{Cluster, Shape};
+use crate::prompts;
+
+/// How long a request may take, with everything that its client tries. Far above the longest fault.
+const REQUEST_LIMIT: Duration = Duration::from_secs(90);
+/// The pause before the second attempt; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The temperatures of the requests.
+const TEMPERATURES: [f32; 2] = [0.0, 0.8];
+
+/// A request, and what has to come back.
+#[derive(Clone, Debug)]
+struct Job {
+    request: GenerateRequest,
+    ids: Vec<u32>,
+    text: String,
+    reason: i32,
+}
+
+/// The requests of a run; clients take them in turn.
+#[derive(Clone, Debug)]
+pub struct Jobs {
+    jobs: Arc<Vec<Job>>,
+}
+
+impl Jobs {
+    /// Decodes `count` prompts at each temperature with `ar` on an undisturbed cluster of one target.
+    ///
+    /// # Errors
+    /// When that cluster does not work.
+    pub async fn new(count: usize, max_tokens: u32) -> anyhow::Result<Jobs> {
+        let shape = Shape {
+            drafts: 0,
+            qualifiers: 0,
+            target_pace: 0,
+        };
+        let cluster = tokio::task::spawn_blocking(move || Cluster::start(shape)).await??;
+        let client = Client::connect(&cluster.coordinator.addr, 1).await?;
+        let mut jobs = Vec::new();
+        for prompt in prompts(count)? {
+            for temperature in TEMPERATURES {
+                let asked = |strategy| GenerateRequest {
+                    // Requests of one length give a steady load.
+                    ignore_eos: true,
+                    ..request(&prompt, max_tokens, temperature, strategy)
+                };
+                let plain = client.generate(asked("ar")).await?;
+                anyhow::ensure!(
+                    plain.ids.len() == max_tokens as usize,
+                    "the prompt {prompt:?} has room for {} tokens only",
+                    plain.ids.len()
+                );
+                jobs.push(Job {
+                    request: asked("auto"),
+                    ids: plain.ids,
+                    text: plain.text,
+                    reason: plain.reason,
+                });
+            }
+        }
+        anyhow::ensure!(!jobs.is_empty(), "no prompts");
+        Ok(Jobs {
+            jobs: Arc::new(jobs),
+        })
+    }
+}
+
+/// What keeps a cluster busy.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Requests at one time.
+    pub clients: usize,
+    /// What they ask for.
+    pub jobs: Jobs,
+    /// Where they go, in this order when one fails them.
+    pub coordinators: Vec<String>,
+    /// How long a client waits for anything to arrive before it tries elsewhere.
+    pub patience: Duration,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All tokens arrived.
+    Complete,
+    /// Its client gave up, for the last of these reasons.
+    Failed(String),
+}
+
+/// One request, as its user saw it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// When it was sent, when further tokens arrived, and when it ended.
+    pub moments: Vec<Instant>,
+    /// Why its client had to try again, once per attempt.
+    pub interruptions: Vec<String>,
+    /// Tokens that were not those of plain decoding, on any attempt; missing and surplus ones count.
+    pub differing: usize,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Record {
+    /// The longest that its user waited for a further token, of waits that ended after `since`.
+    #[must_use]
+    pub fn longest_gap(&self, since: Instant) -> Duration {
+        longest_gap(&self.moments, since)
+    }
+}
+
+/// A load that is on.
+#[derive(Debug)]
+pub struct Running {
+    arrivals: Arc<Mutex<Vec<(Instant, u32)>>>,
+    stop: CancellationToken,
+    clients: JoinSet<Vec<Record>>,
+}
+
+impl Load {
+    /// Sets the clients going. Call it inside a tokio runtime.
+    #[must_use]
+    pub fn start(&self) -> Running {
+        let arrivals = Arc::<Mutex<_>>::default();
+        let stop = CancellationToken::new();
+        let mut clients = JoinSet::new();
+        for number in 0..self.clients {
+            let client = Busy {
+                load: self.clone(),
+                arrivals: Arc::clone(&arrivals),
+                at: 0,
+                channel: None,
+            };
+            clients.spawn(client.run(number, stop.clone()));
+        }
+        Running {
+            arrivals,
+            stop,
+            clients,
+        }
+    }
+}
+
+impl Running {
+    /// Everything that has arrived so far.
+    #[must_use]
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals::new(events(&self.arrivals).clone())
+    }
+
+    /// Sends no more requests and waits for those that run.
+    ///
+    /// # Errors
+    /// When a client fails in a way that no client may.
+    pub async fn finish(mut self) -> anyhow::Result<Vec<Record>> {
+        self.stop.cancel();
+        let mut records = Vec::new();
+        while let Some(of_one) = self.clients.join_next().await {
+            records.extend(of_one.context("a client panicked")?);
+        }
+        Ok(records)
+    }
+}
+
+fn events(arrivals: &Mutex<Vec<(Instant, u32)>>) -> std::sync::MutexGuard<'_, Vec<(Instant, u32)>> {
+    (arrivals.lock()).expect("nobody panics while holding this lock")
+}
+
+/// Why an attempt did not bring the request to its end.
+enum Broken {
+    /// Another attempt may.
+    Interrupted(String),
+    /// No attempt can.
+    Refused(String),
+}
+
+impl From<Status> for Broken {
+    fn from(status: Status) -> Self {
+        let text = format!("{}: {}", status.code(), status.message());
+        // A status with a source was made on this side, of a connection that broke.
+        let is_own = std::error::Error::source(&status).is_some();
+        match status.code() {
+            Code::Unavailable | Code::ResourceExhausted => Broken::Interrupted(text),
+            _ if is_own => Broken::Interrupted(text),
+            _ => Broken::Refused(text),
+        }
+    }
+}
+
+/// One client.
+struct Busy {
+    load: Load,
+    arrivals: Arc<Mutex<Vec<(Instant, u32)>>>,
+    /// The coordinator that it uses now.
+    at: usize,
+    /// Kept from request to request for as long as it works.
+    channel: Option<Channel>,
+}
+
+/// What one user has of one request.
+struct Received {
+    ids: Vec<u32>,
+    record: Record,
+}
+
+impl Busy {
+    async fn run(mut self, number: usize, stop: CancellationToken) -> Vec<Record> {
+        let mut records = Vec::new();
+        let mut next = number;
+        while !stop.is_cancelled() {
+            let jobs = Arc::clone(&self.load.jobs.jobs);
+            records.push(self.complete(&jobs[next % jobs.len()]).await);
+            next += self.load.clients;
+        }
+        records
+    }
+
+    /// Brings one request to its end, or gives up.
+    async fn complete(&mut self, job: &Job) -> Record {
+        let sent = Instant::now();
+        let mut received = Received {
+            ids: Vec::new(),
+            record: Record {
+                moments: vec![sent],
+                interruptions: Vec::new(),
+                differing: 0,
+                outcome: Outcome::Complete,
+            },
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let had = received.ids.len();
+            let Err(broken) = self.attempt(job, &mut received).await else {
+                break;
+            };
+            let (text, is_final) = match broken {
+                Broken::Interrupted(text) => (text, sent.elapsed() > REQUEST_LIMIT),
+                Broken::Refused(text) => (text, true),
+            };
+            if is_final {
+                received.record.outcome = Outcome::Failed(text);
+                break;
+            }
+            received.record.interruptions.push(text);
+            self.channel = None;
+            self.at = (self.at + 1) % self.load.coordinators.len();
+            pause = if received.ids.len() > had {
+                FIRST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
+            tokio::time::sleep(pause).await;
+        }
+        received.record.moments.push(Instant::now());
+        received.record
+    }
+
+    async fn attempt(&mut self, job: &Job, received: &mut Received) -> Result<(), Broken> {
+        let patience = self.load.patience;
+        let mut client = GenerationClient::new(self.channel()?);
+        let asked = job.request.clone();
+        let mut events = in_time(patience, client.generate(asked))
+            .await?
+            .into_inner();
+        // Where in the text the next token of this attempt belongs.
+        let mut at = 0;
+        let mut text = String::new();
+        while let Some(event) = in_time(patience, events.message()).await? {
+            match event.event {
+                Some(Event::Tokens(tokens)) => {
+                    for &id in &tokens.token_ids {
+                        received.take(job, at, id, &self.arrivals);
+                        at += 1;
+                    }
+                    text.push_str(&tokens.text);
+                }
+                Some(Event::Finished(finished)) => {
+                    text.push_str(&finished.text);
+                    let record = &mut received.record;
+                    record.differing += job.ids.len().saturating_sub(at);
+                    // The same tokens under another text, or another reason to end, are no less wrong.
+                    if (text.as_str(), finished.reason) != (job.text.as_str(), job.reason) {
+                        record.differing += 1;
+                    }
+                    return Ok(());
+                }
+                Some(Event::Started(_)) | None => {}
+            }
+        }
+        Err(Broken::Interrupted("the stream ended early".to_owned()))
+    }
+
+    fn channel(&mut self) -> Result<Channel, Broken> {
+        if let Some(channel) = &self.channel {
+            return Ok(channel.clone());
+        }
+        let channel = runtime::client::channel(&self.load.coordinators[self.at])
+            .map_err(|error| Broken::Refused(error.to_string()))?;
+        self.channel = Some(channel.clone());
+        Ok(channel)
+    }
+}
+
+impl Received {
+    /// Takes the token at position `at` behind the prompt. What the user already has is only compared.
+    fn take(&mut self, job: &Job, at: usize, id: u32, arrivals: &Mutex<Vec<(Instant, u32)>>) {
+        if job.ids.get(at) != Some(&id) {
+            self.record.differing += 1;
+        }
+        if at < self.ids.len() {
+            return;
+        }
+        self.ids.push(id);
+        let now = Instant::now();
+        self.record.moments.push(now);
+        events(arrivals).push((now, 1));
+    }
+}
+
+/// What comes within the client's patience.
+async fn in_time<T>(
+    patience: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Broken> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => {
+            let text = format!("nothing came for {} ms", patience.as_millis());
+            Err(Broken::Interrupted(text))
+        }
+    }
+}
