@@ -16,7 +16,7 @@ use offshoot_e2e::faults::load::Jobs;
 use offshoot_e2e::faults::rig::{Layout, Pace, Rig};
 use offshoot_e2e::faults::row::Fault;
 use offshoot_e2e::faults::table;
-use offshoot_e2e::faults::trial::{Plan, series};
+use offshoot_e2e::faults::trial::{Plan, Timing, series};
 
 /// Measure faults on a cluster of real processes
 #[derive(Debug, Parser)]
@@ -94,6 +94,7 @@ async fn main() -> anyhow::Result<()> {
         clients: args.clients as usize,
         jobs: Jobs::new(args.prompts as usize, args.max_tokens).await?,
         repetitions: args.repetitions as usize,
+        timing: Timing::FULL,
     };
     let mut rig = Rig::start(layout).await?;
     let mut done = Vec::new();

@@ -4,14 +4,13 @@
 //! goes on behind the tokens that the user already has. That is counted (*interrupted*), and what was sent twice is
 //! compared twice. A request *fails* when no attempt brings it to its end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use proto::v1::GenerateRequest;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
-use std::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -134,7 +133,7 @@ impl Record {
 /// A load that is on.
 #[derive(Debug)]
 pub struct Running {
-    arrivals: Arc<Mutex<Vec<(Instant, u32)>>>,
+    arrivals: Arc<Mutex<Events>>,
     stop: CancellationToken,
     clients: JoinSet<Vec<Record>>,
 }
@@ -184,7 +183,10 @@ impl Running {
     }
 }
 
-fn events(arrivals: &Mutex<Vec<(Instant, u32)>>) -> std::sync::MutexGuard<'_, Vec<(Instant, u32)>> {
+/// When how many tokens arrived, of all clients.
+type Events = Vec<(Instant, u32)>;
+
+fn events(arrivals: &Mutex<Events>) -> MutexGuard<'_, Events> {
     (arrivals.lock()).expect("nobody panics while holding this lock")
 }
 
@@ -212,7 +214,7 @@ impl From<Status> for Broken {
 /// One client.
 struct Busy {
     load: Load,
-    arrivals: Arc<Mutex<Vec<(Instant, u32)>>>,
+    arrivals: Arc<Mutex<Events>>,
     /// The coordinator that it uses now.
     at: usize,
     /// Kept from request to request for as long as it works.
@@ -325,7 +327,7 @@ impl Busy {
 
 impl Received {
     /// Takes the token at position `at` behind the prompt. What the user already has is only compared.
-    fn take(&mut self, job: &Job, at: usize, id: u32, arrivals: &Mutex<Vec<(Instant, u32)>>) {
+    fn take(&mut self, job: &Job, at: usize, id: u32, arrivals: &Mutex<Events>) {
         if job.ids.get(at) != Some(&id) {
             self.record.differing += 1;
         }
@@ -350,5 +352,64 @@ async fn in_time<T>(
             let text = format!("nothing came for {} ms", patience.as_millis());
             Err(Broken::Interrupted(text))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        Job {
+            request: GenerateRequest::default(),
+            ids: vec![5, 6, 7],
+            text: String::new(),
+            reason: 0,
+        }
+    }
+
+    fn received() -> Received {
+        Received {
+            ids: Vec::new(),
+            record: Record {
+                moments: Vec::new(),
+                interruptions: Vec::new(),
+                differing: 0,
+                outcome: Outcome::Complete,
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_sent_again_is_compared_again_and_is_no_progress() {
+        let (job, arrivals) = (job(), Mutex::default());
+        let mut received = received();
+        for (at, id) in [(0, 5), (1, 6), (0, 5), (1, 9), (2, 7)] {
+            received.take(&job, at, id, &arrivals);
+        }
+        assert_eq!(received.ids, [5, 6, 7]);
+        assert_eq!(received.record.differing, 1);
+        assert_eq!(received.record.moments.len(), 3);
+        assert_eq!(events(&arrivals).len(), 3);
+    }
+
+    #[test]
+    fn wrong_and_surplus_tokens_differ() {
+        let (job, arrivals) = (job(), Mutex::default());
+        let mut received = received();
+        for (at, id) in (0..).zip([5, 7, 7, 8]) {
+            received.take(&job, at, id, &arrivals);
+        }
+        assert_eq!(received.record.differing, 2);
+    }
+
+    #[test]
+    fn only_what_may_work_the_next_time_is_tried_again() {
+        let is_final = |status: Status| matches!(Broken::from(status), Broken::Refused(_));
+        assert!(is_final(Status::invalid_argument("no")));
+        assert!(is_final(Status::internal("no")));
+        assert!(!is_final(Status::unavailable("not now")));
+        let broken = std::io::Error::other("reset");
+        assert!(!is_final(Status::from_error(Box::new(broken))));
     }
 }

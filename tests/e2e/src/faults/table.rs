@@ -1,5 +1,6 @@
 //! The page: Markdown for people, JSON for programs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -42,17 +43,14 @@ pub fn line(series: &Series) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// The lines below the table: what else went wrong, each once with how often.
+/// The lines below the table: what else went wrong, with how often. Texts that differ in numbers only count as one.
 #[must_use]
 pub fn notes(series: &[Series]) -> Vec<String> {
     let mut lines = Vec::new();
     for one in series {
-        let mut seen: Vec<(&str, usize)> = Vec::new();
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         for note in one.repetitions.iter().flat_map(|one| &one.notes) {
-            match seen.iter_mut().find(|(text, _)| text == note) {
-                Some((_, count)) => *count += 1,
-                None => seen.push((note, 1)),
-            }
+            *seen.entry(without_numbers(note)).or_default() += 1;
         }
         for (text, count) in seen {
             let (fault, place) = (one.fault.name(), one.fault.place());
@@ -60,6 +58,17 @@ pub fn notes(series: &[Series]) -> Vec<String> {
         }
     }
     lines
+}
+
+fn without_numbers(text: &str) -> String {
+    let mut out = String::new();
+    for letter in text.chars() {
+        let shown = if letter.is_ascii_digit() { '#' } else { letter };
+        if shown != '#' || !out.ends_with('#') {
+            out.push(shown);
+        }
+    }
+    out
 }
 
 /// Everything, by repetition.
@@ -121,7 +130,7 @@ mod tests {
             longest_gap: Duration::from_millis(gap_ms),
             recovery: recovery_ms.map(Duration::from_millis),
             rate: 200.0,
-            notes: vec!["failed: gone".to_owned()],
+            notes: vec![format!("failed: gone after {gap_ms} tokens")],
             ..Repetition::default()
         }
     }
@@ -142,7 +151,7 @@ mod tests {
         assert!(HEAD.lines().all(|head| cells(head) == cells(&line)));
         assert_eq!(
             notes(&[series]),
-            ["- kill -9, draft: failed: gone (3 times)"]
+            ["- kill -9, draft: failed: gone after # tokens (3 times)"]
         );
     }
 }

@@ -8,16 +8,45 @@ use super::load::{Jobs, Load, Outcome, Record, Running};
 use super::rig::{Layout, Rig};
 use super::row::{Aftermath, Fault, Notice};
 
-/// From the first request until the speed is taken: all clients have begun, and are no longer in step.
-const RAMP: Duration = Duration::from_millis(1500);
-/// How long the speed before a fault is taken.
-const BEFORE: Duration = Duration::from_millis(2000);
-/// How long the speed of the cluster that is left is taken. Twice as long, because it is taken only once.
-const LEFT: Duration = Duration::from_millis(4000);
-/// The load goes on at least this long behind a fault, so that what comes late is seen.
-const AFTER: Duration = Duration::from_millis(1500);
-/// How long to wait for full speed.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
+/// How long each part of a trial takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From the first request until the speed is taken: all clients have begun, and are no longer in step.
+    pub ramp: Duration,
+    /// How long the speed before a fault is taken.
+    pub before: Duration,
+    /// How long the speed of the cluster that is left is taken, once per fault; `None` to do without it.
+    pub left: Option<Duration>,
+    /// The load goes on at least this long behind a fault, so that what comes late is seen.
+    pub after: Duration,
+    /// The same for a fault that only new requests may notice: each client has to come to some.
+    pub after_half_open: Duration,
+    /// How long to wait for full speed, or for a worker to be used.
+    pub recovery_limit: Duration,
+}
+
+impl Timing {
+    /// For figures.
+    pub const FULL: Timing = Timing {
+        ramp: Duration::from_millis(1500),
+        before: Duration::from_millis(2000),
+        left: Some(Duration::from_millis(4000)),
+        after: Duration::from_millis(1500),
+        after_half_open: Duration::from_millis(6000),
+        recovery_limit: Duration::from_secs(45),
+    };
+
+    /// For a look at what is lost and what differs; its speeds say little.
+    pub const QUICK: Timing = Timing {
+        ramp: Duration::from_millis(300),
+        before: Duration::from_millis(300),
+        left: None,
+        after: Duration::from_millis(500),
+        after_half_open: Duration::from_millis(1500),
+        recovery_limit: Duration::from_secs(5),
+    };
+}
+
 /// Between two looks at what has arrived.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long clients wait for a token when a fault is nothing that they should notice. Longer than anything in the
@@ -37,6 +66,8 @@ pub struct Plan {
     pub jobs: Jobs,
     /// How often each fault is repeated.
     pub repetitions: usize,
+    /// How long it all takes.
+    pub timing: Timing,
 }
 
 /// What users noticed in one repetition.
@@ -84,9 +115,9 @@ pub async fn series(
     fault: Fault,
     mut tell: impl FnMut(&Repetition),
 ) -> anyhow::Result<Series> {
-    let left = match fault.aftermath() {
-        Aftermath::Whole | Aftermath::More => None,
-        Aftermath::Less => Some(left(plan, rig, fault).await?),
+    let left = match (fault.aftermath(), plan.timing.left) {
+        (Aftermath::Less, Some(time)) => Some(left(plan, rig, fault, time).await?),
+        (Aftermath::Less, None) | (Aftermath::Whole | Aftermath::More, _) => None,
     };
     let mut repetitions = Vec::new();
     for _ in 0..plan.repetitions {
@@ -118,12 +149,12 @@ fn load(plan: &Plan, rig: &Rig, fault: Fault) -> Load {
 }
 
 /// The speed of the cluster that the fault leaves.
-async fn left(plan: &Plan, rig: &mut Rig, fault: Fault) -> anyhow::Result<f64> {
+async fn left(plan: &Plan, rig: &mut Rig, fault: Fault, time: Duration) -> anyhow::Result<f64> {
     fault.strike(rig).await?;
     let running = load(plan, rig, fault).start();
-    sleep(RAMP).await;
+    sleep(plan.timing.ramp).await;
     let from = Instant::now();
-    sleep(LEFT).await;
+    sleep(time).await;
     let rate = running.arrivals().rate(from, Instant::now());
     running.finish().await?;
     fault.undo(rig).await?;
@@ -138,9 +169,9 @@ async fn trial(
 ) -> anyhow::Result<Repetition> {
     fault.prepare(rig).await?;
     let running = load(plan, rig, fault).start();
-    sleep(RAMP).await;
+    sleep(plan.timing.ramp).await;
     let from = Instant::now();
-    sleep(BEFORE).await;
+    sleep(plan.timing.before).await;
     let begun = Instant::now();
     let rate = running.arrivals().rate(from, begun);
     let mut repetition = Repetition {
@@ -162,42 +193,66 @@ async fn trial(
         | Fault::Narrow(_) => begun,
     };
     let full = rate.min(left.unwrap_or(rate));
-    watch(rig, fault, &running, since, full, &mut repetition).await;
+    let watched = Watched {
+        fault,
+        since,
+        full,
+        timing: plan.timing,
+    };
+    watched.watch(rig, &running, &mut repetition).await;
     count(running.finish().await?, begun, &mut repetition);
     Ok(repetition)
 }
 
-/// Looks on until the cluster is at full speed again and shows what it should, or for as long as is sensible.
-async fn watch(
-    rig: &Rig,
+/// A fault whose end is waited for.
+struct Watched {
     fault: Fault,
-    running: &Running,
+    /// From when on recovery is counted.
     since: Instant,
+    /// Full speed, in tokens per second.
     full: f64,
-    repetition: &mut Repetition,
-) {
-    let earliest = Instant::now() + AFTER;
-    let latest = Instant::now() + RECOVERY_LIMIT;
-    let mut tick = interval(LOOK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_shown = false;
-    loop {
-        tick.tick().await;
-        let now = Instant::now();
-        if !is_shown {
-            // A coordinator that does not answer is asked again.
-            is_shown = fault.is_shown(rig).await.unwrap_or(false);
-            if is_shown && fault.aftermath() == Aftermath::More {
-                repetition.used_after = Some(since.elapsed());
-            }
-        }
-        repetition.recovery = running.arrivals().recovery(since, full, now);
-        let is_over = is_shown && repetition.recovery.is_some();
-        if (is_over && now >= earliest) || now >= latest {
+    timing: Timing,
+}
+
+impl Watched {
+    /// Looks on until the cluster is at full speed again and shows what it should, or for as long as is sensible.
+    async fn watch(&self, rig: &Rig, running: &Running, repetition: &mut Repetition) {
+        let after = match self.fault {
+            Fault::HalfOpen(..) => self.timing.after_half_open,
+            Fault::Nothing
+            | Fault::Kill(_)
+            | Fault::Freeze(_)
+            | Fault::Reset(_)
+            | Fault::BlackHole(_)
+            | Fault::Slow(_)
+            | Fault::Narrow(_)
+            | Fault::RollingRestart(_)
+            | Fault::LateJoin(_) => self.timing.after,
+        };
+        let earliest = Instant::now() + after;
+        let latest = earliest + self.timing.recovery_limit;
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_shown = false;
+        loop {
+            tick.tick().await;
+            let now = Instant::now();
             if !is_shown {
-                repetition.notes.push("it was never used".to_owned());
+                // A coordinator that does not answer is asked again.
+                is_shown = self.fault.is_shown(rig).await.unwrap_or(false);
+                if is_shown && self.fault.aftermath() == Aftermath::More {
+                    repetition.used_after = Some(self.since.elapsed());
+                }
             }
-            return;
+            let arrivals = running.arrivals();
+            repetition.recovery = arrivals.recovery(self.since, self.full, now);
+            let is_over = is_shown && repetition.recovery.is_some();
+            if (is_over && now >= earliest) || now >= latest {
+                if !is_shown {
+                    repetition.notes.push("it was never used".to_owned());
+                }
+                return;
+            }
         }
     }
 }
