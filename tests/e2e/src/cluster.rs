@@ -59,6 +59,11 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     })
 }
 
+/// What the processes log to standard error; `OFFSHOOT_E2E_LOG=warn` tells what a coordinator thought of a fault.
+fn log_level() -> String {
+    std::env::var("OFFSHOOT_E2E_LOG").unwrap_or_else(|_| "error".to_owned())
+}
+
 impl Process {
     /// Starts a role and waits until it says where it listens.
     pub fn start(arguments: &[String]) -> anyhow::Result<Process> {
@@ -72,7 +77,7 @@ impl Process {
                 "--announce",
                 "--exit-with-parent",
             ])
-            .args(["--log-level", "error"])
+            .args(["--log-level", &log_level()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::measure::{Arrivals, longest_gap};
+use super::measure::{Arrival, Arrivals, longest_gap};
 use crate::client::{Client, request};
 use crate::cluster::{Cluster, Shape};
 use crate::prompts;
@@ -94,6 +94,8 @@ pub struct Load {
     pub clients: usize,
     /// What they ask for.
     pub jobs: Jobs,
+    /// The job that the first client begins with, counted on beyond their number; the others take those that follow.
+    pub first: usize,
     /// Where they go, in this order when one fails them.
     pub coordinators: Vec<String>,
     /// How long a client waits for anything to arrive before it tries elsewhere.
@@ -133,7 +135,7 @@ impl Record {
 /// A load that is on.
 #[derive(Debug)]
 pub struct Running {
-    arrivals: Arc<Mutex<Events>>,
+    log: Arc<Log>,
     stop: CancellationToken,
     clients: JoinSet<Vec<Record>>,
 }
@@ -142,23 +144,20 @@ impl Load {
     /// Sets the clients going. Call it inside a tokio runtime.
     #[must_use]
     pub fn start(&self) -> Running {
-        let arrivals = Arc::<Mutex<_>>::default();
+        let log = Arc::<Log>::default();
         let stop = CancellationToken::new();
         let mut clients = JoinSet::new();
         for number in 0..self.clients {
             let client = Busy {
                 load: self.clone(),
-                arrivals: Arc::clone(&arrivals),
+                number,
+                log: Arc::clone(&log),
                 at: 0,
                 channel: None,
             };
-            clients.spawn(client.run(number, stop.clone()));
+            clients.spawn(client.run(stop.clone()));
         }
-        Running {
-            arrivals,
-            stop,
-            clients,
-        }
+        Running { log, stop, clients }
     }
 }
 
@@ -166,7 +165,7 @@ impl Running {
     /// Everything that has arrived so far.
     #[must_use]
     pub fn arrivals(&self) -> Arrivals {
-        Arrivals::new(events(&self.arrivals).clone())
+        Arrivals::new(lock(&self.log).clone())
     }
 
     /// Sends no more requests and waits for those that run.
@@ -183,11 +182,11 @@ impl Running {
     }
 }
 
-/// When how many tokens arrived, of all clients.
-type Events = Vec<(Instant, u32)>;
+/// What has arrived at all clients.
+type Log = Mutex<Vec<Arrival>>;
 
-fn events(arrivals: &Mutex<Events>) -> MutexGuard<'_, Events> {
-    (arrivals.lock()).expect("nobody panics while holding this lock")
+fn lock(log: &Log) -> MutexGuard<'_, Vec<Arrival>> {
+    (log.lock()).expect("nobody panics while holding this lock")
 }
 
 /// Why an attempt did not bring the request to its end.
@@ -214,7 +213,8 @@ impl From<Status> for Broken {
 /// One client.
 struct Busy {
     load: Load,
-    arrivals: Arc<Mutex<Events>>,
+    number: usize,
+    log: Arc<Log>,
     /// The coordinator that it uses now.
     at: usize,
     /// Kept from request to request for as long as it works.
@@ -223,14 +223,15 @@ struct Busy {
 
 /// What one user has of one request.
 struct Received {
+    client: usize,
     ids: Vec<u32>,
     record: Record,
 }
 
 impl Busy {
-    async fn run(mut self, number: usize, stop: CancellationToken) -> Vec<Record> {
+    async fn run(mut self, stop: CancellationToken) -> Vec<Record> {
         let mut records = Vec::new();
-        let mut next = number;
+        let mut next = self.load.first + self.number;
         while !stop.is_cancelled() {
             let jobs = Arc::clone(&self.load.jobs.jobs);
             records.push(self.complete(&jobs[next % jobs.len()]).await);
@@ -243,6 +244,7 @@ impl Busy {
     async fn complete(&mut self, job: &Job) -> Record {
         let sent = Instant::now();
         let mut received = Received {
+            client: self.number,
             ids: Vec::new(),
             record: Record {
                 moments: vec![sent],
@@ -293,7 +295,7 @@ impl Busy {
             match event.event {
                 Some(Event::Tokens(tokens)) => {
                     for &id in &tokens.token_ids {
-                        received.take(job, at, id, &self.arrivals);
+                        received.take(job, at, id, &self.log);
                         at += 1;
                     }
                     text.push_str(&tokens.text);
@@ -327,7 +329,7 @@ impl Busy {
 
 impl Received {
     /// Takes the token at position `at` behind the prompt. What the user already has is only compared.
-    fn take(&mut self, job: &Job, at: usize, id: u32, arrivals: &Mutex<Events>) {
+    fn take(&mut self, job: &Job, at: usize, id: u32, log: &Log) {
         if job.ids.get(at) != Some(&id) {
             self.record.differing += 1;
         }
@@ -337,7 +339,10 @@ impl Received {
         self.ids.push(id);
         let now = Instant::now();
         self.record.moments.push(now);
-        events(arrivals).push((now, 1));
+        lock(log).push(Arrival {
+            at: now,
+            client: self.client,
+        });
     }
 }
 
@@ -370,6 +375,7 @@ mod tests {
 
     fn received() -> Received {
         Received {
+            client: 0,
             ids: Vec::new(),
             record: Record {
                 moments: Vec::new(),
@@ -382,23 +388,23 @@ mod tests {
 
     #[test]
     fn what_is_sent_again_is_compared_again_and_is_no_progress() {
-        let (job, arrivals) = (job(), Mutex::default());
+        let (job, log) = (job(), Log::default());
         let mut received = received();
         for (at, id) in [(0, 5), (1, 6), (0, 5), (1, 9), (2, 7)] {
-            received.take(&job, at, id, &arrivals);
+            received.take(&job, at, id, &log);
         }
         assert_eq!(received.ids, [5, 6, 7]);
         assert_eq!(received.record.differing, 1);
         assert_eq!(received.record.moments.len(), 3);
-        assert_eq!(events(&arrivals).len(), 3);
+        assert_eq!(lock(&log).len(), 3);
     }
 
     #[test]
     fn wrong_and_surplus_tokens_differ() {
-        let (job, arrivals) = (job(), Mutex::default());
+        let (job, log) = (job(), Log::default());
         let mut received = received();
         for (at, id) in (0..).zip([5, 7, 7, 8]) {
-            received.take(&job, at, id, &arrivals);
+            received.take(&job, at, id, &log);
         }
         assert_eq!(received.record.differing, 2);
     }

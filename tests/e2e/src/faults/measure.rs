@@ -1,5 +1,6 @@
 //! The arithmetic of the fault table: rates, gaps and recovery from the times at which tokens arrived.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Over how long the speed is taken when it is compared with the speed before a fault.
@@ -7,26 +8,34 @@ pub const WINDOW: Duration = Duration::from_millis(500);
 /// Full speed is this share of the speed before, or of the speed of the cluster that is left.
 pub const FULL: f64 = 0.8;
 
+/// A token that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When.
+    pub at: Instant,
+    /// Whose it is; clients are counted from 0.
+    pub client: usize,
+}
+
 /// Tokens that arrived, all clients together.
 #[derive(Clone, Debug, Default)]
 pub struct Arrivals {
     /// In the order of time.
-    events: Vec<(Instant, u32)>,
+    tokens: Vec<Arrival>,
 }
 
 impl Arrivals {
     /// Sorts by time, because clients do not wait for each other.
     #[must_use]
-    pub fn new(mut events: Vec<(Instant, u32)>) -> Self {
-        events.sort_by_key(|&(at, _)| at);
-        Arrivals { events }
+    pub fn new(mut tokens: Vec<Arrival>) -> Self {
+        tokens.sort_by_key(|token| token.at);
+        Arrivals { tokens }
     }
 
-    fn tokens(&self, from: Instant, to: Instant) -> f64 {
-        let start = self.events.partition_point(|&(at, _)| at < from);
-        let end = self.events.partition_point(|&(at, _)| at < to);
-        let tokens = self.events[start..end.max(start)].iter();
-        tokens.map(|&(_, tokens)| f64::from(tokens)).sum()
+    fn between(&self, from: Instant, to: Instant) -> &[Arrival] {
+        let start = self.tokens.partition_point(|token| token.at < from);
+        let end = self.tokens.partition_point(|token| token.at < to);
+        &self.tokens[start..end.max(start)]
     }
 
     /// Tokens per second from `from` to `to`.
@@ -34,24 +43,46 @@ impl Arrivals {
     pub fn rate(&self, from: Instant, to: Instant) -> f64 {
         let seconds = to.saturating_duration_since(from).as_secs_f64();
         if seconds > 0.0 {
-            self.tokens(from, to) / seconds
+            self.between(from, to).len() as f64 / seconds
         } else {
             0.0
         }
     }
 
-    /// How long after `fault` the first [`WINDOW`] begins in which the speed is at least [`FULL`] of `rate`. Zero if
-    /// the fault does not slow anything down; `None` if there is no such window until `now`.
+    /// How long after `fault` the first [`WINDOW`] begins in which the speed is at least [`FULL`] of `full.rate` and
+    /// nobody is left out. Zero if the fault does not slow anything down; `None` if there is no such window until
+    /// `now`.
     #[must_use]
-    pub fn recovery(&self, fault: Instant, rate: f64, now: Instant) -> Option<Duration> {
-        let first = self.events.partition_point(|&(at, _)| at < fault);
-        let starts = self.events[first..].iter().map(|&(at, _)| at);
+    pub fn recovery(&self, fault: Instant, full: Full, now: Instant) -> Option<Duration> {
+        let first = self.tokens.partition_point(|token| token.at < fault);
+        let starts = self.tokens[first..].iter().map(|token| token.at);
         std::iter::once(fault)
             .chain(starts)
             .take_while(|&start| start + WINDOW <= now)
-            .find(|&start| self.rate(start, start + WINDOW) >= FULL * rate)
+            .find(|&start| {
+                let end = start + WINDOW;
+                self.rate(start, end) >= FULL * full.rate
+                    && self.clients(start, end) >= full.clients
+            })
             .map(|start| start.duration_since(fault))
     }
+
+    /// How many clients got something.
+    fn clients(&self, from: Instant, to: Instant) -> usize {
+        let served: BTreeSet<_> = (self.between(from, to).iter())
+            .map(|token| token.client)
+            .collect();
+        served.len()
+    }
+}
+
+/// What full speed is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Full {
+    /// Tokens per second, of all clients together.
+    pub rate: f64,
+    /// How many clients there are. The others may be fast while one still waits.
+    pub clients: usize,
 }
 
 /// The longest time between two moments, of those intervals that end after `since`.
@@ -81,16 +112,29 @@ mod tests {
         Duration::from_millis(at)
     }
 
-    /// One token every 10 ms in each of the spans, given in milliseconds.
-    fn steady(zero: Instant, spans: &[(u64, u64)]) -> Arrivals {
+    /// One token every 10 ms in each of the spans, given in milliseconds; all of one client.
+    fn steady(zero: Instant, client: usize, spans: &[(u64, u64)]) -> Vec<Arrival> {
         let times = spans.iter().flat_map(|&(from, to)| (from..to).step_by(10));
-        Arrivals::new(times.map(|at| (zero + ms(at), 1)).collect())
+        times
+            .map(|at| Arrival {
+                at: zero + ms(at),
+                client,
+            })
+            .collect()
+    }
+
+    fn one(zero: Instant, spans: &[(u64, u64)]) -> Arrivals {
+        Arrivals::new(steady(zero, 0, spans))
+    }
+
+    fn full(rate: f64) -> Full {
+        Full { rate, clients: 1 }
     }
 
     #[test]
     fn rates_are_tokens_per_second() {
         let zero = Instant::now();
-        let arrivals = steady(zero, &[(0, 1000)]);
+        let arrivals = one(zero, &[(0, 1000)]);
         assert_eq!(arrivals.rate(zero, zero + ms(1000)), 100.0);
         assert_eq!(arrivals.rate(zero + ms(500), zero + ms(1500)), 50.0);
         assert_eq!(arrivals.rate(zero, zero), 0.0);
@@ -101,17 +145,30 @@ mod tests {
         let zero = Instant::now();
         let fault = zero + ms(1000);
         let end = zero + ms(5000);
-        let untouched = steady(zero, &[(0, 5000)]);
-        assert_eq!(untouched.recovery(fault, 100.0, end), Some(ms(0)));
-        let stopped = steady(zero, &[(0, 1000), (2200, 5000)]);
-        assert_eq!(stopped.recovery(fault, 100.0, end), Some(ms(1200)));
-        let lost = steady(zero, &[(0, 1000)]);
-        assert_eq!(lost.recovery(fault, 100.0, end), None);
+        let untouched = one(zero, &[(0, 5000)]);
+        assert_eq!(untouched.recovery(fault, full(100.0), end), Some(ms(0)));
+        let stopped = one(zero, &[(0, 1000), (2200, 5000)]);
+        assert_eq!(stopped.recovery(fault, full(100.0), end), Some(ms(1200)));
+        let lost = one(zero, &[(0, 1000)]);
+        assert_eq!(lost.recovery(fault, full(100.0), end), None);
         // A window that is not over yet proves nothing.
-        assert_eq!(stopped.recovery(fault, 100.0, zero + ms(2600)), None);
-        let slower = steady(zero, &[(0, 1000), (1000, 3000)]);
-        assert_eq!(slower.recovery(fault, 130.0, end), None);
-        assert_eq!(slower.recovery(fault, 120.0, end), Some(ms(0)));
+        assert_eq!(stopped.recovery(fault, full(100.0), zero + ms(2600)), None);
+        assert_eq!(untouched.recovery(fault, full(130.0), end), None);
+        assert_eq!(untouched.recovery(fault, full(120.0), end), Some(ms(0)));
+    }
+
+    #[test]
+    fn nobody_is_left_out_of_full_speed() {
+        let zero = Instant::now();
+        let mut tokens = steady(zero, 0, &[(0, 5000)]);
+        tokens.extend(steady(zero, 1, &[(0, 1000), (3000, 5000)]));
+        let both = Full {
+            rate: 100.0,
+            clients: 2,
+        };
+        let recovery = Arrivals::new(tokens).recovery(zero + ms(1000), both, zero + ms(5000));
+        // The first window with a token of the one that waited begins just less than its length before that token.
+        assert_eq!(recovery, Some(ms(1510)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::load::{Jobs, Load, Outcome, Record, Running};
+use super::measure::Full;
 use super::rig::{Layout, Rig};
 use super::row::{Aftermath, Fault, Notice};
 
@@ -29,8 +30,8 @@ impl Timing {
     /// For figures.
     pub const FULL: Timing = Timing {
         ramp: Duration::from_millis(1500),
-        before: Duration::from_millis(2000),
-        left: Some(Duration::from_millis(4000)),
+        before: Duration::from_millis(2500),
+        left: Some(Duration::from_millis(6000)),
         after: Duration::from_millis(1500),
         after_half_open: Duration::from_millis(6000),
         recovery_limit: Duration::from_secs(45),
@@ -120,8 +121,10 @@ pub async fn series(
         (Aftermath::Less, None) | (Aftermath::Whole | Aftermath::More, _) => None,
     };
     let mut repetitions = Vec::new();
-    for _ in 0..plan.repetitions {
-        let mut repetition = trial(plan, rig, fault, left).await?;
+    for number in 0..plan.repetitions {
+        // Each begins with other requests, or the speed before a fault would always be that of the same ones.
+        let load = load(plan, rig, fault, number * plan.clients);
+        let mut repetition = trial(plan, rig, fault, &load, left).await?;
         if let Err(error) = fault.undo(rig).await {
             repetition.notes.push(format!("afterwards: {error:#}"));
             *rig = Rig::start(plan.layout).await?;
@@ -136,10 +139,11 @@ pub async fn series(
     })
 }
 
-fn load(plan: &Plan, rig: &Rig, fault: Fault) -> Load {
+fn load(plan: &Plan, rig: &Rig, fault: Fault, first: usize) -> Load {
     Load {
         clients: plan.clients,
         jobs: plan.jobs.clone(),
+        first,
         coordinators: rig.entrances(),
         patience: match fault.notice() {
             Notice::Nobody => PATIENT,
@@ -151,7 +155,7 @@ fn load(plan: &Plan, rig: &Rig, fault: Fault) -> Load {
 /// The speed of the cluster that the fault leaves.
 async fn left(plan: &Plan, rig: &mut Rig, fault: Fault, time: Duration) -> anyhow::Result<f64> {
     fault.strike(rig).await?;
-    let running = load(plan, rig, fault).start();
+    let running = load(plan, rig, fault, 0).start();
     sleep(plan.timing.ramp).await;
     let from = Instant::now();
     sleep(time).await;
@@ -165,10 +169,11 @@ async fn trial(
     plan: &Plan,
     rig: &mut Rig,
     fault: Fault,
+    load: &Load,
     left: Option<f64>,
 ) -> anyhow::Result<Repetition> {
     fault.prepare(rig).await?;
-    let running = load(plan, rig, fault).start();
+    let running = load.start();
     sleep(plan.timing.ramp).await;
     let from = Instant::now();
     sleep(plan.timing.before).await;
@@ -192,7 +197,10 @@ async fn trial(
         | Fault::Slow(_)
         | Fault::Narrow(_) => begun,
     };
-    let full = rate.min(left.unwrap_or(rate));
+    let full = Full {
+        rate: rate.min(left.unwrap_or(rate)),
+        clients: plan.clients,
+    };
     let watched = Watched {
         fault,
         since,
@@ -209,8 +217,7 @@ struct Watched {
     fault: Fault,
     /// From when on recovery is counted.
     since: Instant,
-    /// Full speed, in tokens per second.
-    full: f64,
+    full: Full,
     timing: Timing,
 }
 

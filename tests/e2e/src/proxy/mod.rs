@@ -19,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -32,6 +33,9 @@ use settings::{Held, Settings};
 
 /// Connections at one time; more are reset.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A running proxy; dropping it ends its connections.
 #[derive(Debug)]
@@ -168,7 +172,8 @@ impl Accepting {
     async fn run(self) {
         loop {
             let Ok((client, _)) = self.listener.accept().await else {
-                // The peer was gone before it was accepted.
+                // Either the peer was gone already, or descriptors have run out, which only time can mend.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
             if self.tasks.len() > MAX_CONNECTIONS {
