@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
-use crate::serve::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use crate::serve::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW};
 
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +78,8 @@ pub fn endpoint(addr: &str) -> Result<Endpoint, AddressError> {
         // Messages are tens of bytes and answer each other: waiting to fill a
         // segment would cost more than any model step.
         .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
