@@ -91,6 +91,7 @@ impl Client {
             };
             match event.event {
                 Some(Event::Started(started)) => completion.seed = started.seed,
+                Some(Event::PromptScores(_)) => {}
                 Some(Event::Tokens(tokens)) => {
                     if !tokens.token_ids.is_empty() {
                         completion.arrivals.push(Arrival {

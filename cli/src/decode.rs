@@ -77,8 +77,8 @@ impl KnobArgs {
     }
 }
 
-/// Which of the likely tokens is taken.
-#[derive(Args, Clone, Copy, Debug)]
+/// Which of the likely tokens is taken, and where the text ends.
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Decoding")]
 pub(crate) struct SamplingArgs {
     /// 0 takes the likeliest token; higher is more varied
@@ -103,9 +103,59 @@ pub(crate) struct SamplingArgs {
         allow_negative_numbers = true
     )]
     pub(crate) min_p: f32,
+    /// Adds VALUE (-100 to 100) to the logit of a token; may be given again
+    #[arg(long, value_name = "ID=VALUE", value_parser = bias)]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Divides the odds of tokens that prompt or completion have already; 1 is off
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Lowers the logits of tokens that the completion has already
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) presence_penalty: f32,
+    /// Lowers the logit of a token once for each time that the completion has it
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) frequency_penalty: f32,
+    /// Text that ends the completion; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// The completion ends behind the stop text instead of before it
+    #[arg(long)]
+    pub(crate) include_stop: bool,
+    /// Token that ends the completion; may be given again
+    #[arg(long = "stop-token-id", value_name = "ID")]
+    pub(crate) stop_token_ids: Vec<u32>,
+    /// Tokens before which nothing but a limit ends the completion
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) min_tokens: u32,
     /// Go on behind the model's end-of-text token
     #[arg(long)]
     pub(crate) ignore_eos: bool,
+    /// While requests wait for their turn, lower values go first
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) priority: i32,
+}
+
+/// `ID=VALUE`; what the values may be is for the coordinator to say.
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text
+        .split_once('=')
+        .and_then(|(id, value)| Some((id.parse().ok()?, value.parse().ok()?)));
+    parsed.ok_or_else(|| format!("{text:?} is not ID=VALUE, for example 10=-2.5"))
 }
 
 impl SamplingArgs {
@@ -124,7 +174,17 @@ impl SamplingArgs {
             top_p: self.top_p,
             min_p: self.min_p,
             seed,
+            bias_ids: self.logit_bias.iter().map(|(id, _)| *id).collect(),
+            bias_values: self.logit_bias.iter().map(|(_, value)| *value).collect(),
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            stop: self.stop.clone(),
+            include_stop: self.include_stop,
+            stop_token_ids: self.stop_token_ids.clone(),
+            min_tokens: self.min_tokens,
             ignore_eos: self.ignore_eos,
+            priority: self.priority,
             ..v1::GenerateRequest::default()
         }
     }
@@ -170,6 +230,14 @@ mod tests {
             "0.5",
             "--top-p",
             "0.9",
+            "--logit-bias",
+            "10=-2.5",
+            "--logit-bias",
+            "7=1",
+            "--stop",
+            "}\n",
+            "--priority",
+            "-4",
         ])
         .unwrap();
         let strategy = probe.knobs.strategy(probe.strategy);
@@ -184,5 +252,16 @@ mod tests {
             (7, Some(3), 0.5)
         );
         assert_eq!(request.top_p, Some(0.9));
+        assert_eq!(
+            (request.bias_ids, request.bias_values),
+            (vec![10, 7], vec![-2.5, 1.0])
+        );
+        assert_eq!(
+            (request.stop, request.priority),
+            (vec!["}\n".to_owned()], -4)
+        );
+        for odd in ["10", "a=1", "1=", "-1=2"] {
+            assert!(bias(odd).unwrap_err().contains(odd));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use runtime::{AddressError, CommonArgs, NetArgs};
@@ -56,6 +57,15 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(0..=65_536)
     )]
     pub max_queued: u32,
+    /// Seconds that a request whose target is lost waits for another of equal numerics, or for the same to return.
+    #[arg(
+        long,
+        env = "OFFSHOOT_REPLAY_WAIT",
+        value_name = "SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=3600)
+    )]
+    pub replay_wait: u64,
     /// Where to listen.
     #[command(flatten)]
     pub net: NetArgs,
@@ -82,6 +92,8 @@ pub struct Config {
     pub max_sessions: usize,
     /// Requests that wait beyond those.
     pub max_queued: usize,
+    /// How long a request whose target is lost waits for another.
+    pub replay_wait: Duration,
 }
 
 /// Why flags cannot be meant.
@@ -132,6 +144,7 @@ impl TryFrom<&Args> for Config {
             workers,
             max_sessions: args.max_sessions.max(1) as usize,
             max_queued: args.max_queued as usize,
+            replay_wait: Duration::from_secs(args.replay_wait),
         })
     }
 }

@@ -1,11 +1,14 @@
 //! From committed tokens to the client. The session never waits here: what the client's channel has no room for stays
 //! pending, and the session's credit bounds how much that can be.
 
-use proto::v1;
 use proto::v1::generate_event::Event;
+use proto::{outward, v1};
+use speculation::message::{PromptScores, Scores};
 use text::Detokenizer;
 use tokio::sync::mpsc;
 use tonic::Status;
+
+use crate::stop::StopTexts;
 
 /// What the client's stream carries.
 pub(crate) type Item = Result<v1::GenerateEvent, Status>;
@@ -13,24 +16,47 @@ pub(crate) type Item = Result<v1::GenerateEvent, Status>;
 /// Events on their way to one client. Few, because a client that does not read should be noticed soon.
 pub(crate) const CLIENT_EVENTS: usize = 8;
 
-/// The text of one session on its way to its client.
+/// The text of one completion on its way to its client.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     client: mpsc::Sender<Item>,
+    choice: u32,
     detokenizer: Detokenizer,
+    stops: StopTexts,
+    /// Until so many tokens are there, stop texts do not count.
+    min_tokens: usize,
+    /// Tokens of the completion so far.
+    tokens: usize,
+    /// A stop text has come; nothing is taken behind it.
+    stopped: Option<usize>,
     /// Goes first, once the target has accepted the session.
     started: Option<v1::Started>,
+    prompt_scores: Option<PromptScores>,
     ids: Vec<u32>,
+    scores: Option<Scores>,
     text: String,
 }
 
 impl Delivery {
-    pub(crate) fn new(client: mpsc::Sender<Item>, detokenizer: Detokenizer) -> Self {
+    pub(crate) fn new(
+        client: mpsc::Sender<Item>,
+        choice: u32,
+        detokenizer: Detokenizer,
+        stops: StopTexts,
+        min_tokens: u32,
+    ) -> Self {
         Delivery {
             client,
+            choice,
             detokenizer,
+            stops,
+            min_tokens: min_tokens as usize,
+            tokens: 0,
+            stopped: None,
             started: None,
+            prompt_scores: None,
             ids: Vec::new(),
+            scores: None,
             text: String::new(),
         }
     }
@@ -40,35 +66,88 @@ impl Delivery {
         self.started = Some(started);
     }
 
-    /// Adds committed tokens.
-    pub(crate) fn push(&mut self, ids: &[u32]) {
+    /// Goes over tokens that the client has already, with the text that came with them.
+    pub(crate) fn skip(&mut self, ids: &[u32]) {
+        self.push(ids, None);
+        self.ids.clear();
+        self.text.clear();
+    }
+
+    /// Adds scores of the prompt.
+    pub(crate) fn push_prompt(&mut self, scores: PromptScores) {
+        match &mut self.prompt_scores {
+            // They come one after the other, all of one kind.
+            Some(pending) => {
+                let _ = pending.scores.append(&scores.scores);
+            }
+            None => self.prompt_scores = Some(scores),
+        }
+    }
+
+    /// Adds committed tokens, up to the one with which a stop text has come.
+    pub(crate) fn push(&mut self, ids: &[u32], scores: Option<Scores>) {
+        let mut taken = 0;
         for &id in ids {
-            match self.detokenizer.push(id) {
-                Ok(text) => self.text.push_str(&text),
-                // The id itself still reaches the client.
-                Err(error) => tracing::warn!(id, %error, "a token has no text"),
+            if self.stopped.is_some() {
+                break;
+            }
+            taken += 1;
+            self.tokens += 1;
+            let piece = match self.detokenizer.push(id) {
+                Ok(piece) => piece,
+                Err(error) => {
+                    // The id itself still reaches the client.
+                    tracing::warn!(id, %error, "a token has no text");
+                    continue;
+                }
+            };
+            let released = if self.tokens > self.min_tokens {
+                self.stops.push(&piece)
+            } else {
+                self.stops.pass(&piece)
+            };
+            self.text.push_str(&released.text);
+            self.stopped = released.stopped;
+        }
+        self.ids.extend_from_slice(&ids[..taken]);
+        if let Some(scores) = scores {
+            let fresh = scores.slice(0..taken);
+            match &mut self.scores {
+                Some(pending) => {
+                    let _ = pending.append(&fresh);
+                }
+                None => self.scores = Some(fresh),
             }
         }
-        self.ids.extend_from_slice(ids);
+    }
+
+    /// Whether a stop text has ended the completion.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    /// Tokens of the completion so far, those behind a stop text left out.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
     }
 
     pub(crate) fn is_pending(&self) -> bool {
-        self.started.is_some() || !self.ids.is_empty()
+        self.started.is_some() || self.prompt_scores.is_some() || !self.ids.is_empty()
     }
 
     /// Hands over what there is room for. Returns how many tokens the client has taken with that.
     pub(crate) fn flush(&mut self) -> u32 {
         let mut taken = 0;
         while self.is_pending() {
-            // Nobody else sends here, so room that is there stays there.
-            if self.client.capacity() == 0 {
+            // Several completions of one request share the channel, so the place is taken first.
+            let client = self.client.clone();
+            let Ok(place) = client.try_reserve() else {
                 break;
-            }
+            };
             let Some((event, tokens)) = self.next() else {
                 break;
             };
-            // It fails only when the client is gone, which `gone` tells.
-            let _ = self.client.try_send(Ok(event));
+            place.send(Ok(event));
             taken += tokens;
         }
         taken
@@ -76,7 +155,14 @@ impl Delivery {
 
     fn next(&mut self) -> Option<(v1::GenerateEvent, u32)> {
         if let Some(started) = self.started.take() {
-            return Some((wrap(Event::Started(started)), 0));
+            return Some((self.wrap(Event::Started(started)), 0));
+        }
+        if let Some(scores) = self.prompt_scores.take() {
+            let event = Event::PromptScores(v1::PromptScores {
+                first: scores.first,
+                scores: Some(outward::token_scores(scores.scores)),
+            });
+            return Some((self.wrap(event), 0));
         }
         if self.ids.is_empty() {
             return None;
@@ -84,9 +170,17 @@ impl Delivery {
         let tokens = v1::Tokens {
             text: std::mem::take(&mut self.text),
             token_ids: std::mem::take(&mut self.ids),
+            scores: self.scores.take().map(outward::token_scores),
         };
         let count = tokens.token_ids.len() as u32;
-        Some((wrap(Event::Tokens(tokens)), count))
+        Some((self.wrap(Event::Tokens(tokens)), count))
+    }
+
+    fn wrap(&self, event: Event) -> v1::GenerateEvent {
+        v1::GenerateEvent {
+            event: Some(event),
+            choice: self.choice,
+        }
     }
 
     /// Resolves when there is room, or nobody will ever make any.
@@ -102,8 +196,14 @@ impl Delivery {
     /// Sends the rest and the end, as fast as the client reads.
     pub(crate) async fn finish(mut self, mut finished: v1::Finished) {
         self.drain().await;
-        finished.text = self.detokenizer.finish();
-        let _ = (self.client.send(Ok(wrap(Event::Finished(finished))))).await;
+        match self.stopped {
+            Some(number) => finished.stop_text = self.stops.text_of(number).map(str::to_owned),
+            None => {
+                finished.text = self.stops.finish();
+                finished.text.push_str(&self.detokenizer.finish());
+            }
+        }
+        let _ = (self.client.send(Ok(self.wrap(Event::Finished(finished))))).await;
     }
 
     /// Sends the rest and an error, as fast as the client reads.
@@ -120,8 +220,4 @@ impl Delivery {
             }
         }
     }
-}
-
-fn wrap(event: Event) -> v1::GenerateEvent {
-    v1::GenerateEvent { event: Some(event) }
 }

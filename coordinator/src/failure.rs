@@ -1,8 +1,11 @@
 //! Everything that can keep a client from its text, and the gRPC status it becomes.
 
+use std::time::Duration;
+
 use proto::inward::WireError;
 use text::TextError;
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// Why a request ends without `Finished`. The texts are for the person who sent the request.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +30,14 @@ pub(crate) enum Failure {
         target: String,
     },
     #[error(
-        "{running} requests run and {queued} wait, which is all that this coordinator takes; try again later, or \
-         raise --max-sessions or --max-queued"
+        "{running} requests run and {queued} wait, which is all that this coordinator takes; try again in {} ms, or \
+         raise --max-sessions or --max-queued", retry.as_millis()
     )]
-    QueueFull { running: usize, queued: usize },
+    QueueFull {
+        running: usize,
+        queued: usize,
+        retry: Duration,
+    },
     #[error("no target is ready: {0}")]
     NoTarget(String),
     #[error("this coordinator is stopping; send the request to another one")]
@@ -43,7 +50,8 @@ pub(crate) enum Failure {
         message: String,
     },
     #[error(
-        "the target {target} was lost after {tokens} tokens ({reason}); send the request again"
+        "the target {target} was lost after {tokens} tokens ({reason}), and no other of its numerics_id took over; \
+         resume the request, or send it again"
     )]
     TargetLost {
         target: String,
@@ -51,11 +59,26 @@ pub(crate) enum Failure {
         reason: String,
     },
     #[error(
+        "{lost} targets were lost one after the other without a token of progress behind {tokens} tokens, the last \
+         one {target} ({reason}); the request itself may be what ends them"
+    )]
+    Fruitless {
+        lost: u32,
+        target: String,
+        tokens: usize,
+        reason: String,
+    },
+    #[error(
+        "no target has the numerics_id {wanted:?} of the interrupted completion; there are {present}: resume it where \
+         such a target is, or send the request anew"
+    )]
+    OtherNumerics { wanted: String, present: String },
+    #[error("the request's deadline has passed after {tokens} tokens")]
+    Deadline { tokens: usize },
+    #[error(
         "the model of the target {target} computed a value that is not a number after {tokens} tokens"
     )]
     NotFinite { target: String, tokens: usize },
-    #[error("the target {target} broke the protocol: {reason}")]
-    TargetBroken { target: String, reason: String },
     #[error("encoding the prompt failed unexpectedly")]
     Encoder,
     #[error("cannot draw a seed ({0}); send one with the request")]
@@ -83,20 +106,30 @@ impl Failure {
             | Failure::Text(_)
             | Failure::PromptTooLong { .. } => Code::InvalidArgument,
             Failure::QueueFull { .. } => Code::ResourceExhausted,
+            Failure::OtherNumerics { .. } => Code::FailedPrecondition,
+            Failure::Deadline { .. } => Code::DeadlineExceeded,
             Failure::NoTarget(_) | Failure::Stopping | Failure::TargetLost { .. } => {
                 Code::Unavailable
             }
+            Failure::Fruitless { .. } => Code::Aborted,
             Failure::TargetRefused { code, .. } => *code,
-            Failure::NotFinite { .. }
-            | Failure::TargetBroken { .. }
-            | Failure::Encoder
-            | Failure::Seed(_) => Code::Internal,
+            Failure::NotFinite { .. } | Failure::Encoder | Failure::Seed(_) => Code::Internal,
         }
     }
 }
 
+/// When a client may try again that was refused because a worker was full.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
 impl From<Failure> for Status {
+    /// What will pass says when to try again, as `google.rpc.RetryInfo`.
     fn from(failure: Failure) -> Self {
-        Status::new(failure.code(), failure.to_string())
+        let (code, text) = (failure.code(), failure.to_string());
+        let retry = match failure {
+            Failure::QueueFull { retry, .. } => retry,
+            _ if code == Code::ResourceExhausted => FULL_RETRY,
+            _ => return Status::new(code, text),
+        };
+        Status::with_error_details(code, text, ErrorDetails::with_retry_info(Some(retry)))
     }
 }

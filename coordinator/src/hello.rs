@@ -21,6 +21,10 @@ pub(crate) struct Hello {
     pub(crate) max_sessions: usize,
     /// Tokens that end a text of this model.
     pub(crate) eos_ids: Vec<u32>,
+    /// Pages of its cache.
+    pub(crate) kv_pages: u32,
+    /// Positions of one page.
+    pub(crate) kv_page: u32,
 }
 
 /// Why a worker is not used, for people.
@@ -95,6 +99,9 @@ pub(crate) fn check(
     if reply.max_context < 2 {
         return Err(Mismatch::Nonsense("a context of less than 2 tokens"));
     }
+    if reply.kv_page == 0 || reply.kv_positions < reply.max_context {
+        return Err(Mismatch::Nonsense("a cache smaller than its context"));
+    }
     if reply.eos_ids.len() > MAX_EOS_IDS {
         return Err(Mismatch::Nonsense("more than 32 end-of-text ids"));
     }
@@ -104,6 +111,8 @@ pub(crate) fn check(
         max_context: reply.max_context,
         max_sessions: reply.max_sessions as usize,
         eos_ids: reply.eos_ids,
+        kv_pages: reply.kv_positions / reply.kv_page,
+        kv_page: reply.kv_page,
     })
 }
 
@@ -131,6 +140,8 @@ mod tests {
             max_context: 64,
             max_sessions: 3,
             eos_ids: vec![1],
+            kv_positions: 192,
+            kv_page: 16,
         }
     }
 
@@ -151,7 +162,7 @@ mod tests {
     fn every_misfit_is_told_apart() {
         type Change = fn(&mut v1::HelloReply);
         let tokenizer = tokenizer();
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 10] = [
             (|r| r.protocol = 0, "protocol 0"),
             (|r| r.role = "target".to_owned(), "is a \"target\""),
             (
@@ -163,6 +174,8 @@ mod tests {
             (|r| r.max_context = 1, "less than 2"),
             (|r| r.max_sessions = 0, "no session"),
             (|r| r.eos_ids = vec![0; 33], "more than 32"),
+            (|r| r.kv_page = 0, "smaller than its context"),
+            (|r| r.kv_positions = 63, "smaller than its context"),
         ];
         for (change, why) in cases {
             let mut odd = reply(tokenizer.vocabulary());

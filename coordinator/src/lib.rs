@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The registry keeps one task and one link per worker: connect, compare protocol, role and vocabulary, pump. A lost
-//! draft or qualifier is bypassed; a lost target ends its sessions with UNAVAILABLE.
+//! draft or qualifier is bypassed; the sessions of a lost target are replayed on another of equal numerics.
 //!
 //! This crate never links candle, decides nothing about trees or acceptance (that is `speculation`), and parses no
 //! protobuf by hand (that is `proto`).
@@ -22,15 +22,18 @@ mod delivery;
 mod failure;
 mod hello;
 mod link;
+mod news;
 mod open;
 mod process;
 mod pump;
 mod registry;
+mod replay;
 mod request;
 mod seat;
 mod service;
 mod session;
 mod start;
+mod stop;
 
 pub use config::{Args, Config, ConfigError};
 pub use process::{Coordinator, run, serve};

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dashmap::DashMap;
 use futures::{Stream, StreamExt, stream};
@@ -13,11 +14,11 @@ use proto::{MAX_FRAME_BYTES, MAX_SESSIONS_PER_FRAME, outward, v1};
 use runtime::outbox::Outbox;
 use speculation::message::{ReplicaUpdate, SessionId, Term};
 use speculation::relay::{LinkKey, Role};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::hello::Hello;
+use crate::news::News;
 use crate::seat::{Said, Seat};
 
 /// What a worker is told about one session.
@@ -25,8 +26,8 @@ use crate::seat::{Said, Seat};
 pub(crate) enum Down {
     /// The newest state.
     Update(Term, ReplicaUpdate),
-    /// Forget the session.
-    Close,
+    /// Forget the session that was opened under this term.
+    Close(Term),
 }
 
 /// The calls of a worker, by the service it offers.
@@ -49,6 +50,13 @@ impl Client {
     }
 }
 
+/// A session's seat, and the pages it needs in the worker's cache.
+#[derive(Debug)]
+struct Seated {
+    seat: Arc<Seat>,
+    pages: u32,
+}
+
 /// A stream that is up, or was. Sessions that hold a lost one let it go as soon as they look.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -61,11 +69,15 @@ pub(crate) struct Link {
     /// What each session tells this worker; taken by the writer.
     pub(crate) outbox: Outbox<SessionId, Down>,
     /// Who hears what this worker says.
-    seats: DashMap<SessionId, Arc<Seat>>,
+    seats: DashMap<SessionId, Seated>,
+    /// Pages of its cache that those need, as far as this coordinator knows.
+    pages: AtomicU32,
     /// Cancelled when the stream is lost; never reset.
     pub(crate) lost: CancellationToken,
+    /// The worker takes no new sessions any more; those it has go on.
+    retired: AtomicBool,
     /// Told whenever a seat becomes free, so that requests that wait for one look again.
-    vacated: Arc<Notify>,
+    vacancies: News,
 }
 
 impl Link {
@@ -75,7 +87,7 @@ impl Link {
         address: Arc<str>,
         hello: Hello,
         client: Client,
-        vacated: Arc<Notify>,
+        vacancies: News,
     ) -> Self {
         Link {
             key,
@@ -85,8 +97,10 @@ impl Link {
             client,
             outbox: Outbox::default(),
             seats: DashMap::new(),
+            pages: AtomicU32::new(0),
             lost: CancellationToken::new(),
-            vacated,
+            retired: AtomicBool::new(false),
+            vacancies,
         }
     }
 
@@ -95,13 +109,27 @@ impl Link {
         self.seats.len()
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.sessions() >= self.hello.max_sessions
+    /// Whether a session whose text may take so many positions has room besides the others.
+    pub(crate) fn has_room(&self, positions: u32) -> bool {
+        let pages = self.pages.load(Ordering::SeqCst) + self.pages_of(positions);
+        self.sessions() < self.hello.max_sessions && pages <= self.hello.kv_pages
     }
 
-    /// From now on the session hears this worker.
-    pub(crate) fn join(&self, session: SessionId, seat: Arc<Seat>) {
-        self.seats.insert(session, Arc::clone(&seat));
+    fn pages_of(&self, positions: u32) -> u32 {
+        (positions.min(self.hello.max_context)).div_ceil(self.hello.kv_page)
+    }
+
+    /// From now on the session hears this worker; its text may take so many positions.
+    pub(crate) fn join(&self, session: SessionId, seat: Arc<Seat>, positions: u32) {
+        let pages = self.pages_of(positions);
+        self.pages.fetch_add(pages, Ordering::SeqCst);
+        let seated = Seated {
+            seat: Arc::clone(&seat),
+            pages,
+        };
+        if let Some(before) = self.seats.insert(session, seated) {
+            self.pages.fetch_sub(before.pages, Ordering::SeqCst);
+        }
         // The order of insert and look matches `lose`: either it finds the seat, or we find it lost.
         if self.lost.is_cancelled() {
             seat.lose();
@@ -110,26 +138,37 @@ impl Link {
 
     /// The session hears this worker no more, and the worker is told to free everything.
     pub(crate) fn leave(&self, session: SessionId) {
-        if self.seats.remove(&session).is_some() {
-            self.outbox.put(session, Down::Close);
-            self.vacated.notify_waiters();
+        if let Some((_, seated)) = self.seats.remove(&session) {
+            self.pages.fetch_sub(seated.pages, Ordering::SeqCst);
+            (self.outbox).put(session, Down::Close(seated.seat.term()));
+            self.vacancies.tell();
         }
+    }
+
+    /// The worker has said that it is shutting down: no new session is given to it.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.vacancies.tell();
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
     }
 
     /// Passes on what the worker said; a session that has left hears nothing.
     pub(crate) fn hear(&self, session: SessionId, term: Term, said: Said) {
-        if let Some(seat) = self.seats.get(&session) {
-            seat.hear(term, said);
+        if let Some(seated) = self.seats.get(&session) {
+            seated.seat.hear(term, said);
         }
     }
 
     /// The stream is gone, and with it this link, for every session.
     pub(crate) fn lose(&self) {
         self.lost.cancel();
-        for seat in &self.seats {
-            seat.lose();
+        for seated in &self.seats {
+            seated.seat.lose();
         }
-        self.vacated.notify_waiters();
+        self.vacancies.tell();
     }
 
     /// What the worker is sent, for as long as the stream is read: first who is calling, then whatever the slots
@@ -171,8 +210,8 @@ impl Writer {
         if self.taken.is_empty() {
             self.taken = self.link.outbox.take(MAX_SESSIONS_PER_FRAME).await.into();
             for (session, _) in &self.taken {
-                if let Some(seat) = self.link.seats.get(session) {
-                    seat.taken();
+                if let Some(seated) = self.link.seats.get(session) {
+                    seated.seat.taken();
                 }
             }
         }
@@ -183,7 +222,10 @@ impl Writer {
             && let Some((session, down)) = self.taken.pop_front()
         {
             match down {
-                Down::Close => frame.closed.push(session.0),
+                Down::Close(term) => {
+                    frame.closed.push(session.0);
+                    frame.closed_terms.push(term.0);
+                }
                 Down::Update(term, message) => {
                     let update = outward::update(Addressed {
                         session,
@@ -218,6 +260,8 @@ mod tests {
             max_context: 8,
             max_sessions: 2,
             eos_ids: Vec::new(),
+            kv_pages: 3,
+            kv_page: 4,
         };
         Arc::new(Link::new(
             LinkKey(0),
@@ -225,7 +269,7 @@ mod tests {
             "127.0.0.1:1".into(),
             hello,
             Client::new(Role::Draft, channel),
-            Arc::default(),
+            News::new(),
         ))
     }
 
@@ -259,7 +303,7 @@ mod tests {
         for session in 0..MAX_SESSIONS_PER_FRAME as u64 {
             link.outbox.put(SessionId(session), largest());
         }
-        link.outbox.put(SessionId(u64::MAX), Down::Close);
+        link.outbox.put(SessionId(u64::MAX), Down::Close(Term(3)));
         let mut frames = Box::pin(Arc::clone(&link).frames(77));
         assert_eq!(frames.next().await.unwrap().coordinator, 77);
         let mut sessions = Vec::new();
@@ -270,7 +314,10 @@ mod tests {
             count += 1;
             sessions.extend(frame.updates.iter().map(|update| update.session));
             if !frame.closed.is_empty() {
-                assert_eq!(frame.closed, [u64::MAX]);
+                assert_eq!(
+                    (frame.closed, frame.closed_terms),
+                    (vec![u64::MAX], vec![3])
+                );
                 break;
             }
         }
@@ -288,26 +335,40 @@ mod tests {
     async fn a_lost_link_tells_all_seats_also_those_that_come_later() {
         let link = link();
         let (early, late) = (seat(), seat());
-        link.join(SessionId(1), Arc::clone(&early));
+        link.join(SessionId(1), Arc::clone(&early), 8);
         assert!(!early.is_gone());
         link.lose();
         assert!(early.is_gone());
-        link.join(SessionId(2), Arc::clone(&late));
+        link.join(SessionId(2), Arc::clone(&late), 1);
         assert!(late.is_gone());
-        assert!(link.is_full());
+        assert!(!link.has_room(1), "two sessions are all it takes");
+    }
+
+    #[tokio::test]
+    async fn pages_are_counted_and_given_back() {
+        let link = link();
+        assert!(
+            link.has_room(u32::MAX),
+            "no text is longer than the context"
+        );
+        link.join(SessionId(1), seat(), 5);
+        assert!(link.has_room(4) && !link.has_room(5));
+        link.leave(SessionId(1));
+        link.leave(SessionId(1));
+        assert!(link.has_room(8));
     }
 
     #[tokio::test]
     async fn leaving_closes_once() {
         let link = link();
-        link.join(SessionId(1), seat());
+        link.join(SessionId(1), seat(), 8);
         link.outbox.put(SessionId(1), largest());
         link.leave(SessionId(1));
         link.leave(SessionId(1));
         assert_eq!(link.sessions(), 0);
         let taken = link.outbox.take(8).await;
         assert!(
-            matches!(taken[..], [(SessionId(1), Down::Close)]),
+            matches!(taken[..], [(SessionId(1), Down::Close(_))]),
             "{taken:?}"
         );
     }

@@ -110,7 +110,13 @@ impl Coordinator {
         let first = seed::fresh()?;
         let registry = Registry::start(&config.workers, name, tokenizer, readiness.latch());
         let admission = Admission::new(config.max_sessions, config.max_queued);
-        let cluster = Cluster::new(registry, admission, drain.clone(), first);
+        let cluster = Cluster::new(
+            registry,
+            admission,
+            drain.clone(),
+            config.replay_wait,
+            first,
+        );
         Ok(Coordinator {
             cluster: Arc::new(cluster),
         })
@@ -123,6 +129,12 @@ impl Coordinator {
             cluster: Arc::clone(&self.cluster),
         })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// Completions that run now.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.cluster.admission.running()
     }
 
     /// Resolves when every worker was reached, refused or found missing once.

@@ -9,6 +9,7 @@ use proto::inward::{self, WireError};
 use proto::{PROTOCOL, v1};
 use runtime::ConnectError;
 use speculation::message::{SessionId, Term};
+use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use crate::hello::{self, Hello, Mismatch};
@@ -24,6 +25,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A stream that lived no longer than this is no reason to hurry back.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// How long a refused worker is left alone: somebody has to replace it first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(3);
@@ -57,13 +61,19 @@ pub(crate) async fn run(shared: Arc<Shared>, worker: Arc<Worker>) {
         .run_until_cancelled(async {
             let mut pause = FIRST_PAUSE;
             loop {
+                let begun = Instant::now();
                 let wait = match attempt(&shared, &worker).await {
-                    // It was up; a worker that restarts should find us soon.
+                    // It was up: if only the stream broke, it is there again at once.
                     Ok(loss) => {
                         tracing::warn!(worker = %worker.address, role = worker.role_name(), %loss, "lost a worker");
-                        worker.set(State::Connecting(Some(loss.to_string())));
-                        pause = FIRST_PAUSE;
-                        pause
+                        worker.set(State::Lost(loss.to_string()));
+                        if begun.elapsed() < SHORT_LIFE {
+                            pause = (pause * 2).min(LONGEST_PAUSE);
+                            pause
+                        } else {
+                            pause = FIRST_PAUSE;
+                            Duration::ZERO
+                        }
                     }
                     Err(Loss::Refused(reason)) => {
                         if worker.set(State::Refused(reason.to_string())) {
@@ -79,6 +89,7 @@ pub(crate) async fn run(shared: Arc<Shared>, worker: Arc<Worker>) {
                         pause
                     }
                 };
+                shared.vacancies.tell();
                 worker.tried.cancel();
                 tokio::time::sleep(wait).await;
             }
@@ -98,7 +109,7 @@ async fn attempt(shared: &Shared, worker: &Worker) -> Result<Loss, Loss> {
         Arc::clone(&worker.address),
         hello,
         client.clone(),
-        Arc::clone(&shared.vacated),
+        shared.vacancies.clone(),
     ));
     let frames = open_stream(shared, &link, &mut client).await?;
     tracing::info!(

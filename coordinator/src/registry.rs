@@ -10,13 +10,13 @@ use speculation::limits::MAX_DRAFTS;
 use speculation::message::SessionId;
 use speculation::relay::{LinkKey, Role};
 use text::Tokenizer;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::WorkerConfig;
 use crate::hello::role_name;
 use crate::link::Link;
+use crate::news::{Listener, News};
 use crate::pump;
 use crate::seat::{Seat, SeatMaker};
 
@@ -25,6 +25,8 @@ use crate::seat::{Seat, SeatMaker};
 pub(crate) enum State {
     /// There is no stream, for the reason of the last attempt.
     Connecting(Option<String>),
+    /// The stream broke, and the first attempt to have it back is under way.
+    Lost(String),
     /// It cannot be used as it is.
     Refused(String),
     /// Its stream is up.
@@ -53,8 +55,10 @@ impl Worker {
         let news = match (&*current, &state) {
             (State::Connecting(was), State::Connecting(is)) => was != is,
             (State::Refused(was), State::Refused(is)) => was != is,
-            (State::Ready(_), _) | (_, State::Ready(_)) | (State::Connecting(_), _) => true,
-            (State::Refused(_), State::Connecting(_)) => true,
+            (State::Lost(was), State::Lost(is)) => was != is,
+            (State::Ready(_) | State::Lost(_) | State::Connecting(_) | State::Refused(_), _) => {
+                true
+            }
         };
         *current = state;
         news
@@ -70,14 +74,29 @@ impl Worker {
     fn ready(&self) -> Option<Arc<Link>> {
         match &*self.state.read() {
             State::Ready(link) if !link.lost.is_cancelled() => Some(Arc::clone(link)),
-            State::Ready(_) | State::Connecting(_) | State::Refused(_) => None,
+            State::Ready(_) | State::Lost(_) | State::Connecting(_) | State::Refused(_) => None,
+        }
+    }
+
+    /// Its link, if it takes sessions.
+    fn open(&self) -> Option<Arc<Link>> {
+        self.ready().filter(|link| !link.is_retired())
+    }
+
+    /// Whether it may be there again in no time.
+    fn is_about_to_return(&self) -> bool {
+        match &*self.state.read() {
+            State::Lost(_) | State::Connecting(None) => true,
+            State::Ready(link) => link.lost.is_cancelled(),
+            State::Connecting(Some(_)) | State::Refused(_) => false,
         }
     }
 
     fn describe(&self) -> String {
         match &*self.state.read() {
-            State::Connecting(_) => "connecting".to_owned(),
+            State::Connecting(_) | State::Lost(_) => "connecting".to_owned(),
             State::Refused(reason) => format!("refused: {reason}"),
+            State::Ready(link) if link.is_retired() => "draining".to_owned(),
             State::Ready(_) => "ready".to_owned(),
         }
     }
@@ -90,7 +109,9 @@ pub(crate) struct Shared {
     pub(crate) coordinator: u64,
     pub(crate) tokenizer: Tokenizer,
     /// Told whenever a seat becomes free or a worker comes or goes.
-    pub(crate) vacated: Arc<Notify>,
+    pub(crate) vacancies: News,
+    /// Told whenever a worker becomes ready.
+    pub(crate) arrivals: News,
     pub(crate) stop: CancellationToken,
     /// Held until the first target is ready.
     latch: Mutex<Option<Latch>>,
@@ -102,7 +123,8 @@ impl Shared {
         if role == Role::Target {
             self.latch.lock().take();
         }
-        self.vacated.notify_waiters();
+        self.arrivals.tell();
+        self.vacancies.tell();
     }
 }
 
@@ -113,6 +135,23 @@ pub(crate) struct Wanted {
     pub(crate) drafts: usize,
     /// Qualifiers, at most.
     pub(crate) qualifiers: usize,
+}
+
+impl Wanted {
+    /// What is still wanted by a session that has these already.
+    pub(crate) fn besides(self, present: impl Iterator<Item = Role>) -> Wanted {
+        present.fold(self, |left, role| match role {
+            Role::Draft => Wanted {
+                drafts: left.drafts.saturating_sub(1),
+                ..left
+            },
+            Role::Qualifier => Wanted {
+                qualifiers: left.qualifiers.saturating_sub(1),
+                ..left
+            },
+            Role::Target => left,
+        })
+    }
 }
 
 /// A session's seat and the link it is on.
@@ -129,6 +168,52 @@ pub(crate) enum NoPlace {
     Busy,
     /// No target is ready; the text says what each is doing.
     Missing(String),
+    /// There are targets, but none with the numerics that are needed; the text has theirs.
+    OtherNumerics(String),
+    /// The longest context of all targets does not hold the text.
+    TooLong { context: u32, target: String },
+}
+
+/// What a new session needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need<'a> {
+    pub(crate) wanted: Wanted,
+    /// Only a target of this numerics_id will do.
+    pub(crate) numerics: Option<&'a str>,
+    /// Tokens of the prompt.
+    pub(crate) tokens: u32,
+    /// Positions that the text may take, where the context holds them.
+    pub(crate) positions: u32,
+}
+
+/// What a session knows of the target it has lost.
+#[derive(Clone, Debug)]
+pub(crate) struct LostTarget {
+    pub(crate) key: LinkKey,
+    /// Only a target of equal numerics goes on with the same text.
+    pub(crate) numerics_id: String,
+    pub(crate) hope: Hope,
+}
+
+/// What is to be expected of a lost target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hope {
+    /// Perhaps only the stream broke: it still has the session, and going back costs nothing.
+    Returns,
+    /// It has been away for too long; perhaps it is started again.
+    Gone,
+    /// It is shutting down; perhaps it is started again.
+    Stops,
+    /// It had no room for the session.
+    Full,
+    /// It does not take the session, and will not.
+    Refuses,
+}
+
+fn take_seat(session: SessionId, link: Arc<Link>, positions: u32, seats: &SeatMaker) -> Place {
+    let seat = seats.seat(link.key);
+    link.join(session, Arc::clone(&seat), positions);
+    Place { link, seat }
 }
 
 /// See the module documentation.
@@ -154,7 +239,8 @@ impl Registry {
             shared: Arc::new(Shared {
                 coordinator,
                 tokenizer,
-                vacated: Arc::new(Notify::new()),
+                vacancies: News::new(),
+                arrivals: News::new(),
                 stop: CancellationToken::new(),
                 latch: Mutex::new(Some(latch)),
             }),
@@ -197,9 +283,14 @@ impl Registry {
         self.shared.coordinator
     }
 
-    /// Told whenever a request without a place should look again.
-    pub(crate) fn vacated(&self) -> &Notify {
-        &self.shared.vacated
+    /// Hears of every reason for a request without a place, or a session without a target, to look again.
+    pub(crate) fn vacancies(&self) -> Listener {
+        self.shared.vacancies.listen()
+    }
+
+    /// Hears of every worker that becomes ready.
+    pub(crate) fn arrivals(&self) -> Listener {
+        self.shared.arrivals.listen()
     }
 
     /// In the order of their configuration.
@@ -211,46 +302,115 @@ impl Registry {
         workers
     }
 
+    /// The workers of a role that take sessions, least loaded first; among equals in the order of configuration.
+    fn open_links(&self, role: Role) -> Vec<Arc<Link>> {
+        let mut links: Vec<_> = (self.workers().iter())
+            .filter(|worker| worker.role == role)
+            .filter_map(|worker| worker.open())
+            .collect();
+        links.sort_by_key(|link| link.sessions());
+        links
+    }
+
     /// Seats a session: the target first.
     pub(crate) fn place(
         &self,
         session: SessionId,
-        wanted: Wanted,
+        need: &Need<'_>,
         seats: &SeatMaker,
     ) -> Result<Vec<Place>, NoPlace> {
         let _placing = self.placing.lock();
-        let workers = self.workers();
-        let ready = |role| {
-            let mut links: Vec<_> = (workers.iter())
-                .filter(|worker| worker.role == role)
-                .filter_map(|worker| worker.ready())
-                .collect();
-            // Stable: among equals the first configured one.
-            links.sort_by_key(|link| link.sessions());
-            links
-        };
-        let targets = ready(Role::Target);
-        let target = match targets.iter().find(|link| !link.is_full()) {
-            Some(target) => Arc::clone(target),
+        let targets = self.open_links(Role::Target);
+        let equal = |link: &Link| need.numerics.is_none_or(|id| link.hello.numerics_id == id);
+        let mut fitting: Vec<_> = targets.iter().filter(|link| equal(link)).collect();
+        let longest = (fitting.iter()).max_by_key(|link| link.hello.max_context);
+        let too_long = (longest.filter(|link| link.hello.max_context <= need.tokens))
+            .map(|link| (link.hello.max_context, link.address.to_string()));
+        fitting.retain(|link| link.hello.max_context > need.tokens);
+        let target = match fitting.iter().find(|link| link.has_room(need.positions)) {
+            Some(&target) => Arc::clone(target),
+            None if !fitting.is_empty() || self.is_one_returning() => return Err(NoPlace::Busy),
             None if targets.is_empty() => return Err(NoPlace::Missing(self.missing())),
-            None => return Err(NoPlace::Busy),
+            None => {
+                return Err(match too_long {
+                    Some((context, target)) => NoPlace::TooLong { context, target },
+                    None => {
+                        let ids = targets.iter().map(|link| link.hello.numerics_id.as_str());
+                        NoPlace::OtherNumerics(ids.collect::<Vec<_>>().join(", "))
+                    }
+                });
+            }
         };
+        let mut places = vec![take_seat(session, target, need.positions, seats)];
+        places.extend(self.contributors(session, need.wanted, need.positions, &[], seats));
+        Ok(places)
+    }
+
+    /// Seats a session on drafts and qualifiers, as many as it still wants besides those it has.
+    pub(crate) fn place_contributors(
+        &self,
+        session: SessionId,
+        wanted: Wanted,
+        positions: u32,
+        present: &[LinkKey],
+        seats: &SeatMaker,
+    ) -> Vec<Place> {
+        let _placing = self.placing.lock();
+        self.contributors(session, wanted, positions, present, seats)
+    }
+
+    fn contributors(
+        &self,
+        session: SessionId,
+        wanted: Wanted,
+        positions: u32,
+        present: &[LinkKey],
+        seats: &SeatMaker,
+    ) -> Vec<Place> {
         let some = |role, most: usize| {
-            let mut links = ready(role);
-            links.retain(|link| !link.is_full());
-            links.truncate(most);
+            let links = self.open_links(role).into_iter();
             links
+                .filter(|link| link.has_room(positions) && !present.contains(&link.key))
+                .take(most)
         };
-        let links = std::iter::once(target)
-            .chain(some(Role::Qualifier, wanted.qualifiers))
-            .chain(some(Role::Draft, wanted.drafts.min(MAX_DRAFTS)));
-        Ok(links
-            .map(|link| {
-                let seat = seats.seat(link.key);
-                link.join(session, Arc::clone(&seat));
-                Place { link, seat }
-            })
-            .collect())
+        some(Role::Qualifier, wanted.qualifiers)
+            .chain(some(Role::Draft, wanted.drafts.min(MAX_DRAFTS)))
+            .map(|link| take_seat(session, link, positions, seats))
+            .collect()
+    }
+
+    /// Seats a session that has lost its target: there again if it is back, otherwise on another of equal numerics, once
+    /// the lost one does not come back at once.
+    pub(crate) fn replace_target(
+        &self,
+        session: SessionId,
+        lost: &LostTarget,
+        positions: u32,
+        seats: &SeatMaker,
+    ) -> Option<Place> {
+        let _placing = self.placing.lock();
+        let mut links = self.open_links(Role::Target);
+        links.retain(|link| link.hello.numerics_id == lost.numerics_id && link.has_room(positions));
+        let own = links.iter().position(|link| link.key == lost.key);
+        let own = own.map(|at| links.remove(at));
+        let waits = lost.hope == Hope::Returns
+            && (self.workers().iter())
+                .any(|worker| worker.key == lost.key && worker.is_about_to_return());
+        let other = links.into_iter().next();
+        let link = match (lost.hope, own, other) {
+            (Hope::Returns | Hope::Gone | Hope::Stops, Some(own), _) => own,
+            (Hope::Full, own, other) => other.or(own)?,
+            (Hope::Refuses, _, other) => other?,
+            (Hope::Returns, None, _) if waits => return None,
+            (Hope::Returns | Hope::Gone | Hope::Stops, None, other) => other?,
+        };
+        Some(take_seat(session, link, positions, seats))
+    }
+
+    /// Whether a target may be there in no time.
+    fn is_one_returning(&self) -> bool {
+        (self.workers().iter())
+            .any(|worker| worker.role == Role::Target && worker.is_about_to_return())
     }
 
     /// What each target is doing instead of being ready.
@@ -263,7 +423,11 @@ impl Registry {
                     format!("{} is not connected ({reason})", worker.address)
                 }
                 State::Connecting(None) => format!("{} is being connected", worker.address),
+                State::Lost(reason) => format!("{} was just lost ({reason})", worker.address),
                 State::Refused(reason) => format!("{} is refused: {reason}", worker.address),
+                State::Ready(link) if link.is_retired() => {
+                    format!("{} is shutting down", worker.address)
+                }
                 State::Ready(_) => format!("{} was just lost", worker.address),
             })
             .collect();

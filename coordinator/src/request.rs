@@ -1,21 +1,30 @@
 //! A client's request, checked once. Behind [`parse`] only the prompt's length is open, because it depends on the
 //! target that is chosen.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use proto::{Sampling, inward, v1};
-use speculation::message::Stopping;
+use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
+use speculation::message::{Basis, PromptScoring, Scoring, Stopping};
 use speculation::policy::Strategy;
 
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::registry::Wanted;
+use crate::stop::{Inclusion, StopTexts};
 
 /// Stop tokens a request may name; the target's own end-of-text ids come on top.
 const MAX_STOP_IDS: usize = 32;
 
 /// Bytes of a prompt's text: more than the longest contexts hold, and a bound on the work of encoding it.
 const MAX_PROMPT_BYTES: usize = 2 << 20;
+
+/// Stop texts a request may name, and bytes of each.
+const MAX_STOPS: (usize, usize) = (16, 256);
+
+/// Completions of one prompt.
+const MAX_COMPLETIONS: u32 = 16;
 
 /// A prompt as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +40,30 @@ pub(crate) enum EndOfText {
     Ignored,
 }
 
+/// What a client has of an interrupted completion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Generated tokens.
+    pub(crate) ids: Vec<u32>,
+    /// Numerics of the target that generated them.
+    pub(crate) numerics_id: String,
+}
+
 /// A request whose parameters are in range.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) prompt: Prompt,
+    /// Set when it goes on with an interrupted one.
+    pub(crate) received: Option<Received>,
     /// 0: as many as there is room for.
     max_tokens: u32,
+    /// Its `choice` is that of the first completion.
     pub(crate) sampling: Sampling,
+    /// Completions of the prompt, at least 1.
+    pub(crate) completions: u32,
+    pub(crate) scoring: Scoring,
+    pub(crate) stops: StopTexts,
+    pub(crate) priority: i32,
     stop_ids: Vec<u32>,
     end_of_text: EndOfText,
     pub(crate) strategy: Strategy,
@@ -50,21 +76,28 @@ pub(crate) fn parse(
     vocab: usize,
     seed: impl FnOnce() -> io::Result<u64>,
 ) -> Result<Request, Failure> {
-    let strategy = inward::strategy(request.strategy)?;
-    let prompt = prompt(request.prompt, vocab)?;
     if request.stop_token_ids.len() > MAX_STOP_IDS {
         let allowed = format!("at most {MAX_STOP_IDS} ids");
         let given = format!("{} ids", request.stop_token_ids.len());
         return Err(Failure::parameter("stop_token_ids", given, allowed));
     }
     in_vocabulary("stop_token_ids", &request.stop_token_ids, vocab)?;
-    let top_p = request.top_p.unwrap_or(1.0);
-    number("temperature", request.temperature, 0.0, 100.0)?;
-    number("min_p", request.min_p, 0.0, 1.0)?;
-    // NaN is neither above 0 nor at most 1.
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(Failure::parameter("top_p", top_p, "above 0 and at most 1"));
-    }
+    let scoring = scoring(&request)?;
+    let stops = stops(request.stop.clone(), request.include_stop)?;
+    let received = received(&request, vocab)?;
+    let completions = match request.n.max(1) {
+        n if n <= MAX_COMPLETIONS => n,
+        n => {
+            return Err(Failure::parameter(
+                "n",
+                n,
+                format!("at most {MAX_COMPLETIONS}"),
+            ));
+        }
+    };
+    let sampling = sampling(&request, vocab, seed)?;
+    let strategy = inward::strategy(request.strategy)?;
+    let prompt = prompt(request.prompt, vocab)?;
     let drafts = match (strategy.growth(), request.drafts) {
         (None, _) => 0,
         (Some(_), None) => usize::MAX,
@@ -73,15 +106,13 @@ pub(crate) fn parse(
     let qualifiers = usize::from(strategy.advice().is_some() && !request.no_qualifier);
     Ok(Request {
         prompt,
+        received,
         max_tokens: request.max_tokens,
-        sampling: Sampling {
-            temperature: request.temperature,
-            top_k: request.top_k,
-            top_p,
-            min_p: request.min_p,
-            seed: request.seed.map_or_else(seed, Ok)?,
-            choice: 0,
-        },
+        sampling,
+        completions,
+        scoring,
+        stops,
+        priority: request.priority,
         stop_ids: request.stop_token_ids,
         end_of_text: if request.ignore_eos {
             EndOfText::Ignored
@@ -91,6 +122,141 @@ pub(crate) fn parse(
         strategy,
         wanted: Wanted { drafts, qualifiers },
     })
+}
+
+/// How tokens are drawn. Workers check again; this is where the client learns which parameter is wrong.
+fn sampling(
+    request: &v1::GenerateRequest,
+    vocab: usize,
+    seed: impl FnOnce() -> io::Result<u64>,
+) -> Result<Sampling, Failure> {
+    let top_p = request.top_p.unwrap_or(1.0);
+    let repetition_penalty = request.repetition_penalty.unwrap_or(1.0);
+    number("temperature", request.temperature, 0.0, 100.0)?;
+    number("min_p", request.min_p, 0.0, 1.0)?;
+    number("presence_penalty", request.presence_penalty, -2.0, 2.0)?;
+    number("frequency_penalty", request.frequency_penalty, -2.0, 2.0)?;
+    // NaN is neither above 0 nor at most anything.
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        return Err(Failure::parameter("top_p", top_p, "above 0 and at most 1"));
+    }
+    if !(repetition_penalty > 0.0 && repetition_penalty <= 10.0) {
+        let allowed = "above 0 and at most 10";
+        return Err(Failure::parameter(
+            "repetition_penalty",
+            repetition_penalty,
+            allowed,
+        ));
+    }
+    let (ids, values) = (&request.bias_ids, &request.bias_values);
+    if ids.len() != values.len() || ids.len() > MAX_BIASED {
+        let given = format!("{} ids and {} values", ids.len(), values.len());
+        let allowed = format!("as many values as ids, at most {MAX_BIASED}");
+        return Err(Failure::parameter("logit_bias", given, allowed));
+    }
+    in_vocabulary("logit_bias", ids, vocab)?;
+    if ids.iter().collect::<BTreeSet<_>>().len() < ids.len() {
+        return Err(Failure::parameter(
+            "logit_bias",
+            "a token twice",
+            "each token once",
+        ));
+    }
+    for &value in values {
+        number("logit_bias", value, -100.0, 100.0)?;
+    }
+    Ok(Sampling {
+        temperature: request.temperature,
+        top_k: request.top_k,
+        top_p,
+        min_p: request.min_p,
+        seed: request.seed.map_or_else(seed, Ok)?,
+        choice: request.resume.as_ref().map_or(0, |resume| resume.choice),
+        bias: ids.iter().copied().zip(values.iter().copied()).collect(),
+        repetition_penalty,
+        presence_penalty: request.presence_penalty,
+        frequency_penalty: request.frequency_penalty,
+        min_tokens: request.min_tokens,
+    })
+}
+
+fn scoring(request: &v1::GenerateRequest) -> Result<Scoring, Failure> {
+    let top = |parameter, asked: Option<u32>| match asked {
+        None => Ok(None),
+        Some(top) if top <= MAX_TOP_SCORES.into() => Ok(Some(top as u8)),
+        Some(top) => {
+            let allowed = format!("at most {MAX_TOP_SCORES}");
+            Err(Failure::parameter(parameter, top, allowed))
+        }
+    };
+    let prompt = top("prompt_logprobs", request.prompt_logprobs)?;
+    Ok(Scoring {
+        picks: top("logprobs", request.logprobs)?,
+        basis: match request.logprobs_mode() {
+            v1::LogprobsMode::Raw => Basis::Raw,
+            v1::LogprobsMode::Processed => Basis::Processed,
+        },
+        prompt: prompt.map(|top| PromptScoring { top, first: 1 }),
+    })
+}
+
+fn stops(stops: Vec<String>, include: bool) -> Result<StopTexts, Failure> {
+    let (most, longest) = MAX_STOPS;
+    if stops.len() > most {
+        let given = format!("{} texts", stops.len());
+        return Err(Failure::parameter(
+            "stop",
+            given,
+            format!("at most {most} texts"),
+        ));
+    }
+    if let Some(odd) = (stops.iter()).find(|stop| stop.is_empty() || stop.len() > longest) {
+        let given = format!("a text of {} bytes", odd.len());
+        return Err(Failure::parameter(
+            "stop",
+            given,
+            format!("1 to {longest} bytes each"),
+        ));
+    }
+    let inclusion = if include {
+        Inclusion::Included
+    } else {
+        Inclusion::Excluded
+    };
+    Ok(StopTexts::new(stops, inclusion))
+}
+
+fn received(request: &v1::GenerateRequest, vocab: usize) -> Result<Option<Received>, Failure> {
+    let Some(resume) = &request.resume else {
+        return Ok(None);
+    };
+    if request.seed.is_none() {
+        let allowed = "the seed of the interrupted stream";
+        return Err(Failure::parameter("seed", "missing", allowed));
+    }
+    if !matches!(
+        request.prompt,
+        Some(v1::generate_request::Prompt::Tokens(_))
+    ) {
+        let allowed = "token ids, as the interrupted stream gave them";
+        return Err(Failure::parameter("prompt", "text", allowed));
+    }
+    if request.n > 1 {
+        return Err(Failure::parameter(
+            "n",
+            request.n,
+            "1: each completion is resumed on its own",
+        ));
+    }
+    if resume.numerics_id.is_empty() {
+        let allowed = "the system_fingerprint of the interrupted stream";
+        return Err(Failure::parameter("resume.numerics_id", "missing", allowed));
+    }
+    in_vocabulary("resume.token_ids", &resume.token_ids, vocab)?;
+    Ok(Some(Received {
+        ids: resume.token_ids.clone(),
+        numerics_id: resume.numerics_id.clone(),
+    }))
 }
 
 fn prompt(prompt: Option<v1::generate_request::Prompt>, vocab: usize) -> Result<Prompt, Failure> {
@@ -142,36 +308,30 @@ fn number(parameter: &'static str, value: f32, least: f32, most: f32) -> Result<
 }
 
 impl Request {
-    /// When the text ends on this target, for a prompt of `tokens` tokens.
-    pub(crate) fn stopping(&self, tokens: usize, target: &Link) -> Result<Stopping, Failure> {
-        let context = target.hello.max_context;
-        let prompt_len = match u32::try_from(tokens) {
-            Ok(0) => return Err(empty()),
-            Ok(len) if len < context => len,
-            Ok(_) | Err(_) => {
-                return Err(Failure::PromptTooLong {
-                    tokens,
-                    context,
-                    target: target.address.to_string(),
-                });
-            }
-        };
-        let wish = match self.max_tokens {
+    /// Positions that the text of a prompt of `prompt_len` tokens may take, if the context has room.
+    pub(crate) fn wish(&self, prompt_len: u32) -> u32 {
+        match self.max_tokens {
             0 => u32::MAX,
             tokens => prompt_len.saturating_add(tokens),
-        };
+        }
+    }
+
+    /// When the text ends on this target, for a prompt of `prompt_len` tokens, which are fewer than its context.
+    pub(crate) fn stopping(&self, prompt_len: u32, target: &Link) -> Stopping {
+        let context = target.hello.max_context;
+        let wish = self.wish(prompt_len);
         let mut stop_ids = self.stop_ids.clone();
         if self.end_of_text == EndOfText::Stops {
             stop_ids.extend_from_slice(&target.hello.eos_ids);
         }
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        Ok(Stopping {
+        Stopping {
             prompt_len,
             max_len: wish.min(context),
             max_len_is_context: context < wish,
             stop_ids,
-        })
+        }
     }
 }
 
@@ -200,12 +360,8 @@ mod tests {
     fn what_is_not_said_is_off() {
         let request = parse(asked(), 10, || Ok(77)).unwrap();
         let off = Sampling {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
             seed: 77,
-            choice: 0,
+            ..Sampling::default()
         };
         assert_eq!(request.sampling, off);
         assert_eq!(request.strategy.name(), "auto");
@@ -237,7 +393,7 @@ mod tests {
     fn a_refusal_names_the_parameter_its_value_and_its_range() {
         type Change = fn(&mut v1::GenerateRequest);
         let tokens = |ids| Some(Sent::Tokens(v1::TokenIds { ids }));
-        let cases: [(Change, [&str; 3]); 10] = [
+        let cases: [(Change, [&str; 3]); 24] = [
             (|r| r.prompt = None, ["prompt", "missing", "text or tokens"]),
             (
                 |r| r.prompt = Some(Sent::Text(String::new())),
@@ -261,6 +417,61 @@ mod tests {
             (
                 |r| r.stop_token_ids = vec![1; 33],
                 ["stop_token_ids", "33", "at most 32"],
+            ),
+            (
+                |r| r.repetition_penalty = Some(0.0),
+                ["repetition_penalty", "0", "above 0"],
+            ),
+            (
+                |r| r.presence_penalty = 2.5,
+                ["presence_penalty", "2.5", "-2 to 2"],
+            ),
+            (
+                |r| r.frequency_penalty = f32::INFINITY,
+                ["frequency_penalty", "inf", "-2 to 2"],
+            ),
+            (|r| r.bias_ids = vec![1], ["logit_bias", "1 ids", "as many"]),
+            (
+                |r| (r.bias_ids, r.bias_values) = (vec![1, 1], vec![0.0; 2]),
+                ["logit_bias", "twice", "once"],
+            ),
+            (
+                |r| (r.bias_ids, r.bias_values) = (vec![1], vec![101.0]),
+                ["logit_bias", "101", "-100 to 100"],
+            ),
+            (|r| r.n = 17, ["n ", "17", "at most 16"]),
+            (|r| r.logprobs = Some(21), ["logprobs", "21", "at most 20"]),
+            (
+                |r| r.prompt_logprobs = Some(400),
+                ["prompt_logprobs", "400", "at most 20"],
+            ),
+            (
+                |r| r.stop = vec![String::new()],
+                ["stop", "0 bytes", "1 to 256"],
+            ),
+            (
+                |r| r.stop = vec!["a".to_owned(); 17],
+                ["stop", "17 texts", "at most 16"],
+            ),
+            (
+                |r| r.resume = Some(v1::Resume::default()),
+                ["seed", "missing", "interrupted"],
+            ),
+            (
+                |r| (r.resume, r.seed) = (Some(v1::Resume::default()), Some(1)),
+                ["resume.numerics_id", "missing", "system_fingerprint"],
+            ),
+            (
+                |r| {
+                    let numerics_id = "a".to_owned();
+                    r.seed = Some(1);
+                    r.resume = Some(v1::Resume {
+                        numerics_id,
+                        token_ids: vec![10],
+                        choice: 0,
+                    });
+                },
+                ["resume.token_ids", "token 10", "below 10"],
             ),
             (
                 |r| r.strategy = strategy("magic"),

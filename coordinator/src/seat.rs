@@ -1,7 +1,7 @@
 //! A session's seat on a link: how the link's reader and writer reach the session without waiting for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use speculation::message::{DraftReport, Term, VerifyReport};
 use speculation::relay::LinkKey;
@@ -32,6 +32,8 @@ pub(crate) struct Seat {
     key: LinkKey,
     inbox: mpsc::Sender<Heard>,
     wake: Arc<Notify>,
+    /// The term under which the session was opened there.
+    term: AtomicU32,
     /// The session has something to say and its slot was taken.
     waits: AtomicBool,
     /// The link is lost, or lost for this session; it is never used again.
@@ -51,6 +53,7 @@ impl SeatMaker {
             key,
             inbox: self.inbox.clone(),
             wake: Arc::clone(&self.wake),
+            term: AtomicU32::new(0),
             waits: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         })
@@ -69,6 +72,16 @@ impl Seat {
         if self.inbox.try_send(heard).is_err() {
             self.lose();
         }
+    }
+
+    /// The session is opened there under this term.
+    pub(crate) fn set_term(&self, term: Term) {
+        self.term.store(term.0, Ordering::SeqCst);
+    }
+
+    /// The term under which it was opened.
+    pub(crate) fn term(&self) -> Term {
+        Term(self.term.load(Ordering::SeqCst))
     }
 
     /// The link is lost.

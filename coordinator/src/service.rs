@@ -1,17 +1,20 @@
 //! The `Generation` service: what clients call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::v1;
 use proto::v1::generation_server::Generation;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::delivery::{CLIENT_EVENTS, Item};
 use crate::failure::Failure;
 use crate::request;
-use crate::start::{self, Cluster};
+use crate::start::{self, Cluster, Completion};
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
@@ -28,16 +31,27 @@ impl Generation for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let cluster = Arc::clone(&self.cluster);
+        let cluster = &self.cluster;
+        let deadline = deadline(request.metadata());
         if cluster.drain.is_stopping() {
             return Err(Failure::Stopping.into());
         }
         let vocab = cluster.registry.tokenizer().vocabulary().len();
         let request = request::parse(request.into_inner(), vocab, runtime::seed::fresh)?;
-        let ticket = cluster.admission.enter()?;
-        let (client, events) = mpsc::channel(CLIENT_EVENTS);
-        let drain = cluster.drain.clone();
-        drain.spawn(start::serve(cluster, request, ticket, client));
+        let completions = request.completions;
+        let tickets = (cluster.admission).enter(completions as usize, request.priority)?;
+        let request = Arc::new(request);
+        let (client, events) = mpsc::channel(CLIENT_EVENTS * completions as usize);
+        for (number, ticket) in (0..).zip(tickets) {
+            let completion = Completion {
+                request: Arc::clone(&request),
+                number,
+                ticket,
+                deadline,
+                client: client.clone(),
+            };
+            (cluster.drain).spawn(start::serve(Arc::clone(cluster), completion));
+        }
         Ok(Response::new(ReceiverStream::new(events)))
     }
 
@@ -48,6 +62,53 @@ impl Generation for Service {
         Ok(Response::new(v1::ClusterReply {
             workers: self.cluster.registry.describe(),
             sessions: self.cluster.admission.running() as u32,
+            waiting: self.cluster.admission.waiting() as u32,
         }))
+    }
+}
+
+/// When the client stops waiting, by its `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): up to eight digits and a
+/// unit. The transport itself only applies it to the first answer of a stream. What cannot be read is no deadline.
+fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    let after = match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    Instant::now().checked_add(after)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_are_read_as_the_protocol_writes_them() {
+        let after = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&metadata).map(|at| at - Instant::now())
+        };
+        assert_eq!(after("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(
+            after("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        for odd in ["", "S", "5", "1.5S", "123456789S", "-1S", "5s", "5µ"] {
+            assert_eq!(after(odd), None, "{odd:?}");
+        }
+        assert_eq!(deadline(&MetadataMap::new()), None);
     }
 }

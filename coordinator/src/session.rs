@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use proto::{outward, v1};
+use proto::{Sampling, outward, v1};
 use speculation::limits::{MAX_COMMIT, MAX_NODES_PER_UPDATE};
-use speculation::message::{Finish, ReplicaUpdate, SessionId};
+use speculation::message::{Addressed, Finish, ReplicaUpdate, SessionId, Stopping};
 use speculation::relay::{LinkKey, Relay, Role};
 use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::delivery::Delivery;
@@ -18,8 +18,10 @@ use crate::failure::Failure;
 use crate::hello::role_name;
 use crate::link::Down;
 use crate::open::Opening;
-use crate::registry::Place;
-use crate::seat::{Heard, Said};
+use crate::registry::{Place, Wanted};
+use crate::replay::Replays;
+use crate::seat::{Heard, Said, SeatMaker};
+use crate::start::Cluster;
 
 /// Messages handled before the workers are told: what has arrived together is answered together.
 const BATCH: usize = 64;
@@ -33,8 +35,11 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    pub(crate) fn new(session: SessionId, places: Vec<Place>) -> Self {
-        Places { session, places }
+    pub(crate) fn new(session: SessionId) -> Self {
+        Places {
+            session,
+            places: Vec::new(),
+        }
     }
 
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, Place> {
@@ -43,6 +48,14 @@ impl Places {
 
     fn get(&self, key: LinkKey) -> Option<&Place> {
         self.places.iter().find(|place| place.link.key == key)
+    }
+
+    /// The session has a seat more; a target's goes first.
+    pub(crate) fn add(&mut self, place: Place) {
+        match place.link.role {
+            Role::Target => self.places.insert(0, place),
+            Role::Draft | Role::Qualifier => self.places.push(place),
+        }
     }
 
     /// The session is no longer on this worker.
@@ -67,6 +80,14 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) relay: Relay,
     pub(crate) places: Places,
+    /// Workers it uses besides the target, when there are any.
+    pub(crate) wanted: Wanted,
+    pub(crate) seats: SeatMaker,
+    pub(crate) sampling: Sampling,
+    pub(crate) stopping: Stopping,
+    pub(crate) replays: Replays,
+    /// When the client stops waiting.
+    pub(crate) deadline: Option<Instant>,
     /// What the workers say.
     pub(crate) inbox: mpsc::Receiver<Heard>,
     /// Told when a slot was taken or a link is gone.
@@ -75,7 +96,6 @@ pub(crate) struct Session {
     pub(crate) delivery: Delivery,
     /// Sent once the target has accepted.
     pub(crate) started: Option<v1::Started>,
-    pub(crate) prompt_len: usize,
 }
 
 /// How a session ends when nothing failed.
@@ -88,7 +108,7 @@ pub(crate) enum End {
 }
 
 /// Why a worker is let go before the end.
-enum Parting {
+pub(crate) enum Parting {
     /// It, or the way to it, is gone.
     Lost(String),
     /// It said what no correct worker says.
@@ -98,20 +118,17 @@ enum Parting {
 }
 
 impl Session {
-    /// Ferries until the text ends, the client goes or the target is lost. `cut` ends it early.
-    pub(crate) async fn drive(&mut self, cut: &CancellationToken) -> Result<End, Failure> {
+    /// Ferries until the text ends, the client goes or the target is lost for good.
+    pub(crate) async fn drive(&mut self, cluster: &Cluster) -> Result<End, Failure> {
         let mut heard = Vec::with_capacity(BATCH);
+        let mut arrivals = cluster.registry.arrivals();
+        let mut vacancies = cluster.registry.vacancies();
         loop {
             self.part_with_lost()?;
-            let fresh = self.relay.poll_text();
-            if !fresh.is_empty() {
-                // The first picks may be here before the answer to the open call is.
-                self.begin();
-                self.delivery.push(&fresh);
-            }
-            let taken = self.delivery.flush();
-            self.relay.handle_consumed(taken);
+            self.seek_target(cluster)?;
+            self.hand_out();
             match self.relay.finish() {
+                _ if self.delivery.is_stopped() => return Ok(End::Finished(Finish::Stop)),
                 Some(Finish::NotFinite) => {
                     return Err(Failure::NotFinite {
                         target: self.target(),
@@ -126,9 +143,16 @@ impl Session {
             tokio::select! {
                 biased;
                 () = self.delivery.gone() => return Ok(End::Gone),
-                () = cut.cancelled() => return Err(Failure::Stopping),
+                () = cluster.cut.cancelled() => return Err(Failure::Stopping),
+                () = until(self.deadline) => {
+                    let tokens = self.generated();
+                    return Err(Failure::Deadline { tokens });
+                }
                 Some((key, answer)) = self.opens.next() => self.opened(key, answer)?,
                 () = self.wake.notified() => {}
+                () = arrivals.heard() => self.welcome(cluster),
+                () = vacancies.heard(), if self.replays.is_seeking() => {}
+                () = until(self.replays.wake(cluster.replay_wait)) => {}
                 _ = self.inbox.recv_many(&mut heard, BATCH) => {
                     for heard in heard.drain(..) {
                         self.hear(heard)?;
@@ -137,6 +161,25 @@ impl Session {
                 () = self.delivery.room(), if self.delivery.is_pending() => {}
             }
         }
+    }
+
+    /// Hands the client what is new, and the relay what the client has taken.
+    fn hand_out(&mut self) {
+        let (fresh, scores) = self.relay.poll_text();
+        let prompt = self.relay.poll_prompt_scores();
+        let ended = self.relay.finish().is_some() || self.delivery.is_stopped();
+        if ended || !fresh.is_empty() || prompt.is_some() {
+            // The first picks may be here before the answer to the open call is.
+            self.begin();
+        }
+        if let Some(prompt) = prompt {
+            self.delivery.push_prompt(prompt);
+        }
+        if !fresh.is_empty() {
+            self.delivery.push(&fresh, scores);
+        }
+        let taken = self.delivery.flush();
+        self.relay.handle_consumed(taken);
     }
 
     /// The target serves the session, and the client learns it.
@@ -148,7 +191,6 @@ impl Session {
 
     /// Tells every worker whose slot is vacant what is new to it.
     fn tell(&mut self) {
-        let term = self.relay.term();
         for Place { link, seat } in self.places.iter() {
             if !link.outbox.is_vacant(self.id) {
                 seat.wait();
@@ -156,11 +198,11 @@ impl Session {
                     continue;
                 }
             }
-            if let Some(update) = self.relay.poll_update(link.key) {
-                if may_go_on(&update) {
+            if let Some(Addressed { term, message, .. }) = self.relay.poll_update(link.key) {
+                if may_go_on(&message) {
                     seat.wait();
                 }
-                link.outbox.put(self.id, Down::Update(term, update));
+                link.outbox.put(self.id, Down::Update(term, message));
             }
         }
     }
@@ -173,7 +215,7 @@ impl Session {
         let taken = match said {
             Said::Drafted(report) => self.relay.handle_draft(key, term, &report),
             Said::Verified(report) => self.relay.handle_verify(key, term, &report),
-            Said::Fault(_) if term != self.relay.term() => Ok(()),
+            Said::Fault(_) if self.relay.term_of(key) != Some(term) => Ok(()),
             Said::Fault(message) => return self.part(key, Parting::Lost(message)),
         };
         match taken {
@@ -189,12 +231,22 @@ impl Session {
         match answer {
             Ok(()) => {
                 if place.link.role == Role::Target {
+                    self.replays.settled();
                     self.begin();
                 }
                 self.relay.handle_opened(key);
                 Ok(())
             }
-            Err(status) => self.part(key, Parting::Refused(status)),
+            // Not an answer of the worker's: the call broke with the stream.
+            Err(status) if place.link.lost.is_cancelled() => {
+                self.part(key, Parting::Lost(status.message().to_owned()))
+            }
+            Err(status) => {
+                if status.code() == Code::Unavailable {
+                    place.link.retire();
+                }
+                self.part(key, Parting::Refused(status))
+            }
         }
     }
 
@@ -211,50 +263,28 @@ impl Session {
         Ok(())
     }
 
-    /// Goes on without this worker, or ends if it is the target.
+    /// Goes on without this worker; if it is the target, with another one.
     fn part(&mut self, key: LinkKey, parting: Parting) -> Result<(), Failure> {
         self.relay.handle_lost(key);
         let Some(Place { link, .. }) = self.places.leave(key) else {
             return Ok(());
         };
-        if link.role != Role::Target {
-            let reason = match parting {
-                Parting::Lost(reason) | Parting::Broken(reason) => reason,
-                Parting::Refused(status) => format!("{}: {}", status.code(), status.message()),
-            };
-            tracing::warn!(
-                session = self.id.0,
-                worker = %link.address,
-                role = role_name(link.role),
-                reason,
-                "the session goes on without a worker"
-            );
-            return Ok(());
+        if link.role == Role::Target {
+            let numerics_id = link.hello.numerics_id.clone();
+            return self.lose_target(key, numerics_id, link.address.to_string(), parting);
         }
-        let target = link.address.to_string();
-        let tokens = self.generated();
-        Err(match parting {
-            Parting::Broken(reason) => Failure::TargetBroken { target, reason },
-            Parting::Lost(reason) => Failure::TargetLost {
-                target,
-                tokens,
-                reason,
-            },
-            Parting::Refused(status) => match status.code() {
-                code @ (Code::InvalidArgument | Code::ResourceExhausted) => {
-                    Failure::TargetRefused {
-                        target,
-                        code,
-                        message: status.message().to_owned(),
-                    }
-                }
-                code => Failure::TargetLost {
-                    target,
-                    tokens,
-                    reason: format!("{code}: {}", status.message()),
-                },
-            },
-        })
+        let reason = match parting {
+            Parting::Lost(reason) | Parting::Broken(reason) => reason,
+            Parting::Refused(status) => format!("{}: {}", status.code(), status.message()),
+        };
+        tracing::warn!(
+            session = self.id.0,
+            worker = %link.address,
+            role = role_name(link.role),
+            reason,
+            "the session goes on without a worker"
+        );
+        Ok(())
     }
 
     fn target(&self) -> String {
@@ -267,7 +297,7 @@ impl Session {
 
     /// Tokens of the text behind the prompt, the stop token included.
     pub(crate) fn generated(&self) -> usize {
-        self.relay.text().len() - self.prompt_len
+        self.relay.text().len() - self.stopping.prompt_len as usize
     }
 
     /// The client's last message.
@@ -275,9 +305,18 @@ impl Session {
         v1::Finished {
             reason: outward::finish(Some(finish)).into(),
             text: String::new(),
-            completion_tokens: self.generated() as u32,
+            completion_tokens: self.delivery.tokens() as u32,
             statistics: Some(outward::statistics(self.relay.stats())),
+            stop_text: None,
         }
+    }
+}
+
+/// Resolves then, or never.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -13,6 +14,7 @@ use speculation::message::SessionId;
 use speculation::relay::{Relay, RelayConfig};
 use text::Special;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, Ticket};
@@ -20,8 +22,9 @@ use crate::delivery::{Delivery, Item};
 use crate::failure::Failure;
 use crate::link::Down;
 use crate::open;
-use crate::registry::{NoPlace, Place, Registry};
-use crate::request::{Prompt, Request};
+use crate::registry::{Need, NoPlace, Place, Registry};
+use crate::replay::Replays;
+use crate::request::{self, Prompt, Request};
 use crate::seat::{Heard, SeatMaker};
 use crate::session::{End, Places, Session};
 
@@ -37,6 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) drain: Drain,
     /// Cancelled when the grace time of the drain is almost over: sessions end, but say so.
     pub(crate) cut: CancellationToken,
+    /// How long a session whose target is lost waits for another.
+    pub(crate) replay_wait: Duration,
     /// How well qualifiers advise, learned from all sessions; the last one to end wins.
     calibration: Mutex<Calibration>,
     /// The next session's number.
@@ -45,30 +50,58 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// `first` is the first session's number: two coordinators of one cluster should not use the same.
-    pub(crate) fn new(registry: Registry, admission: Admission, drain: Drain, first: u64) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        admission: Admission,
+        drain: Drain,
+        replay_wait: Duration,
+        first: u64,
+    ) -> Self {
         Cluster {
             registry,
             admission,
             drain,
             cut: CancellationToken::new(),
+            replay_wait,
             calibration: Mutex::new(Calibration::default()),
             next: AtomicU64::new(first),
         }
     }
 }
 
-/// Serves one request to its end.
-pub(crate) async fn serve(
-    cluster: Arc<Cluster>,
-    request: Request,
-    ticket: Ticket,
-    client: mpsc::Sender<Item>,
-) {
+/// One completion of a request, taken in.
+pub(crate) struct Completion {
+    pub(crate) request: Arc<Request>,
+    /// Which one, from 0.
+    pub(crate) number: u32,
+    pub(crate) ticket: Ticket,
+    /// When the client stops waiting.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) client: mpsc::Sender<Item>,
+}
+
+/// Serves one completion to its end.
+pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
+    let Completion {
+        request,
+        number,
+        ticket,
+        deadline,
+        client,
+    } = completion;
     let stopping = cluster.drain.stopping();
+    let late = async || match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    };
     let running = tokio::select! {
         biased;
         () = client.closed() => return,
-        running = cluster.admission.admit(ticket) => running,
+        running = ticket.admitted() => running,
+        () = late() => {
+            let _ = client.send(Err(Failure::Deadline { tokens: 0 }.into())).await;
+            return;
+        }
         () = stopping => {
             let _ = client.send(Err(Failure::Stopping.into())).await;
             return;
@@ -77,10 +110,20 @@ pub(crate) async fn serve(
     let prepared = tokio::select! {
         () = client.closed() => return,
         () = cluster.cut.cancelled() => Err(Failure::Stopping),
-        prepared = prepare(&cluster, request, &client) => prepared,
+        () = late() => Err(Failure::Deadline { tokens: 0 }),
+        prepared = prepare(&cluster, &request, number, &client) => prepared,
     };
     match prepared {
-        Ok(session) => run(&cluster, session).await,
+        Ok(session) => {
+            run(
+                &cluster,
+                Session {
+                    deadline,
+                    ..session
+                },
+            )
+            .await
+        }
         Err(failure) => {
             let _ = client.send(Err(failure.into())).await;
         }
@@ -90,11 +133,17 @@ pub(crate) async fn serve(
 
 async fn prepare(
     cluster: &Cluster,
-    request: Request,
+    request: &Request,
+    number: u32,
     client: &mpsc::Sender<Item>,
 ) -> Result<Session, Failure> {
     let registry = &cluster.registry;
     let prompt = encode(registry, &request.prompt).await?;
+    let prompt_len = match u32::try_from(prompt.len()) {
+        Ok(0) => return Err(request::empty()),
+        Ok(len) => len,
+        Err(_) => u32::MAX,
+    };
     let id = SessionId(cluster.next.fetch_add(1, Ordering::Relaxed));
     let wake = Arc::new(Notify::new());
     let (sender, inbox) = mpsc::channel::<Heard>(INBOX);
@@ -102,56 +151,70 @@ async fn prepare(
         inbox: sender,
         wake: Arc::clone(&wake),
     };
-    let mut places = Places::new(id, place(registry, id, &request, &seats).await?);
-    let target = Arc::clone(
-        &(places
-            .iter()
-            .next()
-            .expect("a place always has a target")
-            .link),
+    let received = request.received.as_ref();
+    let need = Need {
+        wanted: request.wanted,
+        numerics: received.map(|received| received.numerics_id.as_str()),
+        tokens: prompt_len,
+        positions: request.wish(prompt_len),
+    };
+    let mut seated = place(registry, id, &need, &seats).await?.into_iter();
+    let target = seated.next().expect("a place always has a target");
+    let stopping = request.stopping(prompt_len, &target.link);
+    let ids = received.map_or(&[][..], |received| &received.ids);
+    if ids.len() > (stopping.max_len - prompt_len) as usize {
+        let given = format!("{} tokens", ids.len());
+        let allowed = format!("at most {}", stopping.max_len - prompt_len);
+        target.link.leave(id);
+        seated.for_each(|place| place.link.leave(id));
+        return Err(Failure::parameter("resume.token_ids", given, allowed));
+    }
+    let mut sampling = request.sampling.clone();
+    sampling.choice += number;
+    let mut delivery = Delivery::new(
+        client.clone(),
+        sampling.choice,
+        registry.tokenizer().stream(),
+        request.stops.clone(),
+        sampling.min_tokens,
     );
-    let prompt_len = prompt.len();
-    let stopping = request.stopping(prompt_len, &target)?;
-    let vocab = registry.tokenizer().vocabulary().len() as u32;
+    delivery.skip(ids);
+    let started = v1::Started {
+        session: id.0,
+        seed: sampling.seed,
+        prompt_tokens: prompt_len,
+        system_fingerprint: target.link.hello.numerics_id.clone(),
+        prompt_token_ids: prompt.clone(),
+    };
     let config = RelayConfig {
         session: id,
-        prompt,
-        stopping,
+        text: [&prompt, ids].concat(),
+        stopping: stopping.clone(),
+        scoring: request.scoring,
         strategy: request.strategy,
-        vocab,
+        vocab: registry.tokenizer().vocabulary().len() as u32,
     };
-    let mut relay = Relay::new(config).with_calibration(cluster.calibration.lock().clone());
-    let opens = FuturesUnordered::new();
-    let mut unused = Vec::new();
-    for Place { link, .. } in places.iter() {
-        match relay.add_link(link.key, link.role) {
-            None => unused.push(link.key),
-            Some(spec) => {
-                let link = Arc::clone(link);
-                let opening = open::open(link, registry.coordinator(), spec, request.sampling);
-                opens.push(opening);
-            }
-        }
-    }
-    for key in unused {
-        places.leave(key);
-    }
-    Ok(Session {
+    let relay = Relay::new(config).with_calibration(cluster.calibration.lock().clone());
+    let mut session = Session {
         id,
         relay,
-        places,
+        places: Places::new(id),
+        wanted: request.wanted,
+        seats,
+        sampling,
+        stopping,
+        replays: Replays::default(),
+        deadline: None,
         inbox,
         wake,
-        opens,
-        delivery: Delivery::new(client.clone(), registry.tokenizer().stream()),
-        started: Some(v1::Started {
-            session: id.0,
-            seed: request.sampling.seed,
-            prompt_tokens: prompt_len as u32,
-            system_fingerprint: target.hello.numerics_id.clone(),
-        }),
-        prompt_len,
-    })
+        opens: FuturesUnordered::new(),
+        delivery,
+        started: Some(started),
+    };
+    for place in std::iter::once(target).chain(seated) {
+        session.open_on(cluster, place);
+    }
+    Ok(session)
 }
 
 /// Encoding is work for a processor, so it stays off the threads that relay.
@@ -172,24 +235,35 @@ async fn encode(registry: &Registry, prompt: &Prompt) -> Result<Vec<u32>, Failur
 async fn place(
     registry: &Registry,
     id: SessionId,
-    request: &Request,
+    need: &Need<'_>,
     seats: &SeatMaker,
 ) -> Result<Vec<Place>, Failure> {
+    // Listening begins before looking, so that nothing is missed in between.
+    let mut vacancies = registry.vacancies();
     loop {
-        let vacated = registry.vacated().notified();
-        tokio::pin!(vacated);
-        // Listening begins before looking, so that nothing is missed in between.
-        vacated.as_mut().enable();
-        match registry.place(id, request.wanted, seats) {
+        match registry.place(id, need, seats) {
             Ok(places) => return Ok(places),
             Err(NoPlace::Missing(each)) => return Err(Failure::NoTarget(each)),
-            Err(NoPlace::Busy) => vacated.await,
+            Err(NoPlace::OtherNumerics(present)) => {
+                return Err(Failure::OtherNumerics {
+                    wanted: need.numerics.unwrap_or_default().to_owned(),
+                    present,
+                });
+            }
+            Err(NoPlace::TooLong { context, target }) => {
+                return Err(Failure::PromptTooLong {
+                    tokens: need.tokens as usize,
+                    context,
+                    target,
+                });
+            }
+            Err(NoPlace::Busy) => vacancies.heard().await,
         }
     }
 }
 
 async fn run(cluster: &Cluster, mut session: Session) {
-    let ended = session.drive(&cluster.cut).await;
+    let ended = session.drive(cluster).await;
     *cluster.calibration.lock() = session.relay.calibration().clone();
     let finished = match &ended {
         Ok(End::Finished(finish)) => Some(session.finished(*finish)),
@@ -226,11 +300,12 @@ fn close(
     mut opens: FuturesUnordered<open::Opening>,
 ) {
     if !opens.is_empty() {
-        let links: Vec<_> = places.iter().map(|place| Arc::clone(&place.link)).collect();
+        let left: Vec<Place> = places.iter().cloned().collect();
         let closing = async move {
             while let Some((key, _)) = opens.next().await {
-                if let Some(link) = links.iter().find(|link| link.key == key) {
-                    link.outbox.put(id, Down::Close);
+                if let Some(Place { link, seat }) = left.iter().find(|place| place.link.key == key)
+                {
+                    link.outbox.put(id, Down::Close(seat.term()));
                 }
             }
         };

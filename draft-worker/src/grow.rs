@@ -1,6 +1,6 @@
 //! The draft's kind of work: a model's logits become guesses, and guesses become nodes.
 
-use engine::sampling::{Sampler, SamplingParams};
+use engine::sampling::{Past, Recipe, Sampler};
 use speculation::Time;
 use speculation::calibration::Calibration;
 use speculation::cost::CostModel;
@@ -36,8 +36,17 @@ impl Kind for Grow {
     type Session = DraftSession;
     type Report = DraftReport;
 
-    fn open(&mut self, _now: Time, spec: &SessionSpec) -> Result<DraftSession, WrongTask> {
-        DraftSession::new(spec, self.vocab)
+    fn open(
+        &mut self,
+        _now: Time,
+        spec: &SessionSpec,
+        cached: u32,
+    ) -> Result<DraftSession, WrongTask> {
+        DraftSession::new(spec, self.vocab, cached)
+    }
+
+    fn cached_text<'a>(&self, session: &'a DraftSession) -> &'a [u32] {
+        session.cached_text()
     }
 
     fn handle_update(
@@ -66,17 +75,22 @@ impl Kind for Grow {
     fn handle_step(
         &mut self,
         session: &mut DraftSession,
-        params: &SamplingParams,
+        recipe: &mut Recipe,
         computed: Computed<'_>,
     ) {
         let (sampler, found) = (&mut self.sampler, &mut self.found);
-        session.handle_step(computed.plan, &self.calibration, |at, position, most| {
+        session.handle_step(computed.plan, &self.calibration, |at, history, most| {
             let Some(logits) = computed.logits.row(at) else {
                 return Vec::new();
             };
+            let past = Past {
+                text: history.text,
+                path: history.path,
+                prompt_len: history.prompt_len as usize,
+            };
             // Logits that cannot be sampled from give no guesses; the target finds its own way.
             if sampler
-                .guesses(logits, params, position, most.max(2), found)
+                .guesses_after(logits, recipe, &past, most.max(2), found)
                 .is_err()
             {
                 return Vec::new();

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use speculation::limits::MAX_NODES_PER_UPDATE;
+use speculation::limits::{MAX_BIASED, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
 use speculation::message::{
-    Activity, DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, SessionId, SessionSpec, Shard,
-    Stopping, Task, Term, VerifyReport,
+    Activity, DraftReport, Finish, NodeBatch, Prob16, PromptScores, ReplicaUpdate, SessionId,
+    SessionSpec, Shard, Stopping, Task, Term, VerifyReport,
 };
 pub use speculation::message::{Addressed, Relayed};
 use speculation::policy::{
@@ -13,7 +13,7 @@ use speculation::policy::{
 };
 use speculation::stats::WalkStats;
 
-use crate::{MAX_SESSIONS_PER_FRAME, Sampling, v1};
+use crate::{MAX_SESSIONS_PER_FRAME, Sampling, scores, v1};
 
 /// A message that cannot be understood. The text names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +42,7 @@ impl From<WireError> for tonic::Status {
     }
 }
 
-fn range(field: &'static str, value: impl ToString, allowed: &'static str) -> WireError {
+pub(crate) fn range(field: &'static str, value: impl ToString, allowed: &'static str) -> WireError {
     WireError::Range {
         field,
         value: value.to_string(),
@@ -62,7 +62,7 @@ fn probability(field: &'static str, value: f32) -> Result<f32, WireError> {
     }
 }
 
-fn at_most(
+pub(crate) fn at_most(
     field: &'static str,
     len: usize,
     most: usize,
@@ -183,6 +183,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
             Task::Advise(walk(task.walk)?, advice)
         }
     };
+    let scoring = scores::scoring(request.scoring, stopping.prompt_len)?;
     let spec = SessionSpec {
         session: SessionId(request.session),
         term: Term(request.term),
@@ -194,17 +195,43 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
             stop_ids: stopping.stop_ids,
         },
         allowed_len: request.allowed_len,
+        scoring,
         task,
     };
-    let sampling = Sampling {
+    Ok((spec, self::sampling(sampling)?))
+}
+
+/// The counts are checked here; the values by who samples.
+fn sampling(sampling: v1::Sampling) -> Result<Sampling, WireError> {
+    if sampling.bias_ids.len() != sampling.bias_values.len() {
+        let value = format!(
+            "{} and {}",
+            sampling.bias_ids.len(),
+            sampling.bias_values.len()
+        );
+        return Err(range("sampling.bias", value, "arrays of equal length"));
+    }
+    at_most(
+        "sampling.bias",
+        sampling.bias_ids.len(),
+        MAX_BIASED,
+        "at most 1024 tokens",
+    )?;
+    Ok(Sampling {
         temperature: sampling.temperature,
         top_k: sampling.top_k,
         top_p: sampling.top_p,
         min_p: sampling.min_p,
         seed: sampling.seed,
         choice: sampling.choice,
-    };
-    Ok((spec, sampling))
+        bias: (sampling.bias_ids.into_iter())
+            .zip(sampling.bias_values)
+            .collect(),
+        repetition_penalty: sampling.repetition_penalty,
+        presence_penalty: sampling.presence_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        min_tokens: sampling.min_tokens,
+    })
 }
 
 /// A frame from a coordinator.
@@ -220,7 +247,13 @@ pub fn relay_frame(frame: v1::RelayFrame) -> Result<Relayed, WireError> {
         .into_iter()
         .map(update)
         .collect::<Result<_, _>>()?;
-    let closed = frame.closed.into_iter().map(SessionId).collect();
+    if frame.closed.len() != frame.closed_terms.len() {
+        let value = format!("{} and {}", frame.closed.len(), frame.closed_terms.len());
+        return Err(range("closed", value, "arrays of equal length"));
+    }
+    let closed = (frame.closed.into_iter().map(SessionId))
+        .zip(frame.closed_terms.into_iter().map(Term))
+        .collect();
     Ok(Relayed { updates, closed })
 }
 
@@ -250,6 +283,7 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             rescored: update.rescored_ids.into_iter().zip(rescored).collect(),
             round_done: update.round_done,
             allowed_len: update.allowed_len,
+            prompt_scored: update.prompt_scored,
             shard: update.shard.map(shard).transpose()?,
         },
     })
@@ -311,21 +345,49 @@ pub fn verify_frame(frame: v1::VerifyFrame) -> Result<Reported<VerifyReport>, Wi
         MAX_SESSIONS_PER_FRAME,
         "at most 256 sessions",
     )?;
-    let report = |report: v1::VerifySessionReport| Addressed {
+    Ok(Reported {
+        reports: frame
+            .reports
+            .into_iter()
+            .map(verify_report)
+            .collect::<Result<_, WireError>>()?,
+        faults: faults(frame.faults),
+    })
+}
+
+fn verify_report(report: v1::VerifySessionReport) -> Result<Addressed<VerifyReport>, WireError> {
+    let finish = finish(report.finish());
+    let picked = (report.scores)
+        .map(|sent| scores::scores("scores", sent, report.picks.len()))
+        .transpose()?;
+    if let Some(scores) = &picked
+        && scores.len() != report.picks.len()
+    {
+        return Err(range("scores", scores.len(), "one for each pick"));
+    }
+    let prompt_scores = match report.prompt_scores {
+        None => None,
+        Some(_) if report.prompt_scores_first == 0 => {
+            return Err(WireError::Missing("prompt_scores_first"));
+        }
+        Some(sent) => Some(PromptScores {
+            first: report.prompt_scores_first,
+            scores: scores::scores("prompt_scores", sent, MAX_PROMPT_SCORES)?,
+        }),
+    };
+    Ok(Addressed {
         session: SessionId(report.session),
         term: Term(report.term),
         message: VerifyReport {
             base_len: report.base_len,
-            finish: finish(report.finish()),
-            activity: activity(report.activity),
-            walks: walks(report.walks),
             picks: report.picks,
             margins: report.margins,
+            scores: picked.map(Box::new),
+            prompt_scores: prompt_scores.map(Box::new),
+            finish,
+            activity: activity(report.activity),
+            walks: walks(report.walks),
         },
-    };
-    Ok(Reported {
-        reports: frame.reports.into_iter().map(report).collect(),
-        faults: faults(frame.faults),
     })
 }
 

@@ -6,6 +6,7 @@
 
 pub mod inward;
 pub mod outward;
+mod scores;
 pub mod stream;
 
 /// Generated from `offshoot/v1/*.proto`.
@@ -21,7 +22,7 @@ pub mod v1 {
 }
 
 /// Incremented whenever an older peer would misread a message.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Bytes one message of a hot stream may have, after which the link is an error.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -33,7 +34,7 @@ pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 pub const MAX_SESSIONS_PER_FRAME: usize = 256;
 
 /// How the chosen token of each position is drawn; the wire form of the sampling contract.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// 0 is plain argmax.
     pub temperature: f32,
@@ -47,4 +48,33 @@ pub struct Sampling {
     pub seed: u64,
     /// Number of the choice among several of one request.
     pub choice: u32,
+    /// Added to the logits of these tokens; ids are unique.
+    pub bias: Vec<(u32, f32)>,
+    /// Divides positive and multiplies negative logits of tokens in prompt or output; 1 is off.
+    pub repetition_penalty: f32,
+    /// Taken once from the logits of tokens in the output; 0 is off.
+    pub presence_penalty: f32,
+    /// Taken from the logits of tokens in the output as often as they are there; 0 is off.
+    pub frequency_penalty: f32,
+    /// Stop ids are masked until the output has so many tokens.
+    pub min_tokens: u32,
+}
+
+impl Default for Sampling {
+    /// Plain argmax, and everything else off.
+    fn default() -> Self {
+        Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+            choice: 0,
+            bias: Vec::new(),
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            min_tokens: 0,
+        }
+    }
 }

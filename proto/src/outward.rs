@@ -9,7 +9,8 @@ use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
 
 use crate::inward::Addressed;
-use crate::{PROTOCOL, Sampling, v1};
+pub use crate::scores::sent as token_scores;
+use crate::{PROTOCOL, Sampling, scores, v1};
 
 fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
     (!nodes.is_empty()).then(|| v1::Nodes {
@@ -61,6 +62,8 @@ pub fn hello(role: &str, info: &WorkerInfo) -> v1::HelloReply {
         max_context: info.max_context,
         max_sessions: info.max_sessions,
         eos_ids: info.eos_ids.clone(),
+        kv_positions: info.kv_positions,
+        kv_page: info.kv_page,
     }
 }
 
@@ -107,9 +110,16 @@ pub fn open(coordinator: u64, spec: SessionSpec, sampling: Sampling) -> v1::Open
             min_p: sampling.min_p,
             seed: sampling.seed,
             choice: sampling.choice,
+            bias_ids: sampling.bias.iter().map(|&(id, _)| id).collect(),
+            bias_values: sampling.bias.iter().map(|&(_, value)| value).collect(),
+            repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            min_tokens: sampling.min_tokens,
         }),
         allowed_len: spec.allowed_len,
         task: Some(task),
+        scoring: Some(scores::asked(spec.scoring)),
     }
 }
 
@@ -130,6 +140,7 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         round_done: message.round_done,
         allowed_len: message.allowed_len,
         shard: message.shard.map(shard),
+        prompt_scored: message.prompt_scored,
     }
 }
 
@@ -147,6 +158,10 @@ pub fn draft_report(report: Addressed<DraftReport>) -> v1::DraftSessionReport {
 
 /// A verifier's word about one session.
 pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport {
+    let (prompt_scores_first, prompt_scores) = match report.message.prompt_scores {
+        Some(part) => (part.first, Some(scores::sent(part.scores))),
+        None => (0, None),
+    };
     v1::VerifySessionReport {
         session: report.session.0,
         term: report.term.0,
@@ -156,6 +171,9 @@ pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport
         finish: finish(report.message.finish).into(),
         activity: Some(activity(report.message.activity)),
         walks: Some(walks(report.message.walks)),
+        scores: report.message.scores.map(|scores| scores::sent(*scores)),
+        prompt_scores_first,
+        prompt_scores,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::limits::MAX_NODES_PER_UPDATE;
 use crate::link::{LinkError, Outbound};
 use crate::message::{Activity, DraftReport, ReplicaUpdate, SessionSpec, Shard, Task};
 use crate::policy::{GrowthPolicy, Pause};
-use crate::replica::{CacheOp, Poll, Replica, Row, RowAt, StepPlan, TailLogits};
+use crate::replica::{CacheOp, History, Poll, Replica, Row, RowAt, StepPlan, TailLogits};
 use crate::tree::{Graft, NodeId};
 use crate::verify::WrongTask;
 
@@ -51,13 +51,13 @@ pub struct DraftSession {
 }
 
 impl DraftSession {
-    /// A session with an empty cache. `vocab` bounds every token id it will accept.
-    pub fn new(spec: &SessionSpec, vocab: u32) -> Result<Self, WrongTask> {
+    /// A session whose cache holds the first `cached` tokens of its text. `vocab` bounds every token id it will accept.
+    pub fn new(spec: &SessionSpec, vocab: u32, cached: u32) -> Result<Self, WrongTask> {
         let Task::Grow { policy, shard } = spec.task else {
             return Err(WrongTask);
         };
         Ok(DraftSession {
-            replica: Replica::new(spec, vocab),
+            replica: Replica::new(spec, vocab, cached),
             policy,
             shard,
             root_expanded: false,
@@ -67,6 +67,11 @@ impl DraftSession {
             told_any: false,
             told_life_us: 0,
         })
+    }
+
+    /// The tokens whose keys and values the cache holds once [`poll_cache_ops`](Self::poll_cache_ops) is done.
+    pub fn cached_text(&self) -> &[u32] {
+        self.replica.cached_text()
     }
 
     /// Takes the coordinator's newest state, and learns from what was committed.
@@ -247,7 +252,7 @@ impl DraftSession {
         &mut self,
         plan: &StepPlan,
         calibration: &Calibration,
-        mut guesses: impl FnMut(RowAt, u32, usize) -> Vec<Guess>,
+        mut guesses: impl FnMut(RowAt, History<'_>, usize) -> Vec<Guess>,
     ) {
         self.replica.computed(plan);
         if plan.tail == TailLogits::Skip && plan.rows.is_empty() {
@@ -258,7 +263,7 @@ impl DraftSession {
         if plan.tail == TailLogits::Keep {
             self.root_expanded = true;
             let position = self.replica.len();
-            let found = guesses(RowAt::Tail, position, branch);
+            let found = guesses(RowAt::Tail, self.replica.history(&[]), branch);
             let owner = (position % u32::from(self.shard.count.max(1))) as u8;
             self.grow(None, owner, &found, calibration);
         }
@@ -266,8 +271,9 @@ impl DraftSession {
             let Some(node) = self.replica.tree.get(row.node) else {
                 continue;
             };
-            let (position, owner) = (node.position + 1, node.owner);
-            let found = guesses(RowAt::Row(at), position, branch);
+            let owner = node.owner;
+            let path = self.replica.tree.tokens_to(row.node);
+            let found = guesses(RowAt::Row(at), self.replica.history(&path), branch);
             if let Some(payload) = self.replica.tree.payload_mut(row.node) {
                 payload.own.expanded = true;
             }

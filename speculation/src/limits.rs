@@ -14,3 +14,15 @@ pub const CLIENT_CREDIT: u32 = 256;
 
 /// Drafts that may share one session.
 pub const MAX_DRAFTS: usize = 64;
+
+/// Of the strongest tokens of a place, how many a session may ask to be scored.
+pub const MAX_TOP_SCORES: u8 = 20;
+
+/// Prompt tokens whose scores one message may carry for one session.
+pub const MAX_PROMPT_SCORES: usize = 256;
+
+/// Tokens whose logits a request may bias.
+pub const MAX_BIASED: usize = 1024;
+
+/// Logits of prompt rows that one session may have in memory at the same time, to be scored: 16 MiB.
+pub const MAX_SCORED_LOGITS: usize = 1 << 22;

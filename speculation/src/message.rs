@@ -4,6 +4,7 @@
 //! once on one link, or by the path of tokens from the base. Nobody asks who sent a message.
 
 use crate::policy::{AdvicePolicy, GrowthPolicy, VerifyPolicy};
+pub use crate::score::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
 
 /// Names a request inside a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +95,8 @@ pub struct ReplicaUpdate {
     pub round_done: Option<u32>,
     /// The text may grow to this length for now (flow control by the client); 0 leaves it as it was.
     pub allowed_len: u32,
+    /// Scores of the prompt below this position have arrived; 0 leaves it as it was. Meant for targets.
+    pub prompt_scored: u32,
     /// The receiver's part of the frontier; meant for drafts.
     pub shard: Option<Shard>,
 }
@@ -122,6 +125,12 @@ pub struct VerifyReport {
     pub picks: Vec<u32>,
     /// How clearly each token won, in units of logits over temperature, saturating at 255 sixteenths.
     pub margins: Vec<u8>,
+    /// The scores of the picks, one for each, if the session asked for them.
+    pub scores: Option<Box<Scores>>,
+    /// The prompt's scores behind what the coordinator has acknowledged ([`ReplicaUpdate::prompt_scored`]), as far as
+    /// they are known and fit a message. They go on after `finish`: a coordinator that asked for them closes the
+    /// session when it has them all.
+    pub prompt_scores: Option<Box<PromptScores>>,
     /// Set once the text is complete.
     pub finish: Option<Finish>,
     /// Totals since the session was opened.
@@ -162,6 +171,22 @@ pub struct Activity {
     pub abandoned_steps: u64,
 }
 
+impl Activity {
+    /// The totals of both.
+    #[must_use]
+    pub fn plus(self, other: Activity) -> Activity {
+        Activity {
+            steps: self.steps.saturating_add(other.steps),
+            rows: self.rows.saturating_add(other.rows),
+            busy_us: self.busy_us.saturating_add(other.busy_us),
+            bubble_us: self.bubble_us.saturating_add(other.bubble_us),
+            parked_us: self.parked_us.saturating_add(other.parked_us),
+            life_us: self.life_us.saturating_add(other.life_us),
+            abandoned_steps: self.abandoned_steps.saturating_add(other.abandoned_steps),
+        }
+    }
+}
+
 /// When a text ends; belongs to the target's walk, which truncates inside an accepted path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stopping {
@@ -188,6 +213,8 @@ pub struct SessionSpec {
     pub stopping: Stopping,
     /// The text may grow to this length for now.
     pub allowed_len: u32,
+    /// The scores that are wanted.
+    pub scoring: Scoring,
     /// What the worker is to do.
     pub task: Task,
 }
@@ -255,8 +282,8 @@ pub struct Addressed<T> {
 pub struct Relayed {
     /// New states.
     pub updates: Vec<Addressed<ReplicaUpdate>>,
-    /// Sessions to forget.
-    pub closed: Vec<SessionId>,
+    /// Sessions to forget, unless they were opened anew under a later term.
+    pub closed: Vec<(SessionId, Term)>,
 }
 
 /// What a worker says of itself in the handshake.
@@ -276,4 +303,8 @@ pub struct WorkerInfo {
     pub max_sessions: u32,
     /// End-of-text tokens of the model.
     pub eos_ids: Vec<u32>,
+    /// Positions that the key/value cache holds, all sessions together.
+    pub kv_positions: u32,
+    /// A session takes whole pages of so many positions.
+    pub kv_page: u32,
 }

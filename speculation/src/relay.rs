@@ -7,10 +7,11 @@ use crate::calibration::{Calibration, Feature, Outcome};
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::link::{Inbound, LinkError, Outbound, len_u32};
 use crate::message::{
-    Activity, DraftReport, Finish, ReplicaUpdate, SessionId, SessionSpec, Shard, Stopping, Task,
-    Term, VerifyReport,
+    Activity, Addressed, DraftReport, Finish, PromptScores, ReplicaUpdate, Scores, Scoring,
+    SessionId, SessionSpec, Shard, Stopping, Task, Term, VerifyReport,
 };
 use crate::policy::Strategy;
+use crate::scored::Scored;
 use crate::stats::{WalkStats, ratio};
 use crate::tree::{Graft, Grafted, NodeId, Tree};
 
@@ -41,12 +42,15 @@ struct Merged {
 #[derive(Debug)]
 struct Link {
     role: Role,
+    /// The session was given to this worker under this term; what it says under another is not for us.
+    term: Term,
     opened: bool,
     inbound: Inbound,
     outbound: Outbound,
     told_len: u32,
     told_round: Option<u32>,
     told_allowed: u32,
+    told_scored: u32,
     told_shard: Option<Shard>,
     round_done: Option<u32>,
     advice: Vec<NodeId>,
@@ -60,15 +64,18 @@ pub enum RelayError {
     /// A malformed message.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// A report for a worker that is not part of the session, or of another role.
+    /// A report of a worker of another role.
     #[error("report from a worker that does not serve the session in that role")]
     WrongRole,
+    /// Scores that do not fit the tokens or were not asked for.
+    #[error("scores that were not asked for in this form: {0}")]
+    Scores(&'static str),
 }
 
 /// How a finished session went, for the client and the bench.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionStats {
-    /// Totals of the target's walks.
+    /// Totals of the target's walks; of all targets, when one was lost.
     pub walks: WalkStats,
     /// How the target spent its time.
     pub target: Activity,
@@ -99,10 +106,12 @@ impl SessionStats {
 pub struct RelayConfig {
     /// The session.
     pub session: SessionId,
-    /// Prompt token ids.
-    pub prompt: Vec<u32>,
+    /// Prompt token ids, and behind them what the client of a resumed request has already.
+    pub text: Vec<u32>,
     /// When the text ends.
     pub stopping: Stopping,
+    /// The scores that are wanted.
+    pub scoring: Scoring,
     /// How it is decoded.
     pub strategy: Strategy,
     /// Number of tokens in the vocabulary.
@@ -113,11 +122,13 @@ pub struct RelayConfig {
 #[derive(Debug)]
 pub struct Relay {
     config: RelayConfig,
+    /// The last one that was given out.
     term: Term,
     text: Vec<u32>,
     tree: Tree<Merged>,
     links: BTreeMap<LinkKey, Link>,
     finish: Option<Finish>,
+    scored: Scored,
     /// Text that was handed to the client.
     delivered: u32,
     /// Text that the client has taken.
@@ -132,13 +143,14 @@ pub struct Relay {
 impl Relay {
     /// A session without workers.
     pub fn new(config: RelayConfig) -> Self {
-        let len = len_u32(&config.prompt);
+        let len = len_u32(&config.text);
         Relay {
-            term: Term(1),
-            text: config.prompt.clone(),
+            term: Term(0),
+            text: config.text.clone(),
             tree: Tree::new(len),
             links: BTreeMap::new(),
             finish: None,
+            scored: Scored::new(config.scoring),
             delivered: len,
             consumed: len,
             advice_calibration: Calibration::default(),
@@ -161,9 +173,9 @@ impl Relay {
         &self.advice_calibration
     }
 
-    /// The current term.
-    pub fn term(&self) -> Term {
-        self.term
+    /// The term under which a worker holds the session; `None` when it does not.
+    pub fn term_of(&self, key: LinkKey) -> Option<Term> {
+        self.links.get(&key).map(|link| link.term)
     }
 
     /// The committed text, prompt included.
@@ -171,7 +183,8 @@ impl Relay {
         &self.text
     }
 
-    /// Adds a worker and says how to open the session there; `None` when the strategy has no use for it.
+    /// Gives the session to a worker, under a new term, and says how to open it there; `None` when the strategy has no
+    /// use for it. A worker that held it before starts anew: what it said under its older term changes nothing.
     pub fn add_link(&mut self, key: LinkKey, role: Role) -> Option<SessionSpec> {
         let task = match role {
             Role::Target => Task::Commit(self.config.strategy.verify()),
@@ -190,16 +203,20 @@ impl Relay {
             }
         };
         let allowed_len = self.allowed_len();
+        self.handle_lost(key);
+        self.term.0 += 1;
         self.links.insert(
             key,
             Link {
                 role,
+                term: self.term,
                 opened: false,
                 inbound: Inbound::default(),
                 outbound: Outbound::default(),
                 told_len: len_u32(&self.text),
                 told_round: None,
                 told_allowed: allowed_len,
+                told_scored: self.scored.prompt_next(),
                 told_shard: None,
                 round_done: None,
                 advice: Vec::new(),
@@ -213,6 +230,10 @@ impl Relay {
             text: self.text.clone(),
             stopping: self.config.stopping.clone(),
             allowed_len,
+            scoring: match role {
+                Role::Target => self.scored.wanted(),
+                Role::Draft | Role::Qualifier => Scoring::default(),
+            },
             task,
         })
     }
@@ -240,8 +261,8 @@ impl Relay {
             Role::Draft => self.gone.drafts.push(link.activity),
             Role::Qualifier => self.gone.qualifiers.push(link.activity),
             Role::Target => {
-                self.gone.target = link.activity;
-                self.gone.walks = link.walks;
+                self.gone.target = self.gone.target.plus(link.activity);
+                self.gone.walks = self.gone.walks.plus(link.walks);
             }
         }
         Some(link.role)
@@ -254,12 +275,11 @@ impl Relay {
         term: Term,
         report: &DraftReport,
     ) -> Result<(), RelayError> {
-        if term != self.term {
-            return Ok(());
-        }
         let link = match self.links.get_mut(&key) {
+            Some(link) if link.term != term => return Ok(()),
+            None => return Ok(()),
             Some(link) if link.role == Role::Draft => link,
-            Some(_) | None => return Err(RelayError::WrongRole),
+            Some(_) => return Err(RelayError::WrongRole),
         };
         link.activity = report.activity;
         link.round_done = report.round_done.or(link.round_done);
@@ -302,10 +322,10 @@ impl Relay {
         term: Term,
         report: &VerifyReport,
     ) -> Result<(), RelayError> {
-        if term != self.term {
-            return Ok(());
-        }
-        let role = self.links.get(&key).ok_or(RelayError::WrongRole)?.role;
+        let role = match self.links.get(&key) {
+            Some(link) if link.term == term => link.role,
+            Some(_) | None => return Ok(()),
+        };
         if report.picks.len() > MAX_COMMIT || report.margins.len() != report.picks.len() {
             return Err(LinkError::TooLong(report.picks.len()).into());
         }
@@ -348,6 +368,12 @@ impl Relay {
         if self.text.len() + fresh.len() > self.config.stopping.max_len as usize {
             return Err(LinkError::TooLong(fresh.len()).into());
         }
+        self.scored.take(
+            report,
+            known,
+            self.config.stopping.prompt_len,
+            self.config.vocab,
+        )?;
         if !fresh.is_empty() {
             self.learn(fresh);
             self.text.extend_from_slice(fresh);
@@ -467,20 +493,27 @@ impl Relay {
         self.consumed.saturating_add(CLIENT_CREDIT)
     }
 
-    /// Tokens for the client that were not handed out yet.
-    pub fn poll_text(&mut self) -> Vec<u32> {
+    /// Tokens for the client that were not handed out yet, with their scores if the session has any.
+    pub fn poll_text(&mut self) -> (Vec<u32>, Option<Scores>) {
         let fresh = self.text[self.delivered as usize..].to_vec();
         self.delivered = len_u32(&self.text);
-        fresh
+        (fresh, self.scored.poll_picks())
     }
 
-    /// Why the text is complete, if it is.
+    /// Scores of the prompt that were not handed out yet.
+    pub fn poll_prompt_scores(&mut self) -> Option<PromptScores> {
+        self.scored.poll_prompt()
+    }
+
+    /// Why the request is done, if it is: the text is complete, and so is what was asked about the prompt.
     pub fn finish(&self) -> Option<Finish> {
-        self.finish
+        let prompt_len = self.config.stopping.prompt_len;
+        (self.finish)
+            .filter(|&why| why == Finish::NotFinite || self.scored.is_prompt_done(prompt_len))
     }
 
     /// What a worker has to be told, if anything. Call it when the link has taken the previous update.
-    pub fn poll_update(&mut self, key: LinkKey) -> Option<ReplicaUpdate> {
+    pub fn poll_update(&mut self, key: LinkKey) -> Option<Addressed<ReplicaUpdate>> {
         let round_done = self.round_done();
         let allowed_len = self.allowed_len();
         let shard = self.shard_of(key);
@@ -502,11 +535,14 @@ impl Relay {
         // Credit that has barely moved is not worth a message of its own.
         let more_credit = allowed_len >= link.told_allowed + CLIENT_CREDIT / 4;
         let new_shard = shard.filter(|_| link.told_shard != shard);
+        let scored = self.scored.prompt_next();
+        let more_scored = link.role == Role::Target && scored > link.told_scored;
         let quiet = nodes.is_empty()
             && rescored.is_empty()
             && commit.is_empty()
             && round_done.is_none()
             && !more_credit
+            && !more_scored
             && new_shard.is_none();
         if quiet {
             return None;
@@ -514,15 +550,21 @@ impl Relay {
         link.told_len = until as u32;
         link.told_round = round_done.or(link.told_round);
         link.told_allowed = allowed_len;
+        link.told_scored = scored;
         link.told_shard = new_shard.or(link.told_shard);
-        Some(ReplicaUpdate {
-            base_len,
-            commit,
-            nodes,
-            rescored,
-            round_done,
-            allowed_len,
-            shard: new_shard,
+        Some(Addressed {
+            session: self.config.session,
+            term: link.term,
+            message: ReplicaUpdate {
+                base_len,
+                commit,
+                nodes,
+                rescored,
+                round_done,
+                allowed_len,
+                prompt_scored: if more_scored { scored } else { 0 },
+                shard: new_shard,
+            },
         })
     }
 
@@ -553,8 +595,8 @@ impl Relay {
         for link in self.links.values() {
             match link.role {
                 Role::Target => {
-                    stats.target = link.activity;
-                    stats.walks = link.walks;
+                    stats.target = stats.target.plus(link.activity);
+                    stats.walks = stats.walks.plus(link.walks);
                 }
                 Role::Draft => stats.drafts.push(link.activity),
                 Role::Qualifier => stats.qualifiers.push(link.activity),

@@ -37,13 +37,15 @@ pub struct PlannedRow {
     pub token: u32,
 }
 
-/// Whether the model has to give logits for the last appended token.
+/// Which appended tokens the model has to give logits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TailLogits {
-    /// A prefill chunk, or a tail that was known before.
+    /// None: a prefill chunk, or a tail that was known before.
     Skip,
-    /// The guesses or the walk start there.
+    /// The last: the guesses or the walk start there.
     Keep,
+    /// Every one: the tokens behind them are to be scored. There are no tree rows then.
+    All,
 }
 
 /// What one session puts into one step of its worker.
@@ -51,7 +53,7 @@ pub enum TailLogits {
 pub struct StepPlan {
     /// Committed tokens to append to the cache.
     pub append: Vec<u32>,
-    /// Whether the last of them needs logits.
+    /// Which of them need logits.
     pub tail: TailLogits,
     /// Tree rows, parents before children; each needs logits.
     pub rows: Vec<PlannedRow>,
@@ -62,6 +64,15 @@ impl StepPlan {
     pub fn rows(&self) -> usize {
         self.append.len() + self.rows.len()
     }
+
+    /// Appended tokens that need logits, always the last ones.
+    pub fn kept_appends(&self) -> usize {
+        match self.tail {
+            TailLogits::Skip => 0,
+            TailLogits::Keep => 1,
+            TailLogits::All => self.append.len(),
+        }
+    }
 }
 
 /// Where in a step's output the logits of a row are.
@@ -71,6 +82,26 @@ pub enum RowAt {
     Tail,
     /// A tree row, by its place in [`StepPlan::rows`].
     Row(usize),
+    /// An appended token, by its place in [`StepPlan::append`]; there only under [`TailLogits::All`].
+    Appended(usize),
+}
+
+/// The tokens before a token that is to be picked or guessed.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// Prompt and committed tokens. Within a session it only grows.
+    pub text: &'a [u32],
+    /// The guesses behind the text, down to the token of the row that is asked.
+    pub path: &'a [u32],
+    /// How many tokens of the text are the prompt.
+    pub prompt_len: u32,
+}
+
+impl History<'_> {
+    /// The position of the token that is to be picked or guessed.
+    pub fn position(&self) -> u32 {
+        len_u32(self.text) + len_u32(self.path)
+    }
 }
 
 /// What a session wants of its worker now.
@@ -101,18 +132,24 @@ pub struct Replica<X> {
 }
 
 impl<X: Clone + Default> Replica<X> {
-    /// A replica of a session whose cache is empty.
-    pub(crate) fn new(spec: &SessionSpec, vocab: u32) -> Self {
+    /// A replica of a session whose cache holds the first `cached` tokens of its text.
+    pub(crate) fn new(spec: &SessionSpec, vocab: u32, cached: u32) -> Self {
         Replica {
             text: spec.text.clone(),
             stopping: spec.stopping.clone(),
             allowed_len: spec.allowed_len,
             vocab,
             tree: Tree::new(len_u32(&spec.text)),
-            cached: 0,
+            // The last token is computed again, because a step has to give its logits.
+            cached: cached.min(len_u32(&spec.text).saturating_sub(1)),
             inbound: Inbound::default(),
             ops: Vec::new(),
         }
+    }
+
+    /// The tokens whose keys and values the cache holds once the pending operations are done.
+    pub(crate) fn cached_text(&self) -> &[u32] {
+        &self.text[..self.text.len().min(self.cached as usize)]
     }
 
     /// See [`Inbound::foreseen`].
@@ -122,6 +159,15 @@ impl<X: Clone + Default> Replica<X> {
 
     pub(crate) fn len(&self) -> u32 {
         len_u32(&self.text)
+    }
+
+    /// What comes before a token that follows the text and this path.
+    pub(crate) fn history<'a>(&'a self, path: &'a [u32]) -> History<'a> {
+        History {
+            text: &self.text,
+            path,
+            prompt_len: self.stopping.prompt_len,
+        }
     }
 
     /// The committed tokens of an update that are new here, after checking all of them.

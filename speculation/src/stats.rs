@@ -26,6 +26,25 @@ pub struct WalkStats {
 }
 
 impl WalkStats {
+    /// The totals of both.
+    #[must_use]
+    pub fn plus(self, other: WalkStats) -> WalkStats {
+        WalkStats {
+            steps: self.steps.saturating_add(other.steps),
+            starved_steps: self.starved_steps.saturating_add(other.starved_steps),
+            starved_us: self.starved_us.saturating_add(other.starved_us),
+            tokens: self.tokens.saturating_add(other.tokens),
+            hits: self.hits.saturating_add(other.hits),
+            misses: self.misses.saturating_add(other.misses),
+            chain_submitted: self.chain_submitted.saturating_add(other.chain_submitted),
+            chain_accepted: self.chain_accepted.saturating_add(other.chain_accepted),
+            guesses_submitted: self
+                .guesses_submitted
+                .saturating_add(other.guesses_submitted),
+            guesses_accepted: self.guesses_accepted.saturating_add(other.guesses_accepted),
+        }
+    }
+
     /// Acceptance length M: tokens per step; 0 before the first step.
     pub fn acceptance_length(&self) -> f64 {
         ratio(self.tokens, self.steps)

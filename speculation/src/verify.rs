@@ -4,10 +4,13 @@
 use crate::Time;
 use crate::cost::CostModel;
 use crate::launch::{Decision, LaunchRule};
+use crate::ledger::Ledger;
 use crate::link::LinkError;
-use crate::message::{Activity, Finish, ReplicaUpdate, SessionSpec, Task, VerifyReport};
+use crate::message::{
+    Activity, Finish, ReplicaUpdate, Score, Scoring, SessionSpec, Task, VerifyReport,
+};
 use crate::policy::{AdvicePolicy, Launch, VerifyPolicy};
-use crate::replica::{CacheOp, PlannedRow, Poll, Replica, RowAt, StepPlan, TailLogits};
+use crate::replica::{CacheOp, History, PlannedRow, Poll, Replica, RowAt, StepPlan, TailLogits};
 use crate::stats::WalkStats;
 use crate::tree::{Graft, NodeId};
 use crate::walk::{Picked, walk};
@@ -35,6 +38,7 @@ pub struct VerifySession {
     ahead_finish: Option<Finish>,
     /// Text that the coordinator has.
     acked: u32,
+    ledger: Ledger,
     finish: Option<Finish>,
     round_done: Option<u32>,
     base_since: Time,
@@ -53,14 +57,20 @@ pub struct VerifySession {
 pub struct NotFinite;
 
 impl VerifySession {
-    /// A session that starts at `now` with an empty cache. `vocab` bounds every token id it will accept.
-    pub fn new(now: Time, spec: &SessionSpec, vocab: u32) -> Result<Self, WrongTask> {
+    /// A session that starts at `now` and whose cache holds the first `cached` tokens of its text. `vocab` bounds every
+    /// token id it will accept.
+    pub fn new(now: Time, spec: &SessionSpec, vocab: u32, cached: u32) -> Result<Self, WrongTask> {
         let (policy, advice) = match spec.task {
             Task::Commit(policy) => (policy, None),
             Task::Advise(policy, advice) => (policy, Some(advice)),
             Task::Grow { .. } => return Err(WrongTask),
         };
-        let replica = Replica::new(spec, vocab);
+        let replica = Replica::new(spec, vocab, cached);
+        // Advice is nobody's text: its scores would be of no use.
+        let scoring = match advice {
+            None => spec.scoring,
+            Some(_) => Scoring::default(),
+        };
         // A session may be reopened on a text that is complete already; one more token would be one too many.
         let last = replica.text.last().copied();
         let finish = (replica.len() > spec.stopping.prompt_len)
@@ -68,6 +78,7 @@ impl VerifySession {
             .flatten();
         Ok(VerifySession {
             acked: replica.len(),
+            ledger: Ledger::new(scoring, spec.stopping.prompt_len, vocab),
             replica,
             policy,
             advice,
@@ -85,9 +96,19 @@ impl VerifySession {
         })
     }
 
+    /// The tokens whose keys and values the cache holds once [`poll_cache_ops`](Self::poll_cache_ops) is done.
+    pub fn cached_text(&self) -> &[u32] {
+        self.replica.cached_text()
+    }
+
     /// The committed text, prompt included.
     pub fn text(&self) -> &[u32] {
         &self.replica.text
+    }
+
+    /// The scores that [`VerifySession::handle_step`] wants with its picks.
+    pub fn scoring(&self) -> Scoring {
+        self.ledger.scoring()
     }
 
     /// Takes the coordinator's newest state. On an error nothing has changed but possibly the text.
@@ -103,7 +124,9 @@ impl VerifySession {
             self.walks.hits += 1;
         }
         let told = update.base_len + update.commit.len() as u32;
+        self.ledger.picks_acked(told.saturating_sub(self.acked));
         self.acked = self.acked.max(told);
+        self.changed |= self.ledger.prompt_acked(update.prompt_scored);
         if update.round_done.is_some() {
             self.round_done = update.round_done;
         }
@@ -136,6 +159,14 @@ impl VerifySession {
     /// What to do now. `room` is how many rows the worker's step has left, `cost` what rows cost it.
     pub fn poll_step(&mut self, now: Time, cost: &CostModel, room: usize) -> Poll {
         self.undecided = false;
+        let scored = self
+            .ledger
+            .plan(&self.replica.text, self.replica.cached, room);
+        if let Some(plan) = scored
+            && self.finish != Some(Finish::NotFinite)
+        {
+            return Poll::Step(plan);
+        }
         if self.finish.is_some() {
             return Poll::Done;
         }
@@ -247,13 +278,14 @@ impl VerifySession {
         self.replica.take_ops()
     }
 
-    /// A plan was computed in `took` and ended at `now`; `pick` gives the model's token for one of its rows.
+    /// A plan was computed in `took` and ended at `now`; `pick` gives the model's token for one of its rows, with
+    /// its score if [`VerifySession::scoring`] wants the picks scored.
     pub fn handle_step(
         &mut self,
         now: Time,
         plan: &StepPlan,
         took: Time,
-        mut pick: impl FnMut(RowAt, u32) -> Result<Picked, NotFinite>,
+        mut pick: impl FnMut(RowAt, History<'_>) -> Result<Picked, NotFinite>,
     ) {
         self.replica.computed(plan);
         let tip = self.ahead.last().copied();
@@ -265,17 +297,20 @@ impl VerifySession {
             None => Some(RowAt::Tail),
             Some(id) => (plan.rows.iter().position(|row| row.node == id)).map(RowAt::Row),
         };
-        let mut position = len;
+        let tree = &self.replica.tree;
+        let mut path = tip.map_or_else(Vec::new, |tip| tree.tokens_to(tip));
         let walked = walk(
-            &self.replica.tree,
+            tree,
             tip,
             len,
             &self.replica.stopping,
             |id| place(Some(id)).is_some(),
             |id| {
                 let at = place(id).expect("the walk asks only for computed rows");
-                position += 1;
-                pick(at, position - 1)
+                if let Some(node) = id.filter(|_| id != tip).and_then(|id| tree.get(id)) {
+                    path.push(node.token);
+                }
+                pick(at, self.replica.history(&path))
             },
         );
         let Ok(walked) = walked else {
@@ -297,6 +332,28 @@ impl VerifySession {
         self.changed = true;
     }
 
+    /// A plan with [`TailLogits::All`] was computed: `score` gives the score of the token that follows one of its
+    /// rows.
+    pub fn handle_scored(
+        &mut self,
+        plan: &StepPlan,
+        mut score: impl FnMut(RowAt, u32) -> Result<Score, NotFinite>,
+    ) {
+        let first = self.replica.cached as usize;
+        self.replica.computed(plan);
+        self.changed = true;
+        let following = self.replica.text.get(first + 1..).unwrap_or(&[]);
+        for (at, &token) in following.iter().take(plan.append.len()).enumerate() {
+            match score(RowAt::Appended(at), token) {
+                Ok(score) => self.ledger.scored(&score),
+                Err(NotFinite) => {
+                    self.finish = Some(Finish::NotFinite);
+                    return;
+                }
+            }
+        }
+    }
+
     /// Whether the commit in `update` leaves nothing of a step in flight that would be of use: the advice it
     /// continues has been overtaken or contradicted. A target's step is always of use, it makes the commits.
     pub fn obsoletes(&self, plan: &StepPlan, update: &ReplicaUpdate) -> bool {
@@ -316,6 +373,9 @@ impl VerifySession {
 
     fn commit(&mut self, now: Time, walked: &crate::walk::Walked) {
         let tokens: Vec<u32> = walked.picks.iter().map(|picked| picked.token).collect();
+        for picked in &walked.picks {
+            self.ledger.picked(picked.score.as_ref());
+        }
         let committed = self.replica.extend(&tokens);
         if committed.hit {
             self.walks.hits += 1;
@@ -428,10 +488,13 @@ impl VerifySession {
             picks.push(node.token);
             margins.push((node.payload.own.margin * 16.0) as u8);
         }
+        let scores = self.ledger.picks(picks.len());
         Some(VerifyReport {
             base_len: self.acked,
             picks,
             margins,
+            scores,
+            prompt_scores: self.ledger.prompt(),
             finish: self.finish,
             activity,
             walks: self.walks,

@@ -1,15 +1,17 @@
 //! The verification walk: from the last token down the tree, along the tokens the model itself picks.
 
-use crate::message::{Finish, Stopping};
+use crate::message::{Finish, Score, Stopping};
 use crate::tree::{NodeId, Tree};
 
 /// One token as a model picked it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Picked {
     /// The token id.
     pub token: u32,
     /// How far it was ahead of the second best, in units of logits over temperature.
     pub margin: f32,
+    /// How likely the model found it, if the session asks for that.
+    pub score: Option<Score>,
 }
 
 /// Where a walk went.
@@ -41,13 +43,14 @@ pub fn walk<P, E>(
     let mut len = len;
     loop {
         let picked = pick(at)?;
+        let token = picked.token;
         walked.picks.push(picked);
         len += 1;
-        walked.finish = stopping.check(picked.token, len);
+        walked.finish = stopping.check(token, len);
         if walked.finish.is_some() {
             return Ok(walked);
         }
-        match tree.child(at, picked.token) {
+        match tree.child(at, token) {
             Some(child) if computed(child) => {
                 walked.path.push(child);
                 at = Some(child);
@@ -110,6 +113,7 @@ mod tests {
                         .next()
                         .expect("the walk asks no further than the tree"),
                     margin: 0.0,
+                    score: None,
                 })
             },
         )

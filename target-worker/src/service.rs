@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use engine::sampling::SamplingParams;
+use engine::sampling::{Recipe, SamplingParams, Shaping};
 use futures::{Stream, StreamExt};
 use proto::stream::{self, UpFrame};
 use proto::v1::verify_server::{Verify, VerifyServer};
@@ -68,7 +68,16 @@ impl Verify for VerifyService {
             seed: sampling.seed,
             choice: sampling.choice,
         };
-        self.handle.open(coordinator, spec, params).await?;
+        let shaping = Shaping {
+            bias: sampling.bias,
+            repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            min_tokens: sampling.min_tokens,
+            stop_ids: spec.stopping.stop_ids.clone(),
+        };
+        let recipe = Recipe::new(params, shaping);
+        self.handle.open(coordinator, spec, recipe).await?;
         Ok(Response::new(v1::OpenReply {}))
     }
 
@@ -91,10 +100,14 @@ impl Verify for VerifyService {
         let frames = futures::stream::unfold(Some(end), |end| async move {
             let end = end?;
             match end.next(MAX_SESSIONS_PER_FRAME).await {
-                Ok(news) => Some((Ok(v1::VerifyFrame::of(news)), Some(end))),
-                Err(LinkOver(reason)) => Some((Err(Status::invalid_argument(reason?)), None)),
+                Ok(news) => {
+                    let frames = v1::VerifyFrame::frames(news);
+                    Some((frames.into_iter().map(Ok).collect(), Some(end)))
+                }
+                Err(LinkOver(reason)) => Some((vec![Err(Status::invalid_argument(reason?))], None)),
             }
         });
+        let frames = frames.flat_map(futures::stream::iter);
         Ok(Response::new(Box::pin(frames.take_until(drained))))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Sender, TrySendError};
 use engine::EngineError;
-use engine::sampling::{ParamError, SamplingParams};
+use engine::sampling::{ParamError, Recipe};
 use futures::{Stream, StreamExt};
 use runtime::outbox::Outbox;
 use speculation::message::{Addressed, Relayed, SessionId, SessionSpec, Term, WorkerInfo};
@@ -12,6 +12,9 @@ use speculation::verify::WrongTask;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+
+// The wire's cap and the sampler's are one.
+const _: () = assert!(engine::sampling::MAX_BIASED == speculation::limits::MAX_BIASED);
 
 /// What a worker tells a coordinator about a session.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub(crate) enum Event<R> {
     Open {
         coordinator: u64,
         spec: Box<SessionSpec>,
-        params: SamplingParams,
+        recipe: Box<Recipe>,
         reply: oneshot::Sender<Result<(), OpenError>>,
     },
     Linked {
@@ -204,15 +207,16 @@ impl<R: Send + 'static> WorkerHandle<R> {
         }
     }
 
-    /// Opens a session for a coordinator that has a link.
+    /// Opens a session for a coordinator that has a link; `recipe` is how it samples.
     pub async fn open(
         &self,
         coordinator: u64,
         spec: SessionSpec,
-        params: SamplingParams,
+        recipe: impl Into<Recipe>,
     ) -> Result<(), OpenError> {
-        params.validate()?;
+        let recipe = recipe.into();
         let vocab = self.info.vocabulary_len;
+        recipe.validate(vocab)?;
         if let Some(position) = spec.text.iter().position(|&token| token >= vocab) {
             let token = spec.text[position];
             return Err(OpenError::Token {
@@ -229,7 +233,7 @@ impl<R: Send + 'static> WorkerHandle<R> {
         let event = Event::Open {
             coordinator,
             spec: Box::new(spec),
-            params,
+            recipe: Box::new(recipe),
             reply,
         };
         match self.events.try_send(event) {

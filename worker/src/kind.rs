@@ -1,12 +1,12 @@
 //! What makes a worker a draft or a verifier.
 
 use engine::StepOutput;
-use engine::sampling::SamplingParams;
+use engine::sampling::Recipe;
 use speculation::Time;
 use speculation::cost::CostModel;
 use speculation::link::LinkError;
 use speculation::message::{Activity, ReplicaUpdate, SessionSpec};
-use speculation::replica::{CacheOp, Poll, RowAt, StepPlan, TailLogits};
+use speculation::replica::{CacheOp, Poll, RowAt, StepPlan};
 use speculation::verify::WrongTask;
 
 /// A kind of worker: how the model thread drives one session's state machine.
@@ -16,8 +16,16 @@ pub trait Kind: Send + 'static {
     /// What it tells the coordinator.
     type Report: Send + 'static;
 
-    /// Starts a session whose cache is empty.
-    fn open(&mut self, now: Time, spec: &SessionSpec) -> Result<Self::Session, WrongTask>;
+    /// Starts a session whose cache holds the first `cached` tokens of its text.
+    fn open(
+        &mut self,
+        now: Time,
+        spec: &SessionSpec,
+        cached: u32,
+    ) -> Result<Self::Session, WrongTask>;
+
+    /// The tokens of the text that the session's cache holds, once its pending operations are done.
+    fn cached_text<'a>(&self, session: &'a Self::Session) -> &'a [u32];
 
     /// Takes the coordinator's newest state.
     fn handle_update(
@@ -39,11 +47,11 @@ pub trait Kind: Send + 'static {
     /// What the cache has to do before that step.
     fn poll_cache_ops(&mut self, session: &mut Self::Session) -> Vec<CacheOp>;
 
-    /// The step was computed.
+    /// The step was computed; `recipe` is how the session samples.
     fn handle_step(
         &mut self,
         session: &mut Self::Session,
-        params: &SamplingParams,
+        recipe: &mut Recipe,
         computed: Computed<'_>,
     );
 
@@ -75,7 +83,8 @@ pub struct Computed<'a> {
 pub struct Logits<'a> {
     pub(crate) output: &'a StepOutput,
     pub(crate) first: usize,
-    pub(crate) tail: TailLogits,
+    /// Appended rows that have logits; the tree rows' follow.
+    pub(crate) appended: usize,
 }
 
 impl Logits<'_> {
@@ -84,10 +93,10 @@ impl Logits<'_> {
     /// # Panics
     /// When the plan did not ask for that row.
     pub fn row(&self, at: RowAt) -> Option<&[f32]> {
-        let index = match (at, self.tail) {
-            (RowAt::Tail, _) => self.first,
-            (RowAt::Row(row), TailLogits::Keep) => self.first + 1 + row,
-            (RowAt::Row(row), TailLogits::Skip) => self.first + row,
+        let index = match at {
+            RowAt::Tail => self.first + self.appended - 1,
+            RowAt::Appended(row) => self.first + row,
+            RowAt::Row(row) => self.first + self.appended + row,
         };
         self.output.healthy(index).then(|| self.output.row(index))
     }

@@ -89,6 +89,10 @@ pub struct Loaded {
 /// Rows of one step, all sessions together; longer prompts are prefilled in chunks.
 const MAX_ROWS: usize = 256;
 
+fn positions(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 /// Reads everything a worker needs. Slow: call it off the async threads.
 ///
 /// `scratch_rows` is the number of tree rows one session may hold in the cache.
@@ -105,12 +109,13 @@ pub fn load(args: &ModelArgs, scratch_rows: u16) -> Result<Loaded, ModelError> {
     let page_bytes = config.layers * 2 * config.kv_heads * config.head_dim * 4 * PAGE;
     let budget = args.kv_mib as usize * (1 << 20) / page_bytes.max(1);
     let sessions = usize::from(args.max_num_seqs);
+    let kv_pages = (config.max_positions.div_ceil(PAGE) * sessions).min(budget.max(1));
     let engine = Engine::load(
         &args.model,
         &EngineOptions {
             dtype: args.dtype,
             threads: args.threads,
-            kv_pages: (config.max_positions.div_ceil(PAGE) * sessions).min(budget.max(1)),
+            kv_pages,
             max_sequences: sessions,
             scratch_rows,
             max_rows: MAX_ROWS,
@@ -130,9 +135,12 @@ pub fn load(args: &ModelArgs, scratch_rows: u16) -> Result<Loaded, ModelError> {
         ),
         vocabulary_hash: vocabulary.hash().to_owned(),
         vocabulary_len,
-        max_context: u32::try_from(config.max_positions).unwrap_or(u32::MAX),
+        // What could never fit the cache is no context that is offered.
+        max_context: positions(config.max_positions.min(kv_pages * PAGE)),
         max_sessions: args.max_num_seqs.into(),
         eos_ids: config.eos.clone(),
+        kv_positions: positions(kv_pages * PAGE),
+        kv_page: positions(PAGE),
     };
     Ok(Loaded {
         engine,

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use engine::sampling::SamplingParams;
+use engine::sampling::Recipe;
 use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow};
 use speculation::Time;
 use speculation::cost::CostModel;
@@ -49,14 +49,29 @@ pub fn start<K: Kind>(model: Loaded, kind: K) -> std::io::Result<WorkerHandle<K:
     Ok(handle)
 }
 
+/// How long a session outlives its link, so that a stream that breaks and comes back costs no second prefill.
+pub(crate) const LEASE: Time = Time::from_secs(2);
+
 pub(crate) struct Served<S> {
     pub(crate) session: S,
     seq: SeqId,
     rows: ScratchRows,
-    params: SamplingParams,
+    recipe: Recipe,
     pub(crate) term: Term,
-    link: u64,
+    coordinator: u64,
+    hold: Hold,
+    /// Positions reserved in the cache.
+    max_len: u32,
     account: Account,
+}
+
+/// What keeps a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// The link it is told of and reports on.
+    Link(u64),
+    /// Its link was lost. Until then it rests here, and its coordinator may open it once more.
+    Lease(Time),
 }
 
 struct Link<R> {
@@ -179,10 +194,10 @@ impl<K: Kind> ModelThread<K> {
             Event::Open {
                 coordinator,
                 spec,
-                params,
+                recipe,
                 reply,
             } => {
-                let answer = self.open(coordinator, &spec, params);
+                let answer = self.open(coordinator, &spec, *recipe);
                 // Nobody listens any more when the caller has gone: then its link goes too, with its sessions.
                 let _ = reply.send(answer);
             }
@@ -203,12 +218,12 @@ impl<K: Kind> ModelThread<K> {
             Event::Taken => {}
             Event::Lost { link } => {
                 self.links.remove(&link);
-                let lost: Vec<SessionId> = (self.sessions.iter())
-                    .filter(|(_, served)| served.link == link)
-                    .map(|(&id, _)| id)
-                    .collect();
-                for id in lost {
-                    self.close(id);
+                let until = self.now() + LEASE;
+                for served in self.sessions.values_mut() {
+                    if served.hold == Hold::Link(link) {
+                        served.hold = Hold::Lease(until);
+                        served.account.mood = Mood::Parked;
+                    }
                 }
             }
             Event::Stop => return ControlFlow::Break(()),
@@ -220,31 +235,46 @@ impl<K: Kind> ModelThread<K> {
         &mut self,
         coordinator: u64,
         spec: &SessionSpec,
-        params: SamplingParams,
+        recipe: Recipe,
     ) -> Result<(), OpenError> {
         let link = (self.links.iter())
             .rev()
             .find(|(_, link)| link.coordinator == coordinator)
             .map(|(&id, _)| id)
             .ok_or(OpenError::NotLinked(coordinator))?;
-        if self.sessions.contains_key(&spec.session) {
-            return Err(OpenError::Duplicate(spec.session));
-        }
         let now = self.now();
         // What a session may hold is this worker's to say.
         let spec = SessionSpec {
             task: spec.task.within(self.scratch_rows),
             ..spec.clone()
         };
-        let session = self.kind.open(now, &spec)?;
-        let seq = self.engine.open(spec.stopping.max_len as usize)?;
+        let held = match self.sessions.get(&spec.session) {
+            None => None,
+            Some(held) if held.coordinator == coordinator && held.term < spec.term => {
+                self.take_back(&spec)
+            }
+            Some(_) => return Err(OpenError::Duplicate(spec.session)),
+        };
+        let (seq, cached) = match held {
+            Some(held) => held,
+            None => (self.engine.open(spec.stopping.max_len as usize)?, 0),
+        };
+        let session = match self.kind.open(now, &spec, cached) {
+            Ok(session) => session,
+            Err(error) => {
+                self.engine.release(seq);
+                return Err(error.into());
+            }
+        };
         let served = Served {
             session,
             seq,
             rows: ScratchRows::new(self.scratch_rows),
-            params,
+            recipe,
             term: spec.term,
-            link,
+            coordinator,
+            hold: Hold::Link(link),
+            max_len: spec.stopping.max_len,
             account: Account::new(now),
         };
         self.sessions.insert(spec.session, served);
@@ -252,14 +282,60 @@ impl<K: Kind> ModelThread<K> {
         Ok(())
     }
 
+    /// Ends a session that is opened anew, and keeps what its cache holds of the text: the sequence and how many
+    /// tokens that are. Nothing else of it is kept, so that what it had not yet told makes no difference.
+    fn take_back(&mut self, spec: &SessionSpec) -> Option<(SeqId, u32)> {
+        let mut held = self.sessions.remove(&spec.session)?;
+        self.open.send_replace(self.sessions.len());
+        self.silence(&held, spec.session);
+        let settled = (self.kind.poll_cache_ops(&mut held.session).into_iter())
+            .try_for_each(|op| held.rows.apply(&mut self.engine, held.seq, op));
+        let same = (self.kind.cached_text(&held.session).iter())
+            .zip(&spec.text)
+            .take_while(|(held, told)| held == told)
+            .count()
+            .min(spec.text.len() - 1)
+            // Scores of the prompt need the rows before them computed again.
+            .min(spec.scoring.prompt.map_or(usize::MAX, |prompt| prompt.first as usize - 1));
+        let kept = settled.and_then(|()| self.engine.truncate(held.seq, same));
+        if kept.is_err() || held.max_len != spec.stopping.max_len {
+            self.engine.release(held.seq);
+            return None;
+        }
+        Some((held.seq, same as u32))
+    }
+
     fn close(&mut self, id: SessionId) {
         if let Some(served) = self.sessions.remove(&id) {
             self.engine.release(served.seq);
             self.open.send_replace(self.sessions.len());
-            if let Some(link) = self.links.get(&served.link) {
-                link.outbox.discard(id);
-            }
+            self.silence(&served, id);
         }
+    }
+
+    /// What the session still had to say is not said.
+    fn silence(&self, served: &Served<K::Session>, id: SessionId) {
+        if let Hold::Link(link) = served.hold
+            && let Some(link) = self.links.get(&link)
+        {
+            link.outbox.discard(id);
+        }
+    }
+
+    /// Closes the sessions whose coordinator has not come back; gives the time at which the next lease ends.
+    fn expire(&mut self, now: Time) -> Option<Time> {
+        let leases = |(&id, served): (&SessionId, &Served<K::Session>)| match served.hold {
+            Hold::Lease(until) => Some((until, id)),
+            Hold::Link(_) => None,
+        };
+        let leases: Vec<(Time, SessionId)> = self.sessions.iter().filter_map(leases).collect();
+        for &(_, id) in leases.iter().filter(|(until, _)| *until <= now) {
+            tracing::debug!(session = id.0, "its coordinator has not come back");
+            self.close(id);
+        }
+        (leases.iter().map(|&(until, _)| until))
+            .filter(|&until| until > now)
+            .min()
     }
 
     fn relayed(&mut self, link: u64, relayed: Relayed) {
@@ -268,7 +344,7 @@ impl<K: Kind> ModelThread<K> {
             let Some(served) = self.sessions.get_mut(&update.session) else {
                 continue;
             };
-            if served.link != link || served.term != update.term {
+            if served.hold != Hold::Link(link) || served.term != update.term {
                 continue;
             }
             let message = &update.message;
@@ -276,12 +352,15 @@ impl<K: Kind> ModelThread<K> {
                 self.fault(update.session, error.to_string());
             }
         }
-        for id in relayed.closed {
-            if self
-                .sessions
-                .get(&id)
-                .is_some_and(|served| served.link == link)
-            {
+        let Some(coordinator) = self.links.get(&link).map(|link| link.coordinator) else {
+            return;
+        };
+        for (id, term) in relayed.closed {
+            // Also one that was opened on an earlier link of the same coordinator.
+            let meant = |served: &Served<K::Session>| {
+                served.coordinator == coordinator && served.term <= term
+            };
+            if self.sessions.get(&id).is_some_and(meant) {
                 self.close(id);
             }
         }
@@ -293,9 +372,11 @@ impl<K: Kind> ModelThread<K> {
         let Some(served) = self.sessions.get(&id) else {
             return;
         };
-        let (link, term) = (served.link, served.term);
+        let (hold, term) = (served.hold, served.term);
         self.close(id);
-        if let Some(link) = self.links.get(&link) {
+        if let Hold::Link(link) = hold
+            && let Some(link) = self.links.get(&link)
+        {
             link.outbox.put(id, Up::Fault(term, why));
         }
     }
@@ -304,11 +385,12 @@ impl<K: Kind> ModelThread<K> {
     fn gather(&mut self) -> (Vec<Stepping>, Option<Time>) {
         let now = self.now();
         let mut batch: Vec<Stepping> = Vec::new();
-        let mut wake: Option<Time> = None;
+        let mut wake = self.expire(now);
         let mut room = self.max_rows;
         let turn = self.turn;
         let order: Vec<SessionId> = (self.sessions.range(turn..))
             .chain(self.sessions.range(..turn))
+            .filter(|(_, served)| matches!(served.hold, Hold::Link(_)))
             .map(|(&id, _)| id)
             .collect();
         for id in order {
@@ -387,6 +469,7 @@ impl<K: Kind> ModelThread<K> {
                 append_logits: match part.plan.tail {
                     TailLogits::Keep => AppendLogits::Last,
                     TailLogits::Skip => AppendLogits::None,
+                    TailLogits::All => AppendLogits::All,
                 },
                 tree: &part.rows,
             });
@@ -459,7 +542,7 @@ impl<K: Kind> ModelThread<K> {
         let now = self.now();
         let mut first = 0;
         for part in batch {
-            let kept = part.rows.len() + usize::from(part.plan.tail == TailLogits::Keep);
+            let appended = part.plan.kept_appends();
             if let Some(served) = self.sessions.get_mut(&part.id) {
                 let computed = Computed {
                     now,
@@ -468,12 +551,12 @@ impl<K: Kind> ModelThread<K> {
                     logits: Logits {
                         output: &self.output,
                         first,
-                        tail: part.plan.tail,
+                        appended,
                     },
                 };
-                (self.kind).handle_step(&mut served.session, &served.params, computed);
+                (self.kind).handle_step(&mut served.session, &mut served.recipe, computed);
             }
-            first += kept;
+            first += appended + part.rows.len();
         }
     }
 
@@ -481,7 +564,10 @@ impl<K: Kind> ModelThread<K> {
     fn report(&mut self) {
         let now = self.now();
         for (&id, served) in &mut self.sessions {
-            let Some(link) = self.links.get(&served.link) else {
+            let Hold::Link(link) = served.hold else {
+                continue;
+            };
+            let Some(link) = self.links.get(&link) else {
                 continue;
             };
             if link.outbox.is_vacant(id) {

@@ -58,8 +58,8 @@ impl<K: Kind> Watch<'_, K> {
             for update in &relayed.updates {
                 self.judge(update);
             }
-            for closed in &relayed.closed {
-                self.mark(*closed);
+            for &(closed, _) in &relayed.closed {
+                self.mark(closed);
             }
         }
         self.pending.push_back(event);

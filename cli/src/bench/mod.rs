@@ -156,7 +156,7 @@ async fn measure(
     let mut rig = Rig {
         client: Client::connect(address).await?,
         prompts,
-        sampling: args.sampling,
+        sampling: args.sampling.clone(),
         max_tokens: args.max_tokens,
         concurrency: args.concurrency as usize,
         seed: args.seed,

@@ -62,6 +62,7 @@ async fn advice_of_a_qualifier_reaches_the_target_as_a_guess() {
     let limits = crate::fakes::rig::Limits {
         max_sessions: 4,
         max_queued: 4,
+        ..crate::fakes::rig::Limits::default()
     };
     let workers = [
         (Role::Target, target.server.addr),

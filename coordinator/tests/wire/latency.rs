@@ -33,7 +33,8 @@ async fn a_guess_crosses_without_a_timer_in_its_way() {
         };
         let report = v1::DraftSessionReport {
             session,
-            term: 1,
+            // Given to the target first.
+            term: 2,
             base_len: 6,
             nodes: Some(nodes),
             ..v1::DraftSessionReport::default()

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod clients;
+mod completions;
 mod fakes;
 mod generate;
 mod latency;
 mod limits;
 mod losses;
+mod replays;
 mod shutdown;

@@ -119,6 +119,49 @@ impl Filter {
         &self.keys
     }
 
+    /// The survivors' weights relative to the strongest token's, summed in the order of [`scan::weigh`].
+    pub(super) fn mass(
+        &mut self,
+        width: Width,
+        logits: &[f32],
+        strongest: f32,
+        params: &SamplingParams,
+        (survivors, distance): (Survivors, Distance),
+    ) -> f64 {
+        if survivors == Survivors::Near && params.min_p == 0.0 {
+            self.weights.resize(logits.len(), 0.0);
+            return scan::weigh(
+                width,
+                logits,
+                strongest,
+                params.temperature,
+                &mut self.weights,
+            );
+        }
+        let mut sums = [0.0; LANES];
+        let mut add = |id: usize, logit: f32| {
+            if distance.allows(distance.of(logit)) {
+                let weight = scan::weight(logit, strongest, params.temperature);
+                sums[id % LANES] += f64::from(weight);
+            }
+        };
+        match survivors {
+            Survivors::Near => {
+                for (id, &logit) in logits.iter().enumerate() {
+                    add(id, logit);
+                }
+            }
+            Survivors::Listed => {
+                self.keys.sort_unstable_by_key(|&key| strongest::id(key));
+                for &key in &self.keys {
+                    let id = strongest::id(key) as usize;
+                    add(id, logits[id]);
+                }
+            }
+        }
+        scan::reduce(sums)
+    }
+
     /// The keys of the survivors after [`Survivors::Listed`].
     pub(super) fn listed(&self) -> &[Key] {
         &self.keys

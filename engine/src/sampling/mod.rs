@@ -9,27 +9,40 @@
 //! noise (drafter-invariant coupling, arXiv 2408.07978), which makes their
 //! guesses agree with the target far more often than independent draws would.
 //!
-//! The order of operations is pinned: divide by T, top-k, top-p, min-p. Ties go
-//! to the lowest id everywhere. At `T = 0` there is no noise and no filter: the
-//! strongest logit always survives.
+//! The order of operations is pinned: logit bias, penalties (repetition over
+//! prompt and output, frequency and presence over the output), masks ([`Shaping`]),
+//! then divide by T, top-k, top-p, min-p. Ties go to the lowest id everywhere. At
+//! `T = 0` there is no noise and no filter: the strongest logit, as shaped, always
+//! survives. A parameter at its neutral value leaves every bit as it is.
+//!
+//! A [`Recipe`] holds what one session says about sampling; whatever decodes for a
+//! session asks with it and with the tokens before the row ([`Past`]).
 //!
 //! What is exact here is exact on every machine: sums are taken in one fixed
 //! order, `exp` and `ln` are the crate's own, and the vector code paths differ
 //! in speed only.
 
+#[cfg(test)]
+mod dice;
 mod filter;
 mod noise;
 mod params;
 mod ranking;
+mod recipe;
 #[cfg(test)]
 mod reference;
 mod sampler;
 mod scan;
+mod score;
+mod shaping;
 mod strongest;
 
 pub use noise::{NoiseKey, gumbel, gumbel_of};
 pub use params::{ParamError, SamplingParams};
+pub use recipe::Recipe;
 pub use sampler::{Guess, NotFinite, Pick, Sampler};
+pub use score::{Basis, TokenScore};
+pub use shaping::{MAX_BIASED, Past, Shaping};
 
 /// Names everything that decides which token is picked from given logits: the
 /// noise, the order of the filters and the arithmetic. It is part of the

@@ -22,7 +22,7 @@ pub struct SamplingParams {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("{parameter} is {value}: it must be {range}")]
 pub struct ParamError {
-    /// The field of [`SamplingParams`] at fault.
+    /// The parameter at fault, by the name that requests give it.
     pub parameter: &'static str,
     /// The value that was given.
     pub value: f32,

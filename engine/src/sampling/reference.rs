@@ -3,6 +3,8 @@
 
 use super::noise::{NoiseKey, gumbel_of};
 use super::params::SamplingParams;
+use super::score::TokenScore;
+use super::shaping::Shaping;
 use crate::math;
 
 /// All surviving tokens with their noisy scores, best first.
@@ -87,4 +89,91 @@ pub(super) fn survivors(
         (f64::from(logit) - f64::from(strongest)) / f64::from(params.temperature) >= lowest
     });
     tokens
+}
+
+/// The row as a request shapes it, by going through the whole past for every token.
+pub(super) fn shaped(
+    logits: &[f32],
+    shaping: &Shaping,
+    prompt: &[u32],
+    output: &[u32],
+) -> Vec<f32> {
+    let shape = |id: u32, logit: f32| {
+        let keep_finite = |shaped: f32| match logit.is_finite() {
+            true => shaped.clamp(f32::MIN, f32::MAX),
+            false => logit,
+        };
+        let mut shaped = logit;
+        for &(biased, bias) in &shaping.bias {
+            if biased == id {
+                shaped = keep_finite(shaped + bias);
+            }
+        }
+        let times = output.iter().filter(|&&token| token == id).count();
+        if prompt.contains(&id) || times > 0 {
+            shaped = if shaped > 0.0 {
+                shaped / shaping.repetition_penalty
+            } else {
+                shaped * shaping.repetition_penalty
+            };
+        }
+        if times > 0 {
+            shaped -= shaping.frequency_penalty * times as f32;
+            shaped -= shaping.presence_penalty;
+        }
+        if shaping.stop_ids.contains(&id) && output.len() < shaping.min_tokens as usize {
+            return f32::NEG_INFINITY;
+        }
+        keep_finite(shaped)
+    };
+    (0..).zip(logits).map(|(id, &l)| shape(id, l)).collect()
+}
+
+/// The score of a token: the softmax over the survivors, every weight taken.
+pub(super) fn score(
+    logits: &[f32],
+    vocab_limit: u32,
+    params: &SamplingParams,
+    token: u32,
+    top: usize,
+) -> TokenScore {
+    let params = if params.temperature == 0.0 {
+        SamplingParams::default()
+    } else {
+        *params
+    };
+    let alive = survivors(logits, vocab_limit, &params);
+    let strongest = alive[0].1;
+    let mut lanes = [0.0_f64; 16];
+    let mut by_id = alive.clone();
+    by_id.sort_by_key(|&(id, _)| id);
+    for (id, logit) in by_id {
+        lanes[id as usize % 16] += f64::from(math::exp((logit - strongest) / params.temperature));
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    let logprob = |id: u32, logit: f32| {
+        if alive.iter().any(|&(other, _)| other == id) {
+            let away = (f64::from(logit) - f64::from(strongest)) / f64::from(params.temperature);
+            (away - math::ln(lanes[0])) as f32
+        } else {
+            f32::NEG_INFINITY
+        }
+    };
+    let mut order: Vec<(u32, f32)> = (0..vocab_limit).zip(logits.iter().copied()).collect();
+    order.sort_by(|a, b| b.1.partial_cmp(&a.1).expect("no NaN").then(a.0.cmp(&b.0)));
+    let place = (order.iter())
+        .position(|&(id, _)| id == token)
+        .expect("in the vocabulary");
+    order.truncate(top.max(place + 1));
+    TokenScore {
+        logprob: logprob(token, order[place].1),
+        rank: place as u32 + 1,
+        top: (order.iter().take(top))
+            .map(|&(id, logit)| (id, logprob(id, logit)))
+            .collect(),
+    }
 }

@@ -40,9 +40,11 @@ pub struct NotFinite;
 #[derive(Debug)]
 pub struct Sampler {
     vocab_limit: u32,
-    width: Width,
-    filter: Filter,
+    pub(super) width: Width,
+    pub(super) filter: Filter,
     ranking: Ranking,
+    /// A row as a request shapes it.
+    pub(super) row: Vec<f32>,
 }
 
 impl Sampler {
@@ -58,6 +60,7 @@ impl Sampler {
             width,
             filter: Filter::default(),
             ranking: Ranking::default(),
+            row: Vec::new(),
         }
     }
 
@@ -168,9 +171,14 @@ impl Sampler {
         }
     }
 
+    /// Token ids lie below it.
+    pub(super) fn vocab(&self) -> usize {
+        self.vocab_limit as usize
+    }
+
     /// The logits without padding.
     fn real<'a>(&self, logits: &'a [f32]) -> &'a [f32] {
-        &logits[..logits.len().min(self.vocab_limit as usize)]
+        &logits[..logits.len().min(self.vocab())]
     }
 
     /// Leaves the `k` best tokens in the ranking.

@@ -28,6 +28,7 @@ impl Admitted {
         match at {
             RowAt::Tail => &self.text,
             RowAt::Row(row) => &self.paths[row],
+            RowAt::Appended(row) => unreachable!("nobody asked to score prompt row {row}"),
         }
     }
 }

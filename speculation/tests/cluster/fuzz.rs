@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use speculation::Time;
 use speculation::message::{
-    Finish, Prob16, ReplicaUpdate, SessionId, SessionSpec, Shard, Stopping, Task, Term,
+    Finish, Prob16, ReplicaUpdate, Scoring, SessionId, SessionSpec, Shard, Stopping, Task, Term,
 };
 use speculation::policy::{AutoKnobs, Strategy as Decoding};
 use speculation::relay::{LinkKey, Role};
@@ -24,6 +24,7 @@ fn spec(task: Task, prompt_len: usize, max_len: u32) -> SessionSpec {
             ..Stopping::default()
         },
         allowed_len: 1000,
+        scoring: Scoring::default(),
         task,
     }
 }
@@ -90,6 +91,7 @@ fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> Replica
             .collect(),
         round_done: dice.percent(50).then(|| dice.below(60) as u32),
         allowed_len: dice.below(3) as u32 * 500,
+        prompt_scored: dice.below(3) as u32 * 30,
         shard: dice.percent(20).then(|| Shard {
             index: dice.below(4) as u8,
             count: dice.below(4) as u8,

@@ -136,6 +136,7 @@ impl Speaker {
         Picked {
             token: self.next(prefix),
             margin: (hash(self.salt, prefix) % 400) as f32 / 20.0,
+            score: None,
         }
     }
 }

@@ -9,10 +9,10 @@ use speculation::draft::DraftSession;
 use speculation::limits::MAX_COMMIT;
 use speculation::link::LinkError;
 use speculation::message::{
-    Activity, DraftReport, LinkId, ROOT, ReplicaUpdate, SessionSpec, Task, VerifyReport,
+    Activity, DraftReport, LinkId, ROOT, ReplicaUpdate, SessionSpec, Task, Term, VerifyReport,
 };
 use speculation::relay::{LinkKey, Role};
-use speculation::replica::{Poll, RowAt, StepPlan};
+use speculation::replica::{History, Poll, RowAt, StepPlan};
 use speculation::verify::{NotFinite, VerifySession};
 
 use crate::cache::{Admitted, Cache};
@@ -53,6 +53,7 @@ pub(crate) type Guessed = BTreeSet<u64>;
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) key: LinkKey,
+    pub(crate) term: Term,
     pub(crate) role: Role,
     pub(crate) agent: Agent,
     /// The text this session has been told or has decided.
@@ -97,15 +98,16 @@ impl Worker {
     ) -> Self {
         let agent = match role {
             Role::Draft => Agent::Draft(
-                Box::new(DraftSession::new(spec, VOCAB).expect("a draft's task")),
+                Box::new(DraftSession::new(spec, VOCAB, 0).expect("a draft's task")),
                 Box::default(),
             ),
             Role::Qualifier | Role::Target => Agent::Verify(Box::new(
-                VerifySession::new(now, spec, VOCAB).expect("a verifier's task"),
+                VerifySession::new(now, spec, VOCAB, 0).expect("a verifier's task"),
             )),
         };
         Worker {
             key,
+            term: spec.term,
             role,
             agent,
             text: spec.text.clone(),
@@ -300,8 +302,8 @@ impl Worker {
         let (speaker, own) = (self.speaker, &mut self.own);
         match &mut self.agent {
             Agent::Draft(session, calibration) => {
-                session.handle_step(&plan, calibration, |at, position, branch| {
-                    let path = path_of(&admitted, &plan, at, position);
+                session.handle_step(&plan, calibration, |at, history, branch| {
+                    let path = path_of(&admitted, &plan, at, history);
                     let found = speaker.guesses(path, branch);
                     for guess in &found {
                         let guess = hash(0, &[path, &[guess.token]].concat());
@@ -313,9 +315,12 @@ impl Worker {
             }
             Agent::Verify(session) => {
                 let mut asked = BTreeSet::new();
-                session.handle_step(now, &plan, took, |at, position| -> Result<_, NotFinite> {
-                    let path = path_of(&admitted, &plan, at, position);
-                    assert!(asked.insert(position), "each place is picked once");
+                session.handle_step(now, &plan, took, |at, history| -> Result<_, NotFinite> {
+                    let path = path_of(&admitted, &plan, at, history);
+                    assert!(
+                        asked.insert(history.position()),
+                        "each place is picked once"
+                    );
                     let picked = speaker.pick(path);
                     guessed.insert(hash(0, &[path, &[picked.token]].concat()));
                     Ok(picked)
@@ -361,15 +366,25 @@ impl Worker {
     }
 }
 
-/// The text a row ends, after checking that the session means the same position.
-fn path_of<'a>(admitted: &'a Admitted, plan: &StepPlan, at: RowAt, position: u32) -> &'a [u32] {
+/// The text a row ends, after checking that the session means the same tokens.
+fn path_of<'a>(
+    admitted: &'a Admitted,
+    plan: &StepPlan,
+    at: RowAt,
+    history: History<'_>,
+) -> &'a [u32] {
     if at == RowAt::Tail {
         assert!(!plan.append.is_empty(), "the tail was not computed");
     }
     let path = admitted.path(at);
     assert_eq!(
+        path,
+        [history.text, history.path].concat(),
+        "penalties are those of the tokens before"
+    );
+    assert_eq!(
         path.len(),
-        position as usize,
+        history.position() as usize,
         "the noise is that of the token's position"
     );
     path

@@ -2,7 +2,7 @@
 
 use speculation::Time;
 use speculation::limits::CLIENT_CREDIT;
-use speculation::message::{Finish, SessionId, Stopping, Term};
+use speculation::message::{Finish, Scoring, SessionId, Stopping, Term};
 use speculation::policy::Strategy;
 use speculation::relay::{LinkKey, Relay, RelayConfig, Role, SessionStats};
 use speculation::replica::Poll;
@@ -128,8 +128,9 @@ impl World {
         let (plain, finish) = language.plain(&prompt, &stopping);
         let relay = Relay::new(RelayConfig {
             session: SessionId(case.seed),
-            prompt,
+            text: prompt,
             stopping,
+            scoring: Scoring::default(),
             strategy: case.strategy,
             vocab: VOCAB,
         });
@@ -387,7 +388,10 @@ impl World {
             Action::Update(at) => {
                 let worker = &mut self.workers[at];
                 match self.relay.poll_update(worker.key) {
-                    Some(update) => worker.inbox.push_back(update),
+                    Some(update) => {
+                        assert_eq!(update.term, worker.term);
+                        worker.inbox.push_back(update.message);
+                    }
                     None => worker.may_update = false,
                 }
             }
@@ -418,7 +422,7 @@ impl World {
     fn relay_takes(&mut self, at: usize, report: &Report) {
         self.workers[at].sent.push(report.clone());
         let key = self.workers[at].key;
-        let term = self.relay.term();
+        let term = self.workers[at].term;
         let taken = match report {
             Report::Opened => {
                 assert_eq!(
@@ -467,7 +471,7 @@ impl World {
     }
 
     fn read_some(&mut self) {
-        let fresh = self.relay.poll_text();
+        let (fresh, _) = self.relay.poll_text();
         self.unread += fresh.len() as u32;
         self.client.extend_from_slice(&fresh);
         let taken = match self.case.client {

@@ -9,4 +9,5 @@ extern crate offshoot_speculation as speculation;
 
 mod estimates;
 mod link;
+mod scores;
 mod tree;

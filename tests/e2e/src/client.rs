@@ -1,10 +1,13 @@
 //! A user's program: calls `Generate` and collects what comes back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
-use proto::v1::{ClusterRequest, GenerateRequest, SessionStatistics, Strategy};
+use proto::v1::{
+    ClusterRequest, GenerateRequest, SessionStatistics, Started, Strategy, TokenScores,
+};
 use tonic::transport::Channel;
 
 /// A completion as it arrived.
@@ -16,8 +19,48 @@ pub struct Completion {
     pub text: String,
     /// `FinishReason` number.
     pub reason: i32,
+    /// What came first.
+    pub started: Started,
+    /// Scores of the tokens.
+    pub scores: Scores,
+    /// Scores of the prompt but its first token.
+    pub prompt_scores: Scores,
+    /// The stop text that ended it.
+    pub stop_text: Option<String>,
     /// What the cluster counted.
     pub statistics: SessionStatistics,
+}
+
+/// Scores to the bit, however they were cut into messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scores {
+    /// Bits of the log-probabilities.
+    pub logprobs: Vec<u32>,
+    /// Ranks.
+    pub ranks: Vec<u32>,
+    /// The strongest tokens of each place, with the bits of theirs.
+    pub top: Vec<(u32, u32)>,
+}
+
+impl Scores {
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.logprobs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.logprobs.is_empty()
+    }
+
+    fn take(&mut self, scores: Option<TokenScores>) {
+        let scores = scores.unwrap_or_default();
+        self.logprobs
+            .extend(scores.logprobs.iter().map(|logprob| logprob.to_bits()));
+        self.ranks.extend(scores.ranks);
+        let top = scores.top_logprobs.iter().map(|logprob| logprob.to_bits());
+        self.top.extend(scores.top_ids.into_iter().zip(top));
+    }
 }
 
 /// A connection to a coordinator.
@@ -69,26 +112,51 @@ impl Client {
     pub async fn generate_watched(
         &self,
         request: GenerateRequest,
-        mut watch: impl FnMut(usize),
+        watch: impl FnMut(usize),
     ) -> Result<Completion, tonic::Status> {
+        let mut all = self.collect(request, watch).await?;
+        Ok(all.remove(&0).unwrap_or_default())
+    }
+
+    /// Runs a request for several completions to its end.
+    pub async fn generate_all(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<BTreeMap<u32, Completion>, tonic::Status> {
+        self.collect(request, |_| {}).await
+    }
+
+    async fn collect(
+        &self,
+        request: GenerateRequest,
+        mut watch: impl FnMut(usize),
+    ) -> Result<BTreeMap<u32, Completion>, tonic::Status> {
         let mut events = self.inner.clone().generate(request).await?.into_inner();
-        let mut completion = Completion::default();
+        let mut all: BTreeMap<u32, Completion> = BTreeMap::new();
         while let Some(event) = events.message().await? {
+            let completion = all.entry(event.choice).or_default();
             match event.event {
                 Some(Event::Tokens(tokens)) => {
                     completion.text.push_str(&tokens.text);
                     completion.ids.extend(tokens.token_ids);
+                    completion.scores.take(tokens.scores);
                     watch(completion.ids.len());
+                }
+                Some(Event::PromptScores(prompt)) => {
+                    assert_eq!(prompt.first as usize, completion.prompt_scores.len() + 1);
+                    completion.prompt_scores.take(prompt.scores);
                 }
                 Some(Event::Finished(finished)) => {
                     completion.text.push_str(&finished.text);
                     completion.reason = finished.reason;
+                    completion.stop_text = finished.stop_text;
                     completion.statistics = finished.statistics.unwrap_or_default();
                 }
-                Some(Event::Started(_)) | None => {}
+                Some(Event::Started(started)) => completion.started = started,
+                None => {}
             }
         }
-        Ok(completion)
+        Ok(all)
     }
 
     /// Waits until the number of sessions that the coordinator has open is as wanted.

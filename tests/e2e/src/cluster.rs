@@ -188,6 +188,9 @@ impl Cluster {
             &tokenizer,
             "--target",
             &target.addr,
+            // There is no second target to wait for.
+            "--replay-wait",
+            "1",
         ]);
         for draft in &drafts {
             arguments.extend(["--draft".to_owned(), draft.addr.clone()]);

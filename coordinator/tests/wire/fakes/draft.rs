@@ -155,8 +155,12 @@ impl Inner {
                 self.guess(update.session);
             }
         }
-        for session in frame.closed {
-            self.sessions.lock().unwrap().remove(&session);
+        for (session, term) in frame.closed.into_iter().zip(frame.closed_terms) {
+            let mut sessions = self.sessions.lock().unwrap();
+            if sessions.get(&session).is_some_and(|held| held.term <= term) {
+                sessions.remove(&session);
+            }
+            drop(sessions);
             self.seen.send_modify(|seen| {
                 seen.closed.insert(session);
             });

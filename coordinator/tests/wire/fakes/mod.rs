@@ -87,5 +87,7 @@ pub(crate) fn hello(role: &str, max_context: u32) -> v1::HelloReply {
         max_context,
         max_sessions: 8,
         eos_ids: vec![vocabulary::END],
+        kv_positions: 8 * max_context,
+        kv_page: 16,
     }
 }

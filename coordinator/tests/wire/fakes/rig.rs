@@ -1,6 +1,7 @@
 //! A coordinator over fake workers, and a client of it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use offshoot_coordinator::config::WorkerConfig;
 use offshoot_coordinator::{Config, Coordinator};
@@ -22,6 +23,19 @@ use super::vocabulary;
 pub(crate) struct Limits {
     pub(crate) max_sessions: usize,
     pub(crate) max_queued: usize,
+    /// How long a request whose target is lost waits for another.
+    pub(crate) replay_wait: Duration,
+}
+
+impl Default for Limits {
+    /// Enough for a few requests; what is lost is not waited for.
+    fn default() -> Self {
+        Limits {
+            max_sessions: 16,
+            max_queued: 16,
+            replay_wait: Duration::ZERO,
+        }
+    }
 }
 
 pub(crate) struct Rig {
@@ -44,10 +58,15 @@ pub(crate) struct Reply {
 impl Rig {
     /// A coordinator that has tried each of these workers once.
     pub(crate) async fn start(targets: &[&FakeTarget], drafts: &[&FakeDraft]) -> Rig {
-        let limits = Limits {
-            max_sessions: 16,
-            max_queued: 16,
-        };
+        Rig::limited(targets, drafts, Limits::default()).await
+    }
+
+    /// The same with limits of its own.
+    pub(crate) async fn limited(
+        targets: &[&FakeTarget],
+        drafts: &[&FakeDraft],
+        limits: Limits,
+    ) -> Rig {
         let mut workers = Vec::new();
         for target in targets {
             workers.push((Role::Target, target.server.addr));
@@ -68,6 +87,7 @@ impl Rig {
                 .collect(),
             max_sessions: limits.max_sessions,
             max_queued: limits.max_queued,
+            replay_wait: limits.replay_wait,
         };
         let drain = Drain::new();
         let readiness = Readiness::new();
@@ -154,6 +174,7 @@ pub(crate) async fn collect(mut stream: Streaming<v1::GenerateEvent>) -> Result<
                 ids.extend(tokens.token_ids);
                 text.push_str(&tokens.text);
             }
+            Event::PromptScores(_) => panic!("nobody asked for scores"),
             Event::Finished(finished) => {
                 assert!(stream.message().await?.is_none(), "an event after the end");
                 text.push_str(&finished.text);

@@ -98,6 +98,12 @@ impl FakeTarget {
         }
     }
 
+    /// Ends the stream; sessions are forgotten.
+    pub(crate) fn drop_link(&self) {
+        self.inner.sessions.lock().unwrap().clear();
+        self.inner.out.lock().unwrap().take();
+    }
+
     /// From now on open calls get this answer.
     pub(crate) fn refuse(&self, status: Status) {
         *self.inner.refusal.lock().unwrap() = Some(status);
@@ -179,6 +185,7 @@ impl Inner {
             picks,
             finish: forced.unwrap_or(finish).into(),
             activity: None,
+            ..v1::VerifySessionReport::default()
         };
         self.seen.send_modify(|seen| {
             seen.parked.remove(&session);
@@ -188,6 +195,28 @@ impl Inner {
             reports: vec![report],
             faults: Vec::new(),
         });
+    }
+
+    /// A text may be complete when it is opened: then that is all there is to say.
+    fn end_if_complete(&self, session: u64) {
+        let sessions = self.sessions.lock().unwrap();
+        let Some(replica) = sessions.get(&session) else {
+            return;
+        };
+        let len = replica.text.len();
+        if len > replica.stopping.prompt_len as usize && len >= replica.stopping.max_len as usize {
+            let report = v1::VerifySessionReport {
+                session,
+                term: replica.term,
+                base_len: len as u32,
+                finish: v1::FinishReason::Length.into(),
+                ..v1::VerifySessionReport::default()
+            };
+            self.send(v1::VerifyFrame {
+                reports: vec![report],
+                faults: Vec::new(),
+            });
+        }
     }
 
     fn told(&self, frame: v1::RelayFrame) {
@@ -200,8 +229,12 @@ impl Inner {
             }
             self.step(update.session);
         }
-        for session in frame.closed {
-            self.sessions.lock().unwrap().remove(&session);
+        for (session, term) in frame.closed.into_iter().zip(frame.closed_terms) {
+            let mut sessions = self.sessions.lock().unwrap();
+            if sessions.get(&session).is_some_and(|held| held.term <= term) {
+                sessions.remove(&session);
+            }
+            drop(sessions);
             self.seen.send_modify(|seen| {
                 seen.closed.insert(session);
             });
@@ -232,6 +265,7 @@ impl Verify for FakeVerify {
         self.0.seen.send_modify(|seen| {
             seen.opened.insert(session, request);
         });
+        self.0.end_if_complete(session);
         self.0.step(session);
         Ok(Response::new(v1::OpenReply {}))
     }

@@ -1,0 +1,225 @@
+//! Every parameter of a request means the same with and without speculation: tokens, text, ends and scores, to the bit.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use offshoot_e2e::client::{Client, Completion, request};
+use offshoot_e2e::cluster::{Cluster, Shape};
+use offshoot_e2e::{full, prompts};
+use proto::v1::{GenerateRequest, LogprobsMode, Strategy};
+
+const TOKENS: u32 = 40;
+const STRATEGIES: [&str; 3] = ["serial", "serial-tree", "auto"];
+
+type Change = fn(&mut GenerateRequest);
+
+/// Whether a parameter has to show in the completions of plain decoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Shows,
+    MayNotShow,
+}
+
+/// One parameter or a combination, by name.
+const MATRIX: &[(&str, Effect, Change)] = &[
+    ("nothing", Effect::MayNotShow, |_| {}),
+    ("top_k", Effect::MayNotShow, |r| r.top_k = 3),
+    ("top_p", Effect::MayNotShow, |r| r.top_p = Some(0.6)),
+    ("min_p", Effect::MayNotShow, |r| r.min_p = 0.2),
+    ("seed", Effect::MayNotShow, |r| r.seed = Some(99)),
+    ("max_tokens", Effect::Shows, |r| r.max_tokens = 17),
+    ("logit_bias", Effect::Shows, |r| {
+        (r.bias_ids, r.bias_values) = (vec![10, 11, 300, 301], vec![6.0, -100.0, 5.0, 5.5]);
+    }),
+    ("repetition_penalty", Effect::Shows, |r| {
+        r.repetition_penalty = Some(1.4);
+    }),
+    ("presence_penalty", Effect::Shows, |r| {
+        r.presence_penalty = 1.5
+    }),
+    ("frequency_penalty", Effect::Shows, |r| {
+        r.frequency_penalty = 0.8
+    }),
+    ("stop_token_ids", Effect::MayNotShow, |r| {
+        r.stop_token_ids = (200..232).collect();
+    }),
+    ("min_tokens", Effect::MayNotShow, |r| {
+        r.stop_token_ids = (200..232).collect();
+        r.min_tokens = 12;
+    }),
+    ("stop", Effect::Shows, |r| {
+        r.stop = vec![
+            ";\n".to_owned(),
+            " = ".to_owned(),
+            "e(".to_owned(),
+            ".".to_owned(),
+        ];
+    }),
+    ("include_stop", Effect::Shows, |r| {
+        r.stop = vec![";".to_owned(), "e".to_owned()];
+        r.include_stop = true;
+        r.min_tokens = 3;
+    }),
+    ("ignore_eos", Effect::MayNotShow, |r| {
+        (r.bias_ids, r.bias_values) = (vec![0], vec![8.0]);
+        r.ignore_eos = true;
+    }),
+    ("end of text", Effect::Shows, |r| {
+        (r.bias_ids, r.bias_values) = (vec![0], vec![8.0]);
+    }),
+    ("n", Effect::MayNotShow, |r| r.n = 3),
+    ("logprobs", Effect::Shows, |r| r.logprobs = Some(5)),
+    ("logprobs alone", Effect::Shows, |r| r.logprobs = Some(0)),
+    ("logprobs processed", Effect::Shows, |r| {
+        r.logprobs = Some(4);
+        r.logprobs_mode = LogprobsMode::Processed.into();
+        r.top_p = Some(0.9);
+        r.presence_penalty = 0.5;
+    }),
+    ("prompt_logprobs", Effect::Shows, |r| {
+        r.prompt_logprobs = Some(3)
+    }),
+    ("priority", Effect::MayNotShow, |r| r.priority = -3),
+    ("everything", Effect::Shows, |r| {
+        (r.bias_ids, r.bias_values) = (vec![10, 300], vec![-2.0, 1.5]);
+        r.repetition_penalty = Some(1.1);
+        r.presence_penalty = 0.3;
+        r.frequency_penalty = 0.2;
+        r.min_tokens = 9;
+        (r.top_k, r.top_p, r.min_p) = (50, Some(0.95), 0.01);
+        r.stop = vec!["}\n".to_owned()];
+        (r.logprobs, r.prompt_logprobs) = (Some(2), Some(1));
+        r.n = 2;
+    }),
+];
+
+/// All that a client sees of a completion.
+fn seen(all: &BTreeMap<u32, Completion>) -> impl PartialEq + std::fmt::Debug + use<> {
+    let each = all.iter().map(|(choice, completion)| {
+        let Completion {
+            ids,
+            text,
+            reason,
+            scores,
+            prompt_scores,
+            stop_text,
+            ..
+        } = completion.clone();
+        let scores = (scores, prompt_scores);
+        (*choice, ids, text, reason, scores, stop_text)
+    });
+    each.collect::<Vec<_>>()
+}
+
+async fn ask(
+    client: &Client,
+    prompt: &str,
+    t: f32,
+    strategy: Strategy,
+    change: Change,
+) -> BTreeMap<u32, Completion> {
+    let mut asked = request(prompt, TOKENS, t, "ar");
+    asked.strategy = Some(strategy);
+    change(&mut asked);
+    let all = client.generate_all(asked.clone()).await.unwrap();
+    assert_eq!(all.len() as u32, asked.n.max(1));
+    for completion in all.values() {
+        let (tokens, prompt) = (completion.ids.len(), completion.started.prompt_tokens);
+        let scored = asked.logprobs.map_or(0, |_| tokens);
+        assert_eq!(completion.scores.len(), scored, "one score for each token");
+        let scored = asked.prompt_logprobs.map_or(0, |_| prompt as usize - 1);
+        assert_eq!(completion.prompt_scores.len(), scored);
+    }
+    all
+}
+
+fn named(name: &str) -> Strategy {
+    Strategy {
+        name: name.to_owned(),
+        ..Strategy::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_parameter_is_the_same_under_every_strategy() {
+    let prompts = prompts(if full() { 12 } else { 2 }).unwrap();
+    let cluster = Cluster::start(Shape {
+        drafts: 2,
+        qualifiers: 1,
+        target_pace: 0,
+    })
+    .unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
+    let nothing: Change = |_| {};
+    let mut compared = 0;
+    for (name, effect, change) in MATRIX {
+        let mut shows = false;
+        for prompt in &prompts {
+            for t in [0.0, 0.8] {
+                let plain = ask(&client, prompt, t, named("ar"), *change).await;
+                let bare = ask(&client, prompt, t, named("ar"), nothing).await;
+                shows |= seen(&plain) != seen(&bare);
+                for strategy in STRATEGIES {
+                    let other = ask(&client, prompt, t, named(strategy), *change).await;
+                    assert_eq!(
+                        seen(&other),
+                        seen(&plain),
+                        "{name} at T = {t} under {strategy}"
+                    );
+                    compared += 1;
+                }
+            }
+        }
+        assert!(
+            shows || *effect == Effect::MayNotShow,
+            "{name} changed nothing, so nothing was tested"
+        );
+    }
+    println!(
+        "{compared} answers under {} settings equal plain decoding's",
+        MATRIX.len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn knobs_change_the_speed_and_nothing_else() {
+    let prompts = prompts(2).unwrap();
+    let cluster = Cluster::start(Shape {
+        drafts: 2,
+        qualifiers: 1,
+        target_pace: 0,
+    })
+    .unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
+    let knobs = |name: &str, [gamma, depth, width, rows, ahead]: [u32; 5]| Strategy {
+        name: name.to_owned(),
+        gamma,
+        depth,
+        width,
+        rows,
+        ahead,
+    };
+    let settings = [
+        knobs("serial", [1, 0, 0, 0, 0]),
+        knobs("serial", [64, 0, 0, 0, 0]),
+        knobs("serial-tree", [0, 1, 1, 1, 0]),
+        knobs("serial-tree", [0, 9, 32, 128, 0]),
+        knobs("auto", [0, 1, 1, 1, 1]),
+        knobs("auto", [0, 256, 32, 128, 128]),
+    ];
+    for prompt in &prompts {
+        let plain = ask(&client, prompt, 0.8, named("ar"), |_| {}).await;
+        for setting in &settings {
+            for change in [
+                (|_| {}) as Change,
+                |r| r.drafts = Some(1),
+                |r| r.drafts = Some(0),
+                |r| r.no_qualifier = true,
+            ] {
+                let other = ask(&client, prompt, 0.8, setting.clone(), change).await;
+                assert_eq!(seen(&other), seen(&plain), "{setting:?}");
+            }
+        }
+    }
+}
