@@ -24,9 +24,11 @@ const LAYOUT: Layout = Layout {
 };
 
 /// Rows whose clients notice nothing, then rows in which they have to help themselves.
-const ROWS: [Fault; 10] = [
+const ROWS: [Fault; 12] = [
     Fault::Kill(Role::Draft),
     Fault::Kill(Role::Qualifier),
+    Fault::Kill(Role::Target),
+    Fault::Reset(Link::Worker(Role::Target)),
     Fault::Reset(Link::Worker(Role::Draft)),
     Fault::Reset(Link::Worker(Role::Qualifier)),
     Fault::BlackHole(Link::Worker(Role::Draft)),

@@ -1,16 +1,17 @@
 //! Clients that are always busy, behave as a client library would, and check every token.
 //!
-//! A request whose stream breaks is not lost for its user: the client sends it again, to the next coordinator, and
-//! goes on behind the tokens that the user already has. That is counted (*interrupted*), and what was sent twice is
-//! compared twice. A request *fails* when no attempt brings it to its end.
+//! A request whose stream breaks is not lost for its user: the client resumes it at the next coordinator, or sends it
+//! again if the first had not said enough to resume by. That is counted (*interrupted*). A request *fails* when no
+//! attempt brings it to its end.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use proto::v1::GenerateRequest;
 use proto::v1::generate_event::Event;
+use proto::v1::generate_request::Prompt;
 use proto::v1::generation_client::GenerationClient;
+use proto::v1::{GenerateRequest, Resume, Started, TokenIds};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -224,7 +225,10 @@ struct Busy {
 /// What one user has of one request.
 struct Received {
     client: usize,
+    /// What a stream of the request said first; it can be resumed by that.
+    started: Option<Started>,
     ids: Vec<u32>,
+    text: String,
     record: Record,
 }
 
@@ -245,7 +249,9 @@ impl Busy {
         let sent = Instant::now();
         let mut received = Received {
             client: self.number,
+            started: None,
             ids: Vec::new(),
+            text: String::new(),
             record: Record {
                 moments: vec![sent],
                 interruptions: Vec::new(),
@@ -284,33 +290,25 @@ impl Busy {
     async fn attempt(&mut self, job: &Job, received: &mut Received) -> Result<(), Broken> {
         let patience = self.load.patience;
         let mut client = GenerationClient::new(self.channel()?);
-        let asked = job.request.clone();
+        let asked = received.continuation(&job.request);
         let mut events = in_time(patience, client.generate(asked))
             .await?
             .into_inner();
-        // Where in the text the next token of this attempt belongs.
-        let mut at = 0;
-        let mut text = String::new();
         while let Some(event) = in_time(patience, events.message()).await? {
             match event.event {
+                Some(Event::Started(started)) => received.started = Some(started),
                 Some(Event::Tokens(tokens)) => {
+                    received.text.push_str(&tokens.text);
                     for &id in &tokens.token_ids {
-                        received.take(job, at, id, &self.log);
-                        at += 1;
+                        received.take(job, id, &self.log);
                     }
-                    text.push_str(&tokens.text);
                 }
                 Some(Event::Finished(finished)) => {
-                    text.push_str(&finished.text);
-                    let record = &mut received.record;
-                    record.differing += job.ids.len().saturating_sub(at);
-                    // The same tokens under another text, or another reason to end, are no less wrong.
-                    if (text.as_str(), finished.reason) != (job.text.as_str(), job.reason) {
-                        record.differing += 1;
-                    }
+                    received.text.push_str(&finished.text);
+                    received.compare_end(job, finished.reason);
                     return Ok(());
                 }
-                Some(Event::Started(_)) | None => {}
+                Some(Event::PromptScores(_)) | None => {}
             }
         }
         Err(Broken::Interrupted("the stream ended early".to_owned()))
@@ -328,13 +326,27 @@ impl Busy {
 }
 
 impl Received {
-    /// Takes the token at position `at` behind the prompt. What the user already has is only compared.
-    fn take(&mut self, job: &Job, at: usize, id: u32, log: &Log) {
-        if job.ids.get(at) != Some(&id) {
-            self.record.differing += 1;
+    /// The request that brings what the user does not have yet.
+    fn continuation(&self, request: &GenerateRequest) -> GenerateRequest {
+        let mut request = request.clone();
+        if let Some(started) = &self.started {
+            request.prompt = Some(Prompt::Tokens(TokenIds {
+                ids: started.prompt_token_ids.clone(),
+            }));
+            request.seed = Some(started.seed);
+            request.resume = Some(Resume {
+                token_ids: self.ids.clone(),
+                numerics_id: started.system_fingerprint.clone(),
+                choice: 0,
+            });
         }
-        if at < self.ids.len() {
-            return;
+        request
+    }
+
+    /// Takes the next token.
+    fn take(&mut self, job: &Job, id: u32, log: &Log) {
+        if job.ids.get(self.ids.len()) != Some(&id) {
+            self.record.differing += 1;
         }
         self.ids.push(id);
         let now = Instant::now();
@@ -343,6 +355,14 @@ impl Received {
             at: now,
             client: self.client,
         });
+    }
+
+    /// Counts what is missing, and a text or reason that does not go with the tokens: neither is less wrong.
+    fn compare_end(&mut self, job: &Job, reason: i32) {
+        self.record.differing += job.ids.len().saturating_sub(self.ids.len());
+        if (self.text.as_str(), reason) != (job.text.as_str(), job.reason) {
+            self.record.differing += 1;
+        }
     }
 }
 
@@ -362,6 +382,8 @@ async fn in_time<T>(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
     use super::*;
 
     fn job() -> Job {
@@ -376,7 +398,9 @@ mod tests {
     fn received() -> Received {
         Received {
             client: 0,
+            started: None,
             ids: Vec::new(),
+            text: String::new(),
             record: Record {
                 moments: Vec::new(),
                 interruptions: Vec::new(),
@@ -387,26 +411,62 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_again_is_compared_again_and_is_no_progress() {
-        let (job, log) = (job(), Log::default());
-        let mut received = received();
-        for (at, id) in [(0, 5), (1, 6), (0, 5), (1, 9), (2, 7)] {
-            received.take(&job, at, id, &log);
-        }
-        assert_eq!(received.ids, [5, 6, 7]);
-        assert_eq!(received.record.differing, 1);
-        assert_eq!(received.record.moments.len(), 3);
-        assert_eq!(lock(&log).len(), 3);
-    }
-
-    #[test]
     fn wrong_and_surplus_tokens_differ() {
         let (job, log) = (job(), Log::default());
         let mut received = received();
-        for (at, id) in (0..).zip([5, 7, 7, 8]) {
-            received.take(&job, at, id, &log);
+        for id in [5, 7, 7, 8] {
+            received.take(&job, id, &log);
         }
+        received.compare_end(&job, 0);
         assert_eq!(received.record.differing, 2);
+        assert_eq!(received.record.moments.len(), 4);
+        assert_eq!(lock(&log).len(), 4);
+    }
+
+    #[test]
+    fn missing_tokens_and_another_text_or_reason_differ() {
+        let (job, log) = (job(), Log::default());
+        let ends: [(&[u32], &str, i32, usize); 4] = [
+            (&[5, 6, 7], "", 0, 0),
+            (&[5], "", 0, 2),
+            (&[5, 6, 7], "x", 0, 1),
+            (&[5, 6, 7], "", 1, 1),
+        ];
+        for (ids, text, reason, differing) in ends {
+            let mut received = received();
+            ids.iter().for_each(|&id| received.take(&job, id, &log));
+            received.text = text.to_owned();
+            received.compare_end(&job, reason);
+            assert_eq!(
+                received.record.differing, differing,
+                "{ids:?} {text:?} {reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_is_resumed_by_what_its_stream_said_first() {
+        let (job, log) = (job(), Log::default());
+        let mut received = received();
+        assert_eq!(received.continuation(&job.request), job.request);
+        received.started = Some(Started {
+            seed: 9,
+            system_fingerprint: "n".to_owned(),
+            prompt_token_ids: vec![1, 2],
+            ..Started::default()
+        });
+        received.take(&job, 5, &log);
+        let asked = received.continuation(&job.request);
+        assert_eq!(asked.seed, Some(9));
+        assert_eq!(
+            asked.prompt,
+            Some(Prompt::Tokens(TokenIds { ids: vec![1, 2] }))
+        );
+        let resume = asked.resume.unwrap();
+        assert_eq!(
+            (resume.token_ids, resume.numerics_id),
+            (vec![5], "n".to_owned())
+        );
     }
 
     #[test]
