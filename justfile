@@ -28,6 +28,11 @@ bench-engine out="target/deep" *args:
     cargo run --release -- models deepen --layers 64 --out {{out}}
     cargo run --release -- bench-engine --model {{out}} --rows 1,2,4,8,16,32 {{args}}
 
+# What users notice of lost processes and disturbed links; figures go to docs/faults.md.
+faults *args:
+    cargo build --release --workspace
+    target/release/faults --repetitions 20 {{args}}
+
 # Licences, advisories, bans and sources of dependencies (needs cargo-deny).
 deny:
     cargo deny check

@@ -1,11 +1,12 @@
 //! The workers of this cluster, by address, and which of them a request gets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use proto::{outward, v1};
-use runtime::{Caller, Latch, Readiness};
+use runtime::{Caller, Latch, Pulse, Readiness};
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::SessionId;
 use speculation::relay::{LinkKey, Role};
@@ -20,6 +21,13 @@ use crate::news::{Listener, News};
 use crate::pump;
 use crate::seat::{Seat, SeatMaker};
 use crate::tally::{self, Tally, Totals};
+
+/// A worker that hangs, or that no packet reaches, holds up its sessions: it has to be noticed long before a person
+/// would. Pings are answered by other threads than the model's, so a long step is no silence.
+const LINK_PULSE: Pulse = Pulse {
+    interval: Duration::from_millis(500),
+    timeout: Duration::from_millis(1500),
+};
 
 /// Where a worker stands.
 #[derive(Clone, Debug)]
@@ -277,7 +285,7 @@ impl Registry {
             workers: DashMap::new(),
             shared: Arc::new(Shared {
                 coordinator,
-                caller: Caller::new(config.tls.clone()),
+                caller: Caller::new(config.tls.clone()).with_pulse(LINK_PULSE),
                 tokenizer,
                 vacancies: News::new(),
                 arrivals: News::new(),

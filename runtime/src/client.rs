@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::dial::{Refusal, dial};
-use crate::serve::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use crate::serve::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW};
 use crate::tls::Tls;
 
 /// How long a connection attempt may take.
@@ -59,13 +59,41 @@ pub enum ConnectError {
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
     tls: Option<Tls>,
+    pulse: Pulse,
+}
+
+/// How soon a peer that has fallen silent counts as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// How often an HTTP/2 ping goes out.
+    pub interval: Duration,
+    /// How long a ping may go unanswered.
+    pub timeout: Duration,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Pulse {
+            interval: KEEPALIVE_INTERVAL,
+            timeout: KEEPALIVE_TIMEOUT,
+        }
+    }
 }
 
 impl Caller {
     /// Encrypts if there is an identity.
     #[must_use]
     pub fn new(tls: Option<Tls>) -> Self {
-        Self { tls }
+        Self {
+            tls,
+            pulse: Pulse::default(),
+        }
+    }
+
+    /// The same with another pulse.
+    #[must_use]
+    pub fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// The checked `HOST:PORT` in `addr`. `http://` and `https://` may stand before it if they say what this process
@@ -132,8 +160,10 @@ impl Caller {
         let endpoint = Endpoint::from(uri("http")?)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(self.pulse.interval)
+            .keep_alive_timeout(self.pulse.timeout)
             .keep_alive_while_idle(true);
         Ok(match self.tls {
             // What the calls say about their scheme; the connection itself is made by `dial`.

@@ -56,7 +56,7 @@ pub mod trace;
 pub use admin::{AdminArgs, AdminError};
 pub use announce::{AnnounceArgs, Announcement};
 pub use args::{CommonArgs, NetArgs};
-pub use client::{AddressError, Caller, ConnectError, channel, connect};
+pub use client::{AddressError, Caller, ConnectError, Pulse, channel, connect};
 pub use drain::{Drain, Drained};
 pub use health::{Latch, Readiness};
 pub use metrics::Metrics;

@@ -20,6 +20,13 @@ use crate::{Drain, NetArgs};
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a ping may go unanswered before the connection counts as lost.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that may be under way on one stream and not yet read, both ways. What a link says is only worth its newest
+/// state, so a link that is slow should not have more than this to catch up with.
+pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
+/// The same for a connection. The transport library also derives from it how many small frames may wait unread before
+/// it takes the peer for an attacker and ends the connection (half of it, at 256 bytes a frame): a stream's whole
+/// window in frames of a few bytes, as a link has them after a stall, has to stay below that.
+pub(crate) const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// Limits of a gRPC server; the defaults suit every role.
 #[derive(Clone, Debug)]
@@ -176,6 +183,8 @@ pub fn server(limits: &ServerLimits) -> Server {
         .load_shed(true)
         .timeout(limits.first_answer)
         .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(limits.header_list)
         .http2_max_pending_accept_reset_streams(Some(limits.reset_streams))
         .http2_max_local_error_reset_streams(Some(limits.reset_streams))

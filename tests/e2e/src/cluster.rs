@@ -2,12 +2,16 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use runtime::Announcement;
 
 use crate::model;
+
+/// Between two looks at a process that is about to end; the system tells nobody but its waiting parent.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// One process of a cluster; killed when dropped.
 #[derive(Debug)]
@@ -19,19 +23,47 @@ pub struct Process {
     pub admin: Option<std::net::SocketAddr>,
 }
 
-/// The `offshoot` binary that was built beside this test.
+/// What a process can be told by the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: finish and go.
+    Terminate,
+    /// SIGSTOP: freeze, without noticing it.
+    Stop,
+    /// SIGCONT: go on.
+    Continue,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Signal::Terminate => "TERM",
+            Signal::Stop => "STOP",
+            Signal::Continue => "CONT",
+        }
+    }
+}
+
+/// The `offshoot` binary that was built beside this program, or beside the folder of this test.
 pub fn binary() -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let dir = test.parent().and_then(|deps| deps.parent());
-    let binary = dir
-        .context("the test has no build folder")?
-        .join("offshoot");
-    anyhow::ensure!(
-        binary.exists(),
-        "{} does not exist; run the tests of the whole workspace, or `cargo build --release` first",
-        binary.display()
-    );
-    Ok(binary)
+    let program = std::env::current_exe()?;
+    let mut folders = program.ancestors().skip(1).take(2);
+    let found = folders.find_map(|folder| {
+        let binary = folder.join("offshoot");
+        binary.exists().then_some(binary)
+    });
+    found.with_context(|| {
+        format!(
+            "there is no offshoot beside {}; run the tests of the whole workspace, or \
+             `cargo build --release --workspace` first",
+            program.display()
+        )
+    })
+}
+
+/// What the processes log to standard error; `OFFSHOOT_E2E_LOG=warn` tells what a coordinator thought of a fault.
+fn log_level() -> String {
+    std::env::var("OFFSHOOT_E2E_LOG").unwrap_or_else(|_| "error".to_owned())
 }
 
 impl Process {
@@ -47,7 +79,7 @@ impl Process {
                 "--announce",
                 "--exit-with-parent",
             ])
-            .args(["--log-level", "error"])
+            .args(["--log-level", &log_level()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -76,8 +108,31 @@ impl Process {
         Ok(())
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        // The shell's own `kill` is on every system, and sending signals from here would take unsafe code.
+        let status = Command::new("sh")
+            .args(["-c", "kill -s \"$0\" \"$1\"", signal.name()])
+            .arg(self.child.id().to_string())
+            .status()?;
+        anyhow::ensure!(status.success(), "SIG{} was not sent", signal.name());
+        Ok(())
+    }
+
+    /// Waits until it ends by itself; `None` if it does not within `limit`.
+    pub fn ended_within(&mut self, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let status = self.child.try_wait()?;
+            if status.is_some() || Instant::now() >= deadline {
+                return Ok(status);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Asks the process to stop and waits for its exit status.
-    pub fn terminate(&mut self) -> anyhow::Result<std::process::ExitStatus> {
+    pub fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         drop(self.child.stdin.take());
         Ok(self.child.wait()?)
     }

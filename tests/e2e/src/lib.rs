@@ -3,13 +3,16 @@
 //! [`cluster`] starts one process per role from the `offshoot` binary and can kill any of them; [`client`] calls the
 //! coordinator as a user's program would; [`collector`] receives traces and [`admin`] reads metrics as
 //! an operator's tools would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
-//! code with the engine. Nothing here is used by the product.
+//! code with the engine. [`proxy`] disturbs a link, and [`faults`] measures what users notice of lost processes and
+//! disturbed links. Nothing here is used by the product.
 
 pub mod admin;
 pub mod client;
 pub mod cluster;
 pub mod collector;
+pub mod faults;
 pub mod oracle;
+pub mod proxy;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,124 @@
+//! Prints what users notice of lost processes and disturbed links, as a table.
+//!
+//! `cargo build --release --workspace && target/release/faults --repetitions 20`; see docs/faults.md.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the table is what this program is for"
+)]
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use offshoot_e2e::faults::load::Jobs;
+use offshoot_e2e::faults::rig::{Layout, Pace, Rig};
+use offshoot_e2e::faults::row::Fault;
+use offshoot_e2e::faults::table;
+use offshoot_e2e::faults::trial::{Plan, Timing, series};
+
+/// Measure faults on a cluster of real processes
+#[derive(Debug, Parser)]
+struct Args {
+    /// Repetitions of each fault.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+    /// Only rows whose fault or place contains this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Print the rows and stop.
+    #[arg(long)]
+    list: bool,
+    /// Write every figure to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Requests at one time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    clients: u32,
+    /// Prompts, each at two temperatures.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    prompts: u32,
+    /// Tokens of a request.
+    #[arg(long, default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Least milliseconds of a target step.
+    #[arg(long, default_value_t = 40.0, value_name = "MS")]
+    pace_target: f64,
+    /// Least milliseconds of a qualifier step.
+    #[arg(long, default_value_t = 14.0, value_name = "MS")]
+    pace_qualifier: f64,
+    /// Least milliseconds of a draft step.
+    #[arg(long, default_value_t = 4.0, value_name = "MS")]
+    pace_draft: f64,
+    /// Decides the jitter.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn rows(only: &[String]) -> Vec<Fault> {
+    let mut rows = Fault::all();
+    rows.retain(|row| {
+        let name = format!("{}, {}", row.name(), row.place());
+        only.is_empty() || only.iter().any(|text| name.contains(text))
+    });
+    rows
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let rows = rows(&args.only);
+    anyhow::ensure!(!rows.is_empty(), "no row is named like that; try --list");
+    if args.list {
+        for row in rows {
+            println!("{}, {}", row.name(), row.place());
+        }
+        return Ok(());
+    }
+    let layout = Layout {
+        drafts: 2,
+        qualifiers: 1,
+        targets: 2,
+        coordinators: 2,
+        pace: Pace {
+            draft: args.pace_draft,
+            qualifier: args.pace_qualifier,
+            target: args.pace_target,
+        },
+        seed: args.seed,
+    };
+    eprintln!("plain decoding of the prompts");
+    let plan = Plan {
+        layout,
+        clients: args.clients as usize,
+        jobs: Jobs::new(args.prompts as usize, args.max_tokens).await?,
+        repetitions: args.repetitions as usize,
+        timing: Timing::FULL,
+    };
+    let mut rig = Rig::start(layout).await?;
+    let mut done = Vec::new();
+    for fault in rows {
+        eprintln!("{}, {}", fault.name(), fault.place());
+        let tell = |one: &_| eprintln!("  {one:?}");
+        done.push(series(&plan, &mut rig, fault, tell).await?);
+        // Written again after each row, so that a long run that is stopped has not been for nothing.
+        if let Some(path) = &args.json {
+            let text = serde_json::to_string_pretty(&table::json(&done))?;
+            std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    println!(
+        "*Paced* (target {} ms, qualifier {} ms, draft {} ms); 2 drafts, 1 qualifier, 2 targets, 2 coordinators; \
+         {} clients, {} tokens a request.\n",
+        args.pace_target, args.pace_qualifier, args.pace_draft, args.clients, args.max_tokens
+    );
+    println!("{}", table::HEAD);
+    done.iter()
+        .for_each(|series| println!("{}", table::line(series)));
+    println!();
+    table::notes(&done)
+        .iter()
+        .for_each(|note| println!("{note}"));
+    Ok(())
+}

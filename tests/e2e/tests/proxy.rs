@@ -1,0 +1,246 @@
+//! The fault proxy itself, in front of a plain echo server.
+//!
+//! Lower bounds on time cannot fail on a busy machine; where nothing may arrive, the test waits a short while for it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use offshoot_e2e::proxy::{Conditions, Direction, Proxy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Long enough for anything that is not held back, even on a busy machine.
+const SOON: Duration = Duration::from_secs(10);
+/// How long to see that nothing comes.
+const WHILE: Duration = Duration::from_millis(100);
+
+/// Sends back what it gets, until it is dropped.
+struct Echo {
+    addr: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl Echo {
+    async fn start() -> Echo {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut peers = JoinSet::new();
+            loop {
+                let (mut peer, _) = listener.accept().await.unwrap();
+                peers.spawn(async move {
+                    let (mut from, mut to) = peer.split();
+                    // A peer that is reset ends its own echo only.
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        Echo {
+            addr,
+            _tasks: tasks,
+        }
+    }
+}
+
+async fn proxied() -> (Echo, Proxy) {
+    let echo = Echo::start().await;
+    let proxy = Proxy::start(Some(echo.addr), 7).await.unwrap();
+    (echo, proxy)
+}
+
+async fn connect(proxy: &Proxy) -> TcpStream {
+    TcpStream::connect(proxy.addr()).await.unwrap()
+}
+
+/// Sends and expects the same back; how long that took.
+async fn round_trip(peer: &mut TcpStream, said: &[u8]) -> Duration {
+    let begun = Instant::now();
+    peer.write_all(said).await.unwrap();
+    hears(peer, said).await;
+    begun.elapsed()
+}
+
+async fn hears(peer: &mut TcpStream, expected: &[u8]) {
+    let mut heard = vec![0; expected.len()];
+    timeout(SOON, peer.read_exact(&mut heard))
+        .await
+        .expect("nothing came")
+        .unwrap();
+    assert_eq!(heard, expected);
+}
+
+async fn hears_nothing(peer: &mut TcpStream) {
+    let heard = timeout(WHILE, peer.read_u8()).await;
+    assert!(heard.is_err(), "{heard:?} came");
+}
+
+async fn is_reset(peer: &mut TcpStream) {
+    let error = timeout(SOON, peer.read_u8()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
+fn slow(delay_ms: u64, jitter_ms: u64) -> Conditions {
+    Conditions {
+        delay: Duration::from_millis(delay_ms),
+        jitter: Duration::from_millis(jitter_ms),
+        rate: None,
+    }
+}
+
+#[tokio::test]
+async fn it_carries_both_ways_and_passes_an_end_on() {
+    let (_echo, proxy) = proxied().await;
+    let mut peer = connect(&proxy).await;
+    round_trip(&mut peer, b"hello").await;
+    assert_eq!(proxy.connections(), 1);
+    peer.shutdown().await.unwrap();
+    assert_eq!(
+        timeout(SOON, peer.read(&mut [0])).await.unwrap().unwrap(),
+        0
+    );
+    assert_eq!(
+        Direction::BOTH.map(|direction| proxy.carried(direction)),
+        [5, 5]
+    );
+}
+
+#[tokio::test]
+async fn each_direction_has_its_own_delay() {
+    let (_echo, proxy) = proxied().await;
+    let mut peer = connect(&proxy).await;
+    proxy.disturb(Direction::Up, slow(60, 0));
+    assert!(round_trip(&mut peer, b"a").await >= Duration::from_millis(60));
+    proxy.disturb(Direction::Down, slow(40, 0));
+    assert!(round_trip(&mut peer, b"b").await >= Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn jitter_changes_no_byte_and_no_order() {
+    let (_echo, proxy) = proxied().await;
+    for direction in Direction::BOTH {
+        proxy.disturb(direction, slow(3, 3));
+    }
+    let mut peer = connect(&proxy).await;
+    let said: Vec<u8> = (0..100_000_u32).map(|at| (at * 31 % 251) as u8).collect();
+    let (mut from, mut to) = peer.split();
+    let sending = async {
+        // Many small writes, so that each is delayed by itself.
+        for part in said.chunks(997) {
+            to.write_all(part).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut heard = vec![0; said.len()];
+    let hearing = timeout(SOON, from.read_exact(&mut heard));
+    let ((), read) = tokio::join!(sending, hearing);
+    read.unwrap().unwrap();
+    assert!(heard == said, "bytes changed on the way");
+}
+
+#[tokio::test]
+async fn a_limited_link_takes_its_time() {
+    let (_echo, proxy) = proxied().await;
+    let mut peer = connect(&proxy).await;
+    let limited = Conditions {
+        rate: NonZeroU32::new(40_000),
+        ..Conditions::default()
+    };
+    proxy.disturb(Direction::Down, limited);
+    // 8000 bytes at 40,000 a second; the first part needs no waiting.
+    assert!(round_trip(&mut peer, &[9; 8000]).await >= Duration::from_millis(175));
+    proxy.clear();
+    round_trip(&mut peer, b"fast again").await;
+}
+
+#[tokio::test]
+async fn a_black_hole_keeps_everything_and_gives_it_back() {
+    let (_echo, proxy) = proxied().await;
+    let mut old = connect(&proxy).await;
+    round_trip(&mut old, b"before").await;
+    proxy.black_hole();
+    let mut new = connect(&proxy).await;
+    new.write_all(b"new").await.unwrap();
+    old.write_all(b"during").await.unwrap();
+    old.shutdown().await.unwrap();
+    hears_nothing(&mut old).await;
+    hears_nothing(&mut new).await;
+    assert_eq!(proxy.connections(), 1);
+    proxy.clear();
+    hears(&mut old, b"during").await;
+    hears(&mut new, b"new").await;
+}
+
+#[tokio::test]
+async fn one_held_direction_leaves_the_other_alone() {
+    let (_echo, proxy) = proxied().await;
+    let mut peer = connect(&proxy).await;
+    round_trip(&mut peer, b"before").await;
+    proxy.hold(Direction::Down);
+    peer.write_all(b"during").await.unwrap();
+    hears_nothing(&mut peer).await;
+    assert_eq!(proxy.carried(Direction::Up), 12);
+    assert_eq!(proxy.carried(Direction::Down), 6);
+}
+
+#[tokio::test]
+async fn a_half_open_connection_stays_so_and_a_new_one_is_fine() {
+    for dead in Direction::BOTH {
+        let (_echo, proxy) = proxied().await;
+        let mut old = connect(&proxy).await;
+        round_trip(&mut old, b"before").await;
+        proxy.half_open(dead);
+        proxy.clear();
+        old.write_all(b"during").await.unwrap();
+        hears_nothing(&mut old).await;
+        let went_up = proxy.carried(Direction::Up);
+        assert_eq!(went_up, if dead == Direction::Up { 6 } else { 12 });
+        let mut new = connect(&proxy).await;
+        round_trip(&mut new, b"new").await;
+        drop((old, new));
+        // Whoever gives a half-open connection up ends it, if that can be heard.
+        let left = usize::from(dead == Direction::Up);
+        timeout(SOON, open_are(&proxy, left)).await.unwrap();
+    }
+}
+
+async fn open_are(proxy: &Proxy, wanted: usize) {
+    let mut tick = tokio::time::interval(Duration::from_millis(2));
+    while proxy.connections() != wanted {
+        tick.tick().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_reaches_old_connections_also_in_a_black_hole() {
+    let (_echo, proxy) = proxied().await;
+    let mut old = connect(&proxy).await;
+    round_trip(&mut old, b"before").await;
+    proxy.reset();
+    is_reset(&mut old).await;
+    let mut held = connect(&proxy).await;
+    round_trip(&mut held, b"fine").await;
+    proxy.black_hole();
+    proxy.reset();
+    is_reset(&mut held).await;
+}
+
+#[tokio::test]
+async fn where_nobody_is_connections_are_reset_until_somebody_comes() {
+    let proxy = Proxy::start(None, 1).await.unwrap();
+    is_reset(&mut connect(&proxy).await).await;
+    let echo = Echo::start().await;
+    proxy.lead_to(Some(echo.addr));
+    let mut peer = connect(&proxy).await;
+    round_trip(&mut peer, b"somebody").await;
+    drop(echo);
+    // The end of the process behind it is the end of the connection.
+    let ended = timeout(SOON, peer.read(&mut [0])).await.unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
