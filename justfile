@@ -28,6 +28,10 @@ bench-engine out="target/deep" *args:
     cargo run --release -- models deepen --layers 64 --out {{out}}
     cargo run --release -- bench-engine --model {{out}} --rows 1,2,4,8,16,32 {{args}}
 
+# Search for inputs that break a target: wire, request, relay or worker.
+fuzz target minutes="60":
+    tests/fuzz/run {{target}} {{minutes}}
+
 # Licences, advisories, bans and sources of dependencies (needs cargo-deny).
 deny:
     cargo deny check
