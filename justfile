@@ -33,6 +33,10 @@ faults *args:
     cargo build --release --workspace
     target/release/faults --repetitions 20 {{args}}
 
+# Search for inputs that break a target: wire, request, relay or worker.
+fuzz target minutes="60":
+    tests/fuzz/run {{target}} {{minutes}}
+
 # Licences, advisories, bans and sources of dependencies (needs cargo-deny).
 deny:
     cargo deny check

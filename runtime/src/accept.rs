@@ -342,6 +342,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_peer_without_a_handshake_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let cert = params.self_signed(&key).unwrap().pem();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            Some(path)
+        };
+        let args = crate::TlsArgs {
+            tls_cert: file("cert.pem", &cert),
+            tls_key: file("key.pem", &key.serialize_pem()),
+            tls_ca: file("ca.pem", &cert),
+            tls_server_name: None,
+        };
+        let tls = args.load(crate::Purpose::Serve).unwrap().unwrap();
+        let acceptor = tls.acceptor(crate::ClientAuth::Required).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        // The beginning of a greeting that never ends.
+        peer.write_all(&[TLS_HANDSHAKE, 3, 1, 1, 0]).await.unwrap();
+        let mut incoming = Incoming::new(listener, 1, Some(acceptor));
+        incoming.preface_limit = Duration::from_millis(1);
+        let mut connection = incoming.next().await.unwrap().unwrap();
+        let error = connection.write_all(b"settings").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
     async fn a_tls_greeting_on_a_plaintext_port_is_recognised() {
         let greeting = [TLS_HANDSHAKE, 3, 1, 0, 0];
         let (_peer, mut connection) = accept(&greeting, Duration::from_secs(60)).await;

@@ -29,7 +29,7 @@ struct Server {
     addr: SocketAddr,
     tls: Tls,
     readiness: Readiness,
-    _drain: Drain,
+    drain: Drain,
 }
 
 async fn start(args: &TlsArgs, auth: ClientAuth) -> Server {
@@ -48,7 +48,7 @@ async fn start(args: &TlsArgs, auth: ClientAuth) -> Server {
         addr,
         tls,
         readiness,
-        _drain: drain,
+        drain,
     }
 }
 
@@ -248,9 +248,31 @@ async fn new_connections_see_the_new_identity_and_streams_live_on() {
     assert!(error.contains("does not come from an authority"), "{error}");
     assert_eq!(call(&caller(&folder.args()), server.addr).await, Ok(()));
     // The stream from before goes on: it still brings what happens now.
-    server._drain.begin();
+    server.drain.begin();
     assert_eq!(next().await, ServingStatus::NotServing as i32);
     assert!(server.readiness.is_ready());
+}
+
+#[tokio::test]
+async fn files_are_followed_past_bad_ones() {
+    let authority = Authority::new("inside");
+    let folder = Folder::new(&authority, &authority.issue(LOCAL, BOTH));
+    let server = start(&folder.args(), ClientAuth::Required).await;
+    (server
+        .tls
+        .follow_every(Duration::from_millis(5), &server.drain))
+    .unwrap();
+    std::fs::write(folder.path("cert.pem"), "half a file").unwrap();
+    let new = Authority::new("new");
+    folder.write(&new, &new.issue(LOCAL, BOTH));
+    let caller = caller(&folder.args());
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    let followed = async {
+        while call(&caller, server.addr).await.is_err() {
+            tick.tick().await;
+        }
+    };
+    (tokio::time::timeout(LIMIT, followed).await).expect("the new files are in use");
 }
 
 #[tokio::test]

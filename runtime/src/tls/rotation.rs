@@ -149,6 +149,14 @@ impl Tls {
     /// # Errors
     /// When the system does not let the process watch the signal.
     pub fn follow(&self, drain: &Drain) -> std::io::Result<()> {
+        self.follow_every(RELOAD_INTERVAL, drain)
+    }
+
+    /// As [`Tls::follow`], with another interval between two looks.
+    ///
+    /// # Errors
+    /// As [`Tls::follow`].
+    pub fn follow_every(&self, interval: Duration, drain: &Drain) -> std::io::Result<()> {
         tracing::info!(
             cert = self.shared.files.own.as_ref().map(|(cert, _)| cert.display().to_string()),
             ca = %self.shared.files.ca.display(),
@@ -163,7 +171,7 @@ impl Tls {
             warned: false,
         };
         drain.spawn(async move {
-            let mut tick = tokio::time::interval(RELOAD_INTERVAL);
+            let mut tick = tokio::time::interval(interval);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             tokio::pin!(stopping);
             loop {
