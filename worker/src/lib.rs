@@ -17,6 +17,7 @@ mod rows;
 pub mod thread;
 mod trace;
 mod watch;
+mod watchdog;
 
 pub use handle::{LinkEnd, LinkOver, OpenError, WorkerHandle};
 pub use kind::{Computed, Kind, Logits};

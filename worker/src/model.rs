@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{Engine, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
@@ -9,6 +10,7 @@ use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
 use crate::metrics::WorkerMetrics;
+use crate::watchdog::StepClock;
 
 /// Flags about the model that both kinds of worker share.
 #[derive(Clone, Debug, clap::Args)]
@@ -90,6 +92,8 @@ pub struct Loaded {
     pub role: &'static str,
     /// What the model thread counts; whoever shows them keeps a clone.
     pub metrics: WorkerMetrics,
+    /// Wound by the model thread; whoever watches it keeps a clone.
+    pub(crate) clock: Arc<StepClock>,
 }
 
 /// Rows of one step, all sessions together; longer prompts are prefilled in chunks.
@@ -157,5 +161,6 @@ pub fn load(args: &ModelArgs, scratch_rows: u16) -> Result<Loaded, ModelError> {
         info,
         role: "worker",
         metrics: WorkerMetrics::default(),
+        clock: Arc::new(StepClock::new()),
     })
 }

@@ -29,6 +29,15 @@ pub struct WorkerArgs {
     /// The identity; coordinators have to show one too.
     #[command(flatten)]
     pub tls: TlsArgs,
+    /// Seconds that a step may last; then the model hangs, and the process ends so that its sessions go elsewhere.
+    #[arg(
+        long,
+        env = "OFFSHOOT_STEP_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 120,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub step_timeout: u64,
     /// What every process has.
     #[command(flatten)]
     pub common: CommonArgs,
@@ -81,6 +90,8 @@ pub async fn run<K: Kind>(
         tokio::task::spawn_blocking(move || model::load(&model, scratch_rows)).await??;
     loaded.role = role;
     loaded.metrics = counters.clone();
+    let clock = Arc::clone(&loaded.clock);
+    let step_timeout = Duration::from_secs(args.step_timeout);
     let kind = kind(&loaded.info);
     let handle = thread::start(loaded, kind)?;
     let seen = handle.clone();
@@ -99,6 +110,9 @@ pub async fn run<K: Kind>(
         // In this order: without a connection the server ends as soon as the drain begins.
         biased;
         () = drain.stopping() => {}
+        () = clock.outlasts(step_timeout) => anyhow::bail!(
+            "a step has lasted longer than {} s: the model hangs", args.step_timeout
+        ),
         () = handle.ended() => anyhow::bail!("the model thread has ended by itself; its last words are in the log"),
         served = &mut serving => return served?.context("the server has ended by itself"),
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -27,6 +28,7 @@ use crate::model::Loaded;
 use crate::rows::ScratchRows;
 use crate::trace::{Outcome, SessionTrace};
 use crate::watch::Watch;
+use crate::watchdog::StepClock;
 
 /// Events that may wait for the model thread; a link that has more to say is held up.
 pub(crate) const INBOX: usize = 1024;
@@ -93,6 +95,7 @@ struct ModelThread<K: Kind> {
     kind: K,
     role: &'static str,
     metrics: WorkerMetrics,
+    clock: Arc<StepClock>,
     engine: Engine,
     output: StepOutput,
     cost: CostModel,
@@ -126,6 +129,7 @@ impl<K: Kind> ModelThread<K> {
             kind,
             role: model.role,
             metrics: model.metrics,
+            clock: model.clock,
             engine: model.engine,
             output: StepOutput::new(),
             cost: CostModel::new(model.pace),
@@ -157,7 +161,9 @@ impl<K: Kind> ModelThread<K> {
                 self.report();
                 self.idle(wake)
             } else {
+                self.clock.begin();
                 self.step(batch, begun);
+                self.clock.end();
                 self.report();
                 ControlFlow::Continue(())
             };
