@@ -24,6 +24,7 @@ import tokens
 from loop import Plan, Stage, evaluate
 
 STAGES = ("corpus", "tokenizer", "target", "qualifier", "draft")
+STUDENTS = ("qualifier", "draft")
 PROBE_ORDER = 7  # the same held-out windows in every run, whatever its seed.
 # Peak learning rates, for new weights and for trained ones alike.
 RATES = {"target": 1.5e-3, "qualifier": 1.5e-3, "draft": 2e-3}
@@ -48,9 +49,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--student-tokens", type=int, default=300_000_000)
     parser.add_argument("--student-minutes", type=float, default=1e9)
     parser.add_argument("--student-rate", type=float, default=1.0, help="scales the rates of the students' own stages")
+    parser.add_argument(
+        "--windows", default="256,1024", help="lengths of the training windows, taken in turn (default: %(default)s)"
+    )
     parser.add_argument("--step-tokens", type=int, default=8192)
     parser.add_argument("--micro-tokens", type=int, default=4096)
-    parser.add_argument("--ride-along", action="store_true", help="the qualifier learns during the target's stage already")
+    parser.add_argument("--ride-along", action="store_true", help="students learn during the target's stage already")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
@@ -94,15 +98,11 @@ class Family:
         self.models: dict[str, llama.Llama] = {}
 
     def start(self, name: str) -> llama.Llama:
-        """A model as an earlier stage left it, as the family to start from has it, or new; a draft is cut anew."""
+        """A model as an earlier stage left it, as the family to start from has it, or new."""
         config = llama.SIZES[name]
         for folder in (self.args.out / name, self.args.init and self.args.init / name):
             if folder and (folder / "config.json").is_file():
-                model = llama.load(folder, config.max_position_embeddings)
-                if model.config == config:
-                    return model
-        if name == "draft":
-            return llama.cut(self.start("qualifier"), llama.DRAFT_LAYERS)
+                return llama.load(folder, config)
         return llama.Llama(config)
 
     def train(self, learners: tuple[str, ...]) -> None:
@@ -118,11 +118,12 @@ class Family:
             rates={name: RATES[name] * (args.student_rate if stage != "target" else 1) for name in learners},
             # A student that rides along keeps some of its rate, because its own stage is still to come.
             floors={name: 0.4 * RATES[name] if stage == "target" != name else 0.0 for name in learners},
+            windows=tuple(int(length) for length in args.windows.split(",")),
             step_tokens=args.step_tokens,
             micro_tokens=args.micro_tokens,
         )
-        # The students' stage takes the windows in another order than the target's.
-        train = tokens.Windows(args.out / "corpus" / "train.bin", args.seed + (stage != "target"))
+        # Each stage takes the windows in another order.
+        train = tokens.Windows(args.out / "corpus" / "train.bin", args.seed + STAGES.index(stage))
         probe = tokens.Windows(args.out / "corpus" / "heldout.bin", PROBE_ORDER)
         run = Stage(plan, self.models, train, args.device, args.out)
         if not run.state_file.is_file():
@@ -151,7 +152,7 @@ def main() -> None:
         elif stage == "tokenizer":
             tokenize(args)
         elif stage == "target":
-            family.train(("target", "qualifier") if args.ride_along else ("target",))
+            family.train(("target", *STUDENTS) if args.ride_along else ("target",))
         else:
             family.train((stage,))
         done.touch()
