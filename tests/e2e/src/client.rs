@@ -109,6 +109,14 @@ impl Client {
         anyhow::bail!("the cluster did not become ready within 30 s")
     }
 
+    /// Sends a request; what comes back is for the caller to read, or to leave.
+    pub async fn stream(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<tonic::Streaming<proto::v1::GenerateEvent>, tonic::Status> {
+        Ok(self.inner.clone().generate(request).await?.into_inner())
+    }
+
     /// Runs a request to its end.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Completion, tonic::Status> {
         self.generate_watched(request, |_| {}).await

@@ -1,0 +1,208 @@
+//! More than a cluster can take: it refuses with a hint, keeps its pace and its memory, and nothing stays behind.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use offshoot_e2e::client::{Client, request};
+use offshoot_e2e::cluster::Process;
+use offshoot_e2e::{admin, full, model, prompts};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+/// Places of each worker, requests that the coordinator runs, and requests that it lets wait.
+const PLACES: usize = 4;
+const TOKENS: u32 = 24;
+
+struct Small {
+    workers: Vec<Process>,
+    coordinator: Process,
+    client: Client,
+}
+
+/// A target and a draft of four places each behind a coordinator that lets four more requests wait.
+async fn small(pace: u32) -> Small {
+    let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let worker = |role: &str, name: &str, pace: u32| {
+        let model = model(name).display().to_string();
+        let flags = format!("--max-num-seqs {PLACES} --admin 127.0.0.1:0 --pace {pace}");
+        Process::start(&words(format!("{role} --model {model} {flags}"))).unwrap()
+    };
+    let target = worker("target-worker", "target", pace);
+    let draft = worker("draft-worker", "draft", 0);
+    let tokenizer = model("target").display().to_string();
+    let limits = format!("--max-sessions {PLACES} --max-queued {PLACES} --admin 127.0.0.1:0");
+    let (to_target, to_draft) = (&target.addr, &draft.addr);
+    let arguments = format!(
+        "coordinator --tokenizer {tokenizer} --target {to_target} --draft {to_draft} {limits}"
+    );
+    let coordinator = Process::start(&words(arguments)).unwrap();
+    let client = Client::connect(&coordinator.addr, 2).await.unwrap();
+    Small {
+        workers: vec![target, draft],
+        coordinator,
+        client,
+    }
+}
+
+impl Small {
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.workers.iter().chain([&self.coordinator])
+    }
+
+    /// Resident memory of each process, in MiB; nothing where the system does not tell.
+    fn memory(&self) -> Vec<f64> {
+        let resident = |process: &Process| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).ok()?;
+            let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+            let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+            Some(kib / 1024.0)
+        };
+        self.processes().filter_map(resident).collect()
+    }
+
+    /// Every gauge of what is in use, by process and name.
+    fn in_use(&self) -> BTreeMap<String, f64> {
+        const NAMES: [&str; 5] = [
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "offshoot_sessions",
+            "offshoot_queue_depth",
+            "offshoot_kv_pages_used",
+        ];
+        let mut found = BTreeMap::new();
+        for process in self.processes() {
+            let page = admin::scrape(process.admin.unwrap()).unwrap();
+            for (series, value) in page.values {
+                let name = series.split('{').next().unwrap_or_default();
+                if NAMES.contains(&name) {
+                    found.insert(format!("{} {series}", process.addr), value);
+                }
+            }
+        }
+        found
+    }
+
+    /// Waits until nothing is in use.
+    async fn becomes_idle(&self) {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        let mut seen = BTreeMap::new();
+        for _ in 0..500 {
+            tick.tick().await;
+            seen = self.in_use();
+            if seen.values().all(|&value| value == 0.0) {
+                assert_eq!(seen.len(), 9, "{seen:?}");
+                return;
+            }
+        }
+        panic!("still in use after 10 s: {seen:?}");
+    }
+
+    /// So many clients send requests one after the other, and try again when they are told to. Gives tokens per second
+    /// and refusals.
+    async fn load(&self, clients: usize, requests: usize) -> (f64, usize) {
+        let prompts = Arc::new(prompts(8).unwrap());
+        let (left, refused) = (
+            Arc::new(AtomicUsize::new(requests)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let begun = Instant::now();
+        let mut running = Vec::new();
+        for number in 0..clients {
+            let (client, prompts) = (self.client.clone(), Arc::clone(&prompts));
+            let (left, refused) = (Arc::clone(&left), Arc::clone(&refused));
+            running.push(tokio::spawn(async move {
+                let take = |n: usize| n.checked_sub(1);
+                while let Ok(n) = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+                    let mut asked = request(&prompts[(n + number) % 8], TOKENS, 0.0, "ar");
+                    asked.ignore_eos = true;
+                    loop {
+                        match client.generate(asked.clone()).await {
+                            Ok(completion) => {
+                                assert_eq!(completion.ids.len(), TOKENS as usize);
+                                break;
+                            }
+                            Err(status) => {
+                                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                                let hint = status.get_details_retry_info().unwrap();
+                                refused.fetch_add(1, Ordering::SeqCst);
+                                tokio::time::sleep(hint.retry_delay.unwrap()).await;
+                            }
+                        }
+                    }
+                }
+            }));
+        }
+        for client in running {
+            client.await.unwrap();
+        }
+        let tokens = requests as f64 * f64::from(TOKENS);
+        let speed = tokens / begun.elapsed().as_secs_f64();
+        (speed, refused.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_times_too_much_keeps_pace_and_memory() {
+    let small = small(10).await;
+    let requests = if full() { 400 } else { 120 };
+    small.load(PLACES, 2 * PLACES).await;
+    let (peak, refused) = small.load(PLACES, requests).await;
+    assert_eq!(refused, 0, "as many as there are places");
+    let before = small.memory();
+    let (speed, refused) = small.load(10 * PLACES, requests).await;
+    let after = small.memory();
+    println!(
+        "{speed:.0} tokens/s at ten times the load, {peak:.0} at capacity ({:.2}), {refused} refusals; \
+         MiB {before:.1?} and {after:.1?}",
+        speed / peak
+    );
+    assert!(refused > 0, "there was no overload");
+    assert!(speed >= 0.9 * peak, "{speed:.0} of {peak:.0} tokens/s");
+    for (before, after) in before.iter().zip(&after) {
+        assert!(*after <= before + 4.0, "{before:.1} MiB grew to {after:.1}");
+    }
+    small.becomes_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_disconnects_and_slow_readers_leave_nothing() {
+    let small = small(0).await;
+    let prompts = prompts(8).unwrap();
+    let disconnects = if full() { 1000 } else { 200 };
+    let mut running = tokio::task::JoinSet::new();
+    let mut dice = 1_u64;
+    for number in 0..disconnects {
+        if running.len() == PLACES {
+            running.join_next().await.unwrap().unwrap();
+        }
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let most = (dice >> 33) as usize % 30;
+        let asked = request(&prompts[number % 8], 400, 1.0, "auto");
+        let client = small.client.clone();
+        running.spawn(async move {
+            let mut stream = client.stream(asked).await.unwrap();
+            let mut events = 0;
+            while events < most && stream.message().await.unwrap().is_some() {
+                events += 1;
+            }
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+    // Clients that read nothing: their sessions park, and others are served.
+    let mut silent = Vec::new();
+    for prompt in &prompts[..PLACES - 1] {
+        let asked = request(prompt, 0, 1.0, "auto");
+        silent.push(small.client.stream(asked).await.unwrap());
+    }
+    let asked = request(&prompts[7], TOKENS, 0.0, "auto");
+    assert!(!small.client.generate(asked).await.unwrap().ids.is_empty());
+    drop(silent);
+    small.becomes_idle().await;
+    println!("{disconnects} disconnects, and no gauge above zero");
+}
