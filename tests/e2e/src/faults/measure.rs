@@ -67,8 +67,9 @@ impl Arrivals {
             .map(|start| start.duration_since(fault))
     }
 
-    /// How many clients got something.
-    fn clients(&self, from: Instant, to: Instant) -> usize {
+    /// How many clients got something from `from` to `to`.
+    #[must_use]
+    pub fn clients(&self, from: Instant, to: Instant) -> usize {
         let served: BTreeSet<_> = (self.between(from, to).iter())
             .map(|token| token.client)
             .collect();

@@ -72,8 +72,10 @@ pub enum Aftermath {
 pub enum Notice {
     /// Nobody: the cluster hides it.
     Nobody,
-    /// Clients lose their connection, or their coordinator, and have to go on elsewhere.
-    Clients,
+    /// Clients: their connection breaks, or their coordinator says that it stops, and they go on elsewhere.
+    Told,
+    /// Clients, who hear nothing any more and have to draw the conclusion.
+    Silence,
 }
 
 impl Fault {
@@ -166,13 +168,13 @@ impl Fault {
     pub fn notice(self) -> Notice {
         match self {
             Fault::Kill(Role::Coordinator)
-            | Fault::Freeze(Role::Coordinator)
             | Fault::RollingRestart(Role::Coordinator)
-            | Fault::Reset(Link::Client)
+            | Fault::Reset(Link::Client) => Notice::Told,
+            Fault::Freeze(Role::Coordinator)
             | Fault::BlackHole(Link::Client)
             | Fault::HalfOpen(Link::Client, _)
             | Fault::Slow(Link::Client)
-            | Fault::Narrow(Link::Client) => Notice::Clients,
+            | Fault::Narrow(Link::Client) => Notice::Silence,
             Fault::Nothing
             | Fault::Kill(_)
             | Fault::Freeze(_)

@@ -12,7 +12,7 @@ use super::row::{Aftermath, Fault, Notice};
 /// How long each part of a trial takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// From the first request until the speed is taken: all clients have begun, and are no longer in step.
+    /// From when all clients have begun until the speed is taken, so that they are no longer in step.
     pub ramp: Duration,
     /// How long the speed before a fault is taken.
     pub before: Duration,
@@ -29,7 +29,7 @@ pub struct Timing {
 impl Timing {
     /// For figures.
     pub const FULL: Timing = Timing {
-        ramp: Duration::from_millis(1500),
+        ramp: Duration::from_millis(1200),
         before: Duration::from_millis(2500),
         left: Some(Duration::from_millis(6000)),
         after: Duration::from_millis(1500),
@@ -48,12 +48,14 @@ impl Timing {
     };
 }
 
+/// How long the clients may take to begin; a machine that needs more has no time for this.
+const BEGIN_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at what has arrived.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long clients wait for a token when a fault is nothing that they should notice. Longer than anything in the
-/// cluster, so that its own doing is seen.
+/// How long clients wait for a token when a fault is nothing that they should notice, or something that they are told.
+/// Longer than anything in the cluster, so that its own doing is seen.
 const PATIENT: Duration = Duration::from_secs(40);
-/// The same when it is their own connection or coordinator that is struck, and only they can help themselves.
+/// The same when their own connection or coordinator falls silent, and only they can help themselves.
 const IMPATIENT: Duration = Duration::from_secs(2);
 
 /// How trials are run.
@@ -146,8 +148,8 @@ fn load(plan: &Plan, rig: &Rig, fault: Fault, first: usize) -> Load {
         first,
         coordinators: rig.entrances(),
         patience: match fault.notice() {
-            Notice::Nobody => PATIENT,
-            Notice::Clients => IMPATIENT,
+            Notice::Nobody | Notice::Told => PATIENT,
+            Notice::Silence => IMPATIENT,
         },
     }
 }
@@ -156,13 +158,30 @@ fn load(plan: &Plan, rig: &Rig, fault: Fault, first: usize) -> Load {
 async fn left(plan: &Plan, rig: &mut Rig, fault: Fault, time: Duration) -> anyhow::Result<f64> {
     fault.strike(rig).await?;
     let running = load(plan, rig, fault, 0).start();
-    sleep(plan.timing.ramp).await;
+    begin(plan, &running).await?;
     let from = Instant::now();
     sleep(time).await;
     let rate = running.arrivals().rate(from, Instant::now());
     running.finish().await?;
     fault.undo(rig).await?;
     Ok(rate)
+}
+
+/// Waits until every client has begun and the load is steady.
+async fn begin(plan: &Plan, running: &Running) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while running.arrivals().clients(begun, Instant::now()) < plan.clients {
+        anyhow::ensure!(
+            begun.elapsed() < BEGIN_LIMIT,
+            "not every client had a token within {} s, without any fault",
+            BEGIN_LIMIT.as_secs()
+        );
+        tick.tick().await;
+    }
+    sleep(plan.timing.ramp).await;
+    Ok(())
 }
 
 async fn trial(
@@ -174,7 +193,7 @@ async fn trial(
 ) -> anyhow::Result<Repetition> {
     fault.prepare(rig).await?;
     let running = load.start();
-    sleep(plan.timing.ramp).await;
+    begin(plan, &running).await?;
     let from = Instant::now();
     sleep(plan.timing.before).await;
     let begun = Instant::now();
