@@ -7,8 +7,9 @@ use speculation::message::{DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate
 use speculation::relay::{LinkKey, RelayError, Role};
 
 use crate::reference::{Dice, VOCAB};
-use crate::worker::{Report, Worker};
-use crate::world::World;
+use crate::hosted::Report;
+use crate::session::worker::Worker;
+use crate::session::world::World;
 
 /// The same update once more: an error or nothing at all.
 pub(crate) fn duplicate(worker: &mut Worker, now: Time, update: &ReplicaUpdate) {
