@@ -167,9 +167,8 @@ impl<R> Replays<R> {
 
     /// Why the session fails, if a seat was looked for too long and none was found.
     pub fn poll_failure(&mut self, now: Time, patience: Time) -> Option<R> {
-        let overdue = |search: &mut Search<R>| {
-            !search.seated && now.saturating_sub(search.since) >= patience
-        };
+        let overdue =
+            |search: &mut Search<R>| !search.seated && now.saturating_sub(search.since) >= patience;
         self.search.take_if(overdue).map(|search| search.reason)
     }
 }
@@ -197,7 +196,10 @@ mod tests {
         let mut replays = Replays::default();
         let since = Time::from_secs(1);
         replays.seek(since, LinkKey(2), Hope::Returns, "why");
-        assert_eq!(replays.poll_wish(since, PATIENCE).unwrap().hope, Hope::Returns);
+        assert_eq!(
+            replays.poll_wish(since, PATIENCE).unwrap().hope,
+            Hope::Returns
+        );
         let later = replays.wake(since, PATIENCE).unwrap();
         assert_eq!(later, since + RETURN_PATIENCE);
         assert_eq!(replays.poll_wish(later, PATIENCE).unwrap().hope, Hope::Gone);
@@ -208,19 +210,31 @@ mod tests {
         // The next one did not take it either: the time it has been sought for goes on.
         replays.seek(later, LinkKey(3), Hope::Full, "no room");
         assert!(replays.poll_wish(since + PATIENCE, PATIENCE).is_none());
-        assert_eq!(replays.poll_failure(since + PATIENCE, PATIENCE), Some("no room"));
+        assert_eq!(
+            replays.poll_failure(since + PATIENCE, PATIENCE),
+            Some("no room")
+        );
         assert!(!replays.is_seeking());
     }
 
     #[test]
     fn who_is_chosen() {
         let choose = |hope: Hope, own, returns| hope.choose(own, Some("other"), returns);
-        assert_eq!(choose(Hope::Returns, Some("own"), Returns::Unknown), Some("own"));
+        assert_eq!(
+            choose(Hope::Returns, Some("own"), Returns::Unknown),
+            Some("own")
+        );
         assert_eq!(choose(Hope::Returns, None, Returns::Soon), None);
         assert_eq!(choose(Hope::Returns, None, Returns::Unknown), Some("other"));
         assert_eq!(choose(Hope::Gone, None, Returns::Soon), Some("other"));
-        assert_eq!(choose(Hope::Full, Some("own"), Returns::Unknown), Some("other"));
-        assert_eq!(choose(Hope::Refuses, Some("own"), Returns::Unknown), Some("other"));
+        assert_eq!(
+            choose(Hope::Full, Some("own"), Returns::Unknown),
+            Some("other")
+        );
+        assert_eq!(
+            choose(Hope::Refuses, Some("own"), Returns::Unknown),
+            Some("other")
+        );
         assert_eq!(Hope::Refuses.choose(Some("own"), None, Returns::Soon), None);
     }
 }

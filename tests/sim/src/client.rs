@@ -13,7 +13,7 @@ pub(crate) enum Word {
     /// The attempt begins.
     Begin,
     /// New tokens, with their scores and some of the prompt's.
-    Tokens(Vec<u32>, Option<Scores>, Option<PromptScores>),
+    Tokens(Vec<u32>, Option<Box<Scores>>, Option<Box<PromptScores>>),
     Finished(Finish),
     Failed(&'static str),
     /// The client takes the next message.
@@ -80,13 +80,18 @@ impl Client {
             Word::Tokens(tokens, scores, prompt) => {
                 self.take(&tokens, scores, prompt);
                 let reads = self.request.reads_us;
-                let after = if reads == 0 { 0 } else { air.dice.roll() % reads };
+                let after = if reads == 0 {
+                    0
+                } else {
+                    air.dice.roll() % reads
+                };
                 air.after_us(after, Event::Client(self.at, self.attempt, Word::Read));
             }
             Word::Read => {
                 if let Some((coordinator, life)) = self.served {
                     let trip = air.trip_us();
-                    let taken = Event::Service(coordinator, life, (self.at, self.attempt), Wish::Taken);
+                    let taken =
+                        Event::Service(coordinator, life, (self.at, self.attempt), Wish::Taken);
                     air.after_us(trip, taken);
                 }
             }
@@ -108,7 +113,12 @@ impl Client {
         }
     }
 
-    fn take(&mut self, tokens: &[u32], scores: Option<Scores>, prompt: Option<PromptScores>) {
+    fn take(
+        &mut self,
+        tokens: &[u32],
+        scores: Option<Box<Scores>>,
+        prompt: Option<Box<PromptScores>>,
+    ) {
         let from = self.text.len();
         self.text.extend_from_slice(tokens);
         assert!(

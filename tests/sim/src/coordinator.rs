@@ -146,11 +146,17 @@ impl Coordinator {
     pub(crate) fn check_empty(&self) {
         let at = self.at;
         assert!(self.tasks.is_empty(), "coordinator {at} still has sessions");
-        assert!(self.waiting.is_empty(), "coordinator {at} still has requests");
+        assert!(
+            self.waiting.is_empty(),
+            "coordinator {at} still has requests"
+        );
         assert!(self.calls.is_empty(), "coordinator {at} still calls");
         for link in self.links.values() {
             assert!(link.seats.is_empty(), "coordinator {at} leaks a seat");
-            assert!(link.is_lost || link.slots.is_empty(), "{at} still has to say something");
+            assert!(
+                link.is_lost || link.slots.is_empty(),
+                "{at} still has to say something"
+            );
         }
     }
 
@@ -189,7 +195,11 @@ impl Coordinator {
     pub(crate) fn receive(&mut self, air: &mut Air, stream: StreamId, worker: usize, what: Up) {
         match what {
             Up::Accepted if self.posts[worker].dials == Some(stream) => {
-                note!(air, "coordinator {} has {stream:?} to worker {worker}", self.at);
+                note!(
+                    air,
+                    "coordinator {} has {stream:?} to worker {worker}",
+                    self.at
+                );
                 let post = &mut self.posts[worker];
                 post.dials = None;
                 post.state = State::Ready(stream);
@@ -229,7 +239,12 @@ impl Coordinator {
             }
             return;
         };
-        note!(air, "coordinator {} lost {stream:?} to worker {}", self.at, link.worker);
+        note!(
+            air,
+            "coordinator {} lost {stream:?} to worker {}",
+            self.at,
+            link.worker
+        );
         link.is_lost = true;
         let (worker, seats): (_, Vec<_>) = (link.worker, link.seats.keys().copied().collect());
         air.down(stream, Down::Closed);
@@ -258,8 +273,8 @@ impl Coordinator {
 
     fn hear(&mut self, air: &mut Air, stream: StreamId, said: Said) {
         let session = said.session;
-        let is_seated = (self.links.get(&stream))
-            .is_some_and(|link| link.seats.contains_key(&session));
+        let is_seated =
+            (self.links.get(&stream)).is_some_and(|link| link.seats.contains_key(&session));
         let inbox = self.inbox;
         if is_seated && let Some(task) = self.tasks.get_mut(&session) {
             task.hear(stream, said, inbox);
@@ -288,7 +303,8 @@ impl Coordinator {
         }
         match self.tasks.get_mut(&call.session) {
             Some(task) => {
-                task.answers.push_back((call.worker, stream, call.term, answer));
+                task.answers
+                    .push_back((call.worker, stream, call.term, answer));
                 self.wake(air, call.session);
             }
             // The call was carried out behind the close.
@@ -450,7 +466,11 @@ impl Coordinator {
             request,
             text,
         } = waiting;
-        note!(air, "coordinator {} takes client {client} in as {id:?}", self.at);
+        note!(
+            air,
+            "coordinator {} takes client {client} in as {id:?}",
+            self.at
+        );
         self.born.push((id, client));
         let mut task = Task::new(id, client, attempt, &request, text);
         let (drafts, qualifiers) = (request.drafts, request.qualifiers);
@@ -558,7 +578,13 @@ impl Coordinator {
     }
 
     /// Opens a session on a worker where it has a seat.
-    pub(crate) fn call(&mut self, air: &mut Air, session: SessionId, place: &Place, spec: SessionSpec) {
+    pub(crate) fn call(
+        &mut self,
+        air: &mut Air,
+        session: SessionId,
+        place: &Place,
+        spec: SessionSpec,
+    ) {
         let number = air.dice.roll();
         let spec = Box::new(spec);
         let call = Call {

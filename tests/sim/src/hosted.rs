@@ -47,7 +47,6 @@ pub(crate) type Guessed = BTreeSet<u64>;
 /// A session as one worker holds it.
 #[derive(Debug)]
 pub(crate) struct Hosted {
-    pub(crate) role: Role,
     pub(crate) agent: Agent,
     /// The text this session has been told or has decided.
     pub(crate) text: Vec<u32>,
@@ -82,7 +81,6 @@ impl Hosted {
             )),
         };
         Hosted {
-            role,
             agent,
             text: spec.text.clone(),
             cache,

@@ -30,6 +30,7 @@ impl Dice {
         self.roll() % 100 < u64::from(percent)
     }
 
+    #[cfg(test)]
     pub(crate) fn permille(&mut self, permille: u32) -> bool {
         self.roll() % 1000 < u64::from(permille)
     }

@@ -56,20 +56,48 @@ pub(crate) struct Request {
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// A process is killed and started again later.
-    WorkerCrash { worker: usize, down: Time },
-    CoordinatorCrash { coordinator: usize, down: Time },
+    WorkerCrash {
+        worker: usize,
+        down: Time,
+    },
+    CoordinatorCrash {
+        coordinator: usize,
+        down: Time,
+    },
     /// A process stands still and then goes on with what it had.
-    Hang { worker: usize, lasts: Time },
+    Hang {
+        worker: usize,
+        lasts: Time,
+    },
     /// Steps take several times as long.
-    Lag { worker: usize, lasts: Time, times: u32 },
+    Lag {
+        worker: usize,
+        lasts: Time,
+        times: u32,
+    },
     /// A worker takes no new sessions, ends when it has none, and is started again.
-    Drain { worker: usize, down: Time },
+    Drain {
+        worker: usize,
+        down: Time,
+    },
     /// A stream breaks; each end learns of it after its own time.
-    Break { coordinator: usize, worker: usize, notice: [Time; 2] },
+    Break {
+        coordinator: usize,
+        worker: usize,
+        notice: [Time; 2],
+    },
     /// Nothing passes, in one direction or both.
-    Block { coordinator: usize, worker: usize, ways: [bool; 2], lasts: Time },
+    Block {
+        coordinator: usize,
+        worker: usize,
+        ways: [bool; 2],
+        lasts: Time,
+    },
     /// Words of an older term come again, in both directions.
-    Echo { coordinator: usize, worker: usize },
+    Echo {
+        coordinator: usize,
+        worker: usize,
+    },
 }
 
 /// See the module documentation.
@@ -177,7 +205,11 @@ fn request(dice: &mut Dice, span: usize, drafts: usize, qualifiers: usize) -> Re
         prompt_len: prompt.len() as u32,
         max_len: (prompt.len() + 1 + dice.below(40)) as u32,
         max_len_is_context: dice.percent(30),
-        stop_ids: if dice.percent(25) { vec![2] } else { Vec::new() },
+        stop_ids: if dice.percent(25) {
+            vec![2]
+        } else {
+            Vec::new()
+        },
     };
     let (plain, finish) = language.plain(&prompt, &stopping);
     let prompt_scores = dice.percent(15) && prompt.len() > 1;
@@ -215,7 +247,9 @@ fn request(dice: &mut Dice, span: usize, drafts: usize, qualifiers: usize) -> Re
         stopping,
         scoring,
         strategy,
-        drafts: dice.below(drafts + 1).max(usize::from(drafts > 0 && dice.percent(80))),
+        drafts: dice
+            .below(drafts + 1)
+            .max(usize::from(drafts > 0 && dice.percent(80))),
         qualifiers: dice.below(qualifiers + 1),
         plain,
         finish,
@@ -239,7 +273,10 @@ fn fault(dice: &mut Dice, coordinators: usize, workers: usize) -> Fault {
     };
     let (first, second) = (time(), time());
     match dice.below(16) {
-        0..3 => Fault::WorkerCrash { worker, down: first },
+        0..3 => Fault::WorkerCrash {
+            worker,
+            down: first,
+        },
         3 => Fault::CoordinatorCrash {
             coordinator,
             down: first,
@@ -253,7 +290,10 @@ fn fault(dice: &mut Dice, coordinators: usize, workers: usize) -> Fault {
             lasts: first,
             times: 2 + dice.below(20) as u32,
         },
-        7 => Fault::Drain { worker, down: first },
+        7 => Fault::Drain {
+            worker,
+            down: first,
+        },
         8..12 => {
             let quick = millis(dice, 2);
             Fault::Break {

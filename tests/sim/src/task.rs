@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use speculation::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_NODES_PER_UPDATE};
-use speculation::message::{Addressed, Finish, PromptScores, ReplicaUpdate, Scores, SessionId, Term};
+use speculation::message::{
+    Addressed, Finish, PromptScores, ReplicaUpdate, Scores, SessionId, Term,
+};
 use speculation::relay::{LinkKey, Relay, RelayConfig, Role};
 use speculation::replay::{Hope, Replays};
 
@@ -200,7 +202,8 @@ impl Task {
         self.channel += 1;
         let tokens = std::mem::take(&mut self.unsent);
         self.relay.handle_consumed(tokens.len() as u32);
-        let word = Word::Tokens(tokens, self.unsent_scores.take(), prompt);
+        let scores = self.unsent_scores.take().map(Box::new);
+        let word = Word::Tokens(tokens, scores, prompt.map(Box::new));
         home.say(air, self.client, self.attempt, word);
     }
 
@@ -258,17 +261,28 @@ impl Task {
         assert_eq!(text[self.checked..], plain[self.checked..text.len()]);
         self.checked = text.len();
         let untaken = self.unsent.len() as u32;
-        assert!(untaken <= CLIENT_CREDIT + 1024, "a slow client holds the session up");
+        assert!(
+            untaken <= CLIENT_CREDIT + 1024,
+            "a slow client holds the session up"
+        );
     }
 
     fn answered(
         &mut self,
         air: &mut Air,
         home: &mut Coordinator,
-        (worker, _stream, _term): (usize, StreamId, Term),
+        (worker, stream, term): (usize, StreamId, Term),
         answer: Answer,
     ) -> Result<(), Failed> {
-        let Some(&place) = self.places.iter().find(|place| place.worker == worker) else {
+        let key = LinkKey(worker as u32);
+        let place = self.places.iter().find(|place| place.worker == worker);
+        if self.relay.term_of(key) != Some(term) {
+            if answer == Answer::Opened && place.is_none() {
+                home.put(air, stream, self.id, Told::Close(term));
+            }
+            return Ok(());
+        }
+        let Some(&place) = place else {
             return Ok(());
         };
         let lost = home.link(place.stream).is_lost;
@@ -277,7 +291,7 @@ impl Task {
                 if place.role == Role::Target {
                     self.replays.handle_served();
                 }
-                self.relay.handle_opened(LinkKey(worker as u32));
+                self.relay.handle_opened(key);
                 return Ok(());
             }
             Answer::Broken | Answer::NotLinked | Answer::Draining if lost => Hope::Returns,
@@ -314,7 +328,12 @@ impl Task {
         self.relay.handle_lost(key);
         self.places.retain(|other| other.stream != place.stream);
         home.leave(air, self.id, place.stream, place.term);
-        note!(air, "{:?} parts with worker {}: {hope:?}", self.id, place.worker);
+        note!(
+            air,
+            "{:?} parts with worker {}: {hope:?}",
+            self.id,
+            place.worker
+        );
         if place.role == Role::Target {
             let tokens = self.relay.text().len() - self.request.prompt.len();
             if self.replays.handle_lost(tokens, hope).is_err() {
@@ -351,7 +370,11 @@ impl Task {
             (Role::Draft, self.request.drafts),
         ];
         for (role, most) in wanted {
-            let have = self.places.iter().filter(|place| place.role == role).count();
+            let have = self
+                .places
+                .iter()
+                .filter(|place| place.role == role)
+                .count();
             let free: Vec<StreamId> = (home.open_links(role).into_iter())
                 .filter(|&stream| home.has_room(stream, need))
                 .filter(|&stream| {
@@ -374,7 +397,12 @@ impl Task {
         match self.relay.add_link(LinkKey(worker as u32), role) {
             None => home.leave(air, self.id, stream, Term(0)),
             Some(spec) => {
-                note!(air, "{:?} goes to worker {worker} under {:?}", self.id, spec.term);
+                note!(
+                    air,
+                    "{:?} goes to worker {worker} under {:?}",
+                    self.id,
+                    spec.term
+                );
                 let place = Place {
                     worker,
                     stream,

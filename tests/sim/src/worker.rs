@@ -30,7 +30,7 @@ enum Arrived {
         call: u64,
         spec: Box<SessionSpec>,
     },
-    Linked(StreamId),
+    Linked(StreamId, u64),
     Relayed(StreamId, Relayed),
     Lost(StreamId),
 }
@@ -140,16 +140,15 @@ impl Worker {
         assert!(held.is_empty(), "worker {at} still holds {held:?}");
         assert_eq!(self.free_pages, self.plan.pages, "worker {at} leaks pages");
         for link in self.links.values() {
-            assert!(link.slots.is_empty(), "worker {at} still has something to say");
+            assert!(
+                link.slots.is_empty(),
+                "worker {at} still has something to say"
+            );
         }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.sessions.is_empty()
-    }
-
-    pub(crate) fn streams(&self) -> Vec<StreamId> {
-        self.links.keys().copied().collect()
     }
 
     /// Something arrives on the process's sockets. The model thread hears of it when it has time.
@@ -163,16 +162,8 @@ impl Worker {
     ) {
         match what {
             Down::Connect => {
-                // The slots are there before anything is awaited: an open call may follow at once.
-                self.links.insert(
-                    stream,
-                    Link {
-                        coordinator,
-                        slots: BTreeMap::new(),
-                        writes: false,
-                    },
-                );
-                self.arrived.push_back(Arrived::Linked(stream));
+                // Before the stream is accepted: an open call may follow at once.
+                self.arrived.push_back(Arrived::Linked(stream, coordinator));
                 air.up(stream, Up::Accepted);
             }
             Down::Open { call, .. } if self.drains.is_some() => {
@@ -183,9 +174,6 @@ impl Worker {
                 (self.arrived).push_back(Arrived::Open { stream, call, spec });
             }
             Down::Frame(relayed) => {
-                if !self.links.contains_key(&stream) {
-                    return;
-                }
                 self.judge(&relayed);
                 self.arrived.push_back(Arrived::Relayed(stream, relayed));
                 self.interrupt(air);
@@ -202,7 +190,7 @@ impl Worker {
         stream: StreamId,
         languages: &dyn Fn(SessionId) -> Language,
     ) {
-        if self.links.contains_key(&stream) {
+        if self.is_up {
             air.up(stream, Up::Closed);
             self.arrived.push_back(Arrived::Lost(stream));
             self.run(air, languages);
@@ -261,7 +249,10 @@ impl Worker {
         };
         let mut rows = 0;
         for id in &step.batch {
-            let served = self.sessions.get_mut(id).expect("a step holds its sessions");
+            let served = self
+                .sessions
+                .get_mut(id)
+                .expect("a step holds its sessions");
             rows += (served.hosted.flight.as_ref()).map_or(0, |flight| flight.plan.rows());
             served.steps += 1;
             (served.hosted).finish(air.now, step.took, &mut self.guessed);
@@ -324,7 +315,14 @@ impl Worker {
                 );
                 air.answer(stream, Up::Answered { call, answer });
             }
-            Arrived::Linked(_) => {}
+            Arrived::Linked(stream, coordinator) => {
+                let link = Link {
+                    coordinator,
+                    slots: BTreeMap::new(),
+                    writes: false,
+                };
+                self.links.insert(stream, link);
+            }
             Arrived::Relayed(stream, relayed) => self.relayed(air, stream, relayed),
             Arrived::Lost(stream) => {
                 note!(air, "worker {} lost {stream:?}", self.at);
@@ -351,7 +349,9 @@ impl Worker {
         let coordinator = spec.session.0 >> 32;
         let _ = stream;
         let newest = (self.links.iter()).rev();
-        let Some((&link, _)) = newest.into_iter().find(|(_, link)| link.coordinator == coordinator)
+        let Some((&link, _)) = newest
+            .into_iter()
+            .find(|(_, link)| link.coordinator == coordinator)
         else {
             return Answer::NotLinked;
         };
@@ -608,7 +608,9 @@ impl Worker {
         languages: &dyn Fn(SessionId) -> Language,
     ) {
         let newest = (self.links.iter()).rev();
-        let Some((&stream, _)) = newest.into_iter().find(|(_, link)| link.coordinator == coordinator)
+        let Some((&stream, _)) = newest
+            .into_iter()
+            .find(|(_, link)| link.coordinator == coordinator)
         else {
             return;
         };
@@ -623,7 +625,13 @@ impl Worker {
             .filter(|(session, term, _)| older(session, *term))
             .map(|(_, _, relayed)| relayed.clone())
             .collect();
-        note!(air, "worker {} echoes {} and {}", self.at, said.len(), told.len());
+        note!(
+            air,
+            "worker {} echoes {} and {}",
+            self.at,
+            said.len(),
+            told.len()
+        );
         if !said.is_empty() {
             air.up(stream, Up::Frame(said));
         }
@@ -633,4 +641,3 @@ impl Worker {
         self.run(air, languages);
     }
 }
-

@@ -145,9 +145,15 @@ impl World {
         self.check_end();
         let mut coverage = self.coverage;
         coverage.millis = self.air.now.as_millis() as u64;
-        coverage.failures = (self.clients.iter()).map(|client| u64::from(client.failures)).sum();
+        coverage.failures = (self.clients.iter())
+            .map(|client| u64::from(client.failures))
+            .sum();
         coverage.takebacks = self.workers.iter().map(|worker| worker.takebacks).sum();
-        coverage.replays += self.coordinators.iter().map(|home| home.replays).sum::<u64>();
+        coverage.replays += self
+            .coordinators
+            .iter()
+            .map(|home| home.replays)
+            .sum::<u64>();
         coverage.sessions = self.languages.len() as u64;
         coverage
     }
@@ -340,7 +346,8 @@ impl World {
             if own && !stream.is_cut {
                 stream.is_cut = true;
                 let after = self.air.trip_us();
-                self.air.after_us(after, Event::Notice(StreamId(at), End::Worker));
+                self.air
+                    .after_us(after, Event::Notice(StreamId(at), End::Worker));
             }
         }
         for client in &mut self.clients {
@@ -389,7 +396,8 @@ impl World {
                 }
             }
             Fault::Hang { worker, lasts } => {
-                self.workers[worker].hangs_until = now + lasts;
+                let hangs = &mut self.workers[worker].hangs_until;
+                *hangs = (now + lasts).max(*hangs);
                 if lasts > KEEPALIVE {
                     for coordinator in 0..self.coordinators.len() {
                         for stream in self.streams(coordinator, worker) {

@@ -80,7 +80,9 @@ fn many(args: &Args) -> ExitCode {
         Ok(total)
     };
     let results: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.threads.max(1)).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..args.threads.max(1))
+            .map(|_| scope.spawn(work))
+            .collect();
         (threads.into_iter())
             .map(|thread| thread.join().expect("failed checks are caught"))
             .collect()
@@ -92,12 +94,17 @@ fn many(args: &Args) -> ExitCode {
             Err((seed, reason)) => {
                 let after = seed - args.first + 1;
                 println!("seed {seed} FAILS, after {after} schedules: {reason}");
-                println!("replay: cargo run --release -p offshoot-sim --bin simulate -- --seed {seed}");
+                println!(
+                    "replay: cargo run --release -p offshoot-sim --bin simulate -- --seed {seed}"
+                );
                 return ExitCode::FAILURE;
             }
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    println!("{} schedules hold, {seconds:.1} s: {total:?}", args.schedules);
+    println!(
+        "{} schedules hold, {seconds:.1} s: {total:?}",
+        args.schedules
+    );
     ExitCode::SUCCESS
 }

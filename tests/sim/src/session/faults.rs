@@ -6,8 +6,8 @@ use speculation::link::LinkError;
 use speculation::message::{DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, VerifyReport};
 use speculation::relay::{LinkKey, RelayError, Role};
 
-use crate::reference::{Dice, VOCAB};
 use crate::hosted::Report;
+use crate::reference::{Dice, VOCAB};
 use crate::session::worker::Worker;
 use crate::session::world::World;
 

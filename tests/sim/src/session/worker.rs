@@ -25,6 +25,7 @@ pub(crate) struct Pace {
 pub(crate) struct Worker {
     pub(crate) key: LinkKey,
     pub(crate) term: Term,
+    pub(crate) role: Role,
     pub(crate) hosted: Hosted,
     pub(crate) inbox: VecDeque<ReplicaUpdate>,
     pub(crate) outbox: VecDeque<Report>,
@@ -75,6 +76,7 @@ impl Worker {
         Worker {
             key,
             term: spec.term,
+            role,
             hosted: Hosted::open(role, spec, now, speaker, Cache::default()),
             inbox: VecDeque::new(),
             outbox: VecDeque::from([Report::Opened]),

@@ -7,8 +7,8 @@ use speculation::policy::Strategy;
 use speculation::relay::{LinkKey, Relay, RelayConfig, Role, SessionStats};
 use speculation::replica::Poll;
 
-use crate::reference::{Dice, Language, Speaker, VOCAB};
 use crate::hosted::{Guessed, Report};
+use crate::reference::{Dice, Language, Speaker, VOCAB};
 use crate::session::worker::{Pace, Worker};
 
 /// Everything that defines one run.
