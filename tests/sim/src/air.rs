@@ -5,7 +5,7 @@
 //! keep no order. A path that is blocked lets nothing through in one direction until it is healed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use speculation::Time;
 use speculation::message::{Relayed, SessionId, SessionSpec, Term};
@@ -69,6 +69,10 @@ pub(crate) enum Up {
 /// Everything that can happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
+    /// What a stream carries arrives: the next thing that was sent that way.
+    NextDown(StreamId),
+    NextUp(StreamId),
+    /// What was sent beside a stream arrives.
     Down(StreamId, Down),
     Up(StreamId, Up),
     /// An end learns that its stream is broken.
@@ -123,7 +127,7 @@ impl Ord for Entry {
 }
 
 /// One stream, as the network sees it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) coordinator: usize,
     pub(crate) coordinator_life: u32,
@@ -132,6 +136,9 @@ pub(crate) struct Stream {
     pub(crate) is_cut: bool,
     /// When the last message of each direction arrives.
     last: [Time; 2],
+    /// What is under way. Whatever holds messages up, they keep their order.
+    pub(crate) downs: VecDeque<Down>,
+    pub(crate) ups: VecDeque<Up>,
 }
 
 /// How fast the network is.
@@ -215,6 +222,13 @@ impl Air {
         self.delays.base_us + self.dice.roll() % (self.delays.jitter_us + 1)
     }
 
+    /// The coordinator of a stream, its life then, the worker, and whether nothing passes any more.
+    pub(crate) fn ends(&self, stream: StreamId) -> (usize, u32, usize, bool) {
+        let stream = &self.streams[stream.0];
+        let life = stream.coordinator_life;
+        (stream.coordinator, life, stream.worker, stream.is_cut)
+    }
+
     pub(crate) fn stream(&mut self, coordinator: usize, life: u32, worker: usize) -> StreamId {
         self.streams.push(Stream {
             coordinator,
@@ -222,6 +236,8 @@ impl Air {
             worker,
             is_cut: false,
             last: [Time::ZERO; 2],
+            downs: VecDeque::new(),
+            ups: VecDeque::new(),
         });
         StreamId(self.streams.len() - 1)
     }
@@ -229,7 +245,8 @@ impl Air {
     /// Sends to the worker in the order of the stream.
     pub(crate) fn down(&mut self, stream: StreamId, what: Down) {
         let at = self.in_order(stream, 0);
-        self.at(at, Event::Down(stream, what));
+        self.streams[stream.0].downs.push_back(what);
+        self.at(at, Event::NextDown(stream));
     }
 
     /// Sends to the worker beside the stream.
@@ -241,7 +258,8 @@ impl Air {
     /// Sends to the coordinator in the order of the stream.
     pub(crate) fn up(&mut self, stream: StreamId, what: Up) {
         let at = self.in_order(stream, 1);
-        self.at(at, Event::Up(stream, what));
+        self.streams[stream.0].ups.push_back(what);
+        self.at(at, Event::NextUp(stream));
     }
 
     /// Answers a call beside the stream.

@@ -179,22 +179,25 @@ impl World {
         let (air, known) = (&mut self.air, &self.languages);
         let languages = |id: SessionId| known[&id];
         match event {
-            Event::Down(stream, what) => self.down(stream, what),
-            Event::Up(stream, what) => {
-                let sent = air.streams[stream.0].clone();
-                let home = &mut self.coordinators[sent.coordinator];
-                if !sent.is_cut && home.is_up && home.life == sent.coordinator_life {
-                    home.receive(air, stream, sent.worker, what);
+            Event::NextDown(stream) => {
+                if let Some(what) = air.streams[stream.0].downs.pop_front() {
+                    self.down(stream, what);
                 }
             }
+            Event::NextUp(stream) => {
+                if let Some(what) = air.streams[stream.0].ups.pop_front() {
+                    self.up(stream, what);
+                }
+            }
+            Event::Down(stream, what) => self.down(stream, what),
+            Event::Up(stream, what) => self.up(stream, what),
             Event::Notice(stream, End::Worker) => {
                 let worker = air.streams[stream.0].worker;
                 self.workers[worker].notice(air, stream, &languages);
             }
             Event::Notice(stream, End::Coordinator) => {
-                let sent = air.streams[stream.0].clone();
-                let home = &mut self.coordinators[sent.coordinator];
-                if home.is_up && home.life == sent.coordinator_life {
+                let (at, life, ..) = air.ends(stream);
+                if let Some(home) = alive(&mut self.coordinators, at, life) {
                     home.lose(air, stream);
                 }
             }
@@ -217,9 +220,8 @@ impl World {
                 }
             }
             Event::CoordinatorWrites(stream) => {
-                let sent = air.streams[stream.0].clone();
-                let home = &mut self.coordinators[sent.coordinator];
-                if home.is_up && home.life == sent.coordinator_life {
+                let (at, life, ..) = air.ends(stream);
+                if let Some(home) = alive(&mut self.coordinators, at, life) {
                     home.write(air, stream);
                 }
             }
@@ -234,10 +236,9 @@ impl World {
                 }
             }
             Event::Silent(stream) => {
-                let sent = air.streams[stream.0].clone();
-                let life = sent.coordinator_life;
-                if let Some(home) = alive(&mut self.coordinators, sent.coordinator, life) {
-                    home.silent(air, stream, sent.worker);
+                let (at, life, worker, _) = air.ends(stream);
+                if let Some(home) = alive(&mut self.coordinators, at, life) {
+                    home.silent(air, stream, worker);
                 }
             }
             Event::Again(at, life, call) => {
@@ -277,11 +278,11 @@ impl World {
             (until > self.air.now).then_some(until)
         };
         match event {
-            Event::Down(stream, _) => {
+            Event::Down(stream, _) | Event::NextDown(stream) => {
                 let worker = self.air.streams[stream.0].worker;
                 self.air.held_up(*stream, 0).or(hangs(worker))
             }
-            Event::Up(stream, _) => self.air.held_up(*stream, 1),
+            Event::Up(stream, _) | Event::NextUp(stream) => self.air.held_up(*stream, 1),
             Event::Notice(stream, End::Worker) => hangs(self.air.streams[stream.0].worker),
             Event::Tick(worker, _)
             | Event::StepEnds(worker, _, _)
@@ -291,18 +292,24 @@ impl World {
     }
 
     fn down(&mut self, stream: StreamId, what: Down) {
-        let sent = self.air.streams[stream.0].clone();
+        let (at, life, worker, is_cut) = self.air.ends(stream);
         let known = &self.languages;
         let languages = |id: SessionId| known[&id];
-        let worker = &mut self.workers[sent.worker];
-        let coordinator = name(sent.coordinator, sent.coordinator_life);
+        let worker = &mut self.workers[worker];
         match what {
-            _ if sent.is_cut => {}
+            _ if is_cut => {}
             Down::Connect if !worker.is_up => self.air.up(stream, Up::Refused),
             what if worker.is_up => {
-                worker.receive(&mut self.air, coordinator, stream, what, &languages);
+                worker.receive(&mut self.air, name(at, life), stream, what, &languages);
             }
             _ => {}
+        }
+    }
+
+    fn up(&mut self, stream: StreamId, what: Up) {
+        let (at, life, worker, is_cut) = self.air.ends(stream);
+        if let Some(home) = alive(&mut self.coordinators, at, life).filter(|_| !is_cut) {
+            home.receive(&mut self.air, stream, worker, what);
         }
     }
 
