@@ -73,12 +73,32 @@ impl Client {
         air.at(air.now + after, again);
     }
 
+    /// Tells the coordinator that nobody listens any more.
+    pub(crate) fn hang_up(&self, air: &mut Air) {
+        note!(air, "client {} hangs up", self.at);
+        if let Some((coordinator, life)) = self.served {
+            let trip = air.trip_us();
+            let from = (self.at, self.attempt);
+            air.after_us(trip, Event::Service(coordinator, life, from, Wish::Gone));
+        }
+    }
+
     /// Hears one word of its attempt; `Begin` and hanging up are the world's to see to.
     pub(crate) fn hear(&mut self, air: &mut Air, word: Word) {
         match word {
             Word::Begin | Word::Leave | Word::Quit => {}
             Word::Tokens(tokens, scores, prompt) => {
                 self.take(&tokens, scores, prompt);
+                if (self
+                    .request
+                    .leaves_with
+                    .take_if(|&mut len| self.text.len() >= len))
+                .is_some()
+                {
+                    self.hang_up(air);
+                    let after = Time::from_micros(air.dice.roll() % 10_000);
+                    return self.retry(air, after);
+                }
                 let reads = self.request.reads_us;
                 let after = if reads == 0 {
                     0

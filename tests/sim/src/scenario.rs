@@ -48,6 +48,8 @@ pub(crate) struct Request {
     pub(crate) reads_us: u64,
     /// When it hangs up; it comes back and asks for the rest.
     pub(crate) leaves: Vec<Time>,
+    /// It hangs up when it has so many tokens, and asks for the rest, of which there may be none.
+    pub(crate) leaves_with: Option<usize>,
     /// When it hangs up and does not come back.
     pub(crate) quits: Option<Time>,
 }
@@ -241,6 +243,11 @@ fn request(dice: &mut Dice, span: usize, drafts: usize, qualifiers: usize) -> Re
     let leaves = (0..[0, 0, 0, 1, 2][dice.below(5)])
         .map(|_| millis(dice, span))
         .collect();
+    let leaves_with = match dice.below(10) {
+        0 => Some(plain.len()),
+        1 => Some(1 + dice.below(plain.len())),
+        _ => None,
+    };
     Request {
         language,
         prompt,
@@ -256,6 +263,7 @@ fn request(dice: &mut Dice, span: usize, drafts: usize, qualifiers: usize) -> Re
         begins: millis(dice, span / 4),
         reads_us: [0, 0, 2_000, 60_000][dice.below(4)],
         leaves,
+        leaves_with,
         quits: dice.percent(10).then(|| millis(dice, span)),
     }
 }

@@ -6,7 +6,7 @@ use speculation::Time;
 use speculation::message::SessionId;
 
 use crate::air::{Air, Down, End, Event, StreamId, Up, note};
-use crate::client::{Client, Wish, Word};
+use crate::client::{Client, Word};
 use crate::coordinator::{Coordinator, name};
 use crate::reference::Language;
 use crate::scenario::{Fault, KEEPALIVE, Scenario};
@@ -478,12 +478,7 @@ impl World {
         match word {
             Word::Leave | Word::Quit => {
                 let quits = matches!(word, Word::Quit);
-                note!(self.air, "client {at} hangs up");
-                let trip = self.air.trip_us();
-                if let Some((coordinator, life)) = client.served {
-                    let gone = Event::Service(coordinator, life, (at, client.attempt), Wish::Gone);
-                    self.air.after_us(trip, gone);
-                }
+                client.hang_up(&mut self.air);
                 if quits {
                     client.is_done = true;
                 } else {

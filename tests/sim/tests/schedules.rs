@@ -21,7 +21,7 @@ fn every_schedule_ends_with_the_plain_text_and_leaves_nothing_behind() {
     let total = hold(0..6_000);
     // Schedules that never reach what they are for would prove nothing.
     assert!(total.replays > 2_000, "{total:?}");
-    assert!(total.takebacks > 300, "{total:?}");
+    assert!(total.takebacks > 200, "{total:?}");
     assert!(total.failures > 500, "{total:?}");
 }
 
