@@ -202,10 +202,17 @@ impl<K: Kind> ModelThread<K> {
                 trace,
                 reply,
             } => {
+                // A call that was given up while it waited here, for example because this thread or the network hung,
+                // opens nothing: nobody would ever close it.
+                if reply.is_closed() {
+                    return ControlFlow::Continue(());
+                }
                 let answer = self.open(coordinator, &spec, *recipe, &trace);
                 self.metrics.answered(&answer);
-                // Nobody listens any more when the caller has gone: then its link goes too, with its sessions.
-                let _ = reply.send(answer);
+                let opened = answer.is_ok();
+                if reply.send(answer).is_err() && opened {
+                    self.close(spec.session);
+                }
             }
             Event::Linked {
                 coordinator,
