@@ -44,3 +44,11 @@ deny:
 # The pure crate where there is no clock, thread or socket.
 wasm:
     cargo build --release -p offshoot-speculation --target wasm32-unknown-unknown
+
+# A million schedules of the simulated cluster; a failure prints its seed.
+simulate schedules="1000000" threads="2":
+    cargo run --release -p offshoot-sim --bin simulate -- --schedules {{schedules}} --threads {{threads}}
+
+# Plants known bugs into a copy of the sources, and shows how soon the simulation finds each.
+plants *names:
+    tests/sim/plants.sh {{names}}

@@ -6,8 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use proto::{Sampling, outward, v1};
 use runtime::TraceContext;
-use speculation::message::SessionSpec;
-use speculation::relay::LinkKey;
+use speculation::message::{SessionSpec, Term};
 use tonic::{Code, Request, Status};
 
 use crate::link::{Client, Link};
@@ -20,8 +19,17 @@ const FULL_PAUSES: [Duration; 3] = [
     Duration::from_millis(160),
 ];
 
-/// An open call under way, with the worker it goes to.
-pub(crate) type Opening = BoxFuture<'static, (LinkKey, Result<(), Status>)>;
+/// An open call under way.
+pub(crate) type Opening = BoxFuture<'static, Opened>;
+
+/// How an open call has ended.
+pub(crate) struct Opened {
+    /// Where the session was to be opened.
+    pub(crate) link: Arc<Link>,
+    /// Under which term. By now the session may have parted with that worker, or been given to it anew.
+    pub(crate) term: Term,
+    pub(crate) answer: Result<(), Status>,
+}
 
 /// Opens a session on a worker; what it does there belongs to `trace`. Ends when the link is lost; then nobody asks for the answer.
 pub(crate) fn open(
@@ -32,15 +40,17 @@ pub(crate) fn open(
     trace: TraceContext,
 ) -> Opening {
     Box::pin(async move {
+        let term = spec.term;
         let request = outward::open(coordinator, spec, sampling);
-        let answer = link
+        let opened = link
             .lost
-            .run_until_cancelled(patiently(&link, request, &trace));
-        let result = answer.await.unwrap_or_else(|| {
+            .run_until_cancelled(patiently(&link, request, &trace))
+            .await;
+        let answer = opened.unwrap_or_else(|| {
             let text = "the link was lost while the session was opened";
             Err(Status::unavailable(text))
         });
-        (link.key, result)
+        Opened { link, term, answer }
     })
 }
 

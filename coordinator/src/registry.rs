@@ -10,6 +10,7 @@ use runtime::{Caller, Latch, Pulse, Readiness};
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::SessionId;
 use speculation::relay::{LinkKey, Role};
+use speculation::replay::{Hope, Returns};
 use text::Tokenizer;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -230,27 +231,12 @@ pub(crate) struct Need<'a> {
 }
 
 /// What a session knows of the target it has lost.
-#[derive(Clone, Debug)]
-pub(crate) struct LostTarget {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LostTarget<'a> {
     pub(crate) key: LinkKey,
     /// Only a target of equal numerics goes on with the same text.
-    pub(crate) numerics_id: String,
+    pub(crate) numerics_id: &'a str,
     pub(crate) hope: Hope,
-}
-
-/// What is to be expected of a lost target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hope {
-    /// Perhaps only the stream broke: it still has the session, and going back costs nothing.
-    Returns,
-    /// It has been away for too long; perhaps it is started again.
-    Gone,
-    /// It is shutting down; perhaps it is started again.
-    Stops,
-    /// It had no room for the session.
-    Full,
-    /// It does not take the session, and will not.
-    Refuses,
 }
 
 fn take_seat(session: SessionId, link: Arc<Link>, positions: u32, seats: &SeatMaker) -> Place {
@@ -434,7 +420,7 @@ impl Registry {
     pub(crate) fn replace_target(
         &self,
         session: SessionId,
-        lost: &LostTarget,
+        lost: &LostTarget<'_>,
         positions: u32,
         seats: &SeatMaker,
     ) -> Option<Place> {
@@ -443,17 +429,14 @@ impl Registry {
         links.retain(|link| link.hello.numerics_id == lost.numerics_id && link.has_room(positions));
         let own = links.iter().position(|link| link.key == lost.key);
         let own = own.map(|at| links.remove(at));
-        let waits = lost.hope == Hope::Returns
-            && (self.workers().iter())
-                .any(|worker| worker.key == lost.key && worker.is_about_to_return());
-        let other = links.into_iter().next();
-        let link = match (lost.hope, own, other) {
-            (Hope::Returns | Hope::Gone | Hope::Stops, Some(own), _) => own,
-            (Hope::Full, own, other) => other.or(own)?,
-            (Hope::Refuses, _, other) => other?,
-            (Hope::Returns, None, _) if waits => return None,
-            (Hope::Returns | Hope::Gone | Hope::Stops, None, other) => other?,
+        let soon = (self.workers().iter())
+            .any(|worker| worker.key == lost.key && worker.is_about_to_return());
+        let returns = if soon {
+            Returns::Soon
+        } else {
+            Returns::Unknown
         };
+        let link = lost.hope.choose(own, links.into_iter().next(), returns)?;
         Some(take_seat(session, link, positions, seats))
     }
 

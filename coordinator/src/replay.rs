@@ -1,66 +1,23 @@
 //! A session whose target was lost: another one of equal numerics goes on with prompt and committed tokens.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use speculation::relay::LinkKey;
-use tokio::time::Instant;
+use speculation::replay::Hope;
 use tonic::Code;
 
 use crate::failure::Failure;
 use crate::open;
-use crate::registry::{Hope, LostTarget, Place};
+use crate::registry::{LostTarget, Place};
 use crate::session::{Parting, Session};
 use crate::start::Cluster;
 
-/// How long a lost target may take to come back before the session goes to another. A broken stream to a living
-/// process is there again much sooner, and then its cache still holds the session.
-const RETURN_PATIENCE: Duration = Duration::from_millis(300);
-
-/// Targets that may be lost one after the other without a new token: what ends its worker may be the request itself.
-const MAX_FRUITLESS: u32 = 2;
-
-/// What a session remembers of the targets it has lost.
-#[derive(Debug, Default)]
-pub(crate) struct Replays {
-    /// Tokens of the text when the last one was lost.
-    tokens: usize,
-    /// Targets lost since the text was shorter than that.
-    fruitless: u32,
-    search: Option<Search>,
-}
-
-/// The search for another target, until one has taken the session.
+/// Why a session lost its last target, and what another one has to be.
 #[derive(Debug)]
-struct Search {
-    lost: LostTarget,
-    since: Instant,
-    /// The session has a seat, and its open call is under way.
-    seated: bool,
-    /// Why the last one is not the target any more.
+pub(crate) struct Loss {
+    /// Only a target of equal numerics goes on with the same text.
+    numerics_id: String,
     reason: Failure,
-}
-
-impl Replays {
-    /// A target serves the session.
-    pub(crate) fn settled(&mut self) {
-        self.search = None;
-    }
-
-    /// Whether a seat is to be looked for.
-    pub(crate) fn is_seeking(&self) -> bool {
-        (self.search.as_ref()).is_some_and(|search| !search.seated)
-    }
-
-    /// When to look again although nothing has changed; `None` while there is nothing to look for.
-    pub(crate) fn wake(&self, patience: Duration) -> Option<Instant> {
-        let search = self.search.as_ref().filter(|search| !search.seated)?;
-        let now = Instant::now();
-        [RETURN_PATIENCE, patience]
-            .map(|after| search.since + after)
-            .into_iter()
-            .find(|&at| at > now)
-    }
 }
 
 impl Session {
@@ -94,21 +51,13 @@ impl Session {
                 (format!("{code}: {message}"), hope)
             }
         };
-        // Who had no room or is about to stop has not been lost to the request.
-        if !matches!(hope, Hope::Full | Hope::Stops) {
-            if tokens > self.replays.tokens {
-                self.replays.fruitless = 0;
-            }
-            self.replays.tokens = tokens;
-            self.replays.fruitless += 1;
-            if self.replays.fruitless > MAX_FRUITLESS {
-                return Err(Failure::Fruitless {
-                    lost: self.replays.fruitless,
-                    target,
-                    tokens,
-                    reason,
-                });
-            }
+        if let Err(lost) = self.replays.handle_lost(tokens, hope) {
+            return Err(Failure::Fruitless {
+                lost,
+                target,
+                tokens,
+                reason,
+            });
         }
         tracing::warn!(
             session = self.id.0,
@@ -117,7 +66,6 @@ impl Session {
             reason,
             "the session looks for another target"
         );
-        let since = (self.replays.search.take()).map_or_else(Instant::now, |search| search.since);
         let reason = if hope == Hope::Full {
             Failure::TargetRefused {
                 target,
@@ -131,51 +79,40 @@ impl Session {
                 reason,
             }
         };
-        self.replays.search = Some(Search {
-            lost: LostTarget {
-                key,
-                numerics_id,
-                hope,
-            },
-            since,
-            seated: false,
+        let loss = Loss {
+            numerics_id,
             reason,
-        });
+        };
+        self.replays.seek(self.begun.elapsed(), key, hope, loss);
         Ok(())
     }
 
     /// Gives the session to another target, if one is sought and there is one; fails when it was sought for too long.
     pub(crate) fn seek_target(&mut self, cluster: &Cluster) -> Result<(), Failure> {
-        let Some(search) = self.replays.search.as_mut().filter(|search| !search.seated) else {
-            return Ok(());
-        };
-        let sought = search.since.elapsed();
-        if search.lost.hope == Hope::Returns && sought >= RETURN_PATIENCE {
-            search.lost.hope = Hope::Gone;
-        }
-        // Whoever was full is asked again and again, but not for ever.
-        let asks = search.lost.hope != Hope::Full || sought < cluster.replay_wait;
+        let (now, wait) = (self.begun.elapsed(), cluster.replay_wait);
         let need = self.stopping.max_len;
-        let found = asks
-            .then(|| (cluster.registry).replace_target(self.id, &search.lost, need, &self.seats))
-            .flatten();
-        match found {
-            Some(place) => {
-                search.seated = true;
-                cluster.metrics.migrations.inc();
-                tracing::info!(
-                    session = self.id.0,
-                    target = %place.link.address,
-                    tokens = self.generated(),
-                    "the session is given to a target"
-                );
-                self.open_on(cluster, place);
-                Ok(())
-            }
-            None if sought >= cluster.replay_wait => {
-                let search = self.replays.search.take();
-                Err(search.expect("it was there above").reason)
-            }
+        let found = self.replays.poll_wish(now, wait).and_then(|wish| {
+            let lost = LostTarget {
+                key: wish.key,
+                numerics_id: &wish.reason.numerics_id,
+                hope: wish.hope,
+            };
+            (cluster.registry).replace_target(self.id, &lost, need, &self.seats)
+        });
+        if let Some(place) = found {
+            self.replays.handle_seated();
+            cluster.metrics.migrations.inc();
+            tracing::info!(
+                session = self.id.0,
+                target = %place.link.address,
+                tokens = self.generated(),
+                "the session is given to a target"
+            );
+            self.open_on(cluster, place);
+            return Ok(());
+        }
+        match self.replays.poll_failure(now, wait) {
+            Some(loss) => Err(loss.reason),
             None => Ok(()),
         }
     }

@@ -10,6 +10,7 @@ use runtime::TraceContext;
 use speculation::limits::{MAX_COMMIT, MAX_NODES_PER_UPDATE};
 use speculation::message::{Addressed, Finish, ReplicaUpdate, SessionId, Stopping};
 use speculation::relay::{LinkKey, Relay, Role};
+use speculation::replay::Replays;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -18,9 +19,9 @@ use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::hello::role_name;
 use crate::link::Down;
-use crate::open::Opening;
+use crate::open::{Opened, Opening};
 use crate::registry::{Place, Wanted};
-use crate::replay::Replays;
+use crate::replay::Loss;
 use crate::seat::{Heard, Said, SeatMaker};
 use crate::start::Cluster;
 use crate::watched::Watched;
@@ -87,11 +88,13 @@ pub(crate) struct Session {
     pub(crate) seats: SeatMaker,
     pub(crate) sampling: Sampling,
     pub(crate) stopping: Stopping,
-    pub(crate) replays: Replays,
     /// What workers do for it belongs here.
     pub(crate) trace: TraceContext,
     /// Workers besides the target that it has let go, until that was noted.
     pub(crate) parted: Vec<(Role, Arc<str>)>,
+    /// The epoch of its times.
+    pub(crate) begun: Instant,
+    pub(crate) replays: Replays<Loss>,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
     /// What the workers say.
@@ -153,6 +156,7 @@ impl Session {
                 None => {}
             }
             self.tell();
+            let again = self.look_again(cluster);
             // The inbox comes last, because it alone can be ready all the time.
             tokio::select! {
                 biased;
@@ -162,11 +166,11 @@ impl Session {
                     let tokens = self.generated();
                     return Err(Failure::Deadline { tokens });
                 }
-                Some((key, answer)) = self.opens.next() => self.opened(key, answer)?,
+                Some(opened) = self.opens.next() => self.opened(opened)?,
                 () = self.wake.notified() => {}
                 () = arrivals.heard() => self.welcome(cluster),
                 () = vacancies.heard(), if self.replays.is_seeking() => {}
-                () = until(self.replays.wake(cluster.replay_wait)) => {}
+                () = until(again) => {}
                 _ = self.inbox.recv_many(&mut heard, BATCH) => {
                     for heard in heard.drain(..) {
                         self.hear(heard)?;
@@ -175,6 +179,12 @@ impl Session {
                 () = self.delivery.room(), if self.delivery.is_pending() => {}
             }
         }
+    }
+
+    /// When to look for a target again although nothing has changed.
+    fn look_again(&self, cluster: &Cluster) -> Option<Instant> {
+        let wake = (self.replays).wake(self.begun.elapsed(), cluster.replay_wait);
+        wake.map(|at| self.begun + at)
     }
 
     /// Hands the client what is new, and the relay what the client has taken.
@@ -238,14 +248,25 @@ impl Session {
         }
     }
 
-    fn opened(&mut self, key: LinkKey, answer: Result<(), Status>) -> Result<(), Failure> {
-        let Some(place) = self.places.get(key) else {
+    fn opened(&mut self, opened: Opened) -> Result<(), Failure> {
+        let Opened { link, term, answer } = opened;
+        let key = link.key;
+        let place = self.places.get(key);
+        if self.relay.term_of(key) != Some(term) {
+            // An answer from before the session parted with that worker. It says nothing of a call that was made
+            // since, and what was carried out behind the close is closed once more.
+            if answer.is_ok() && place.is_none() {
+                link.outbox.put(self.id, Down::Close(term));
+            }
+            return Ok(());
+        }
+        let Some(place) = place else {
             return Ok(());
         };
         match answer {
             Ok(()) => {
                 if place.link.role == Role::Target {
-                    self.replays.settled();
+                    self.replays.handle_served();
                     self.begin();
                 }
                 self.relay.handle_opened(key);

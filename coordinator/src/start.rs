@@ -25,11 +25,11 @@ use crate::link::Down;
 use crate::metrics::CoordinatorMetrics;
 use crate::open;
 use crate::registry::{Need, NoPlace, Place, Registry};
-use crate::replay::Replays;
 use crate::request::{self, Prompt, Request};
 use crate::seat::{Heard, SeatMaker};
 use crate::session::{End, Places, Session};
 use crate::watched::Watched;
+use speculation::replay::Replays;
 
 /// Messages from all workers of a session that may wait for it. It is only full when the session has not run for
 /// hundreds of model steps.
@@ -221,6 +221,7 @@ async fn prepare(
         seats,
         sampling,
         stopping,
+        begun: Instant::now(),
         replays: Replays::default(),
         trace: watched.context().clone(),
         parted: Vec::new(),
@@ -327,13 +328,9 @@ fn close(
     mut opens: FuturesUnordered<open::Opening>,
 ) {
     if !opens.is_empty() {
-        let left: Vec<Place> = places.iter().cloned().collect();
         let closing = async move {
-            while let Some((key, _)) = opens.next().await {
-                if let Some(Place { link, seat }) = left.iter().find(|place| place.link.key == key)
-                {
-                    link.outbox.put(id, Down::Close(seat.term()));
-                }
+            while let Some(opened) = opens.next().await {
+                (opened.link.outbox).put(id, Down::Close(opened.term));
             }
         };
         // A worker that hangs answers no open call, and must not hold up the drain.

@@ -15,7 +15,8 @@ use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow}
 use runtime::TraceContext;
 use speculation::Time;
 use speculation::cost::CostModel;
-use speculation::message::{Relayed, SessionId, SessionSpec, Term};
+use speculation::lease::{Grant, Hold, reusable};
+use speculation::message::{Relayed, SessionId, SessionSpec};
 use speculation::replica::{Poll, StepPlan, TailLogits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -54,30 +55,16 @@ pub fn start<K: Kind>(model: Loaded, kind: K) -> std::io::Result<WorkerHandle<K:
     Ok(handle)
 }
 
-/// How long a session outlives its link, so that a stream that breaks and comes back costs no second prefill.
-pub(crate) const LEASE: Time = Time::from_secs(2);
-
 pub(crate) struct Served<S> {
     pub(crate) session: S,
     seq: SeqId,
     rows: ScratchRows,
     recipe: Recipe,
-    pub(crate) term: Term,
-    coordinator: u64,
-    hold: Hold,
+    pub(crate) grant: Grant,
     /// Positions reserved in the cache.
     max_len: u32,
     account: Account,
     trace: SessionTrace,
-}
-
-/// What keeps a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
-    /// The link it is told of and reports on.
-    Link(u64),
-    /// Its link was lost. Until then it rests here, and its coordinator may open it once more.
-    Lease(Time),
 }
 
 struct Link<R> {
@@ -215,10 +202,17 @@ impl<K: Kind> ModelThread<K> {
                 trace,
                 reply,
             } => {
+                // A call that was given up while it waited here, for example because this thread or the network hung,
+                // opens nothing: nobody would ever close it.
+                if reply.is_closed() {
+                    return ControlFlow::Continue(());
+                }
                 let answer = self.open(coordinator, &spec, *recipe, &trace);
                 self.metrics.answered(&answer);
-                // Nobody listens any more when the caller has gone: then its link goes too, with its sessions.
-                let _ = reply.send(answer);
+                let opened = answer.is_ok();
+                if reply.send(answer).is_err() && opened {
+                    self.close(spec.session);
+                }
             }
             Event::Linked {
                 coordinator,
@@ -237,10 +231,9 @@ impl<K: Kind> ModelThread<K> {
             Event::Taken => {}
             Event::Lost { link } => {
                 self.links.remove(&link);
-                let until = self.now() + LEASE;
+                let now = self.now();
                 for served in self.sessions.values_mut() {
-                    if served.hold == Hold::Link(link) {
-                        served.hold = Hold::Lease(until);
+                    if served.grant.handle_lost(link, now) {
                         served.account.mood = Mood::Parked;
                     }
                 }
@@ -270,9 +263,7 @@ impl<K: Kind> ModelThread<K> {
         };
         let held = match self.sessions.get(&spec.session) {
             None => None,
-            Some(held) if held.coordinator == coordinator && held.term < spec.term => {
-                self.take_back(&spec)
-            }
+            Some(held) if held.grant.yields_to(coordinator, spec.term) => self.take_back(&spec),
             Some(_) => return Err(OpenError::Duplicate(spec.session)),
         };
         let (seq, cached) = match held {
@@ -291,9 +282,7 @@ impl<K: Kind> ModelThread<K> {
             seq,
             rows: ScratchRows::new(self.scratch_rows),
             recipe,
-            term: spec.term,
-            coordinator,
-            hold: Hold::Link(link),
+            grant: Grant::new(coordinator, spec.term, link),
             max_len: spec.stopping.max_len,
             account: Account::new(now),
             trace: SessionTrace::start(self.role, trace, &spec),
@@ -313,13 +302,7 @@ impl<K: Kind> ModelThread<K> {
         self.silence(&held, spec.session);
         let settled = (self.kind.poll_cache_ops(&mut held.session).into_iter())
             .try_for_each(|op| held.rows.apply(&mut self.engine, held.seq, op));
-        let same = (self.kind.cached_text(&held.session).iter())
-            .zip(&spec.text)
-            .take_while(|(held, told)| held == told)
-            .count()
-            .min(spec.text.len() - 1)
-            // Scores of the prompt need the rows before them computed again.
-            .min(spec.scoring.prompt.map_or(usize::MAX, |prompt| prompt.first as usize - 1));
+        let same = reusable(self.kind.cached_text(&held.session), spec);
         let kept = settled.and_then(|()| self.engine.truncate(held.seq, same));
         if kept.is_err() || held.max_len != spec.stopping.max_len {
             self.engine.release(held.seq);
@@ -340,7 +323,7 @@ impl<K: Kind> ModelThread<K> {
 
     /// What the session still had to say is not said.
     fn silence(&self, served: &Served<K::Session>, id: SessionId) {
-        if let Hold::Link(link) = served.hold
+        if let Hold::Link(link) = served.grant.hold()
             && let Some(link) = self.links.get(&link)
         {
             link.outbox.discard(id);
@@ -349,7 +332,7 @@ impl<K: Kind> ModelThread<K> {
 
     /// Closes the sessions whose coordinator has not come back; gives the time at which the next lease ends.
     fn expire(&mut self, now: Time) -> Option<Time> {
-        let leases = |(&id, served): (&SessionId, &Served<K::Session>)| match served.hold {
+        let leases = |(&id, served): (&SessionId, &Served<K::Session>)| match served.grant.hold() {
             Hold::Lease(until) => Some((until, id)),
             Hold::Link(_) => None,
         };
@@ -369,7 +352,7 @@ impl<K: Kind> ModelThread<K> {
             let Some(served) = self.sessions.get_mut(&update.session) else {
                 continue;
             };
-            if served.hold != Hold::Link(link) || served.term != update.term {
+            if !served.grant.hears(link, update.term) {
                 continue;
             }
             let message = &update.message;
@@ -382,9 +365,7 @@ impl<K: Kind> ModelThread<K> {
         };
         for (id, term) in relayed.closed {
             // Also one that was opened on an earlier link of the same coordinator.
-            let meant = |served: &Served<K::Session>| {
-                served.coordinator == coordinator && served.term <= term
-            };
+            let meant = |served: &Served<K::Session>| served.grant.ends_by(coordinator, term);
             if self.sessions.get(&id).is_some_and(meant) {
                 self.close(id);
             }
@@ -398,7 +379,7 @@ impl<K: Kind> ModelThread<K> {
         let Some(served) = self.sessions.get(&id) else {
             return;
         };
-        let (hold, term) = (served.hold, served.term);
+        let (hold, term) = (served.grant.hold(), served.grant.term());
         self.close(id);
         if let Hold::Link(link) = hold
             && let Some(link) = self.links.get(&link)
@@ -416,7 +397,7 @@ impl<K: Kind> ModelThread<K> {
         let turn = self.turn;
         let order: Vec<SessionId> = (self.sessions.range(turn..))
             .chain(self.sessions.range(..turn))
-            .filter(|(_, served)| matches!(served.hold, Hold::Link(_)))
+            .filter(|(_, served)| matches!(served.grant.hold(), Hold::Link(_)))
             .map(|(&id, _)| id)
             .collect();
         for id in order {
@@ -603,7 +584,7 @@ impl<K: Kind> ModelThread<K> {
     fn report(&mut self) {
         let now = self.now();
         for (&id, served) in &mut self.sessions {
-            let Hold::Link(link) = served.hold else {
+            let Hold::Link(link) = served.grant.hold() else {
                 continue;
             };
             let Some(link) = self.links.get(&link) else {
@@ -612,7 +593,7 @@ impl<K: Kind> ModelThread<K> {
             if link.outbox.is_vacant(id) {
                 let activity = served.account.read(now);
                 if let Some(report) = self.kind.poll_report(&mut served.session, activity) {
-                    link.outbox.put(id, Up::Report(served.term, report));
+                    link.outbox.put(id, Up::Report(served.grant.term(), report));
                 }
             }
         }

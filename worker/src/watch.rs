@@ -68,7 +68,7 @@ impl<K: Kind> Watch<'_, K> {
     fn judge(&mut self, update: &Addressed<ReplicaUpdate>) {
         let part = self.batch.iter().find(|part| part.id == update.session);
         if let (Some(part), Some(served)) = (part, self.sessions.get(&update.session))
-            && served.term == update.term
+            && served.grant.term() == update.term
             && (self.kind).obsoletes(&served.session, &part.plan, &update.message)
         {
             self.mark(update.session);

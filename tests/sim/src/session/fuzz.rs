@@ -9,9 +9,10 @@ use speculation::policy::{AutoKnobs, Strategy as Decoding};
 use speculation::relay::{LinkKey, Role};
 use speculation::replica::Poll;
 
-use crate::faults::random_batch;
+use crate::hosted::{Agent, Guessed, Report};
 use crate::reference::{Dice, Language, Speaker, VOCAB};
-use crate::worker::{Agent, Guessed, Pace, Report, Worker};
+use crate::session::faults::random_batch;
+use crate::session::worker::{Pace, Worker};
 
 fn spec(task: Task, prompt_len: usize, max_len: u32) -> SessionSpec {
     SessionSpec {

@@ -6,9 +6,10 @@ use speculation::link::LinkError;
 use speculation::message::{DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, VerifyReport};
 use speculation::relay::{LinkKey, RelayError, Role};
 
+use crate::hosted::Report;
 use crate::reference::{Dice, VOCAB};
-use crate::worker::{Report, Worker};
-use crate::world::World;
+use crate::session::worker::Worker;
+use crate::session::world::World;
 
 /// The same update once more: an error or nothing at all.
 pub(crate) fn duplicate(worker: &mut Worker, now: Time, update: &ReplicaUpdate) {

@@ -16,8 +16,10 @@ pub(crate) struct Cache {
 /// A plan the cache could compute.
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
+    /// Where the appended tokens begin.
+    pub(crate) first: usize,
     /// The text once the plan's tokens are appended.
-    text: Vec<u32>,
+    pub(crate) text: Vec<u32>,
     /// The whole text that ends in each row.
     pub(crate) paths: Vec<Vec<u32>>,
 }
@@ -34,6 +36,16 @@ impl Admitted {
 }
 
 impl Cache {
+    /// Positions of the text that are cached.
+    pub(crate) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Forgets every row, and the text behind its first `len` tokens.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.apply(vec![CacheOp::Shorten(len as u32)]);
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows.len()
     }
@@ -120,7 +132,11 @@ impl Cache {
             path.push(row.token);
             paths.push(path);
         }
-        Admitted { text: after, paths }
+        Admitted {
+            first: self.text.len(),
+            text: after,
+            paths,
+        }
     }
 
     /// Computes an admitted plan.

@@ -1,7 +1,7 @@
 //! The stupid reference: languages of three tokens whose every answer is a hash of everything before it.
 
 use speculation::draft::Guess;
-use speculation::message::{Finish, Stopping};
+use speculation::message::{Finish, Score, Stopping};
 use speculation::walk::Picked;
 
 /// Small, so that guesses often meet, agree and collide.
@@ -30,6 +30,7 @@ impl Dice {
         self.roll() % 100 < u64::from(percent)
     }
 
+    #[cfg(test)]
     pub(crate) fn permille(&mut self, permille: u32) -> bool {
         self.roll() % 1000 < u64::from(permille)
     }
@@ -84,6 +85,18 @@ impl Language {
                 return (text, finish);
             }
         }
+    }
+}
+
+/// What the target finds of the last token of `text`: a pure function of the whole text, as a score is.
+pub(crate) fn score(language: Language, text: &[u32], top: u8) -> Score {
+    let hash = hash(language.seed ^ 0x5c02e, text);
+    Score {
+        logprob: -((hash % 1000) as f32) / 100.0,
+        rank: 1 + (hash >> 32) as u32 % VOCAB,
+        top: (0..u32::from(top))
+            .map(|rank| (rank % VOCAB, -((hash >> 8) as u16 as f32) - rank as f32))
+            .collect(),
     }
 }
 

@@ -1,6 +1,6 @@
-//! One worker of the simulated cluster: a real session, a stupid cache, and the two ends of its stream.
+//! One session on one worker: a real state machine, a stupid cache, and checks of everything it says.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use speculation::Time;
 use speculation::calibration::Calibration;
@@ -9,25 +9,20 @@ use speculation::draft::DraftSession;
 use speculation::limits::MAX_COMMIT;
 use speculation::link::LinkError;
 use speculation::message::{
-    Activity, DraftReport, LinkId, ROOT, ReplicaUpdate, SessionSpec, Task, Term, VerifyReport,
+    Activity, DraftReport, LinkId, ROOT, ReplicaUpdate, SessionSpec, Task, VerifyReport,
 };
-use speculation::relay::{LinkKey, Role};
-use speculation::replica::{History, Poll, RowAt, StepPlan};
+use speculation::relay::Role;
+use speculation::replica::{History, Poll, RowAt, StepPlan, TailLogits};
 use speculation::verify::{NotFinite, VerifySession};
 
 use crate::cache::{Admitted, Cache};
-use crate::reference::{Speaker, VOCAB, hash};
+use crate::reference::{Speaker, VOCAB, hash, score};
 
-/// How fast a worker computes: `base + per_row * rows`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    pub(crate) base_us: u64,
-    pub(crate) per_row_us: u64,
-}
-
-/// What a worker sends.
+/// What a session says.
 #[derive(Clone, Debug)]
 pub(crate) enum Report {
+    /// The open call was answered; only the cluster of one session sends it this way.
+    #[cfg(test)]
     Opened,
     Draft(DraftReport),
     Verify(VerifyReport),
@@ -39,97 +34,70 @@ pub(crate) enum Agent {
     Verify(Box<VerifySession>),
 }
 
+/// A step under way.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    plan: StepPlan,
+    pub(crate) plan: StepPlan,
     admitted: Admitted,
-    took: Time,
-    pub(crate) ready: Time,
 }
 
 /// The texts that somebody guessed, as hashes: a row for any other text is made up.
 pub(crate) type Guessed = BTreeSet<u64>;
 
+/// A session as one worker holds it.
 #[derive(Debug)]
-pub(crate) struct Worker {
-    pub(crate) key: LinkKey,
-    pub(crate) term: Term,
-    pub(crate) role: Role,
+pub(crate) struct Hosted {
     pub(crate) agent: Agent,
     /// The text this session has been told or has decided.
     pub(crate) text: Vec<u32>,
     pub(crate) cache: Cache,
     pub(crate) flight: Option<Flight>,
-    pub(crate) inbox: VecDeque<ReplicaUpdate>,
-    pub(crate) outbox: VecDeque<Report>,
-    /// Everything the relay has taken, to send it again.
-    pub(crate) sent: Vec<Report>,
-    /// Something happened since it was last asked for work, or for a report.
-    pub(crate) may_step: bool,
-    pub(crate) may_report: bool,
-    /// The relay may have news for it.
-    pub(crate) may_update: bool,
-    /// The step in flight has been found worth finishing in spite of the next update.
-    pub(crate) looked: bool,
-    pub(crate) wake: Option<Time>,
-    /// Garbage was sent in its name: what it says next may be refused.
-    pub(crate) tainted: bool,
-    /// Out of 8, how readily the schedule lets it act.
-    pub(crate) eager: usize,
     pub(crate) task: Task,
     speaker: Speaker,
-    pace: Pace,
-    cost: CostModel,
-    max_len: usize,
+    pub(crate) max_len: usize,
     /// What this draft guessed itself.
     own: Guessed,
     /// The whole text of every node it told of.
     told: BTreeMap<LinkId, Vec<u32>>,
 }
 
-impl Worker {
+impl Hosted {
+    /// Opens the session over a cache that may hold the beginning of its text already.
     pub(crate) fn open(
-        key: LinkKey,
         role: Role,
         spec: &SessionSpec,
         now: Time,
         speaker: Speaker,
-        pace: Pace,
+        cache: Cache,
     ) -> Self {
+        let cached = cache.len() as u32;
         let agent = match role {
             Role::Draft => Agent::Draft(
-                Box::new(DraftSession::new(spec, VOCAB, 0).expect("a draft's task")),
+                Box::new(DraftSession::new(spec, VOCAB, cached).expect("a draft's task")),
                 Box::default(),
             ),
             Role::Qualifier | Role::Target => Agent::Verify(Box::new(
-                VerifySession::new(now, spec, VOCAB, 0).expect("a verifier's task"),
+                VerifySession::new(now, spec, VOCAB, cached).expect("a verifier's task"),
             )),
         };
-        Worker {
-            key,
-            term: spec.term,
-            role,
+        Hosted {
             agent,
             text: spec.text.clone(),
-            cache: Cache::default(),
+            cache,
             flight: None,
-            inbox: VecDeque::new(),
-            outbox: VecDeque::from([Report::Opened]),
-            sent: Vec::new(),
-            may_step: true,
-            may_report: false,
-            may_update: true,
-            looked: false,
-            wake: None,
-            tainted: false,
-            eager: 8,
             task: spec.task,
             speaker,
-            pace,
-            cost: CostModel::new(Time::ZERO),
             max_len: spec.stopping.max_len as usize,
             own: Guessed::new(),
             told: BTreeMap::new(),
+        }
+    }
+
+    /// The tokens that the session says its cache holds, once pending operations are done.
+    pub(crate) fn cached_text(&self) -> &[u32] {
+        match &self.agent {
+            Agent::Draft(session, _) => session.cached_text(),
+            Agent::Verify(session) => session.cached_text(),
         }
     }
 
@@ -143,13 +111,14 @@ impl Worker {
         self.cache.check(&self.text);
     }
 
-    /// Gives up the step in flight if an update makes it worthless; whether the worker is free now.
-    pub(crate) fn yields_to(&mut self, update: &ReplicaUpdate) -> bool {
+    /// Whether an update leaves nothing of the step in flight that would be of use.
+    pub(crate) fn is_obsolete(&self, update: &ReplicaUpdate) -> bool {
         let Some(flight) = &self.flight else {
-            return true;
-        };
-        let Agent::Draft(session, _) = &self.agent else {
             return false;
+        };
+        let session = match &self.agent {
+            Agent::Draft(session, _) => session,
+            Agent::Verify(session) => return session.obsoletes(&flight.plan, update),
         };
         let obsolete = session.obsoletes(&flight.plan, update);
         let mut text = self.text.clone();
@@ -163,10 +132,6 @@ impl Worker {
                 .iter()
                 .any(|path| path.starts_with(&text));
         assert_eq!(obsolete, !useful, "only worthless steps are given up");
-        if obsolete {
-            self.flight = None;
-            self.may_step = true;
-        }
         obsolete
     }
 
@@ -176,8 +141,6 @@ impl Worker {
             self.flight.is_none(),
             "a session is not told in the middle of a step"
         );
-        self.may_step = true;
-        self.may_report = true;
         let fresh = self.fresh(update);
         let result = match &mut self.agent {
             Agent::Draft(session, calibration) => session.handle_update(update, calibration),
@@ -215,19 +178,19 @@ impl Worker {
         })
     }
 
-    /// Asks the session for work and starts it. Returns whether it has nothing to do until told.
+    /// Asks the session for work and starts it, in a step with `room` rows left. Gives what it said if that is not a
+    /// step.
     pub(crate) fn start(
         &mut self,
         now: Time,
+        cost: &CostModel,
         room: usize,
         guessed: Option<&Guessed>,
     ) -> Option<Poll> {
-        self.may_step = false;
-        self.may_report = true;
-        self.wake = None;
+        self.settle();
         let poll = match &mut self.agent {
-            Agent::Draft(session, _) => session.poll_step(&self.cost, room),
-            Agent::Verify(session) => session.poll_step(now, &self.cost, room),
+            Agent::Draft(session, _) => session.poll_step(cost, room),
+            Agent::Verify(session) => session.poll_step(now, cost, room),
         };
         let plan = match poll {
             Poll::Step(plan) => plan,
@@ -236,7 +199,6 @@ impl Worker {
                     until.is_none_or(|until| until > now),
                     "a wait is for something"
                 );
-                self.wake = until;
                 return Some(Poll::Wait(until));
             }
             other => return Some(other),
@@ -249,14 +211,7 @@ impl Worker {
                 assert!(guessed.contains(&hash(0, path)), "nobody guessed {path:?}");
             }
         }
-        let rows = plan.rows() as u64;
-        let took = Time::from_micros(self.pace.base_us + self.pace.per_row_us * rows);
-        self.flight = Some(Flight {
-            plan,
-            admitted,
-            took,
-            ready: now + took,
-        });
+        self.flight = Some(Flight { plan, admitted });
         None
     }
 
@@ -285,20 +240,11 @@ impl Worker {
         }
     }
 
-    /// The step in flight ends.
-    pub(crate) fn finish(&mut self, now: Time, guessed: &mut Guessed) {
+    /// The step in flight ends after `took`.
+    pub(crate) fn finish(&mut self, now: Time, took: Time, guessed: &mut Guessed) {
         let flight = self.flight.take().expect("a step is in flight");
-        let Flight {
-            plan,
-            admitted,
-            took,
-            ..
-        } = flight;
+        let Flight { plan, admitted } = flight;
         self.cache.compute(&plan, &admitted);
-        self.cost.observe(plan.rows(), took);
-        self.may_step = true;
-        self.may_report = true;
-        self.looked = false;
         let (speaker, own) = (self.speaker, &mut self.own);
         match &mut self.agent {
             Agent::Draft(session, calibration) => {
@@ -314,6 +260,19 @@ impl Worker {
                 });
             }
             Agent::Verify(session) => {
+                let scoring = session.scoring();
+                if plan.tail == TailLogits::All {
+                    let first = admitted.first;
+                    session.handle_scored(&plan, |at, token| {
+                        let RowAt::Appended(row) = at else {
+                            panic!("only appended rows are scored this way");
+                        };
+                        let known = [&admitted.text[..=first + row], &[token]].concat();
+                        let top = scoring.prompt.map_or(0, |prompt| prompt.top);
+                        Ok(score(speaker.language, &known, top))
+                    });
+                    return;
+                }
                 let mut asked = BTreeSet::new();
                 session.handle_step(now, &plan, took, |at, history| -> Result<_, NotFinite> {
                     let path = path_of(&admitted, &plan, at, history);
@@ -321,8 +280,10 @@ impl Worker {
                         asked.insert(history.position()),
                         "each place is picked once"
                     );
-                    let picked = speaker.pick(path);
-                    guessed.insert(hash(0, &[path, &[picked.token]].concat()));
+                    let mut picked = speaker.pick(path);
+                    let known = [path, &[picked.token]].concat();
+                    guessed.insert(hash(0, &known));
+                    picked.score = (scoring.picks).map(|top| score(speaker.language, &known, top));
                     Ok(picked)
                 });
                 self.text = session.text().to_vec();
@@ -348,9 +309,7 @@ impl Worker {
     }
 
     /// The newest report, if there is one.
-    pub(crate) fn report(&mut self) {
-        self.may_report = false;
-        let activity = Activity::default();
+    pub(crate) fn report(&mut self, activity: Activity) -> Option<Report> {
         let report = match &mut self.agent {
             Agent::Draft(session, _) => session.poll_report(activity).map(Report::Draft),
             Agent::Verify(session) => session.poll_report(activity).map(Report::Verify),
@@ -358,11 +317,7 @@ impl Worker {
         if let Some(Report::Draft(report)) = &report {
             self.check_no_echo(report);
         }
-        if let Some(report) = report {
-            self.outbox.push_back(report);
-            // A draft's report is limited in size; there may be more.
-            self.may_report = true;
-        }
+        report
     }
 }
 

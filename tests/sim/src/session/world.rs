@@ -7,8 +7,9 @@ use speculation::policy::Strategy;
 use speculation::relay::{LinkKey, Relay, RelayConfig, Role, SessionStats};
 use speculation::replica::Poll;
 
+use crate::hosted::{Guessed, Report};
 use crate::reference::{Dice, Language, Speaker, VOCAB};
-use crate::worker::{Guessed, Pace, Report, Worker};
+use crate::session::worker::{Pace, Worker};
 
 /// Everything that defines one run.
 #[derive(Clone, Debug)]
@@ -272,15 +273,10 @@ impl World {
     fn enabled(&self) -> Vec<Action> {
         let mut enabled = Vec::new();
         for (at, worker) in self.workers.iter().enumerate() {
-            let busy = match &worker.flight {
-                Some(flight) => {
-                    if flight.ready <= self.now {
-                        enabled.push(Action::Finish(at));
-                    }
-                    true
-                }
-                None => false,
-            };
+            let busy = worker.flight.is_some();
+            if busy && worker.ready <= self.now {
+                enabled.push(Action::Finish(at));
+            }
             // A busy draft looks at a commit that might make its step worthless; a verifier does not.
             if !worker.inbox.is_empty() && (!busy || (worker.role == Role::Draft && !worker.looked))
             {
@@ -322,7 +318,7 @@ impl World {
                 .workers
                 .iter()
                 .filter_map(|worker| match &worker.flight {
-                    Some(flight) => Some(flight.ready),
+                    Some(_) => Some(worker.ready),
                     None => worker.wake,
                 });
             match wakes.min() {
@@ -412,7 +408,7 @@ impl World {
         let taken = worker.take(self.now, &update);
         assert_eq!(taken, Ok(()), "an honest update is taken");
         if self.dice.permille(self.case.faults.duplicated * 20) {
-            crate::faults::duplicate(&mut self.workers[at], self.now, &update);
+            super::faults::duplicate(&mut self.workers[at], self.now, &update);
         }
         if self.dice.percent(50) {
             self.workers[at].settle();
@@ -493,16 +489,16 @@ impl World {
     fn maybe_fault(&mut self) {
         let faults = self.case.faults;
         if self.dice.permille(faults.lost) {
-            crate::faults::lose_helper(self);
+            super::faults::lose_helper(self);
         }
         if self.dice.permille(faults.lost_target) {
-            crate::faults::replace_target(self);
+            super::faults::replace_target(self);
         }
         if self.dice.permille(faults.stale) {
-            crate::faults::stale(self);
+            super::faults::stale(self);
         }
         if self.dice.permille(faults.garbage) {
-            crate::faults::garbage(self);
+            super::faults::garbage(self);
         }
     }
 }

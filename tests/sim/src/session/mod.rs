@@ -1,24 +1,15 @@
-//! The state machines against a stupid model: whatever the workers, the links and the clock do, the committed text
-//! is the plain text.
+//! One session looked at closely: a relay and its workers, dice that say who acts next, and peers that say what no
+//! correct peer would. Whatever they do, the committed text is the plain text.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a panic in a test is a failure with a place"
-)]
-
-extern crate offshoot_speculation as speculation;
-
-mod cache;
 mod faults;
 mod fuzz;
-mod reference;
 mod worker;
 mod world;
 
 use proptest::prelude::*;
 use speculation::policy::{AutoKnobs, Strategy as Decoding};
 
-use crate::world::{Case, Client, Clock, Ends, Faults, Outcome, World};
+use self::world::{Case, Client, Clock, Ends, Faults, Outcome, World};
 
 fn ar() -> impl Strategy<Value = Decoding> {
     Just(Decoding::Ar)

@@ -1,0 +1,108 @@
+//! Who may say what about a session that a worker holds: the coordinator that opened it, under the term it was opened
+//! with, over the link it was opened on; and for how long a session outlives that link.
+
+use crate::Time;
+use crate::message::{SessionSpec, Term};
+
+/// How long a session outlives its link, so that a stream that breaks and comes back costs no second prefill.
+pub const LEASE: Time = Time::from_secs(2);
+
+/// What keeps a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The link it is told of and reports on.
+    Link(u64),
+    /// Its link was lost. Until then it rests here, and its coordinator may open it once more.
+    Lease(Time),
+}
+
+/// A worker's side of the agreement to hold a session. Lives as long as the session is held.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    coordinator: u64,
+    term: Term,
+    hold: Hold,
+}
+
+impl Grant {
+    /// A session that was opened by this coordinator under this term, and is kept by this link.
+    pub fn new(coordinator: u64, term: Term, link: u64) -> Self {
+        Grant {
+            coordinator,
+            term,
+            hold: Hold::Link(link),
+        }
+    }
+
+    /// The term it was opened under.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// What keeps it.
+    pub fn hold(&self) -> Hold {
+        self.hold
+    }
+
+    /// Whether an open call takes the session's place: only its own coordinator's may, under a later term.
+    pub fn yields_to(&self, coordinator: u64, term: Term) -> bool {
+        self.coordinator == coordinator && self.term < term
+    }
+
+    /// Whether what is told on this link under this term is for it.
+    pub fn hears(&self, link: u64, term: Term) -> bool {
+        self.hold == Hold::Link(link) && self.term == term
+    }
+
+    /// Whether it ends when this coordinator closes it under this term, also where that arrives on a later link.
+    pub fn ends_by(&self, coordinator: u64, term: Term) -> bool {
+        self.coordinator == coordinator && self.term <= term
+    }
+
+    /// A link is lost. Whether it was the one that keeps the session, which now rests for the time of the lease.
+    pub fn handle_lost(&mut self, link: u64, now: Time) -> bool {
+        let meant = self.hold == Hold::Link(link);
+        if meant {
+            self.hold = Hold::Lease(now + LEASE);
+        }
+        meant
+    }
+}
+
+/// How many tokens of a session's cache, which holds `cached`, are of use when it is opened anew as in `spec`.
+pub fn reusable(cached: &[u32], spec: &SessionSpec) -> usize {
+    (cached.iter())
+        .zip(&spec.text)
+        .take_while(|(held, told)| held == told)
+        .count()
+        // The last token is computed again, because a step has to give its logits.
+        .min(spec.text.len().saturating_sub(1))
+        // Scores of the prompt need the rows before them computed again.
+        .min((spec.scoring.prompt).map_or(usize::MAX, |prompt| prompt.first as usize - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_own_coordinator_takes_a_session_back_and_only_later() {
+        let grant = Grant::new(1, Term(3), 7);
+        assert!(grant.yields_to(1, Term(4)));
+        assert!(!grant.yields_to(1, Term(3)) && !grant.yields_to(2, Term(4)));
+        assert!(grant.hears(7, Term(3)));
+        assert!(!grant.hears(7, Term(2)) && !grant.hears(7, Term(4)) && !grant.hears(8, Term(3)));
+        assert!(grant.ends_by(1, Term(3)) && grant.ends_by(1, Term(9)));
+        assert!(!grant.ends_by(1, Term(2)) && !grant.ends_by(2, Term(3)));
+    }
+
+    #[test]
+    fn a_lost_link_leaves_a_lease_that_hears_nothing() {
+        let mut grant = Grant::new(1, Term(3), 7);
+        let now = Time::from_secs(5);
+        assert!(!grant.handle_lost(6, now));
+        assert!(grant.handle_lost(7, now) && !grant.handle_lost(7, now + LEASE));
+        assert_eq!(grant.hold(), Hold::Lease(now + LEASE));
+        assert!(!grant.hears(7, Term(3)) && grant.yields_to(1, Term(4)));
+    }
+}
