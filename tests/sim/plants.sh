@@ -9,6 +9,8 @@ readonly copy=$root/target/plants/sources
 readonly schedules=${SCHEDULES:-10000}
 export CARGO_TARGET_DIR=$root/target/plants/build
 export CARGO_TERM_COLOR=never
+# A plant may leave something unused.
+export RUSTFLAGS=-Awarnings
 # Quick builds: every plant is one, and is run for seconds.
 export CARGO_INCREMENTAL=1 CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 

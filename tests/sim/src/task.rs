@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use speculation::Time;
 use speculation::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_NODES_PER_UPDATE};
 use speculation::message::{
     Addressed, Finish, PromptScores, ReplicaUpdate, Scores, SessionId, Term,
@@ -46,6 +47,8 @@ pub(crate) struct Task {
     /// The target first.
     places: Vec<Place>,
     pub(crate) replays: Replays<&'static str>,
+    /// Since when there is no target, kept a second time.
+    targetless: Option<Time>,
     inbox: VecDeque<(usize, Said)>,
     pub(crate) answers: VecDeque<(usize, StreamId, Term, Answer)>,
     pub(crate) is_woken: bool,
@@ -86,6 +89,7 @@ impl Task {
             request: request.clone(),
             places: Vec::new(),
             replays: Replays::default(),
+            targetless: None,
             inbox: VecDeque::new(),
             answers: VecDeque::new(),
             is_woken: false,
@@ -290,6 +294,7 @@ impl Task {
             Answer::Opened => {
                 if place.role == Role::Target {
                     self.replays.handle_served();
+                    self.targetless = None;
                 }
                 self.relay.handle_opened(key);
                 return Ok(());
@@ -341,6 +346,7 @@ impl Task {
             }
             let reason = "no target is there again";
             self.replays.seek(air.now, key, hope, reason);
+            self.targetless.get_or_insert(air.now);
         }
         Ok(())
     }
@@ -355,10 +361,24 @@ impl Task {
                 self.open_on(air, home, stream);
                 Ok(())
             }
-            None => match self.replays.poll_failure(air.now, wait) {
-                Some(reason) => Err(reason),
-                None => Ok(()),
-            },
+            None => {
+                let overdue = (self.targetless).is_some_and(|since| air.now >= since + wait);
+                let seeks = self.replays.is_seeking();
+                let failure = self.replays.poll_failure(air.now, wait);
+                assert_eq!(
+                    failure.is_some(),
+                    seeks && overdue,
+                    "a search ends in its time"
+                );
+                if wish.is_some_and(|(_, hope)| hope == Hope::Gone) {
+                    let mut open = home.open_links(Role::Target).into_iter();
+                    assert!(
+                        !open.any(|stream| home.has_room(stream, need)),
+                        "a target with room is not asked"
+                    );
+                }
+                failure.map_or(Ok(()), Err)
+            }
         }
     }
 

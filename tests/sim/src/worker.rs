@@ -306,6 +306,9 @@ impl Worker {
         match arrived {
             Arrived::Open { stream, call, spec } => {
                 let answer = self.open(air, stream, &spec, languages);
+                if answer == Answer::Opened && spec.term > Term(1) && air.dice.percent(20) {
+                    self.repeat(air, stream);
+                }
                 note!(
                     air,
                     "worker {} opens {:?} {:?}: {answer:?}",
@@ -478,7 +481,11 @@ impl Worker {
             }
             let echo = Relayed {
                 updates: vec![update.clone()],
-                closed: Vec::new(),
+                closed: if air.dice.percent(20) {
+                    vec![(update.session, update.term)]
+                } else {
+                    Vec::new()
+                },
             };
             self.told.push_back((update.session, update.term, echo));
         }
@@ -614,6 +621,12 @@ impl Worker {
         else {
             return;
         };
+        self.repeat(air, stream);
+        self.run(air, languages);
+    }
+
+    /// What was said and told under older terms comes once more on this link, and so do their closes.
+    fn repeat(&mut self, air: &mut Air, stream: StreamId) {
         let older = |id: &SessionId, term: Term| {
             (self.sessions.get(id)).is_some_and(|served| term < served.grant.term())
         };
@@ -638,6 +651,5 @@ impl Worker {
         for relayed in told {
             self.arrived.push_back(Arrived::Relayed(stream, relayed));
         }
-        self.run(air, languages);
     }
 }
