@@ -12,7 +12,7 @@ use proto::v1::draft_client::DraftClient;
 use proto::v1::verify_client::VerifyClient;
 use proto::{MAX_FRAME_BYTES, MAX_SESSIONS_PER_FRAME, outward, v1};
 use runtime::outbox::Outbox;
-use speculation::message::{ReplicaUpdate, SessionId, Term};
+use speculation::message::{LinkName, ReplicaUpdate, SessionId, Term};
 use speculation::relay::{LinkKey, Role};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -63,6 +63,8 @@ struct Seated {
 pub(crate) struct Link {
     /// The worker's number in the registry, which names it within every session.
     pub(crate) key: LinkKey,
+    /// What the stream is called on both its ends.
+    pub(crate) name: LinkName,
     pub(crate) role: Role,
     pub(crate) address: Arc<str>,
     pub(crate) hello: Hello,
@@ -85,7 +87,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(
-        key: LinkKey,
+        (key, name): (LinkKey, LinkName),
         role: Role,
         address: Arc<str>,
         hello: Hello,
@@ -95,6 +97,7 @@ impl Link {
     ) -> Self {
         Link {
             key,
+            name,
             role,
             address,
             hello,
@@ -179,17 +182,10 @@ impl Link {
 
     /// What the worker is sent, for as long as the stream is read: first who is calling, then whatever the slots
     /// hold. It never waits for the reading half.
-    pub(crate) fn frames(
-        self: Arc<Self>,
-        coordinator: u64,
-    ) -> impl Stream<Item = v1::RelayFrame> + Send + 'static {
-        let first = v1::RelayFrame {
-            coordinator,
-            ..v1::RelayFrame::default()
-        };
+    pub(crate) fn frames(self: Arc<Self>) -> impl Stream<Item = v1::RelayFrame> + Send + 'static {
         let writer = Writer {
             link: Arc::clone(&self),
-            first: Some(first),
+            first: Some(outward::greeting(self.name)),
             taken: VecDeque::new(),
         };
         stream::unfold(writer, |mut writer| async move {
@@ -258,6 +254,11 @@ mod tests {
     use tokio::sync::mpsc;
     use tonic::transport::Endpoint;
 
+    const NAME: LinkName = LinkName {
+        coordinator: 77,
+        incarnation: 3,
+    };
+
     fn link() -> Arc<Link> {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         let hello = Hello {
@@ -270,7 +271,7 @@ mod tests {
             kv_page: 4,
         };
         Arc::new(Link::new(
-            LinkKey(0),
+            (LinkKey(0), NAME),
             Role::Draft,
             "127.0.0.1:1".into(),
             hello,
@@ -311,8 +312,8 @@ mod tests {
             link.outbox.put(SessionId(session), largest());
         }
         link.outbox.put(SessionId(u64::MAX), Down::Close(Term(3)));
-        let mut frames = Box::pin(Arc::clone(&link).frames(77));
-        assert_eq!(frames.next().await.unwrap().coordinator, 77);
+        let mut frames = Box::pin(Arc::clone(&link).frames());
+        assert_eq!(frames.next().await.unwrap(), outward::greeting(NAME));
         let mut sessions = Vec::new();
         let mut count = 0;
         loop {

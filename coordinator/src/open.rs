@@ -34,14 +34,13 @@ pub(crate) struct Opened {
 /// Opens a session on a worker; what it does there belongs to `trace`. Ends when the link is lost; then nobody asks for the answer.
 pub(crate) fn open(
     link: Arc<Link>,
-    coordinator: u64,
     spec: SessionSpec,
     sampling: Sampling,
     trace: TraceContext,
 ) -> Opening {
     Box::pin(async move {
         let term = spec.term;
-        let request = outward::open(coordinator, spec, sampling);
+        let request = outward::open(link.name, spec, sampling);
         let opened = link
             .lost
             .run_until_cancelled(patiently(&link, request, &trace))

@@ -112,7 +112,7 @@ async fn attempt(shared: &Shared, worker: &Worker) -> Result<Loss, Loss> {
     let mut client = Client::new(worker.role, channel);
     let hello = hello(shared, worker, &mut client).await?;
     let link = Arc::new(Link::new(
-        worker.key,
+        (worker.key, shared.next_link()),
         worker.role,
         Arc::clone(&worker.address),
         hello,
@@ -120,7 +120,7 @@ async fn attempt(shared: &Shared, worker: &Worker) -> Result<Loss, Loss> {
         shared.vacancies.clone(),
         Arc::clone(&worker.tally),
     ));
-    let frames = open_stream(shared, &link, &mut client).await?;
+    let frames = open_stream(&link, &mut client).await?;
     tracing::info!(
         worker = %worker.address,
         role = worker.role_name(),
@@ -152,12 +152,8 @@ async fn hello(shared: &Shared, worker: &Worker, client: &mut Client) -> Result<
     )?)
 }
 
-async fn open_stream(
-    shared: &Shared,
-    link: &Arc<Link>,
-    client: &mut Client,
-) -> Result<Frames, Loss> {
-    let outgoing = Arc::clone(link).frames(shared.coordinator);
+async fn open_stream(link: &Arc<Link>, client: &mut Client) -> Result<Frames, Loss> {
+    let outgoing = Arc::clone(link).frames();
     Ok(match client {
         Client::Draft(client) => answered(client.link(outgoing))
             .await?

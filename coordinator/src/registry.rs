@@ -1,6 +1,7 @@
 //! The workers of this cluster, by address, and which of them a request gets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -8,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use proto::{outward, v1};
 use runtime::{Caller, Latch, Pulse, Readiness};
 use speculation::limits::MAX_DRAFTS;
-use speculation::message::SessionId;
+use speculation::message::{LinkName, SessionId};
 use speculation::relay::{LinkKey, Role};
 use speculation::replay::{Hope, Returns};
 use text::Tokenizer;
@@ -118,7 +119,9 @@ impl Worker {
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// Names this process to workers.
-    pub(crate) coordinator: u64,
+    coordinator: u64,
+    /// Streams so far, to all workers.
+    links: AtomicU64,
     /// How workers are called.
     pub(crate) caller: Caller,
     pub(crate) tokenizer: Tokenizer,
@@ -159,6 +162,14 @@ impl Drop for Up<'_> {
 }
 
 impl Shared {
+    /// The name of a new stream.
+    pub(crate) fn next_link(&self) -> LinkName {
+        LinkName {
+            coordinator: self.coordinator,
+            incarnation: self.links.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+
     /// A worker of this role is ready, until the result is dropped.
     pub(crate) fn up(&self, role: Role) -> Up<'_> {
         if role == Role::Target {
@@ -271,6 +282,7 @@ impl Registry {
             workers: DashMap::new(),
             shared: Arc::new(Shared {
                 coordinator,
+                links: AtomicU64::new(0),
                 caller: Caller::new(config.tls.clone()).with_pulse(LINK_PULSE),
                 tokenizer,
                 vacancies: News::new(),
@@ -313,10 +325,6 @@ impl Registry {
 
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.shared.tokenizer
-    }
-
-    pub(crate) fn coordinator(&self) -> u64 {
-        self.shared.coordinator
     }
 
     /// Hears of every reason for a request without a place, or a session without a target, to look again.
@@ -524,6 +532,7 @@ mod tests {
         Shared {
             caller: Caller::default(),
             coordinator: 1,
+            links: AtomicU64::new(0),
             tokenizer: Tokenizer::from_bytes(json.as_bytes()).unwrap(),
             vacancies: News::new(),
             arrivals: News::new(),

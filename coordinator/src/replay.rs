@@ -108,7 +108,7 @@ impl Session {
                 tokens = self.generated(),
                 "the session is given to a target"
             );
-            self.open_on(cluster, place);
+            self.open_on(place);
             return Ok(());
         }
         match self.replays.poll_failure(now, wait) {
@@ -126,23 +126,21 @@ impl Session {
         let places =
             (cluster.registry).place_contributors(self.id, wanted, need, &present, &self.seats);
         for place in places {
-            self.open_on(cluster, place);
+            self.open_on(place);
         }
     }
 
     /// Opens the session on a worker where it has a seat, if the strategy has a use for it.
-    pub(crate) fn open_on(&mut self, cluster: &Cluster, place: Place) {
+    pub(crate) fn open_on(&mut self, place: Place) {
         let link = Arc::clone(&place.link);
         match self.relay.add_link(link.key, link.role) {
             None => link.leave(self.id),
             Some(spec) => {
                 place.seat.set_term(spec.term);
                 self.places.add(place);
-                let coordinator = cluster.registry.coordinator();
                 let sampling = self.sampling.clone();
                 let trace = self.trace.clone();
-                self.opens
-                    .push(open::open(link, coordinator, spec, sampling, trace));
+                self.opens.push(open::open(link, spec, sampling, trace));
             }
         }
     }

@@ -233,7 +233,7 @@ async fn prepare(
         started: Some(started),
     };
     for place in std::iter::once(target).chain(seated) {
-        session.open_on(cluster, place);
+        session.open_on(place);
     }
     Ok(session)
 }

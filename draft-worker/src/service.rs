@@ -59,7 +59,7 @@ impl Draft for DraftService {
         }
         let trace = TraceContext::from_metadata(request.metadata());
         let request = request.into_inner();
-        let coordinator = request.coordinator;
+        let name = inward::link_name(request.coordinator, request.incarnation)?;
         let (spec, sampling) = inward::open(request)?;
         let params = SamplingParams {
             temperature: sampling.temperature,
@@ -78,9 +78,7 @@ impl Draft for DraftService {
             stop_ids: spec.stopping.stop_ids.clone(),
         };
         let recipe = Recipe::new(params, shaping);
-        (self.handle.traced(trace))
-            .open(coordinator, spec, recipe)
-            .await?;
+        (self.handle.traced(trace)).open(name, spec, recipe).await?;
         Ok(Response::new(v1::OpenReply {}))
     }
 
@@ -90,10 +88,10 @@ impl Draft for DraftService {
         &self,
         request: Request<Streaming<v1::RelayFrame>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
-        let (coordinator, frames) = stream::relayed(request.into_inner()).await?;
+        let (name, frames) = stream::relayed(request.into_inner()).await?;
         let link = self.links.fetch_add(1, Ordering::Relaxed);
-        let (end, pump) = self.handle.link(coordinator, link, Box::pin(frames));
-        tracing::info!(link, "coordinator {coordinator:x} linked");
+        let (end, pump) = self.handle.link(name, link, Box::pin(frames));
+        tracing::info!(link, "coordinator {name} linked");
         self.drain.spawn(pump);
         let (handle, stopping) = (self.handle.clone(), self.drain.stopping());
         let drained = async move {

@@ -11,10 +11,16 @@ use std::time::Duration;
 use engine::sampling::{Past, Recipe, Sampler, SamplingParams, Shaping};
 use engine::{AppendLogits, Engine, EngineOptions, SeqRows, StepOutput};
 use offshoot_draft_worker::grow::Grow;
-use speculation::message::{Relayed, Scoring, SessionId, SessionSpec, Shard, Stopping, Task, Term};
+use speculation::message::{
+    LinkName, Relayed, Scoring, SessionId, SessionSpec, Shard, Stopping, Task, Term,
+};
 use speculation::policy::{GrowthPolicy, Pause};
 use worker::ModelArgs;
 
+const NAME: LinkName = LinkName {
+    coordinator: 1,
+    incarnation: 1,
+};
 const PROMPT: [u32; 5] = [400, 17, 901, 33, 256];
 const DEPTH: u16 = 24;
 
@@ -70,7 +76,7 @@ async fn grown(params: SamplingParams, shaping: &Shaping) -> Vec<u32> {
     let handle = worker::start(loaded, Grow::new(vocab)).unwrap();
     // Nothing is relayed: the draft grows on its own.
     let (_to_worker, frames) = futures::channel::mpsc::channel::<Result<Relayed, String>>(1);
-    let (end, pump) = handle.link(1, 1, frames);
+    let (end, pump) = handle.link(NAME, 1, frames);
     tokio::spawn(pump);
     let spec = SessionSpec {
         session: SessionId(1),
@@ -97,7 +103,7 @@ async fn grown(params: SamplingParams, shaping: &Shaping) -> Vec<u32> {
         },
     };
     let recipe = Recipe::new(params, shaping.clone());
-    handle.open(1, spec, recipe).await.unwrap();
+    handle.open(NAME, spec, recipe).await.unwrap();
     let mut chain = Vec::new();
     while chain.len() < usize::from(DEPTH) {
         for report in end.next(1).await.unwrap() {

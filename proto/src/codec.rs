@@ -121,6 +121,7 @@ mod tests {
             updates: vec![update; MAX_SESSIONS_PER_FRAME],
             closed_terms: vec![u32::MAX; MAX_SESSIONS_PER_FRAME],
             closed: vec![u64::MAX; MAX_SESSIONS_PER_FRAME],
+            incarnation: u64::MAX,
         };
         check(&frame.encode_to_vec()).unwrap();
         check(&[]).unwrap();

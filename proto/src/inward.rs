@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use speculation::limits::{MAX_BIASED, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
 use speculation::message::{
-    Activity, DraftReport, Finish, NodeBatch, Prob16, PromptScores, ReplicaUpdate, SessionId,
-    SessionSpec, Shard, Stopping, Task, Term, VerifyReport,
+    Activity, DraftReport, Finish, LinkName, NodeBatch, Prob16, PromptScores, ReplicaUpdate,
+    SessionId, SessionSpec, Shard, Stopping, Task, Term, VerifyReport,
 };
 pub use speculation::message::{Addressed, Relayed};
 use speculation::policy::{
@@ -231,6 +231,20 @@ fn sampling(sampling: v1::Sampling) -> Result<Sampling, WireError> {
         presence_penalty: sampling.presence_penalty,
         frequency_penalty: sampling.frequency_penalty,
         min_tokens: sampling.min_tokens,
+    })
+}
+
+/// Who is calling, from the first frame of a stream or from an open call.
+pub fn link_name(coordinator: u64, incarnation: u64) -> Result<LinkName, WireError> {
+    if coordinator == 0 {
+        return Err(range("coordinator", 0, "a number that names the caller"));
+    }
+    if incarnation == 0 {
+        return Err(range("incarnation", 0, "at least 1"));
+    }
+    Ok(LinkName {
+        coordinator,
+        incarnation,
     })
 }
 

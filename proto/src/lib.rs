@@ -23,7 +23,7 @@ pub mod v1 {
 }
 
 /// Incremented whenever an older peer would misread a message.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Bytes one message of a hot stream may have, after which the link is an error.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;

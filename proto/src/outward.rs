@@ -1,8 +1,8 @@
 //! From the domain to the wire.
 
 use speculation::message::{
-    Activity, DraftReport, Finish, NodeBatch, Prob16, ReplicaUpdate, SessionSpec, Shard, Task,
-    VerifyReport, WorkerInfo,
+    Activity, DraftReport, Finish, LinkName, NodeBatch, Prob16, ReplicaUpdate, SessionSpec, Shard,
+    Task, VerifyReport, WorkerInfo,
 };
 use speculation::policy::{Launch, Pause, Strategy, VerifyPolicy};
 use speculation::relay::SessionStats;
@@ -67,8 +67,8 @@ pub fn hello(role: &str, info: &WorkerInfo) -> v1::HelloReply {
     }
 }
 
-/// An open call of the coordinator that calls itself `coordinator`.
-pub fn open(coordinator: u64, spec: SessionSpec, sampling: Sampling) -> v1::OpenRequest {
+/// An open call for a session that belongs to the stream `link`.
+pub fn open(link: LinkName, spec: SessionSpec, sampling: Sampling) -> v1::OpenRequest {
     let task = match spec.task {
         Task::Grow {
             policy,
@@ -93,7 +93,8 @@ pub fn open(coordinator: u64, spec: SessionSpec, sampling: Sampling) -> v1::Open
         }),
     };
     v1::OpenRequest {
-        coordinator,
+        coordinator: link.coordinator,
+        incarnation: link.incarnation,
         session: spec.session.0,
         term: spec.term.0,
         text: spec.text,
@@ -120,6 +121,15 @@ pub fn open(coordinator: u64, spec: SessionSpec, sampling: Sampling) -> v1::Open
         allowed_len: spec.allowed_len,
         task: Some(task),
         scoring: Some(scores::asked(spec.scoring)),
+    }
+}
+
+/// The first frame of a stream: who is calling.
+pub fn greeting(link: LinkName) -> v1::RelayFrame {
+    v1::RelayFrame {
+        coordinator: link.coordinator,
+        incarnation: link.incarnation,
+        ..v1::RelayFrame::default()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use futures_core::Stream;
 use prost::Message;
-use speculation::message::{Addressed, DraftReport, Relayed, VerifyReport};
+use speculation::message::{Addressed, DraftReport, LinkName, Relayed, VerifyReport};
 use tokio_stream::StreamExt;
 use tonic::{Status, Streaming};
 
@@ -99,17 +99,12 @@ impl UpFrame for v1::VerifyFrame {
 /// Reads who is calling from the first frame of a stream; gives that and everything the stream says.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` when the first frame names no coordinator, or the transport's own error.
+/// `INVALID_ARGUMENT` when the first frame does not name the stream, or the transport's own error.
 pub async fn relayed(
     mut frames: Streaming<v1::RelayFrame>,
-) -> Result<(u64, impl Stream<Item = Result<Relayed, String>> + Send), Status> {
+) -> Result<(LinkName, impl Stream<Item = Result<Relayed, String>> + Send), Status> {
     let first = frames.message().await?.unwrap_or_default();
-    let coordinator = first.coordinator;
-    if coordinator == 0 {
-        return Err(Status::invalid_argument(
-            "the first frame has to name the coordinator",
-        ));
-    }
+    let name = inward::link_name(first.coordinator, first.incarnation)?;
     let frames = tokio_stream::once(Ok(first)).chain(frames).map(|frame| {
         let frame: v1::RelayFrame = frame.map_err(|status| status.to_string())?;
         let bytes = frame.encoded_len();
@@ -120,7 +115,7 @@ pub async fn relayed(
         }
         inward::relay_frame(frame).map_err(|error| error.to_string())
     });
-    Ok((coordinator, frames))
+    Ok((name, frames))
 }
 
 #[cfg(test)]

@@ -277,6 +277,22 @@ pub struct Addressed<T> {
     pub message: T,
 }
 
+/// One stream between a coordinator and a worker, as the coordinator names it. An open call names the stream it belongs
+/// to: one that outlives its stream must not open a session on the next, where nobody would close it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkName {
+    /// The coordinator: random, another one in each life of the process; never 0.
+    pub coordinator: u64,
+    /// Counts the coordinator's streams; never 0.
+    pub incarnation: u64,
+}
+
+impl std::fmt::Display for LinkName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x}.{}", self.coordinator, self.incarnation)
+    }
+}
+
 /// What a coordinator says to a worker at one time.
 #[derive(Clone, Debug, Default)]
 pub struct Relayed {

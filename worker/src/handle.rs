@@ -8,7 +8,9 @@ use engine::sampling::{ParamError, Recipe};
 use futures::{Stream, StreamExt};
 use runtime::TraceContext;
 use runtime::outbox::Outbox;
-use speculation::message::{Addressed, Relayed, SessionId, SessionSpec, Term, WorkerInfo};
+use speculation::message::{
+    Addressed, LinkName, Relayed, SessionId, SessionSpec, Term, WorkerInfo,
+};
 use speculation::verify::WrongTask;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,14 +34,14 @@ pub type LinkOutbox<R> = Arc<Outbox<SessionId, Up<R>>>;
 /// What the model thread is told.
 pub(crate) enum Event<R> {
     Open {
-        coordinator: u64,
+        name: LinkName,
         spec: Box<SessionSpec>,
         recipe: Box<Recipe>,
         trace: TraceContext,
         reply: oneshot::Sender<Result<(), OpenError>>,
     },
     Linked {
-        coordinator: u64,
+        name: LinkName,
         link: u64,
         outbox: LinkOutbox<R>,
     },
@@ -85,9 +87,9 @@ pub enum OpenError {
     /// Every place is taken.
     #[error("the worker is full ({0}); try again later or add workers")]
     Full(String),
-    /// The coordinator has no link, or lost it.
-    #[error("coordinator {0:x} has no link to this worker; open one first")]
-    NotLinked(u64),
+    /// There is no such link, or it was lost.
+    #[error("coordinator {0} has no such link to this worker; open one first")]
+    NotLinked(LinkName),
     /// The session is open already.
     #[error("session {0:?} is already open")]
     Duplicate(SessionId),
@@ -234,10 +236,10 @@ impl<R: Send + 'static> WorkerHandle<R> {
         *self.sessions.borrow()
     }
 
-    /// Opens a session for a coordinator that has a link; `recipe` is how it samples.
+    /// Opens a session on a link that is up; `recipe` is how it samples.
     pub async fn open(
         &self,
-        coordinator: u64,
+        name: LinkName,
         spec: SessionSpec,
         recipe: impl Into<Recipe>,
     ) -> Result<(), OpenError> {
@@ -258,7 +260,7 @@ impl<R: Send + 'static> WorkerHandle<R> {
         }
         let (reply, answer) = oneshot::channel();
         let event = Event::Open {
-            coordinator,
+            name,
             spec: Box::new(spec),
             recipe: Box::new(recipe),
             trace: self.trace.clone(),
@@ -275,7 +277,7 @@ impl<R: Send + 'static> WorkerHandle<R> {
     /// thread until the stream ends or breaks, then lets the coordinator's sessions go.
     pub fn link<S>(
         &self,
-        coordinator: u64,
+        name: LinkName,
         link: u64,
         mut frames: S,
     ) -> (LinkEnd<R>, impl Future<Output = ()> + Send + 'static)
@@ -294,11 +296,7 @@ impl<R: Send + 'static> WorkerHandle<R> {
         };
         let events = self.events.clone();
         // Before anything is awaited: an open call may follow at once.
-        let linked = Event::Linked {
-            coordinator,
-            link,
-            outbox,
-        };
+        let linked = Event::Linked { name, link, outbox };
         let linked = send(&events, linked);
         let pump = async move {
             if linked.is_ok() {

@@ -16,7 +16,7 @@ use runtime::TraceContext;
 use speculation::Time;
 use speculation::cost::CostModel;
 use speculation::lease::{Grant, Hold, reusable};
-use speculation::message::{Relayed, SessionId, SessionSpec};
+use speculation::message::{LinkName, Relayed, SessionId, SessionSpec};
 use speculation::replica::{Poll, StepPlan, TailLogits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -68,7 +68,7 @@ pub(crate) struct Served<S> {
 }
 
 struct Link<R> {
-    coordinator: u64,
+    name: LinkName,
     outbox: LinkOutbox<R>,
 }
 
@@ -196,7 +196,7 @@ impl<K: Kind> ModelThread<K> {
     fn handle(&mut self, event: Event<K::Report>) -> Going {
         match event {
             Event::Open {
-                coordinator,
+                name,
                 spec,
                 recipe,
                 trace,
@@ -207,25 +207,15 @@ impl<K: Kind> ModelThread<K> {
                 if reply.is_closed() {
                     return ControlFlow::Continue(());
                 }
-                let answer = self.open(coordinator, &spec, *recipe, &trace);
+                let answer = self.open(name, &spec, *recipe, &trace);
                 self.metrics.answered(&answer);
                 let opened = answer.is_ok();
                 if reply.send(answer).is_err() && opened {
                     self.close(spec.session);
                 }
             }
-            Event::Linked {
-                coordinator,
-                link,
-                outbox,
-            } => {
-                self.links.insert(
-                    link,
-                    Link {
-                        coordinator,
-                        outbox,
-                    },
-                );
+            Event::Linked { name, link, outbox } => {
+                self.links.insert(link, Link { name, outbox });
             }
             Event::Relayed { link, relayed } => self.relayed(link, relayed),
             Event::Taken => {}
@@ -245,16 +235,17 @@ impl<K: Kind> ModelThread<K> {
 
     fn open(
         &mut self,
-        coordinator: u64,
+        name: LinkName,
         spec: &SessionSpec,
         recipe: Recipe,
         trace: &TraceContext,
     ) -> Result<(), OpenError> {
         let link = (self.links.iter())
             .rev()
-            .find(|(_, link)| link.coordinator == coordinator)
+            .find(|(_, link)| link.name == name)
             .map(|(&id, _)| id)
-            .ok_or(OpenError::NotLinked(coordinator))?;
+            .ok_or(OpenError::NotLinked(name))?;
+        let coordinator = name.coordinator;
         let now = self.now();
         // What a session may hold is this worker's to say.
         let spec = SessionSpec {
@@ -360,7 +351,7 @@ impl<K: Kind> ModelThread<K> {
                 self.fault(update.session, error.to_string());
             }
         }
-        let Some(coordinator) = self.links.get(&link).map(|link| link.coordinator) else {
+        let Some(coordinator) = self.links.get(&link).map(|link| link.name.coordinator) else {
             return;
         };
         for (id, term) in relayed.closed {

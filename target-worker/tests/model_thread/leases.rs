@@ -5,7 +5,7 @@ use std::time::Duration;
 use speculation::message::{Relayed, SessionSpec, Term, VerifyReport};
 use worker::{LinkEnd, OpenError, WorkerHandle};
 
-use crate::{Asked, PROMPT, plain, spec, start};
+use crate::{Asked, PROMPT, name, plain, spec, start};
 
 /// Longer than a lease.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,7 +18,7 @@ async fn link(
     number: u64,
 ) -> (ToWorker, LinkEnd<VerifyReport>) {
     let (to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(1, number, frames);
+    let (end, pump) = handle.link(name(number), number, frames);
     tokio::spawn(pump);
     (to_worker, end)
 }
@@ -45,14 +45,23 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
     let parked = PROMPT.len() + 10;
     let (to_worker, end) = link(&handle, 1).await;
     let first = spec(0, &asked, parked as u32);
-    handle.open(1, first.clone(), asked.params).await.unwrap();
+    handle
+        .open(name(1), first.clone(), asked.params)
+        .await
+        .unwrap();
     let mut text = PROMPT.to_vec();
     read(&end, &mut text, parked).await;
     drop(to_worker);
     drop(end);
 
     let (_to_worker, end) = link(&handle, 2).await;
-    let again = handle.open(1, first.clone(), asked.params).await;
+    let late = handle.open(name(1), first.clone(), asked.params).await;
+    assert_eq!(
+        late,
+        Err(OpenError::NotLinked(name(1))),
+        "a call that outlived its stream"
+    );
+    let again = handle.open(name(2), first.clone(), asked.params).await;
     assert!(
         matches!(again, Err(OpenError::Duplicate(_))),
         "the same term: {again:?}"
@@ -65,7 +74,7 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
         allowed_len: 1000,
         ..first
     };
-    handle.open(1, second, asked.params).await.unwrap();
+    handle.open(name(2), second, asked.params).await.unwrap();
     let len = PROMPT.len() + truth.len();
     let last = read(&end, &mut text, len).await;
     assert_eq!(text[PROMPT.len()..], truth);
@@ -83,7 +92,7 @@ async fn who_does_not_come_back_leaves_nothing() {
     let handle = start("draft");
     let (to_worker, end) = link(&handle, 1).await;
     let first = spec(0, &asked, PROMPT.len() as u32 + 1);
-    handle.open(1, first, asked.params).await.unwrap();
+    handle.open(name(1), first, asked.params).await.unwrap();
     let mut text = PROMPT.to_vec();
     read(&end, &mut text, PROMPT.len() + 1).await;
     drop(to_worker);

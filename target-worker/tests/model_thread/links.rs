@@ -5,7 +5,9 @@ use futures::SinkExt;
 use speculation::message::{Finish, ReplicaUpdate, SessionId};
 use worker::{LinkOver, OpenError};
 
-use crate::{Asked, Heard, PROMPT, SESSION, TOKENS, guesses, plain, relayed, run, spec, start};
+use crate::{
+    Asked, Heard, PROMPT, SESSION, TOKENS, guesses, name, plain, relayed, run, spec, start,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_decoding_is_the_engine_and_the_sampler() {
@@ -34,12 +36,12 @@ async fn guesses_change_the_number_of_steps_and_nothing_else() {
 async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
     let handle = start("draft");
     let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(1, 1, frames);
+    let (end, pump) = handle.link(name(1), 1, frames);
     let pump = tokio::spawn(pump);
     let credit = PROMPT.len() as u32 + 3;
     handle
         .open(
-            1,
+            name(1),
             spec(0, &Asked::default(), credit),
             Asked::default().params,
         )
@@ -66,7 +68,7 @@ async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
     );
     let again = handle
         .open(
-            1,
+            name(1),
             spec(0, &Asked::default(), credit),
             Asked::default().params,
         )
@@ -77,40 +79,40 @@ async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
     handle.idle().await;
     let unlinked = handle
         .open(
-            1,
+            name(1),
             spec(0, &Asked::default(), credit),
             Asked::default().params,
         )
         .await;
-    assert_eq!(unlinked, Err(OpenError::NotLinked(1)));
+    assert_eq!(unlinked, Err(OpenError::NotLinked(name(1))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_opens_are_refused_by_name() {
     let handle = start("draft");
     let (_to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (_end, pump) = handle.link(1, 1, frames);
+    let (_end, pump) = handle.link(name(1), 1, frames);
     tokio::spawn(pump);
     let hot = SamplingParams {
         temperature: -1.0,
         ..Asked::default().params
     };
     let refused = handle
-        .open(1, spec(0, &Asked::default(), 9), hot)
+        .open(name(1), spec(0, &Asked::default(), 9), hot)
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("temperature"), "{refused}");
     let mut alien = spec(0, &Asked::default(), 9);
     alien.text[2] = 70_000;
     let refused = handle
-        .open(1, alien, Asked::default().params)
+        .open(name(1), alien, Asked::default().params)
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("70000"), "{refused}");
     let mut long = spec(0, &Asked::default(), 9);
     long.stopping.max_len = 100_000;
     let refused = handle
-        .open(1, long, Asked::default().params)
+        .open(name(1), long, Asked::default().params)
         .await
         .unwrap_err();
     assert!(matches!(refused, OpenError::TooLong { .. }), "{refused}");
@@ -120,16 +122,20 @@ async fn bad_opens_are_refused_by_name() {
 async fn an_impossible_update_ends_its_session_and_no_other() {
     let handle = start("draft");
     let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(1, 1, frames);
+    let (end, pump) = handle.link(name(1), 1, frames);
     tokio::spawn(pump);
     handle
-        .open(1, spec(0, &Asked::default(), 6), Asked::default().params)
+        .open(
+            name(1),
+            spec(0, &Asked::default(), 6),
+            Asked::default().params,
+        )
         .await
         .unwrap();
     let mut other = spec(0, &Asked::default(), 1000);
     other.session = SessionId(6);
     handle
-        .open(1, other, Asked::default().params)
+        .open(name(1), other, Asked::default().params)
         .await
         .unwrap();
     let mut bad = guesses(PROMPT.len() as u32, 1, &[1]);
@@ -154,10 +160,14 @@ async fn an_impossible_update_ends_its_session_and_no_other() {
 async fn both_halves_of_a_link_end_together() {
     let handle = start("draft");
     let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(1, 1, frames);
+    let (end, pump) = handle.link(name(1), 1, frames);
     let pump = tokio::spawn(pump);
     handle
-        .open(1, spec(0, &Asked::default(), 6), Asked::default().params)
+        .open(
+            name(1),
+            spec(0, &Asked::default(), 6),
+            Asked::default().params,
+        )
         .await
         .unwrap();
     to_worker.send(Err("nonsense".to_owned())).await.unwrap();
@@ -170,12 +180,12 @@ async fn both_halves_of_a_link_end_together() {
     assert_eq!(over, LinkOver(Some("nonsense".to_owned())));
     handle.idle().await;
     let (_to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(1, 2, frames);
+    let (end, pump) = handle.link(name(2), 2, frames);
     let pump = tokio::spawn(pump);
     drop(end);
     pump.await.unwrap();
     let (_to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(1, 3, frames);
+    let (end, pump) = handle.link(name(3), 3, frames);
     let pump = tokio::spawn(pump);
     handle.stop();
     pump.await.unwrap();

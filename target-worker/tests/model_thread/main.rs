@@ -17,8 +17,8 @@ use engine::{AppendLogits, Engine, EngineOptions, SeqRows, StepOutput};
 use futures::SinkExt;
 use offshoot_target_worker::walk::Walk;
 use speculation::message::{
-    self, Addressed, NodeBatch, Prob16, Relayed, ReplicaUpdate, Score, Scores, Scoring, SessionId,
-    SessionSpec, Stopping, Task, Term, VerifyReport,
+    self, Addressed, LinkName, NodeBatch, Prob16, Relayed, ReplicaUpdate, Score, Scores, Scoring,
+    SessionId, SessionSpec, Stopping, Task, Term, VerifyReport,
 };
 use speculation::policy::{Launch, VerifyPolicy};
 use worker::{ModelArgs, WorkerHandle};
@@ -26,6 +26,14 @@ use worker::{ModelArgs, WorkerHandle};
 const PROMPT: [u32; 5] = [400, 17, 901, 33, 256];
 const TOKENS: u32 = 40;
 const SESSION: SessionId = SessionId(5);
+
+/// A stream of coordinator 1.
+fn name(incarnation: u64) -> LinkName {
+    LinkName {
+        coordinator: 1,
+        incarnation,
+    }
+}
 
 fn dir(model: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -214,11 +222,11 @@ struct Heard {
 async fn run(model: &str, rows: u16, asked: &Asked, truth: &Plain) -> Heard {
     let handle = start(model);
     let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(1, 1, frames);
+    let (end, pump) = handle.link(name(1), 1, frames);
     tokio::spawn(pump);
     let recipe = Recipe::new(asked.params, asked.shaping.clone());
     handle
-        .open(1, spec(rows, asked, 1000), recipe)
+        .open(name(1), spec(rows, asked, 1000), recipe)
         .await
         .unwrap();
     let truth = &truth.text;

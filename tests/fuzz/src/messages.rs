@@ -227,6 +227,7 @@ pub(crate) fn open(dice: &mut Dice<'_>, task: v1::open_request::Task) -> v1::Ope
     let room = 1 + u32::from(dice.byte());
     v1::OpenRequest {
         coordinator: 1,
+        incarnation: 1,
         session: 1,
         term: 1,
         stopping: Some(v1::Stopping {

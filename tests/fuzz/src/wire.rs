@@ -82,6 +82,7 @@ fn written(choice: u8, dice: &mut Dice<'_>) -> Vec<u8> {
                 .collect(),
             closed: (0..dice.below(4)).map(|_| dice.total()).collect(),
             closed_terms: (0..dice.below(4)).map(|_| dice.near(1)).collect(),
+            incarnation: dice.total(),
         }
         .encode_to_vec(),
         2 => v1::DraftFrame {

@@ -65,10 +65,8 @@ pub fn run(input: &[u8]) {
                     term: 1,
                 };
                 let frame = v1::RelayFrame {
-                    coordinator: 1,
                     updates: vec![messages::update(&mut dice, context)],
-                    closed: Vec::new(),
-                    closed_terms: Vec::new(),
+                    ..v1::RelayFrame::default()
                 };
                 let Some(Ok(relayed)) = cross(&frame, &mut dice).map(inward::relay_frame) else {
                     continue;

@@ -348,14 +348,8 @@ impl Worker {
         spec: &SessionSpec,
         languages: &dyn Fn(SessionId) -> Language,
     ) -> Answer {
-        // The call names its coordinator; what it is answered on is the newest link that this coordinator has.
-        let coordinator = spec.session.0 >> 32;
-        let _ = stream;
-        let newest = (self.links.iter()).rev();
-        let Some((&link, _)) = newest
-            .into_iter()
-            .find(|(_, link)| link.coordinator == coordinator)
-        else {
+        // The call names the stream it belongs to.
+        let Some(coordinator) = self.links.get(&stream).map(|link| link.coordinator) else {
             return Answer::NotLinked;
         };
         let spec = SessionSpec {
@@ -401,8 +395,8 @@ impl Worker {
         assert!(fits, "a session is opened for what the worker does");
         let served = Served {
             hosted: Hosted::open(self.plan.role, &spec, air.now, speaker, cache),
-            grant: Grant::new(coordinator, spec.term, link.0 as u64),
-            truth: (coordinator, spec.term, Some(link)),
+            grant: Grant::new(coordinator, spec.term, stream.0 as u64),
+            truth: (coordinator, spec.term, Some(stream)),
             pages,
             opened: air.now,
             steps: 0,
