@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use proto::v1;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
@@ -81,32 +81,47 @@ impl Client {
         request: v1::GenerateRequest,
         mut on_text: impl FnMut(&str) -> Result<()>,
     ) -> Result<Completion> {
-        let sent = Instant::now();
+        let mut received = Received::new();
+        let done = self.attempt(request, &mut received, &mut on_text).await;
+        done.map_err(|trouble| trouble.error)?;
+        Ok(received.completion)
+    }
+
+    /// Streams a completion, or the rest of one, into `received`.
+    async fn attempt(
+        &mut self,
+        request: v1::GenerateRequest,
+        received: &mut Received,
+        on_text: &mut impl FnMut(&str) -> Result<()>,
+    ) -> Result<(), Trouble> {
         let mut request = Request::new(request);
         self.trace.write_metadata(request.metadata_mut());
         let response = self.stub.generate(request).await;
         let mut stream = response
-            .map_err(|status| explain(&status, &self.address))?
+            .map_err(|status| Trouble::from_status(&status, &self.address))?
             .into_inner();
-        let mut completion = Completion::default();
         loop {
             let event = stream
                 .message()
                 .await
-                .map_err(|status| explain(&status, &self.address))?;
+                .map_err(|status| Trouble::from_status(&status, &self.address))?;
             let Some(event) = event else {
-                bail!(
+                return Err(Trouble::passing(anyhow!(
                     "the coordinator at {} ended the stream before the completion was finished",
                     self.address
-                );
+                )));
             };
+            let completion = &mut received.completion;
             match event.event {
-                Some(Event::Started(started)) => completion.seed = started.seed,
+                Some(Event::Started(started)) => {
+                    completion.seed = started.seed;
+                    received.started = Some(started);
+                }
                 Some(Event::PromptScores(_)) => {}
                 Some(Event::Tokens(tokens)) => {
                     if !tokens.token_ids.is_empty() {
                         completion.arrivals.push(Arrival {
-                            at: sent.elapsed(),
+                            at: received.sent.elapsed(),
                             tokens: tokens.token_ids.len(),
                         });
                     }
@@ -119,11 +134,144 @@ impl Client {
                     completion.statistics = finished
                         .statistics
                         .context("the coordinator sent no statistics; is its version the same?")?;
-                    return Ok(completion);
+                    return Ok(());
                 }
                 // Sent by a newer coordinator; what it means cannot matter to an older client.
                 None => {}
             }
+        }
+    }
+}
+
+/// How long a completion that has begun may rest, while coordinators are asked to go on with it.
+const RESUME_LIMIT: Duration = Duration::from_secs(20);
+
+/// The pause before a completion is asked for again, first and at most; each doubles the one before.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+
+/// The coordinators of one cluster: any of them goes on with what another one has begun.
+pub(crate) struct Coordinators<'a> {
+    /// `HOST:PORT` of each, at least one, in the order in which they are asked.
+    pub(crate) addresses: &'a [String],
+    pub(crate) caller: &'a Caller,
+    /// What the calls belong to.
+    pub(crate) trace: TraceContext,
+}
+
+impl Coordinators<'_> {
+    /// As [`Client::generate`]; when a coordinator is lost or full the next one is asked for the rest. `on_trouble`
+    /// hears of each loss.
+    ///
+    /// # Errors
+    /// When the request is refused, no coordinator takes it, none goes on with it for [`RESUME_LIMIT`], or `on_text`
+    /// fails.
+    pub(crate) async fn generate(
+        &self,
+        request: v1::GenerateRequest,
+        mut on_text: impl FnMut(&str) -> Result<()>,
+        mut on_trouble: impl FnMut(&anyhow::Error),
+    ) -> Result<Completion> {
+        let mut received = Received::new();
+        let (mut had, mut news) = (0, Instant::now());
+        let mut pause = PAUSES[0];
+        let mut turns = self.addresses.iter().cycle();
+        let mut refusals = 0;
+        loop {
+            let address = turns.next().context("no coordinator is named")?;
+            let attempt = async {
+                let client = Client::connect(address, self.caller).await;
+                let mut client = client.map_err(Trouble::passing)?.traced(self.trace.clone());
+                let rest = received.rest(request.clone());
+                (client.attempt(rest, &mut received, &mut on_text)).await
+            };
+            let Err(trouble) = attempt.await else {
+                return Ok(received.completion);
+            };
+            let tokens = received.completion.token_ids.len();
+            if tokens > had {
+                (had, news, pause) = (tokens, Instant::now(), PAUSES[0]);
+            }
+            refusals += 1;
+            let is_hopeless = match &received.started {
+                Some(_) => news.elapsed() > RESUME_LIMIT,
+                None => refusals >= self.addresses.len(),
+            };
+            if trouble.is_final || is_hopeless {
+                return Err(trouble.error);
+            }
+            on_trouble(&trouble.error);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES[1]);
+        }
+    }
+}
+
+/// What there is of a completion.
+struct Received {
+    sent: Instant,
+    /// What its stream said first; it can be resumed by that.
+    started: Option<v1::Started>,
+    completion: Completion,
+}
+
+impl Received {
+    fn new() -> Self {
+        Received {
+            sent: Instant::now(),
+            started: None,
+            completion: Completion::default(),
+        }
+    }
+
+    /// The request for what is not there yet.
+    fn rest(&self, request: v1::GenerateRequest) -> v1::GenerateRequest {
+        let Some(started) = &self.started else {
+            return request;
+        };
+        let ids = started.prompt_token_ids.clone();
+        v1::GenerateRequest {
+            prompt: Some(v1::generate_request::Prompt::Tokens(v1::TokenIds { ids })),
+            seed: Some(started.seed),
+            resume: Some(v1::Resume {
+                token_ids: self.completion.token_ids.clone(),
+                numerics_id: started.system_fingerprint.clone(),
+                choice: 0,
+            }),
+            ..request
+        }
+    }
+}
+
+/// Why there is no completion.
+struct Trouble {
+    error: anyhow::Error,
+    /// No other coordinator, and no later time, would make a difference.
+    is_final: bool,
+}
+
+impl Trouble {
+    fn passing(error: impl Into<anyhow::Error>) -> Self {
+        Trouble {
+            error: error.into(),
+            is_final: false,
+        }
+    }
+
+    fn from_status(status: &Status, address: &str) -> Self {
+        let is_broken = std::error::Error::source(status).is_some();
+        let is_busy = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+        Trouble {
+            error: explain(status, address),
+            is_final: !is_broken && !is_busy,
+        }
+    }
+}
+
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Self {
+        Trouble {
+            error,
+            is_final: true,
         }
     }
 }

@@ -8,7 +8,7 @@ use runtime::trace::{self, Span, SpanKind};
 use runtime::{Caller, Drain, Purpose, TlsArgs, TraceContext};
 
 use crate::End;
-use crate::client::{Client, Completion, reason_name};
+use crate::client::{Completion, Coordinators, reason_name};
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::console::{self, Progress};
 use crate::decode::{KnobArgs, SamplingArgs, StrategyName};
@@ -22,20 +22,23 @@ Examples:
   offshoot generate --temperature 0.7 --seed 1 --max-tokens 64 \"struct Point\"
   offshoot generate --strategy serial --gamma 4 --no-qualifier \"impl Iterator for\"
   offshoot generate --connect 127.0.0.1:7000 - < prompt.txt
+  offshoot generate --connect a:7000,b:7000 \"fn main() {\"
   offshoot generate --connect host:7000 --tls-ca ca.pem --tls-cert client.pem --tls-key client-key.pem \"fn main() {\"
 
 The completion goes to stdout, one line of statistics to stderr.")]
 pub(crate) struct GenerateArgs {
     /// Text to complete; - reads it from standard input
     prompt: String,
-    /// Use the running cluster whose coordinator listens here, instead of starting one
+    /// Use the running cluster whose coordinator listens here, instead of starting one. With several, separated by
+    /// commas, the next one goes on when one is lost
     #[arg(
         long,
         value_name = "HOST:PORT",
         env = "OFFSHOOT_CONNECT",
+        value_delimiter = ',',
         conflicts_with_all = ["target", "qualifier", "draft", "pace", "threads", "pin", "dtype"]
     )]
-    connect: Option<String>,
+    connect: Vec<String>,
     /// How to decode; the text is the same, the speed is not
     #[arg(long, value_enum, default_value_t, help_heading = "Decoding")]
     strategy: StrategyName,
@@ -81,7 +84,7 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
 
 /// Completes the prompt, on a cluster of its own or on one that runs.
 async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End> {
-    let Some(address) = args.connect.clone() else {
+    if args.connect.is_empty() {
         if args.tls.given() {
             bail!(
                 "the --tls flags are for a running cluster; name it with --connect, or leave them out"
@@ -94,19 +97,20 @@ async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End
             () = drain.stopping() => return Ok(End::Interrupted),
         };
         progress.clear();
-        let outcome = complete(&args, prompt, &cluster.address(), &Caller::default(), drain).await;
+        let own = [cluster.address()];
+        let outcome = complete(&args, prompt, &own, &Caller::default(), drain).await;
         cluster.stop().await;
         return outcome;
-    };
+    }
     let caller = Caller::new(args.tls.load(Purpose::Call)?);
-    complete(&args, prompt, &address, &caller, drain).await
+    complete(&args, prompt, &args.connect, &caller, drain).await
 }
 
-/// Streams the completion from the coordinator at `address` until it ends or the process is told to stop.
+/// Streams the completion from the coordinators at `addresses` until it ends or the process is told to stop.
 async fn complete(
     args: &GenerateArgs,
     prompt: String,
-    address: &str,
+    addresses: &[String],
     caller: &Caller,
     drain: &Drain,
 ) -> Result<End> {
@@ -117,21 +121,24 @@ async fn complete(
     request.drafts = args.cluster.drafts.map(u32::from);
     let mut span = Span::start("generate", SpanKind::Client, &TraceContext::none());
     span.set("gen_ai.operation.name", "text_completion");
-    span.set("server.address", address.to_owned());
-    let context = span.context().clone();
-    let generation = async {
-        let mut client = (Client::connect(address, caller).await?).traced(context);
-        // The prompt is shown, dimmed, once the first text is there: an error message should not follow it.
-        let mut shown = show_prompt;
-        client
-            .generate(request, |text| {
-                if let Some(prompt) = shown.take() {
-                    console::put(&format!("\x1b[2m{prompt}\x1b[0m"))?;
-                }
-                Ok(console::put(text)?)
-            })
-            .await
+    span.set("server.address", addresses.join(","));
+    let coordinators = Coordinators {
+        addresses,
+        caller,
+        trace: span.context().clone(),
     };
+    // The prompt is shown, dimmed, once the first text is there: an error message should not follow it.
+    let mut shown = show_prompt;
+    let generation = coordinators.generate(
+        request,
+        |text| {
+            if let Some(prompt) = shown.take() {
+                console::put(&format!("\x1b[2m{prompt}\x1b[0m"))?;
+            }
+            Ok(console::put(text)?)
+        },
+        |trouble| console::say(&format!("{trouble}; asking again for the rest")),
+    );
     let completion = tokio::select! {
         completion = generation => match completion {
             Ok(completion) => completion,
