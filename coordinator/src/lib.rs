@@ -28,11 +28,12 @@ mod open;
 mod process;
 mod pump;
 mod registry;
-mod replay;
+
 mod request;
 mod seat;
 mod service;
 mod session;
+mod shore;
 mod start;
 mod stop;
 mod tally;

@@ -12,6 +12,7 @@ use proto::v1::draft_client::DraftClient;
 use proto::v1::verify_client::VerifyClient;
 use proto::{MAX_FRAME_BYTES, MAX_SESSIONS_PER_FRAME, outward, v1};
 use runtime::outbox::Outbox;
+use speculation::ferry::Said;
 use speculation::message::{LinkName, ReplicaUpdate, SessionId, Term};
 use speculation::relay::{LinkKey, Role};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use tonic::transport::Channel;
 
 use crate::hello::Hello;
 use crate::news::News;
-use crate::seat::{Said, Seat};
+use crate::seat::Seat;
 use crate::tally::Tally;
 
 /// What a worker is told about one session.

@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use proto::inward::{self, WireError};
 use proto::{PROTOCOL, v1};
 use runtime::ConnectError;
+use speculation::ferry::Said;
 use speculation::message::{SessionId, Term};
 use tokio::time::Instant;
 use tonic::{Response, Status};
@@ -15,7 +16,6 @@ use tonic::{Response, Status};
 use crate::hello::{self, Hello, Mismatch};
 use crate::link::{Client, Link};
 use crate::registry::{Shared, State, Worker};
-use crate::seat::Said;
 
 /// How long a worker may take to answer a hello or to accept a stream.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

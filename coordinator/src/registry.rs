@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use proto::{outward, v1};
 use runtime::{Caller, Latch, Pulse, Readiness};
+use speculation::ferry::Wanted;
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::{LinkName, SessionId};
 use speculation::relay::{LinkKey, Role};
@@ -183,37 +184,18 @@ impl Shared {
     }
 }
 
-/// Which workers a session wants besides a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// Drafts, at most.
-    pub(crate) drafts: usize,
-    /// Qualifiers, at most.
-    pub(crate) qualifiers: usize,
-}
-
-impl Wanted {
-    /// What is still wanted by a session that has these already.
-    pub(crate) fn besides(self, present: impl Iterator<Item = Role>) -> Wanted {
-        present.fold(self, |left, role| match role {
-            Role::Draft => Wanted {
-                drafts: left.drafts.saturating_sub(1),
-                ..left
-            },
-            Role::Qualifier => Wanted {
-                qualifiers: left.qualifiers.saturating_sub(1),
-                ..left
-            },
-            Role::Target => left,
-        })
-    }
-}
-
-/// A session's seat and the link it is on.
-#[derive(Clone, Debug)]
+/// A session's seat and the link it is on. Dropping it closes the session there, whatever ended it.
+#[derive(Debug)]
 pub(crate) struct Place {
+    session: SessionId,
     pub(crate) link: Arc<Link>,
     pub(crate) seat: Arc<Seat>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.link.leave(self.session);
+    }
 }
 
 /// Why a session has no place.
@@ -253,7 +235,11 @@ pub(crate) struct LostTarget<'a> {
 fn take_seat(session: SessionId, link: Arc<Link>, positions: u32, seats: &SeatMaker) -> Place {
     let seat = seats.seat(link.key);
     link.join(session, Arc::clone(&seat), positions);
-    Place { link, seat }
+    Place {
+        session,
+        link,
+        seat,
+    }
 }
 
 /// See the module documentation.

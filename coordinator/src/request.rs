@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use proto::{Sampling, inward, v1};
+use speculation::ferry::Wanted;
 use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
 use speculation::message::{Basis, PromptScoring, Scoring, Stopping};
 use speculation::policy::Strategy;
@@ -12,7 +13,6 @@ use tonic::Status;
 
 use crate::failure::Failure;
 use crate::link::Link;
-use crate::registry::Wanted;
 use crate::stop::{Inclusion, StopTexts};
 
 /// Stop tokens a request may name; the target's own end-of-text ids come on top.

@@ -4,22 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
-use speculation::message::{DraftReport, Term, VerifyReport};
+use speculation::ferry::Said;
+use speculation::message::Term;
 use speculation::relay::LinkKey;
 use tokio::sync::{Notify, mpsc};
 
 use crate::tally::Totals;
-
-/// What a worker said about one session.
-#[derive(Debug)]
-pub(crate) enum Said {
-    /// A draft has grown something.
-    Drafted(DraftReport),
-    /// A verifier has picked.
-    Verified(VerifyReport),
-    /// The worker gives the session up.
-    Fault(String),
-}
 
 /// What a worker said, as it arrives at the session.
 #[derive(Debug)]
@@ -120,6 +110,7 @@ mod tests {
 
     use super::*;
     use futures::FutureExt;
+    use speculation::message::DraftReport;
 
     fn seat(room: usize) -> (Arc<Seat>, mpsc::Receiver<Heard>, Arc<Notify>) {
         let (inbox, heard) = mpsc::channel(room);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use proto::v1;
 use runtime::Drain;
 use speculation::calibration::Calibration;
+use speculation::ferry::Ferry;
 use speculation::message::SessionId;
 use speculation::relay::{Relay, RelayConfig};
 use text::Special;
@@ -27,9 +28,8 @@ use crate::open;
 use crate::registry::{Need, NoPlace, Place, Registry};
 use crate::request::{self, Prompt, Request};
 use crate::seat::{Heard, SeatMaker};
-use crate::session::{End, Places, Session};
+use crate::session::{End, Own, Session};
 use crate::watched::Watched;
-use speculation::replay::Replays;
 
 /// Messages from all workers of a session that may wait for it. It is only full when the session has not run for
 /// hundreds of model steps.
@@ -182,8 +182,6 @@ async fn prepare(
     if ids.len() > (stopping.max_len - prompt_len) as usize {
         let given = format!("{} tokens", ids.len());
         let allowed = format!("at most {}", stopping.max_len - prompt_len);
-        target.link.leave(id);
-        seated.for_each(|place| place.link.leave(id));
         return Err(Failure::parameter("resume.token_ids", given, allowed));
     }
     watched.placed(id, &target.link.hello.model, prompt_len as usize, ids.len());
@@ -213,27 +211,27 @@ async fn prepare(
         vocab: registry.tokenizer().vocabulary().len() as u32,
     };
     let relay = Relay::new(config).with_calibration(cluster.calibration.lock().clone());
-    let mut session = Session {
+    let own = Own {
         id,
-        relay,
-        places: Places::new(id),
-        wanted: request.wanted,
         seats,
         sampling,
-        stopping,
-        begun: Instant::now(),
-        replays: Replays::default(),
+        positions: stopping.max_len,
         trace: watched.context().clone(),
-        parted: Vec::new(),
-        deadline: None,
-        inbox,
-        wake,
+        begun: Instant::now(),
         opens: FuturesUnordered::new(),
         delivery,
         started: Some(started),
+        parted: Vec::new(),
+    };
+    let mut session = Session {
+        ferry: Ferry::new(relay, request.wanted, prompt.len()),
+        own,
+        deadline: None,
+        inbox,
+        wake,
     };
     for place in std::iter::once(target).chain(seated) {
-        session.open_on(place);
+        session.sit(cluster, place);
     }
     Ok(session)
 }
@@ -285,8 +283,9 @@ async fn place(
 
 async fn run(cluster: &Cluster, mut session: Session, mut watched: Watched) {
     let ended = session.drive(cluster, &mut watched).await;
-    watched.closed(&session.relay.stats());
-    *cluster.calibration.lock() = session.relay.calibration().clone();
+    let relay = session.ferry.relay();
+    watched.closed(&relay.stats());
+    *cluster.calibration.lock() = relay.calibration().clone();
     let finished = match &ended {
         Ok(End::Finished(finish)) => {
             let finished = session.finished(*finish);
@@ -295,15 +294,16 @@ async fn run(cluster: &Cluster, mut session: Session, mut watched: Watched) {
         }
         Ok(End::Gone) | Err(_) => None,
     };
-    let tokens = session.generated();
-    let Session {
+    let tokens = session.ferry.generated();
+    let Session { ferry, own, .. } = session;
+    let Own {
         id,
-        places,
         opens,
         delivery,
         ..
-    } = session;
-    close(cluster, id, places, opens);
+    } = own;
+    close(cluster, id, opens);
+    drop(ferry);
     match (ended, finished) {
         (Ok(_), Some(finished)) => {
             tracing::debug!(session = id.0, tokens, reason = finished.reason, "finished");
@@ -319,23 +319,18 @@ async fn run(cluster: &Cluster, mut session: Session, mut watched: Watched) {
     }
 }
 
-/// Frees the session on every worker. An open call that is still under way may be carried out behind the close, so it
-/// is closed once more when it has ended.
-fn close(
-    cluster: &Cluster,
-    id: SessionId,
-    places: Places,
-    mut opens: FuturesUnordered<open::Opening>,
-) {
-    if !opens.is_empty() {
-        let closing = async move {
-            while let Some(opened) = opens.next().await {
-                (opened.link.outbox).put(id, Down::Close(opened.term));
-            }
-        };
-        // A worker that hangs answers no open call, and must not hold up the drain.
-        let cut = cluster.cut.clone();
-        (cluster.drain).spawn(cut.run_until_cancelled_owned(closing));
+/// An open call that is still under way may be carried out behind the session's close: it is closed once more when the
+/// call has ended.
+fn close(cluster: &Cluster, id: SessionId, mut opens: FuturesUnordered<open::Opening>) {
+    if opens.is_empty() {
+        return;
     }
-    drop(places);
+    let closing = async move {
+        while let Some(opened) = opens.next().await {
+            (opened.link.outbox).put(id, Down::Close(opened.term));
+        }
+    };
+    // A worker that hangs answers no open call, and must not hold up the drain.
+    let cut = cluster.cut.clone();
+    (cluster.drain).spawn(cut.run_until_cancelled_owned(closing));
 }

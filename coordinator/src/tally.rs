@@ -6,10 +6,9 @@
 //! until something follows it, so that sums only grow.
 
 use parking_lot::Mutex;
+use speculation::ferry::Said;
 use speculation::message::Activity;
 use speculation::stats::WalkStats;
-
-use crate::seat::Said;
 
 /// Totals, of a session or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,7 @@
 pub mod calibration;
 pub mod cost;
 pub mod draft;
+pub mod ferry;
 pub mod launch;
 pub mod lease;
 mod ledger;

@@ -401,7 +401,7 @@ impl Coordinator {
         }
         while std::mem::take(&mut self.vacancy) {
             let seeking: Vec<SessionId> = (self.tasks.iter())
-                .filter(|(_, task)| task.replays.is_seeking())
+                .filter(|(_, task)| task.is_seeking())
                 .map(|(&id, _)| id)
                 .collect();
             for session in seeking {
