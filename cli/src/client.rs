@@ -283,7 +283,7 @@ fn explain(status: &Status, address: &str) -> anyhow::Error {
     if let Some(source) = std::error::Error::source(status) {
         let why = runtime::client::cause(source);
         return anyhow!(
-            "lost the connection to the coordinator at {address} ({why}); check that it is running, then try again"
+            "lost the connection to the coordinator at {address} ({why}); is it running?"
         );
     }
     match status.code() {

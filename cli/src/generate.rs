@@ -137,7 +137,7 @@ async fn complete(
             }
             Ok(console::put(text)?)
         },
-        |trouble| console::say(&format!("{trouble}; asking again for the rest")),
+        |trouble| console::say(&format!("{trouble}; asking for the rest")),
     );
     let completion = tokio::select! {
         completion = generation => match completion {

@@ -174,6 +174,31 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
+fn coordinator(
+    drafts: &[Process],
+    qualifiers: &[Process],
+    target: &Process,
+) -> anyhow::Result<Process> {
+    let tokenizer = model("target").display().to_string();
+    let mut arguments = words(&[
+        "coordinator",
+        "--tokenizer",
+        &tokenizer,
+        "--target",
+        &target.addr,
+        // There is no second target to wait for.
+        "--replay-wait",
+        "1",
+    ]);
+    for draft in drafts {
+        arguments.extend(["--draft".to_owned(), draft.addr.clone()]);
+    }
+    for qualifier in qualifiers {
+        arguments.extend(["--qualifier".to_owned(), qualifier.addr.clone()]);
+    }
+    Process::start(&arguments)
+}
+
 impl Cluster {
     /// Starts all processes of a cluster.
     pub fn start(shape: Shape) -> anyhow::Result<Cluster> {
@@ -190,29 +215,17 @@ impl Cluster {
             .map(|_| worker(&["target-worker", "--role", "qualifier"], "qualifier", 0))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let target = worker(&["target-worker"], "target", shape.target_pace)?;
-        let tokenizer = model("target").display().to_string();
-        let mut arguments = words(&[
-            "coordinator",
-            "--tokenizer",
-            &tokenizer,
-            "--target",
-            &target.addr,
-            // There is no second target to wait for.
-            "--replay-wait",
-            "1",
-        ]);
-        for draft in &drafts {
-            arguments.extend(["--draft".to_owned(), draft.addr.clone()]);
-        }
-        for qualifier in &qualifiers {
-            arguments.extend(["--qualifier".to_owned(), qualifier.addr.clone()]);
-        }
-        let coordinator = Process::start(&arguments)?;
+        let coordinator = coordinator(&drafts, &qualifiers, &target)?;
         Ok(Cluster {
             drafts,
             qualifiers,
             target,
             coordinator,
         })
+    }
+
+    /// Starts one more coordinator over the same workers.
+    pub fn another_coordinator(&self) -> anyhow::Result<Process> {
+        coordinator(&self.drafts, &self.qualifiers, &self.target)
     }
 }

@@ -1,11 +1,13 @@
-//! A lost draft or qualifier is bypassed: the text is complete and unchanged.
+//! A lost draft or qualifier is bypassed, a lost coordinator replaced: the text is complete and unchanged.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::io::{BufReader, Read};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use offshoot_e2e::client::{Client, request};
-use offshoot_e2e::cluster::{Cluster, Process, Shape};
+use offshoot_e2e::cluster::{Cluster, Process, Shape, binary};
 use offshoot_e2e::prompts;
 
 const SHAPE: Shape = Shape {
@@ -109,4 +111,46 @@ async fn sigterm_of_every_worker_ends_it() {
         .await
         .unwrap_err();
     assert_eq!(gone.code(), tonic::Code::Unavailable, "{gone}");
+}
+
+/// `offshoot generate` on these coordinators, always the same.
+fn generate(coordinators: &str) -> Child {
+    Command::new(binary().unwrap())
+        .args([
+            "generate",
+            "--connect",
+            coordinators,
+            "--temperature",
+            "0.7",
+        ])
+        .args(["--seed", "9", "--max-tokens", "96", "impl Iterator for"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The command asks the second coordinator for what the first one still owes it.
+#[test]
+fn the_command_goes_on_at_the_next_coordinator() {
+    let mut cluster = Cluster::start(SHAPE).unwrap();
+    let second = cluster.another_coordinator().unwrap();
+    let both = format!("{},{}", cluster.coordinator.addr, second.addr);
+    let undisturbed = generate(&both).wait_with_output().unwrap();
+    assert!(undisturbed.status.success(), "{undisturbed:?}");
+
+    let mut child = generate(&both);
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut text = vec![0];
+    stdout.read_exact(&mut text).unwrap();
+    cluster.coordinator.kill().unwrap();
+    stdout.read_to_end(&mut text).unwrap();
+    let disturbed = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&disturbed.stderr);
+    assert!(disturbed.status.success(), "{said}");
+    assert!(
+        said.contains("asking"),
+        "the loss came too late to be noticed: {said}"
+    );
+    assert_eq!(text, undisturbed.stdout);
 }
