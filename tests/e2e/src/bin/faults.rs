@@ -40,16 +40,16 @@ struct Args {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     prompts: u32,
     /// Tokens of a request.
-    #[arg(long, default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
     /// Least milliseconds of a target step.
-    #[arg(long, default_value_t = 40.0, value_name = "MS")]
+    #[arg(long, default_value_t = 80.0, value_name = "MS")]
     pace_target: f64,
     /// Least milliseconds of a qualifier step.
-    #[arg(long, default_value_t = 14.0, value_name = "MS")]
+    #[arg(long, default_value_t = 28.0, value_name = "MS")]
     pace_qualifier: f64,
     /// Least milliseconds of a draft step.
-    #[arg(long, default_value_t = 4.0, value_name = "MS")]
+    #[arg(long, default_value_t = 8.0, value_name = "MS")]
     pace_draft: f64,
     /// Decides the jitter.
     #[arg(long, default_value_t = 1)]
