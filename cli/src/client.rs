@@ -172,7 +172,9 @@ impl Coordinators<'_> {
         mut on_trouble: impl FnMut(&anyhow::Error),
     ) -> Result<Completion> {
         let mut received = Received::new();
-        let (mut had, mut news) = (0, Instant::now());
+        let mut had = 0;
+        // Since when nothing came of asking.
+        let mut fruitless = None;
         let mut pause = PAUSES[0];
         let mut turns = self.addresses.iter().cycle();
         let mut refusals = 0;
@@ -189,11 +191,11 @@ impl Coordinators<'_> {
             };
             let tokens = received.completion.token_ids.len();
             if tokens > had {
-                (had, news, pause) = (tokens, Instant::now(), PAUSES[0]);
+                (had, fruitless, pause) = (tokens, None, PAUSES[0]);
             }
             refusals += 1;
             let is_hopeless = match &received.started {
-                Some(_) => news.elapsed() > RESUME_LIMIT,
+                Some(_) => fruitless.get_or_insert_with(Instant::now).elapsed() > RESUME_LIMIT,
                 None => refusals >= self.addresses.len(),
             };
             if trouble.is_final || is_hopeless {

@@ -372,7 +372,8 @@ impl Registry {
             }
         };
         let mut places = vec![take_seat(session, target, need.positions, seats)];
-        places.extend(self.contributors(session, need.wanted, need.positions, &[], seats));
+        let positions = need.positions.min(places[0].link.hello.max_context);
+        places.extend(self.contributors(session, need.wanted, positions, &[], seats));
         Ok(places)
     }
 
@@ -400,6 +401,7 @@ impl Registry {
         let some = |role, most: usize| {
             let links = self.open_links(role).into_iter();
             links
+                .filter(|link| link.hello.max_context >= positions)
                 .filter(|link| link.has_room(positions) && !present.contains(&link.key))
                 .take(most)
         };
@@ -420,7 +422,8 @@ impl Registry {
     ) -> Option<Place> {
         let _placing = self.placing.lock();
         let mut links = self.open_links(Role::Target);
-        links.retain(|link| link.hello.numerics_id == lost.numerics_id && link.has_room(positions));
+        links.retain(|link| link.hello.numerics_id == lost.numerics_id);
+        links.retain(|link| link.hello.max_context >= positions && link.has_room(positions));
         let own = links.iter().position(|link| link.key == lost.key);
         let own = own.map(|at| links.remove(at));
         let soon = (self.workers().iter())

@@ -169,16 +169,17 @@ async fn prepare(
         wake: Arc::clone(&wake),
     };
     let received = request.received.as_ref();
+    let ids = received.map_or(&[][..], |received| &received.ids);
     let need = Need {
         wanted: request.wanted,
         numerics: received.map(|received| received.numerics_id.as_str()),
-        tokens: prompt_len,
+        // Without its last token, which may take the last position.
+        tokens: prompt_len.saturating_add(ids.len().saturating_sub(1) as u32),
         positions: request.wish(prompt_len),
     };
     let mut seated = place(registry, id, &need, &seats).await?.into_iter();
     let target = seated.next().expect("a place always has a target");
     let stopping = request.stopping(prompt_len, &target.link);
-    let ids = received.map_or(&[][..], |received| &received.ids);
     if ids.len() > (stopping.max_len - prompt_len) as usize {
         let given = format!("{} tokens", ids.len());
         let allowed = format!("at most {}", stopping.max_len - prompt_len);

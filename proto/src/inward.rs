@@ -162,15 +162,21 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         "at most 64 stop ids",
     )?;
     let len = request.text.len();
+    // A text may be complete already: what was lost then is its end, or scores of its prompt.
     if stopping.prompt_len == 0
-        || len >= stopping.max_len as usize
         || stopping.prompt_len as usize > len
+        || stopping.prompt_len >= stopping.max_len
+        || len > stopping.max_len as usize
     {
         let value = format!(
             "{len} tokens, prompt {}, max_len {}",
             stopping.prompt_len, stopping.max_len
         );
-        return Err(range("text", value, "1 <= prompt_len <= tokens < max_len"));
+        return Err(range(
+            "text",
+            value,
+            "1 <= prompt_len <= tokens <= max_len, prompt_len < max_len",
+        ));
     }
     let task = match request.task.ok_or(WireError::Missing("task"))? {
         v1::open_request::Task::Grow(task) => grow(task)?,

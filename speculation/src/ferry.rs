@@ -206,7 +206,7 @@ impl<P: Seat, L> Ferry<P, L> {
         }
         self.seek(shore, now, patience)?;
         self.hand_out(shore);
-        if shore.is_satisfied() {
+        if shore.is_satisfied() && self.relay.is_prompt_done() {
             return Ok(Some(Finish::Stop));
         }
         if let Some(finish) = self.relay.finish() {

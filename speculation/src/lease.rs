@@ -77,8 +77,11 @@ pub fn reusable(cached: &[u32], spec: &SessionSpec) -> usize {
         .count()
         // The last token is computed again, because a step has to give its logits.
         .min(spec.text.len().saturating_sub(1))
-        // Scores of the prompt need the rows before them computed again.
-        .min((spec.scoring.prompt).map_or(usize::MAX, |prompt| prompt.first as usize - 1))
+        // Scores of the prompt that are still missing need the rows before them computed again.
+        .min(
+            (spec.scoring.prompt.filter(|prompt| prompt.first < spec.stopping.prompt_len))
+                .map_or(usize::MAX, |prompt| prompt.first as usize - 1),
+        )
 }
 
 #[cfg(test)]

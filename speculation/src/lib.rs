@@ -17,6 +17,7 @@ pub mod calibration;
 pub mod cost;
 pub mod draft;
 pub mod ferry;
+pub mod holdings;
 pub mod launch;
 pub mod lease;
 mod ledger;

@@ -507,9 +507,12 @@ impl Relay {
 
     /// Why the request is done, if it is: the text is complete, and so is what was asked about the prompt.
     pub fn finish(&self) -> Option<Finish> {
-        let prompt_len = self.config.stopping.prompt_len;
-        (self.finish)
-            .filter(|&why| why == Finish::NotFinite || self.scored.is_prompt_done(prompt_len))
+        (self.finish).filter(|&why| why == Finish::NotFinite || self.is_prompt_done())
+    }
+
+    /// Whether everything that was asked about the prompt was handed out or is there to be.
+    pub fn is_prompt_done(&self) -> bool {
+        self.scored.is_prompt_done(self.config.stopping.prompt_len)
     }
 
     /// What a worker has to be told, if anything. Call it when the link has taken the previous update.

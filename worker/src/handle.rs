@@ -321,9 +321,9 @@ impl<R: Send + 'static> WorkerHandle<R> {
         self.dead.cancelled().await;
     }
 
-    /// Ends the model thread once it has done what it was told before.
+    /// Ends the model thread once it has done what it was told before. One whose inbox is full ends with the process.
     pub fn stop(&self) {
-        let _ = send(&self.events, Event::Stop);
+        let _ = self.events.try_send(Event::Stop);
     }
 }
 

@@ -110,13 +110,14 @@ pub async fn run<K: Kind>(
         // In this order: without a connection the server ends as soon as the drain begins.
         biased;
         () = drain.stopping() => {}
-        () = clock.outlasts(step_timeout) => anyhow::bail!(
-            "a step has lasted longer than {} s: the model hangs", args.step_timeout
-        ),
+        () = clock.outlasts(step_timeout) => hung(args.step_timeout),
         () = handle.ended() => anyhow::bail!("the model thread has ended by itself; its last words are in the log"),
         served = &mut serving => return served?.context("the server has ended by itself"),
     }
-    drain.shutdown(args.common.drain_grace()).await;
+    tokio::select! {
+        _ = drain.shutdown(args.common.drain_grace()) => {}
+        () = clock.outlasts(step_timeout) => hung(args.step_timeout),
+    }
     handle.stop();
     let served = tokio::time::timeout(CLOSING, serving).await;
     // The spans of sessions end with the thread that served them.
@@ -127,4 +128,11 @@ pub async fn run<K: Kind>(
         // A peer that does not close its connection is not waited for.
         Err(_) => Ok(()),
     }
+}
+
+/// Ends the process. Nothing less would do: threads that wait for the hung one are never done, and the runtime would
+/// wait for them.
+fn hung(limit_s: impl std::fmt::Display) -> ! {
+    tracing::error!("a step has lasted longer than {limit_s} s: the model hangs");
+    std::process::exit(1)
 }

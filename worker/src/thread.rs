@@ -4,7 +4,7 @@
 //! batch, hand each session its logits, fill the slots with what is new. Idle time is charged to the sessions that
 //! were waiting.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ use engine::{AppendLogits, Engine, SeqId, SeqRows, StepEnd, StepOutput, TreeRow}
 use runtime::TraceContext;
 use speculation::Time;
 use speculation::cost::CostModel;
-use speculation::lease::{Grant, Hold, reusable};
+use speculation::holdings::{Holdings, Refusal, Slots};
+use speculation::lease::reusable;
 use speculation::message::{LinkName, Relayed, SessionId, SessionSpec};
 use speculation::replica::{Poll, StepPlan, TailLogits};
 use tokio::sync::watch;
@@ -60,17 +61,23 @@ pub(crate) struct Served<S> {
     seq: SeqId,
     rows: ScratchRows,
     recipe: Recipe,
-    pub(crate) grant: Grant,
     /// Positions reserved in the cache.
     max_len: u32,
     account: Account,
     trace: SessionTrace,
 }
 
-struct Link<R> {
-    name: LinkName,
-    outbox: LinkOutbox<R>,
+/// What the writer of a link has not taken yet.
+pub(crate) struct Unsaid<R>(LinkOutbox<R>);
+
+impl<R> Slots for Unsaid<R> {
+    fn discard(&mut self, session: SessionId) {
+        self.0.discard(session);
+    }
 }
+
+/// What a model thread holds.
+pub(crate) type Held<K> = Holdings<Unsaid<<K as Kind>::Report>, Served<<K as Kind>::Session>>;
 
 pub(crate) struct Stepping {
     pub(crate) id: SessionId,
@@ -93,12 +100,9 @@ struct ModelThread<K: Kind> {
     events: Receiver<Event<K::Report>>,
     /// Events that arrived while a step was computed.
     pending: VecDeque<Event<K::Report>>,
-    links: BTreeMap<u64, Link<K::Report>>,
-    sessions: BTreeMap<SessionId, Served<K::Session>>,
+    held: Held<K>,
     /// How many they are, for who waits for the last one to end.
     open: watch::Sender<usize>,
-    /// The session that goes first into the next step, so that none is always last.
-    turn: SessionId,
 }
 
 /// Whether the thread goes on.
@@ -126,10 +130,8 @@ impl<K: Kind> ModelThread<K> {
             started: Instant::now(),
             events,
             pending: VecDeque::new(),
-            links: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            held: Holdings::default(),
             open,
-            turn: SessionId(0),
         }
     }
 
@@ -181,10 +183,10 @@ impl<K: Kind> ModelThread<K> {
             Some(at) => self.events.recv_timeout(at.saturating_sub(since)),
         };
         let idle = self.now().saturating_sub(since);
-        for served in self.sessions.values_mut() {
+        for served in self.held.iter_mut() {
             served.account.idled(idle);
         }
-        let moods = self.sessions.values().map(|served| served.account.mood);
+        let moods = self.held.iter().map(|(_, served)| served.account.mood);
         self.metrics.idled(idle, moods);
         match event {
             Ok(event) => self.handle(event),
@@ -215,18 +217,14 @@ impl<K: Kind> ModelThread<K> {
                 }
             }
             Event::Linked { name, link, outbox } => {
-                self.links.insert(link, Link { name, outbox });
+                self.held.handle_linked(link, name, Unsaid(outbox));
             }
             Event::Relayed { link, relayed } => self.relayed(link, relayed),
             Event::Taken => {}
             Event::Lost { link } => {
-                self.links.remove(&link);
                 let now = self.now();
-                for served in self.sessions.values_mut() {
-                    if served.grant.handle_lost(link, now) {
-                        served.account.mood = Mood::Parked;
-                    }
-                }
+                let rests = |served: &mut Served<_>| served.account.mood = Mood::Parked;
+                self.held.handle_lost(link, now, rests);
             }
             Event::Stop => return ControlFlow::Break(()),
         }
@@ -240,24 +238,19 @@ impl<K: Kind> ModelThread<K> {
         recipe: Recipe,
         trace: &TraceContext,
     ) -> Result<(), OpenError> {
-        let link = (self.links.iter())
-            .rev()
-            .find(|(_, link)| link.name == name)
-            .map(|(&id, _)| id)
-            .ok_or(OpenError::NotLinked(name))?;
-        let coordinator = name.coordinator;
         let now = self.now();
         // What a session may hold is this worker's to say.
         let spec = SessionSpec {
             task: spec.task.within(self.scratch_rows),
             ..spec.clone()
         };
-        let held = match self.sessions.get(&spec.session) {
-            None => None,
-            Some(held) if held.grant.yields_to(coordinator, spec.term) => self.take_back(&spec),
-            Some(_) => return Err(OpenError::Duplicate(spec.session)),
-        };
-        let (seq, cached) = match held {
+        let opening = self.held.handle_open(name, spec.session, spec.term);
+        let (grant, before) = opening.map_err(|refusal| match refusal {
+            Refusal::NotLinked => OpenError::NotLinked(name),
+            Refusal::Duplicate => OpenError::Duplicate(spec.session),
+        })?;
+        let kept = before.and_then(|before| self.take_back(before, &spec));
+        let (seq, cached) = match kept {
             Some(held) => held,
             None => (self.engine.open(spec.stopping.max_len as usize)?, 0),
         };
@@ -273,24 +266,25 @@ impl<K: Kind> ModelThread<K> {
             seq,
             rows: ScratchRows::new(self.scratch_rows),
             recipe,
-            grant: Grant::new(coordinator, spec.term, link),
             max_len: spec.stopping.max_len,
             account: Account::new(now),
             trace: SessionTrace::start(self.role, trace, &spec),
         };
         self.metrics.pages(&self.engine);
-        self.sessions.insert(spec.session, served);
-        self.open.send_replace(self.sessions.len());
+        self.held.hold(spec.session, grant, served);
+        self.open.send_replace(self.held.len());
         Ok(())
     }
 
     /// Ends a session that is opened anew, and keeps what its cache holds of the text: the sequence and how many
     /// tokens that are. Nothing else of it is kept, so that what it had not yet told makes no difference.
-    fn take_back(&mut self, spec: &SessionSpec) -> Option<(SeqId, u32)> {
-        let mut held = self.sessions.remove(&spec.session)?;
+    fn take_back(
+        &mut self,
+        mut held: Served<K::Session>,
+        spec: &SessionSpec,
+    ) -> Option<(SeqId, u32)> {
         held.trace.close(&held.account.totals);
-        self.open.send_replace(self.sessions.len());
-        self.silence(&held, spec.session);
+        self.open.send_replace(self.held.len());
         let settled = (self.kind.poll_cache_ops(&mut held.session).into_iter())
             .try_for_each(|op| held.rows.apply(&mut self.engine, held.seq, op));
         let same = reusable(self.kind.cached_text(&held.session), spec);
@@ -303,62 +297,42 @@ impl<K: Kind> ModelThread<K> {
     }
 
     fn close(&mut self, id: SessionId) {
-        if let Some(mut served) = self.sessions.remove(&id) {
-            self.engine.release(served.seq);
-            self.metrics.pages(&self.engine);
-            served.trace.close(&served.account.totals);
-            self.open.send_replace(self.sessions.len());
-            self.silence(&served, id);
+        if let Some(served) = self.held.remove(id) {
+            self.release(served);
         }
     }
 
-    /// What the session still had to say is not said.
-    fn silence(&self, served: &Served<K::Session>, id: SessionId) {
-        if let Hold::Link(link) = served.grant.hold()
-            && let Some(link) = self.links.get(&link)
-        {
-            link.outbox.discard(id);
-        }
+    /// Frees what a session had.
+    fn release(&mut self, mut served: Served<K::Session>) {
+        self.engine.release(served.seq);
+        self.metrics.pages(&self.engine);
+        served.trace.close(&served.account.totals);
+        self.open.send_replace(self.held.len());
     }
 
     /// Closes the sessions whose coordinator has not come back; gives the time at which the next lease ends.
     fn expire(&mut self, now: Time) -> Option<Time> {
-        let leases = |(&id, served): (&SessionId, &Served<K::Session>)| match served.grant.hold() {
-            Hold::Lease(until) => Some((until, id)),
-            Hold::Link(_) => None,
-        };
-        let leases: Vec<(Time, SessionId)> = self.sessions.iter().filter_map(leases).collect();
-        for &(_, id) in leases.iter().filter(|(until, _)| *until <= now) {
+        while let Some((id, served)) = self.held.poll_expired(now) {
             tracing::debug!(session = id.0, "its coordinator has not come back");
-            self.close(id);
+            self.release(served);
         }
-        (leases.iter().map(|&(until, _)| until))
-            .filter(|&until| until > now)
-            .min()
+        self.held.wake()
     }
 
     fn relayed(&mut self, link: u64, relayed: Relayed) {
         let now = self.now();
         for update in relayed.updates {
-            let Some(served) = self.sessions.get_mut(&update.session) else {
+            let Some(served) = self.held.hears(link, update.session, update.term) else {
                 continue;
             };
-            if !served.grant.hears(link, update.term) {
-                continue;
-            }
             let message = &update.message;
             if let Err(error) = (self.kind).handle_update(&mut served.session, now, message) {
                 self.fault(update.session, error.to_string());
             }
         }
-        let Some(coordinator) = self.links.get(&link).map(|link| link.name.coordinator) else {
-            return;
-        };
         for (id, term) in relayed.closed {
-            // Also one that was opened on an earlier link of the same coordinator.
-            let meant = |served: &Served<K::Session>| served.grant.ends_by(coordinator, term);
-            if self.sessions.get(&id).is_some_and(meant) {
-                self.close(id);
+            if let Some(served) = self.held.handle_close(link, id, term) {
+                self.release(served);
             }
         }
     }
@@ -367,16 +341,13 @@ impl<K: Kind> ModelThread<K> {
     fn fault(&mut self, id: SessionId, why: String) {
         tracing::warn!(session = id.0, why, "session given up");
         self.metrics.fault();
-        let Some(served) = self.sessions.get(&id) else {
+        let Some((served, told)) = self.held.give_up(id) else {
             return;
         };
-        let (hold, term) = (served.grant.hold(), served.grant.term());
-        self.close(id);
-        if let Hold::Link(link) = hold
-            && let Some(link) = self.links.get(&link)
-        {
-            link.outbox.put(id, Up::Fault(term, why));
+        if let Some((term, unsaid)) = told {
+            unsaid.0.put(id, Up::Fault(term, why));
         }
+        self.release(served);
     }
 
     /// What every session wants of the next step, within the row budget, and when to ask again if nothing.
@@ -385,20 +356,12 @@ impl<K: Kind> ModelThread<K> {
         let mut batch: Vec<Stepping> = Vec::new();
         let mut wake = self.expire(now);
         let mut room = self.max_rows;
-        let turn = self.turn;
-        let order: Vec<SessionId> = (self.sessions.range(turn..))
-            .chain(self.sessions.range(..turn))
-            .filter(|(_, served)| matches!(served.grant.hold(), Hold::Link(_)))
-            .map(|(&id, _)| id)
-            .collect();
-        for id in order {
+        for id in self.held.in_turn() {
             match self.poll(id, now, room) {
                 Ok(Poll::Step(plan)) => {
                     room -= plan.rows();
-                    let rows = self
-                        .sessions
-                        .get_mut(&id)
-                        .and_then(|served| served.rows.place(&plan.rows));
+                    let served = self.held.get_mut(id);
+                    let rows = served.and_then(|served| served.rows.place(&plan.rows));
                     match rows {
                         Some(rows) => batch.push(Stepping { id, plan, rows }),
                         None => {
@@ -413,14 +376,14 @@ impl<K: Kind> ModelThread<K> {
             }
         }
         if let Some(first) = batch.first() {
-            self.turn = SessionId(first.id.0.wrapping_add(1));
+            self.held.pass_turn(first.id);
         }
         (batch, wake)
     }
 
     /// What one session wants, with its cache brought up to date before and after.
     fn poll(&mut self, id: SessionId, now: Time, room: usize) -> Result<Poll, String> {
-        let Some(served) = self.sessions.get_mut(&id) else {
+        let Some(served) = self.held.get_mut(id) else {
             return Ok(Poll::Done);
         };
         let mut settle = |kind: &mut K, served: &mut Served<K::Session>| {
@@ -457,7 +420,7 @@ impl<K: Kind> ModelThread<K> {
         let mut rows = 0;
         let mut seqs: Vec<SeqRows<'_>> = Vec::with_capacity(batch.len());
         for part in &batch {
-            let Some(served) = self.sessions.get(&part.id) else {
+            let Some(served) = self.held.get(part.id) else {
                 continue;
             };
             rows += part.plan.rows();
@@ -474,7 +437,7 @@ impl<K: Kind> ModelThread<K> {
         }
         let mut watch = Watch {
             kind: &self.kind,
-            sessions: &self.sessions,
+            held: &self.held,
             batch: &batch,
             useless: vec![false; batch.len()],
             events: &self.events,
@@ -505,7 +468,7 @@ impl<K: Kind> ModelThread<K> {
     fn pad(&mut self, batch: &[Stepping], useless: Vec<bool>, begun: Instant) {
         let mut watch = Watch {
             kind: &self.kind,
-            sessions: &self.sessions,
+            held: &self.held,
             batch,
             useless,
             events: &self.events,
@@ -522,7 +485,7 @@ impl<K: Kind> ModelThread<K> {
             Outcome::Done
         };
         for part in batch {
-            let Some(served) = self.sessions.get_mut(&part.id) else {
+            let Some(served) = self.held.get_mut(part.id) else {
                 continue;
             };
             match outcome {
@@ -537,7 +500,7 @@ impl<K: Kind> ModelThread<K> {
         let took = begun.elapsed();
         self.metrics.abandoned(took);
         for part in batch {
-            if let Some(served) = self.sessions.get_mut(&part.id) {
+            if let Some(served) = self.held.get_mut(part.id) {
                 let slots = served.rows.forget(&part.plan.rows);
                 self.engine.free(served.seq, &slots);
                 served.account.abandoned(took);
@@ -554,7 +517,7 @@ impl<K: Kind> ModelThread<K> {
         let mut first = 0;
         for part in batch {
             let appended = part.plan.kept_appends();
-            if let Some(served) = self.sessions.get_mut(&part.id) {
+            if let Some(served) = self.held.get_mut(part.id) {
                 let computed = Computed {
                     now,
                     took,
@@ -574,19 +537,14 @@ impl<K: Kind> ModelThread<K> {
     /// Fills every vacant slot whose session has something new.
     fn report(&mut self) {
         let now = self.now();
-        for (&id, served) in &mut self.sessions {
-            let Hold::Link(link) = served.grant.hold() else {
-                continue;
-            };
-            let Some(link) = self.links.get(&link) else {
-                continue;
-            };
-            if link.outbox.is_vacant(id) {
-                let activity = served.account.read(now);
-                if let Some(report) = self.kind.poll_report(&mut served.session, activity) {
-                    link.outbox.put(id, Up::Report(served.grant.term(), report));
-                }
+        self.held.speakers(|id, term, _, unsaid, served| {
+            if !unsaid.0.is_vacant(id) {
+                return;
             }
-        }
+            let activity = served.account.read(now);
+            if let Some(report) = self.kind.poll_report(&mut served.session, activity) {
+                unsaid.0.put(id, Up::Report(term, report));
+            }
+        });
     }
 }

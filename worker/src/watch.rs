@@ -1,6 +1,6 @@
 //! What arrives while a step is computed, and whether the step is still of use.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use speculation::message::{Addressed, ReplicaUpdate, SessionId};
 
 use crate::handle::Event;
 use crate::kind::Kind;
-use crate::thread::{Going, INBOX, Served, Stepping};
+use crate::thread::{Going, Held, INBOX, Stepping};
 
 /// Looks at what arrives during a step, to give it up when nothing in it is of use any more.
 pub(crate) struct Watch<'a, K: Kind> {
     pub(crate) kind: &'a K,
-    pub(crate) sessions: &'a BTreeMap<SessionId, Served<K::Session>>,
+    pub(crate) held: &'a Held<K>,
     pub(crate) batch: &'a [Stepping],
     pub(crate) useless: Vec<bool>,
     pub(crate) events: &'a Receiver<Event<K::Report>>,
@@ -67,8 +67,8 @@ impl<K: Kind> Watch<'_, K> {
 
     fn judge(&mut self, update: &Addressed<ReplicaUpdate>) {
         let part = self.batch.iter().find(|part| part.id == update.session);
-        if let (Some(part), Some(served)) = (part, self.sessions.get(&update.session))
-            && served.grant.term() == update.term
+        if let (Some(part), Some(served)) = (part, self.held.get(update.session))
+            && self.held.term(update.session) == Some(update.term)
             && (self.kind).obsoletes(&served.session, &part.plan, &update.message)
         {
             self.mark(update.session);

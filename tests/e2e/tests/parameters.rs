@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use offshoot_e2e::client::{Client, Completion, request};
 use offshoot_e2e::cluster::{Cluster, Shape};
 use offshoot_e2e::{full, prompts};
-use proto::v1::{GenerateRequest, LogprobsMode, Strategy};
+use proto::v1::generate_request::Prompt;
+use proto::v1::{GenerateRequest, LogprobsMode, Resume, Strategy, TokenIds};
 
 const TOKENS: u32 = 40;
 const STRATEGIES: [&str; 3] = ["serial", "serial-tree", "auto"];
@@ -132,6 +133,68 @@ async fn ask(
         assert_eq!(completion.prompt_scores.len(), scored);
     }
     all
+}
+
+/// The request for what is missing of a completion of which the first `cut` tokens have arrived.
+fn rest_of(
+    asked: &GenerateRequest,
+    choice: u32,
+    whole: &Completion,
+    cut: usize,
+) -> GenerateRequest {
+    let ids = whole.started.prompt_token_ids.clone();
+    GenerateRequest {
+        prompt: Some(Prompt::Tokens(TokenIds { ids })),
+        seed: Some(whole.started.seed),
+        n: 0,
+        resume: Some(Resume {
+            token_ids: whole.ids[..cut].to_vec(),
+            numerics_id: whole.started.system_fingerprint.clone(),
+            choice,
+        }),
+        ..asked.clone()
+    }
+}
+
+/// Also where nothing but the end is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_completion_resumes_wherever_it_was_interrupted() {
+    let prompt = &prompts(1).unwrap()[0];
+    let cluster = Cluster::start(Shape {
+        drafts: 1,
+        qualifiers: 0,
+        target_pace: 0,
+    })
+    .unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 2).await.unwrap();
+    let mut resumed = 0;
+    for (name, _, change) in MATRIX {
+        let mut asked = request(prompt, TOKENS, 0.8, "auto");
+        change(&mut asked);
+        let all = client.generate_all(asked.clone()).await.unwrap();
+        for (&choice, whole) in &all {
+            let len = whole.ids.len();
+            let cuts: BTreeSet<usize> = [0, 1.min(len), len / 2, len.saturating_sub(1), len].into();
+            for cut in cuts {
+                let about = format!("{name}, choice {choice}, {cut} of {len} tokens");
+                let rest = rest_of(&asked, choice, whole, cut);
+                let rest = client.generate_all(rest).await;
+                let mut rest = rest.unwrap_or_else(|status| panic!("{about}: {status}"));
+                let rest = rest.remove(&choice).unwrap();
+                assert_eq!(rest.ids, whole.ids[cut..], "{about}");
+                assert!(whole.text.ends_with(&rest.text), "{about}: {:?}", rest.text);
+                assert_eq!(rest.reason, whole.reason, "{about}");
+                assert_eq!(rest.stop_text, whole.stop_text, "{about}");
+                assert_eq!(rest.prompt_scores, whole.prompt_scores, "{about}");
+                let ranks = whole.scores.ranks.get(cut..).unwrap_or_default();
+                assert_eq!(rest.scores.ranks, ranks, "{about}");
+                let logprobs = whole.scores.logprobs.get(cut..).unwrap_or_default();
+                assert_eq!(rest.scores.logprobs, logprobs, "{about}");
+                resumed += 1;
+            }
+        }
+    }
+    println!("{resumed} completions resumed");
 }
 
 fn named(name: &str) -> Strategy {

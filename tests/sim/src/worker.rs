@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use speculation::Time;
 use speculation::cost::CostModel;
-use speculation::lease::{Grant, Hold, reusable};
-use speculation::message::{Activity, Relayed, SessionId, SessionSpec, Task, Term};
+use speculation::holdings::{self, Holdings, Refusal};
+use speculation::lease::reusable;
+use speculation::message::{Activity, LinkName, Relayed, SessionId, SessionSpec, Task, Term};
 use speculation::relay::Role;
 use speculation::replica::Poll;
 
@@ -36,19 +37,31 @@ enum Arrived {
 }
 
 /// The slots of one link.
-#[derive(Debug)]
-struct Link {
-    coordinator: u64,
-    slots: BTreeMap<SessionId, Said>,
+#[derive(Debug, Default)]
+struct Slots {
+    said: BTreeMap<SessionId, Said>,
     /// The writer is about to look.
     writes: bool,
+}
+
+impl holdings::Slots for Slots {
+    fn discard(&mut self, session: SessionId) {
+        self.said.remove(&session);
+    }
+}
+
+/// A stream as coordinators name it.
+fn link_name(coordinator: u64, stream: StreamId) -> LinkName {
+    LinkName {
+        coordinator,
+        incarnation: stream.0 as u64 + 1,
+    }
 }
 
 #[derive(Debug)]
 struct Served {
     hosted: Hosted,
-    grant: Grant,
-    /// What the grant has to know, kept a second time.
+    /// Who may say what about it, kept a second time.
     truth: (u64, Term, Option<StreamId>),
     pages: u32,
     opened: Time,
@@ -77,13 +90,11 @@ pub(crate) struct Worker {
     pub(crate) lags: (u32, Time),
     /// It ends when it has no session, and is started again after so long.
     pub(crate) drains: Option<Time>,
-    links: BTreeMap<StreamId, Link>,
-    sessions: BTreeMap<SessionId, Served>,
+    held: Holdings<Slots, Served>,
     free_pages: u32,
     arrived: VecDeque<Arrived>,
     step: Option<Step>,
     steps: u64,
-    turn: SessionId,
     cost: CostModel,
     tick: Option<Time>,
     guessed: Guessed,
@@ -103,14 +114,12 @@ impl Worker {
             hangs_until: Time::ZERO,
             lags: (1, Time::ZERO),
             drains: None,
-            links: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            held: Holdings::default(),
             free_pages: plan.pages,
             plan,
             arrived: VecDeque::new(),
             step: None,
             steps: 0,
-            turn: SessionId(0),
             cost: CostModel::new(Time::ZERO),
             tick: None,
             guessed: Guessed::new(),
@@ -134,21 +143,21 @@ impl Worker {
     /// Nothing of any session is left.
     pub(crate) fn check_empty(&self) {
         let at = self.at;
-        let held: Vec<_> = (self.sessions.iter())
-            .map(|(id, served)| (id, served.grant))
+        let held: Vec<_> = (self.held.iter())
+            .map(|(id, served)| (id, served.truth))
             .collect();
         assert!(held.is_empty(), "worker {at} still holds {held:?}");
         assert_eq!(self.free_pages, self.plan.pages, "worker {at} leaks pages");
-        for link in self.links.values() {
+        for slots in self.held.slots() {
             assert!(
-                link.slots.is_empty(),
+                slots.said.is_empty(),
                 "worker {at} still has something to say"
             );
         }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.sessions.is_empty()
+        self.held.is_empty()
     }
 
     /// Something arrives on the process's sockets. The model thread hears of it when it has time.
@@ -218,7 +227,7 @@ impl Worker {
             return;
         }
         let rows: usize = (batch.iter())
-            .filter_map(|id| self.sessions[id].hosted.flight.as_ref())
+            .filter_map(|&id| self.held.get(id)?.hosted.flight.as_ref())
             .map(|flight| flight.plan.rows())
             .sum();
         let (times, until) = self.lags;
@@ -248,11 +257,8 @@ impl Worker {
             return;
         };
         let mut rows = 0;
-        for id in &step.batch {
-            let served = self
-                .sessions
-                .get_mut(id)
-                .expect("a step holds its sessions");
+        for &id in &step.batch {
+            let served = (self.held.get_mut(id)).expect("a step holds its sessions");
             rows += (served.hosted.flight.as_ref()).map_or(0, |flight| flight.plan.rows());
             served.steps += 1;
             (served.hosted).finish(air.now, step.took, &mut self.guessed);
@@ -271,8 +277,8 @@ impl Worker {
             }
         };
         for update in &relayed.updates {
-            if let Some(served) = self.sessions.get(&update.session)
-                && served.grant.term() == update.term
+            if let Some(served) = self.held.get(update.session)
+                && self.held.term(update.session) == Some(update.term)
                 && served.hosted.is_obsolete(&update.message)
             {
                 mark(update.session);
@@ -291,7 +297,7 @@ impl Worker {
         };
         note!(air, "worker {} gives up a step", self.at);
         for id in step.batch {
-            if let Some(served) = self.sessions.get_mut(&id) {
+            if let Some(served) = self.held.get_mut(id) {
                 served.hosted.flight = None;
             }
         }
@@ -319,24 +325,22 @@ impl Worker {
                 air.answer(stream, Up::Answered { call, answer });
             }
             Arrived::Linked(stream, coordinator) => {
-                let link = Link {
-                    coordinator,
-                    slots: BTreeMap::new(),
-                    writes: false,
-                };
-                self.links.insert(stream, link);
+                let name = link_name(coordinator, stream);
+                (self.held).handle_linked(stream.0 as u64, name, Slots::default());
             }
             Arrived::Relayed(stream, relayed) => self.relayed(air, stream, relayed),
             Arrived::Lost(stream) => {
                 note!(air, "worker {} lost {stream:?}", self.at);
-                self.links.remove(&stream);
-                for served in self.sessions.values_mut() {
-                    let meant = served.truth.2 == Some(stream);
-                    assert_eq!(served.grant.handle_lost(stream.0 as u64, air.now), meant);
-                    if meant {
-                        served.truth.2 = None;
-                    }
-                }
+                let meant = |served: &Served| served.truth.2 == Some(stream);
+                let mut on_it = (self.held.iter())
+                    .filter(|(_, served)| meant(served))
+                    .count();
+                self.held.handle_lost(stream.0 as u64, air.now, |served| {
+                    assert!(meant(served), "only sessions of a lost link rest");
+                    served.truth.2 = None;
+                    on_it -= 1;
+                });
+                assert_eq!(on_it, 0, "all sessions of a lost link rest");
             }
         }
     }
@@ -349,29 +353,29 @@ impl Worker {
         languages: &dyn Fn(SessionId) -> Language,
     ) -> Answer {
         // The call names the stream it belongs to.
-        let Some(coordinator) = self.links.get(&stream).map(|link| link.coordinator) else {
-            return Answer::NotLinked;
-        };
+        let coordinator = spec.session.0 >> 32;
         let spec = SessionSpec {
             task: spec.task.within(self.plan.scratch_rows),
             ..spec.clone()
         };
-        let held = match self.sessions.get(&spec.session) {
-            None => None,
-            Some(held) => {
-                let yields = held.grant.yields_to(coordinator, spec.term);
-                assert_eq!(yields, held.truth.1 < spec.term, "who takes a session back");
-                if !yields {
-                    return Answer::Duplicate;
-                }
-                self.take_back(&spec)
+        let older = (self.held.get(spec.session)).is_none_or(|held| held.truth.1 < spec.term);
+        let name = link_name(coordinator, stream);
+        let opening = self.held.handle_open(name, spec.session, spec.term);
+        let (grant, before) = match opening {
+            Err(Refusal::NotLinked) => return Answer::NotLinked,
+            Err(Refusal::Duplicate) => {
+                assert!(!older, "who takes a session back");
+                return Answer::Duplicate;
             }
+            Ok(opening) => opening,
         };
+        assert!(older, "who takes a session back");
+        let held = before.and_then(|before| self.take_back(before, &spec));
         let (cache, pages) = match held {
             Some(held) => held,
             None => {
                 let pages = spec.stopping.max_len.div_ceil(self.plan.page);
-                if pages > self.free_pages || self.sessions.len() >= self.plan.max_sessions {
+                if pages > self.free_pages || self.held.len() >= self.plan.max_sessions {
                     return Answer::Full;
                 }
                 self.free_pages -= pages;
@@ -395,20 +399,17 @@ impl Worker {
         assert!(fits, "a session is opened for what the worker does");
         let served = Served {
             hosted: Hosted::open(self.plan.role, &spec, air.now, speaker, cache),
-            grant: Grant::new(coordinator, spec.term, stream.0 as u64),
             truth: (coordinator, spec.term, Some(stream)),
             pages,
             opened: air.now,
             steps: 0,
         };
-        self.sessions.insert(spec.session, served);
+        self.held.hold(spec.session, grant, served);
         Answer::Opened
     }
 
     /// Ends a session that is opened anew; gives what its cache holds of the text, and its pages.
-    fn take_back(&mut self, spec: &SessionSpec) -> Option<(Cache, u32)> {
-        let mut held = self.sessions.remove(&spec.session)?;
-        self.silence(spec.session, &held);
+    fn take_back(&mut self, mut held: Served, spec: &SessionSpec) -> Option<(Cache, u32)> {
         held.hosted.settle();
         let same = reusable(held.hosted.cached_text(), spec);
         if held.hosted.max_len != spec.stopping.max_len as usize {
@@ -421,53 +422,31 @@ impl Worker {
         Some((cache, held.pages))
     }
 
-    fn close(&mut self, id: SessionId) {
-        if let Some(served) = self.sessions.remove(&id) {
-            self.free_pages += served.pages;
-            self.silence(id, &served);
-        }
-    }
-
-    /// What the session still had to say is not said.
-    fn silence(&mut self, id: SessionId, served: &Served) {
-        if let Hold::Link(link) = served.grant.hold()
-            && let Some(link) = self.links.get_mut(&StreamId(link as usize))
-        {
-            link.slots.remove(&id);
-        }
-    }
-
     fn expire(&mut self, air: &mut Air) -> Option<Time> {
-        let leases = |(&id, served): (&SessionId, &Served)| match served.grant.hold() {
-            Hold::Lease(until) => Some((until, id)),
-            Hold::Link(_) => None,
-        };
-        let leases: Vec<_> = self.sessions.iter().filter_map(leases).collect();
-        let now = air.now;
-        for &(_, id) in leases.iter().filter(|(until, _)| *until <= now) {
+        while let Some((id, served)) = self.held.poll_expired(air.now) {
             note!(air, "worker {}: the lease of {id:?} ends", self.at);
-            self.close(id);
+            self.free_pages += served.pages;
         }
-        (leases.iter().map(|&(until, _)| until))
-            .filter(|&until| until > air.now)
-            .min()
+        self.held.wake()
     }
 
     fn relayed(&mut self, air: &mut Air, stream: StreamId, relayed: Relayed) {
         for update in relayed.updates {
-            let Some(served) = self.sessions.get_mut(&update.session) else {
+            let Some(truth) = self.held.get(update.session).map(|served| served.truth) else {
                 continue;
             };
-            let hears = served.grant.hears(stream.0 as u64, update.term);
-            let meant = served.truth.1 == update.term && served.truth.2 == Some(stream);
+            let meant = truth.1 == update.term && truth.2 == Some(stream);
+            let hears = (self.held).hears(stream.0 as u64, update.session, update.term);
             assert_eq!(
-                hears, meant,
-                "an update of {:?} {:?} on {stream:?}, where {:?} is held",
-                update.session, update.term, served.truth
+                hears.is_some(),
+                meant,
+                "an update of {:?} {:?} on {stream:?}, where {truth:?} is held",
+                update.session,
+                update.term
             );
-            if !hears {
+            let Some(served) = hears else {
                 continue;
-            }
+            };
             let taken = served.hosted.take(air.now, &update.message);
             assert_eq!(taken, Ok(()), "an honest update is taken");
             if self.told.len() >= ECHOES {
@@ -483,18 +462,16 @@ impl Worker {
             };
             self.told.push_back((update.session, update.term, echo));
         }
-        let Some(coordinator) = self.links.get(&stream).map(|link| link.coordinator) else {
-            return;
-        };
         for (id, term) in relayed.closed {
-            let Some(served) = self.sessions.get(&id) else {
-                continue;
-            };
-            let meant = served.truth.0 == coordinator && served.truth.1 <= term;
-            assert_eq!(served.grant.ends_by(coordinator, term), meant, "who closes");
-            if meant {
+            // An older stream may have been lost before what it carried is looked at.
+            let is_up = self.held.slots_of(stream.0 as u64).is_some();
+            let meant = |served: &Served| served.truth.0 == id.0 >> 32 && served.truth.1 <= term;
+            let meant = is_up && self.held.get(id).is_some_and(meant);
+            let closed = self.held.handle_close(stream.0 as u64, id, term);
+            assert_eq!(closed.is_some(), meant, "who closes");
+            if let Some(served) = closed {
                 note!(air, "worker {} closes {id:?} {term:?}", self.at);
-                self.close(id);
+                self.free_pages += served.pages;
             }
         }
     }
@@ -503,13 +480,8 @@ impl Worker {
     fn gather(&mut self, air: &mut Air, mut wake: Option<Time>) -> (Vec<SessionId>, Option<Time>) {
         let mut batch = Vec::new();
         let mut room = self.plan.max_rows;
-        let order: Vec<SessionId> = (self.sessions.range(self.turn..))
-            .chain(self.sessions.range(..self.turn))
-            .filter(|(_, served)| matches!(served.grant.hold(), Hold::Link(_)))
-            .map(|(&id, _)| id)
-            .collect();
-        for id in order {
-            let Some(served) = self.sessions.get_mut(&id) else {
+        for id in self.held.in_turn() {
+            let Some(served) = self.held.get_mut(id) else {
                 continue;
             };
             served.hosted.settle();
@@ -528,45 +500,39 @@ impl Worker {
                 Some(Poll::Parked | Poll::Done | Poll::Step(_)) => {}
             }
         }
-        if let Some(first) = batch.first() {
-            self.turn = SessionId(first.0.wrapping_add(1));
+        if let Some(&first) = batch.first() {
+            self.held.pass_turn(first);
         }
         (batch, wake)
     }
 
     /// Fills every vacant slot whose session has something new.
     fn report(&mut self, air: &mut Air) {
-        for (&session, served) in &mut self.sessions {
-            let Hold::Link(link) = served.grant.hold() else {
-                continue;
-            };
-            let stream = StreamId(link as usize);
-            let Some(link) = self.links.get_mut(&stream) else {
-                continue;
-            };
-            if link.slots.contains_key(&session) {
-                continue;
+        let (at, life, writer_us) = (self.at, self.life, self.plan.writer_us);
+        self.held.speakers(|session, term, link, slots, served| {
+            if slots.said.contains_key(&session) {
+                return;
             }
-            let life = air.now.saturating_sub(served.opened);
+            let lives = air.now.saturating_sub(served.opened);
             let activity = Activity {
                 steps: served.steps,
-                life_us: life.as_micros() as u64,
+                life_us: lives.as_micros() as u64,
                 ..Activity::default()
             };
             if let Some(report) = served.hosted.report(activity) {
-                let term = served.grant.term();
                 let said = Said {
                     session,
                     term,
                     report,
                 };
-                link.slots.insert(session, said);
-                if !std::mem::replace(&mut link.writes, true) {
-                    let after = air.dice.roll() % self.plan.writer_us;
-                    air.after_us(after, Event::WorkerWrites(self.at, self.life, stream));
+                slots.said.insert(session, said);
+                if !std::mem::replace(&mut slots.writes, true) {
+                    let after = air.dice.roll() % writer_us;
+                    let stream = StreamId(link as usize);
+                    air.after_us(after, Event::WorkerWrites(at, life, stream));
                 }
             }
-        }
+        });
     }
 
     /// The writer of a link takes what is there.
@@ -576,17 +542,17 @@ impl Worker {
         stream: StreamId,
         languages: &dyn Fn(SessionId) -> Language,
     ) {
-        let Some(link) = self.links.get_mut(&stream) else {
+        let Some(slots) = self.held.slots_of(stream.0 as u64) else {
             return;
         };
         let mut frame = Vec::new();
         while frame.len() < FRAME
-            && let Some((_, said)) = link.slots.pop_first()
+            && let Some((_, said)) = slots.said.pop_first()
         {
             frame.push(said);
         }
-        link.writes = !link.slots.is_empty();
-        if link.writes {
+        slots.writes = !slots.said.is_empty();
+        if slots.writes {
             let after = air.dice.roll() % self.plan.writer_us;
             air.after_us(after, Event::WorkerWrites(self.at, self.life, stream));
         }
@@ -608,22 +574,17 @@ impl Worker {
         coordinator: u64,
         languages: &dyn Fn(SessionId) -> Language,
     ) {
-        let newest = (self.links.iter()).rev();
-        let Some((&stream, _)) = newest
-            .into_iter()
-            .find(|(_, link)| link.coordinator == coordinator)
-        else {
+        let Some(link) = self.held.newest(coordinator) else {
             return;
         };
-        self.repeat(air, stream);
+        self.repeat(air, StreamId(link as usize));
         self.run(air, languages);
     }
 
     /// What was said and told under older terms comes once more on this link, and so do their closes.
     fn repeat(&mut self, air: &mut Air, stream: StreamId) {
-        let older = |id: &SessionId, term: Term| {
-            (self.sessions.get(id)).is_some_and(|served| term < served.grant.term())
-        };
+        let older =
+            |id: &SessionId, term: Term| (self.held.term(*id)).is_some_and(|held| term < held);
         let said: Vec<Said> = (self.said.iter())
             .filter(|said| older(&said.session, said.term))
             .cloned()
