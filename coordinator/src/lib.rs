@@ -31,6 +31,7 @@ mod registry;
 
 mod request;
 mod seat;
+mod seekers;
 mod service;
 mod session;
 mod shore;

@@ -147,7 +147,10 @@ impl Coordinator {
         let cluster = Arc::clone(&self.cluster);
         metrics.refresh(move || {
             let (registry, admission) = (&cluster.registry, &cluster.admission);
-            let (running, waiting) = (admission.running(), admission.waiting());
+            // A request that has no seat yet waits, whatever the queue calls it.
+            let seeking = registry.seekers.requests();
+            let running = admission.running().saturating_sub(seeking);
+            let waiting = admission.waiting() + seeking;
             let (targets, workers) = (registry.targets(), registry.states());
             (cluster.metrics).refresh(running, waiting, &targets, &workers);
         });
@@ -166,6 +169,12 @@ impl Coordinator {
     #[must_use]
     pub fn running(&self) -> usize {
         self.cluster.admission.running()
+    }
+
+    /// Completions that wait for a seat on a target: new ones, and those that have lost theirs.
+    #[must_use]
+    pub fn seeking(&self) -> usize {
+        self.cluster.registry.seekers.len()
     }
 
     /// Resolves when every worker was reached, refused or found missing once.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
@@ -23,14 +22,8 @@ use crate::link::Link;
 use crate::news::{Listener, News};
 use crate::pump;
 use crate::seat::{Seat, SeatMaker};
+use crate::seekers::{Seeker, Seekers, Turn, Waiting};
 use crate::tally::{self, Tally, Totals};
-
-/// A worker that hangs, or that no packet reaches, holds up its sessions: it has to be noticed long before a person
-/// would. Pings are answered by other threads than the model's, so a long step is no silence.
-const LINK_PULSE: Pulse = Pulse {
-    interval: Duration::from_millis(500),
-    timeout: Duration::from_millis(1500),
-};
 
 /// Where a worker stands.
 #[derive(Clone, Debug)]
@@ -217,6 +210,8 @@ pub(crate) struct Need<'a> {
     pub(crate) wanted: Wanted,
     /// Only a target of this numerics_id will do.
     pub(crate) numerics: Option<&'a str>,
+    /// When its turn is.
+    pub(crate) turn: Turn,
     /// Tokens of the prompt.
     pub(crate) tokens: u32,
     /// Positions that the text may take, where the context holds them.
@@ -250,6 +245,7 @@ pub(crate) struct Registry {
     tasks: TaskTracker,
     /// Held while a session takes its seats, so that two do not take the last one of a worker.
     placing: Mutex<()>,
+    pub(crate) seekers: Arc<Seekers>,
 }
 
 impl Registry {
@@ -264,14 +260,16 @@ impl Registry {
             ready: 0,
             latch: Some(readiness.latch()),
         };
+        let vacancies = News::new();
         let registry = Registry {
             workers: DashMap::new(),
+            seekers: Seekers::new(vacancies.clone()),
             shared: Arc::new(Shared {
                 coordinator,
                 links: AtomicU64::new(0),
-                caller: Caller::new(config.tls.clone()).with_pulse(LINK_PULSE),
+                caller: Caller::new(config.tls.clone()).with_pulse(Pulse::LINK),
                 tokenizer,
-                vacancies: News::new(),
+                vacancies,
                 arrivals: News::new(),
                 stop: CancellationToken::new(),
                 readiness,
@@ -357,7 +355,10 @@ impl Registry {
         let too_long = (longest.filter(|link| link.hello.max_context <= need.tokens))
             .map(|link| (link.hello.max_context, link.address.to_string()));
         fitting.retain(|link| link.hello.max_context > need.tokens);
-        let target = match fitting.iter().find(|link| link.has_room(need.positions)) {
+        let free = |link: &&&Arc<Link>| {
+            link.has_room(need.positions) && self.seekers.may_take(need.turn, link)
+        };
+        let target = match fitting.iter().find(free) {
             Some(&target) => Arc::clone(target),
             None if !fitting.is_empty() || self.is_one_returning() => return Err(NoPlace::Busy),
             None if targets.is_empty() => return Err(NoPlace::Missing(self.missing())),
@@ -412,18 +413,33 @@ impl Registry {
     }
 
     /// Seats a session that has lost its target: there again if it is back, otherwise on another of equal numerics, once
-    /// the lost one does not come back at once.
+    /// the lost one does not come back at once. When there is no room, seats that become free are for those in `waiting`,
+    /// until that is dropped.
     pub(crate) fn replace_target(
         &self,
         session: SessionId,
         lost: &LostTarget<'_>,
         positions: u32,
         seats: &SeatMaker,
+        waiting: &mut Option<Waiting>,
     ) -> Option<Place> {
         let _placing = self.placing.lock();
+        let turn = match waiting {
+            Some(waiting) => waiting.turn,
+            None => self.seekers.orphan(),
+        };
         let mut links = self.open_links(Role::Target);
         links.retain(|link| link.hello.numerics_id == lost.numerics_id);
         links.retain(|link| link.hello.max_context >= positions && link.has_room(positions));
+        links.retain(|link| self.seekers.may_take(turn, link));
+        if links.is_empty() && waiting.is_none() {
+            let seeker = Seeker {
+                numerics: Some(lost.numerics_id.to_owned()),
+                not: (lost.hope == Hope::Refuses).then_some(lost.key),
+                context: positions,
+            };
+            *waiting = Some(self.seekers.wait(turn, seeker));
+        }
         let own = links.iter().position(|link| link.key == lost.key);
         let own = own.map(|at| links.remove(at));
         let soon = (self.workers().iter())

@@ -19,6 +19,7 @@ use crate::link::Down;
 use crate::open::{Opened, Opening};
 use crate::registry::Place;
 use crate::seat::{Heard, SeatMaker};
+use crate::seekers::Waiting;
 use crate::shore::{Aboard, Loss};
 use crate::start::Cluster;
 use crate::watched::Watched;
@@ -53,6 +54,8 @@ pub(crate) struct Own {
     pub(crate) delivery: Delivery,
     /// Sent once the target has accepted.
     pub(crate) started: Option<v1::Started>,
+    /// Its place among those that wait for a target.
+    pub(crate) waiting: Option<Waiting>,
     /// Workers besides the target that it has let go, until that was noted.
     pub(crate) parted: Vec<(Role, Arc<str>)>,
 }

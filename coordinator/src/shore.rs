@@ -151,8 +151,10 @@ impl Shore for Aboard<'_> {
             numerics_id: &wish.reason.numerics_id,
             hope: wish.hope,
         };
-        let (registry, own) = (&self.cluster.registry, &*self.own);
-        let place = registry.replace_target(own.id, &lost, own.positions, &own.seats)?;
+        let (registry, own) = (&self.cluster.registry, &mut *self.own);
+        let (need, seats) = (own.positions, &own.seats);
+        let place = registry.replace_target(own.id, &lost, need, seats, &mut own.waiting)?;
+        own.waiting = None;
         self.cluster.metrics.migrations.inc();
         tracing::info!(
             session = own.id.0,

@@ -28,6 +28,7 @@ use crate::open;
 use crate::registry::{Need, NoPlace, Place, Registry};
 use crate::request::{self, Prompt, Request};
 use crate::seat::{Heard, SeatMaker};
+use crate::seekers::Seeker;
 use crate::session::{End, Own, Session};
 use crate::watched::Watched;
 
@@ -172,6 +173,7 @@ async fn prepare(
     let ids = received.map_or(&[][..], |received| &received.ids);
     let need = Need {
         wanted: request.wanted,
+        turn: registry.seekers.request(request.priority),
         numerics: received.map(|received| received.numerics_id.as_str()),
         // Without its last token, which may take the last position.
         tokens: prompt_len.saturating_add(ids.len().saturating_sub(1) as u32),
@@ -222,6 +224,7 @@ async fn prepare(
         opens: FuturesUnordered::new(),
         delivery,
         started: Some(started),
+        waiting: None,
         parted: Vec::new(),
     };
     let mut session = Session {
@@ -260,6 +263,7 @@ async fn place(
 ) -> Result<Vec<Place>, Failure> {
     // Listening begins before looking, so that nothing is missed in between.
     let mut vacancies = registry.vacancies();
+    let mut waiting = None;
     loop {
         match registry.place(id, need, seats) {
             Ok(places) => return Ok(places),
@@ -277,7 +281,17 @@ async fn place(
                     target,
                 });
             }
-            Err(NoPlace::Busy) => vacancies.heard().await,
+            Err(NoPlace::Busy) => {
+                waiting.get_or_insert_with(|| {
+                    let seeker = Seeker {
+                        numerics: need.numerics.map(str::to_owned),
+                        not: None,
+                        context: need.tokens.saturating_add(1),
+                    };
+                    registry.seekers.wait(need.turn, seeker)
+                });
+                vacancies.heard().await;
+            }
         }
     }
 }

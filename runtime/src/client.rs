@@ -71,6 +71,16 @@ pub struct Pulse {
     pub timeout: Duration,
 }
 
+impl Pulse {
+    /// Between a coordinator and a worker. Either that hangs, or that no packet reaches, holds up sessions or holds what
+    /// is theirs: it has to be noticed long before a person would. Pings are answered by other threads than the model's,
+    /// so a long step is no silence.
+    pub const LINK: Pulse = Pulse {
+        interval: Duration::from_millis(500),
+        timeout: Duration::from_millis(1500),
+    };
+}
+
 impl Default for Pulse {
     fn default() -> Self {
         Pulse {

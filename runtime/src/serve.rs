@@ -14,7 +14,7 @@ use tonic::transport::server::Router;
 
 use crate::accept::Incoming;
 use crate::tls::Acceptor;
-use crate::{Drain, NetArgs};
+use crate::{Drain, NetArgs, Pulse};
 
 /// How often an HTTP/2 ping goes out on every connection, both ways.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -42,6 +42,8 @@ pub struct ServerLimits {
     pub reset_streams: usize,
     /// How long a call may take until its first answer. Streams may then last.
     pub first_answer: Duration,
+    /// How soon a silent peer counts as lost.
+    pub pulse: Pulse,
 }
 
 impl Default for ServerLimits {
@@ -52,6 +54,7 @@ impl Default for ServerLimits {
             header_list: 16 * 1024,
             reset_streams: 64,
             first_answer: Duration::from_secs(60),
+            pulse: Pulse::default(),
         }
     }
 }
@@ -188,8 +191,8 @@ pub fn server(limits: &ServerLimits) -> Server {
         .http2_max_header_list_size(limits.header_list)
         .http2_max_pending_accept_reset_streams(Some(limits.reset_streams))
         .http2_max_local_error_reset_streams(Some(limits.reset_streams))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(limits.pulse.interval))
+        .http2_keepalive_timeout(Some(limits.pulse.timeout))
 }
 
 /// Serves `router` on `listener` until `drain` begins, then until the calls

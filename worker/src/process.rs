@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use runtime::{
-    ClientAuth, CommonArgs, Drain, Listener, Metrics, NetArgs, Purpose, Readiness, ServerLimits,
-    TlsArgs, admin, trace,
+    ClientAuth, CommonArgs, Drain, Listener, Metrics, NetArgs, Pulse, Purpose, Readiness,
+    ServerLimits, TlsArgs, admin, trace,
 };
 use speculation::message::WorkerInfo;
 use tonic::transport::server::Router;
@@ -99,7 +99,11 @@ pub async fn run<K: Kind>(
         counters.sessions.set(seen.sessions() as i64);
         counters.inbox.set(seen.queued() as i64);
     });
-    let router = runtime::serve::server(&ServerLimits::default())
+    let limits = ServerLimits {
+        pulse: Pulse::LINK,
+        ..ServerLimits::default()
+    };
+    let router = runtime::serve::server(&limits)
         .add_service(runtime::health::service(&readiness, &drain).await);
     let router = serve(router, handle.clone(), &drain);
     let mut serving = tokio::spawn(runtime::serve::serve(listener, router, drain.clone()));

@@ -1,5 +1,7 @@
 //! Requests that are refused, and requests that wait.
 
+use std::time::Duration;
+
 use proto::v1;
 use proto::v1::generate_request::Prompt;
 use speculation::relay::Role;
@@ -7,7 +9,7 @@ use tonic::Code;
 
 use crate::fakes::rig::{Limits, Rig, collect, prompt, request};
 use crate::fakes::target::{FakeTarget, Pace};
-use crate::fakes::{hello, plain, until, vocabulary};
+use crate::fakes::{PATIENCE, hello, plain, until, vocabulary};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_out_of_range_are_named_and_disturb_nobody() {
@@ -125,4 +127,80 @@ async fn requests_wait_for_a_target_that_is_full() {
         let reply = collect(stream).await.unwrap();
         assert_eq!(reply.ids, plain(&prompt(), tokens));
     }
+}
+
+/// A target with one seat that takes no step.
+async fn one_seat() -> FakeTarget {
+    let small = v1::HelloReply {
+        max_sessions: 1,
+        ..hello("target", 512)
+    };
+    FakeTarget::with(Pace::Hold, small).await
+}
+
+/// Waits until so many completions look for a seat.
+async fn seeking(rig: &Rig, count: usize) {
+    let there = async {
+        while rig.coordinator.seeking() != count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    (tokio::time::timeout(PATIENCE, there).await).expect("so many never looked for a seat");
+}
+
+/// The text lengths of the sessions that a target was given, the newest last.
+async fn lengths(target: &FakeTarget, count: usize) -> Vec<u32> {
+    let seen = until(&target.inner.seen, |seen| seen.opened.len() == count).await;
+    let mut opened: Vec<_> = seen.opened.into_values().collect();
+    opened.sort_by_key(|open| seen.order.iter().position(|&id| id == open.session));
+    (opened.into_iter())
+        .map(|open| open.stopping.unwrap().max_len)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_free_seat_goes_to_the_first_by_priority() {
+    let target = one_seat().await;
+    let rig = Rig::start(&[&target], &[]).await;
+    let mut streams = vec![rig.send(request("ar", 10)).await.unwrap()];
+    lengths(&target, 1).await;
+    for (number, priority) in (1..).zip([5, -5, 5]) {
+        let asked = v1::GenerateRequest {
+            priority,
+            ..request("ar", 10 + number)
+        };
+        streams.push(rig.send(asked).await.unwrap());
+        seeking(&rig, number as usize).await;
+    }
+    // Each stream's client goes as soon as its session is there.
+    let mut streams: Vec<_> = streams.into_iter().map(Some).collect();
+    for (count, next) in (1..).zip([0, 2, 1, 3]) {
+        lengths(&target, count).await;
+        streams[next].take();
+    }
+    let prompt = prompt().len() as u32;
+    let lengths = lengths(&target, 4).await;
+    let tokens: Vec<u32> = lengths.iter().map(|len| len - prompt).collect();
+    assert_eq!(tokens, [10, 12, 11, 13]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_free_seat_goes_first_to_who_has_lost_its_own() {
+    let (first, second) = (one_seat().await, one_seat().await);
+    let limits = Limits {
+        replay_wait: PATIENCE,
+        ..Limits::default()
+    };
+    let rig = Rig::limited(&[&first, &second], &[], limits).await;
+    let _orphan = rig.send(request("ar", 10)).await.unwrap();
+    lengths(&first, 1).await;
+    let leaves = rig.send(request("ar", 20)).await.unwrap();
+    lengths(&second, 1).await;
+    let _new = rig.send(request("ar", 30)).await.unwrap();
+    seeking(&rig, 1).await;
+    first.server.kill();
+    seeking(&rig, 2).await;
+    drop(leaves);
+    let prompt = prompt().len() as u32;
+    assert_eq!(lengths(&second, 2).await, [prompt + 20, prompt + 10]);
 }

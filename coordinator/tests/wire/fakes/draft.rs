@@ -52,7 +52,7 @@ struct FakeGrow(Arc<Inner>);
 
 impl FakeDraft {
     pub(crate) async fn start() -> FakeDraft {
-        FakeDraft::with(hello("draft", 512)).await
+        FakeDraft::with(hello("draft", 100_000)).await
     }
 
     pub(crate) async fn with(hello: v1::HelloReply) -> FakeDraft {

@@ -30,6 +30,8 @@ pub(crate) enum Pace {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) opened: BTreeMap<u64, v1::OpenRequest>,
+    /// The sessions, in the order in which they were opened.
+    pub(crate) order: Vec<u64>,
     pub(crate) closed: BTreeSet<u64>,
     /// Steps by session.
     pub(crate) steps: BTreeMap<u64, usize>,
@@ -263,6 +265,7 @@ impl Verify for FakeVerify {
         let replica = FakeReplica::open(&request);
         self.0.sessions.lock().unwrap().insert(session, replica);
         self.0.seen.send_modify(|seen| {
+            seen.order.push(session);
             seen.opened.insert(session, request);
         });
         self.0.end_if_complete(session);
