@@ -36,6 +36,8 @@ pub struct VerifySession {
     ahead: Vec<NodeId>,
     /// The advice has come to an end of the text.
     ahead_finish: Option<Finish>,
+    /// There is no room in the tree for more advice.
+    is_stuck: bool,
     /// Text that the coordinator has.
     acked: u32,
     ledger: Ledger,
@@ -84,6 +86,7 @@ impl VerifySession {
             advice,
             ahead: Vec::new(),
             ahead_finish: None,
+            is_stuck: false,
             finish,
             round_done: None,
             base_since: now,
@@ -136,6 +139,7 @@ impl VerifySession {
     /// The text went on without us: true for a qualifier, whose advice either led there or is void.
     fn follow(&mut self, now: Time, tokens: &[u32]) {
         let committed = self.replica.extend(tokens);
+        self.is_stuck = false;
         let led_here = (committed.matched.iter())
             .zip(&self.ahead)
             .all(|((id, _), ahead)| id == ahead)
@@ -178,7 +182,7 @@ impl VerifySession {
         }
         if let Some(advice) = self.advice {
             let full = self.ahead.len() >= usize::from(advice.ahead);
-            if full || self.ahead_finish.is_some() {
+            if full || self.is_stuck || self.ahead_finish.is_some() {
                 return Poll::Parked;
             }
         }
@@ -289,7 +293,12 @@ impl VerifySession {
     ) {
         self.replica.computed(plan);
         let tip = self.ahead.last().copied();
-        if tip.is_none() && plan.tail == TailLogits::Skip {
+        let is_decided = match tip {
+            None => plan.tail != TailLogits::Skip,
+            Some(tip) => plan.rows.iter().any(|row| row.node == tip),
+        };
+        // Only the text was caught up with, for which the step had no more room.
+        if !is_decided {
             return;
         }
         let len = self.replica.len() + self.ahead.len() as u32;
@@ -403,6 +412,11 @@ impl VerifySession {
             };
             hit = self.replica.tree.child(parent, picked.token).is_some();
             let Some(grafted) = self.replica.tree.graft(parent, graft) else {
+                // The tree is full until text is committed. What comes next is the token behind `parent` again, so
+                // its row has to be computed again.
+                self.is_stuck = true;
+                let again = parent.filter(|&id| self.replica.is_computed(id));
+                self.replica.drop_rows(again.into_iter().collect());
                 break;
             };
             if let Some(row) = self.replica.tree.payload_mut(grafted.id()) {
