@@ -197,6 +197,15 @@ impl VerifySession {
             self.replica.text[self.replica.cached as usize..].to_vec()
         };
         let base_rows = append.len() + base.len();
+        if base_rows > room {
+            // Advice that has to be computed again comes in parts, as a prompt does.
+            let rows = base.into_iter().take(room.saturating_sub(append.len()));
+            return Poll::Step(StepPlan {
+                append,
+                tail: TailLogits::Skip,
+                rows: rows.collect(),
+            });
+        }
         let tail = if tip.is_none() {
             TailLogits::Keep
         } else {
