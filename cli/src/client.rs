@@ -230,17 +230,7 @@ impl Received {
         let Some(started) = &self.started else {
             return request;
         };
-        let ids = started.prompt_token_ids.clone();
-        v1::GenerateRequest {
-            prompt: Some(v1::generate_request::Prompt::Tokens(v1::TokenIds { ids })),
-            seed: Some(started.seed),
-            resume: Some(v1::Resume {
-                token_ids: self.completion.token_ids.clone(),
-                numerics_id: started.system_fingerprint.clone(),
-                choice: 0,
-            }),
-            ..request
-        }
+        proto::outward::resume(request, started, &self.completion.token_ids, 0)
     }
 }
 
@@ -260,7 +250,7 @@ impl Trouble {
     }
 
     fn from_status(status: &Status, address: &str) -> Self {
-        let is_broken = std::error::Error::source(status).is_some();
+        let is_broken = runtime::client::broken(status).is_some();
         let is_busy = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
         Trouble {
             error: explain(status, address),
@@ -281,9 +271,7 @@ impl From<anyhow::Error> for Trouble {
 /// A message for people: what happened, and what to do about it.
 fn explain(status: &Status, address: &str) -> anyhow::Error {
     let said = status.message();
-    // A status that this side made up because the transport broke has a source; one that was sent has none.
-    if let Some(source) = std::error::Error::source(status) {
-        let why = runtime::client::cause(source);
+    if let Some(why) = runtime::client::broken(status) {
         return anyhow!(
             "lost the connection to the coordinator at {address} ({why}); is it running?"
         );

@@ -56,10 +56,7 @@ type Frames = BoxStream<'static, Result<Vec<Addressed>, Loss>>;
 
 /// What a status says: the worker's words, or why the connection broke.
 fn said(status: &Status) -> String {
-    match std::error::Error::source(status) {
-        Some(source) => runtime::client::cause(source),
-        None => status.message().to_owned(),
-    }
+    runtime::client::broken(status).unwrap_or_else(|| status.message().to_owned())
 }
 
 /// Serves a worker until the coordinator ends.

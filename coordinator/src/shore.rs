@@ -47,9 +47,8 @@ pub(crate) struct Loss {
 impl Place {
     /// What a worker means that does not take the session.
     pub(crate) fn refused(&self, status: Status) -> Parting {
-        // Not an answer of the worker's: the call broke with the connection, of which the link may not know yet. A
-        // status with a source was made on this side.
-        if self.link.lost.is_cancelled() || std::error::Error::source(&status).is_some() {
+        // Not an answer of the worker's: the call broke with the connection, of which the link may not know yet.
+        if self.link.lost.is_cancelled() || runtime::client::broken(&status).is_some() {
             return Parting::Lost(status.message().to_owned());
         }
         if status.code() == Code::Unavailable {

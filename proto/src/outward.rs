@@ -124,6 +124,28 @@ pub fn open(link: LinkName, spec: SessionSpec, sampling: Sampling) -> v1::OpenRe
     }
 }
 
+/// The request for the rest of a completion of which these tokens have arrived: the same one, by what its stream said
+/// first. It asks for this one of several completions.
+pub fn resume(
+    request: v1::GenerateRequest,
+    started: &v1::Started,
+    token_ids: &[u32],
+    choice: u32,
+) -> v1::GenerateRequest {
+    let ids = started.prompt_token_ids.clone();
+    v1::GenerateRequest {
+        prompt: Some(v1::generate_request::Prompt::Tokens(v1::TokenIds { ids })),
+        seed: Some(started.seed),
+        n: 0,
+        resume: Some(v1::Resume {
+            token_ids: token_ids.to_vec(),
+            numerics_id: started.system_fingerprint.clone(),
+            choice,
+        }),
+        ..request
+    }
+}
+
 /// The first frame of a stream: who is calling.
 pub fn greeting(link: LinkName) -> v1::RelayFrame {
     v1::RelayFrame {

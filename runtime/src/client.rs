@@ -4,6 +4,7 @@ use std::error::Error;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use tonic::Status;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
@@ -216,6 +217,13 @@ pub fn cause(error: &(dyn Error + 'static)) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+/// Why the connection of a call broke, if that is what the status means: one that was made on this side has a source, one
+/// that the other side sent has none. Its code says nothing, it may be `UNKNOWN`.
+#[must_use]
+pub fn broken(status: &Status) -> Option<String> {
+    status.source().map(cause)
 }
 
 fn find_refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use offshoot_e2e::client::{Client, Completion, request};
 use offshoot_e2e::cluster::{Cluster, Shape};
 use offshoot_e2e::{full, prompts};
-use proto::v1::generate_request::Prompt;
-use proto::v1::{GenerateRequest, LogprobsMode, Resume, Strategy, TokenIds};
+use proto::outward;
+use proto::v1::{GenerateRequest, LogprobsMode, Strategy};
 
 const TOKENS: u32 = 40;
 const STRATEGIES: [&str; 3] = ["serial", "serial-tree", "auto"];
@@ -135,27 +135,6 @@ async fn ask(
     all
 }
 
-/// The request for what is missing of a completion of which the first `cut` tokens have arrived.
-fn rest_of(
-    asked: &GenerateRequest,
-    choice: u32,
-    whole: &Completion,
-    cut: usize,
-) -> GenerateRequest {
-    let ids = whole.started.prompt_token_ids.clone();
-    GenerateRequest {
-        prompt: Some(Prompt::Tokens(TokenIds { ids })),
-        seed: Some(whole.started.seed),
-        n: 0,
-        resume: Some(Resume {
-            token_ids: whole.ids[..cut].to_vec(),
-            numerics_id: whole.started.system_fingerprint.clone(),
-            choice,
-        }),
-        ..asked.clone()
-    }
-}
-
 /// Also where nothing but the end is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_completion_resumes_wherever_it_was_interrupted() {
@@ -177,7 +156,8 @@ async fn every_completion_resumes_wherever_it_was_interrupted() {
             let cuts: BTreeSet<usize> = [0, 1.min(len), len / 2, len.saturating_sub(1), len].into();
             for cut in cuts {
                 let about = format!("{name}, choice {choice}, {cut} of {len} tokens");
-                let rest = rest_of(&asked, choice, whole, cut);
+                let arrived = &whole.ids[..cut];
+                let rest = outward::resume(asked.clone(), &whole.started, arrived, choice);
                 let rest = client.generate_all(rest).await;
                 let mut rest = rest.unwrap_or_else(|status| panic!("{about}: {status}"));
                 let rest = rest.remove(&choice).unwrap();

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use proto::v1::generate_event::Event;
-use proto::v1::generate_request::Prompt;
 use proto::v1::generation_client::GenerationClient;
-use proto::v1::{GenerateRequest, Resume, Started, TokenIds};
+use proto::v1::{GenerateRequest, Started};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -201,11 +200,9 @@ enum Broken {
 impl From<Status> for Broken {
     fn from(status: Status) -> Self {
         let text = format!("{}: {}", status.code(), status.message());
-        // A status with a source was made on this side, of a connection that broke.
-        let is_own = std::error::Error::source(&status).is_some();
         match status.code() {
             Code::Unavailable | Code::ResourceExhausted => Broken::Interrupted(text),
-            _ if is_own => Broken::Interrupted(text),
+            _ if runtime::client::broken(&status).is_some() => Broken::Interrupted(text),
             _ => Broken::Refused(text),
         }
     }
@@ -328,19 +325,11 @@ impl Busy {
 impl Received {
     /// The request that brings what the user does not have yet.
     fn continuation(&self, request: &GenerateRequest) -> GenerateRequest {
-        let mut request = request.clone();
-        if let Some(started) = &self.started {
-            request.prompt = Some(Prompt::Tokens(TokenIds {
-                ids: started.prompt_token_ids.clone(),
-            }));
-            request.seed = Some(started.seed);
-            request.resume = Some(Resume {
-                token_ids: self.ids.clone(),
-                numerics_id: started.system_fingerprint.clone(),
-                choice: 0,
-            });
+        let request = request.clone();
+        match &self.started {
+            Some(started) => proto::outward::resume(request, started, &self.ids, 0),
+            None => request,
         }
-        request
     }
 
     /// Takes the next token.
@@ -385,6 +374,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
     use super::*;
+    use proto::v1::TokenIds;
+    use proto::v1::generate_request::Prompt;
 
     fn job() -> Job {
         Job {
