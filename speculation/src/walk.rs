@@ -1,43 +1,40 @@
 //! The verification walk: from the last token down the tree, along the tokens the model itself picks.
 
-use crate::message::{Finish, Score, Stopping};
-use crate::tree::{NodeId, Tree};
+use alloc::vec::Vec;
 
-/// One token as a model picked it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Picked {
-    /// The token id.
-    pub token: u32,
-    /// How far it was ahead of the second best, in units of logits over temperature.
-    pub margin: f32,
-    /// How likely the model found it, if the session asks for that.
-    pub score: Option<Score>,
-}
+use decode::{NodeId, NotFinite, Pick, Rule};
+
+use crate::message::{Finish, Stopping};
+use crate::tree::Tree;
 
 /// Where a walk went.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Walked {
     /// The picked tokens: one for each accepted node and one more, unless the text ended earlier.
-    pub picks: Vec<Picked>,
+    pub picks: Vec<Pick>,
     /// The accepted nodes.
     pub path: Vec<NodeId>,
     /// Why the text ends with the last pick.
     pub finish: Option<Finish>,
 }
 
-/// Walks from `anchor`, whose token is at `len - 1`, through nodes for which `computed` holds.
+/// Walks from `anchor`, whose token is at `len - 1`, through nodes for which `is_computed` holds.
 ///
 /// `pick` is asked for the token that follows a node (`None`: the committed text) and is never asked twice for the
 /// same one, nor for a row that was not computed. The text is cut at a stop token and at `stopping.max_len`, inside
 /// an accepted path too.
-pub fn walk<P, E>(
+///
+/// # Errors
+/// [`NotFinite`] when a pick is.
+pub fn walk<P>(
     tree: &Tree<P>,
+    rule: Rule,
     anchor: Option<NodeId>,
     len: u32,
     stopping: &Stopping,
-    computed: impl Fn(NodeId) -> bool,
-    mut pick: impl FnMut(Option<NodeId>) -> Result<Picked, E>,
-) -> Result<Walked, E> {
+    is_computed: impl Fn(NodeId) -> bool,
+    mut pick: impl FnMut(Option<NodeId>) -> Result<Pick, NotFinite>,
+) -> Result<Walked, NotFinite> {
     let mut walked = Walked::default();
     let mut at = anchor;
     let mut len = len;
@@ -50,8 +47,10 @@ pub fn walk<P, E>(
         if walked.finish.is_some() {
             return Ok(walked);
         }
-        match tree.child(at, token) {
-            Some(child) if computed(child) => {
+        let accepted = (tree.children(at).iter().copied())
+            .find(|&child| (tree.get(child)).is_some_and(|node| rule.accepts(node.token, token)));
+        match accepted {
+            Some(child) if is_computed(child) => {
                 walked.path.push(child);
                 at = Some(child);
             }
@@ -81,6 +80,7 @@ impl Stopping {
 mod tests {
     use super::*;
     use crate::tree::Graft;
+    use alloc::vec;
 
     fn tree_of(paths: &[&[u32]]) -> Tree<()> {
         let mut tree = Tree::new(4);
@@ -101,23 +101,14 @@ mod tests {
 
     fn run(tree: &Tree<()>, stopping: &Stopping, text: &[u32]) -> Walked {
         let mut tokens = text.iter();
-        walk::<_, std::convert::Infallible>(
-            tree,
-            None,
-            4,
-            stopping,
-            |_| true,
-            |_| {
-                Ok(Picked {
-                    token: *tokens
-                        .next()
-                        .expect("the walk asks no further than the tree"),
-                    margin: 0.0,
-                    score: None,
-                })
-            },
-        )
-        .expect("infallible")
+        let pick = |_| {
+            Ok(Pick {
+                token: *(tokens.next()).expect("the walk asks no further than the tree"),
+                margin: 0.0,
+                score: None,
+            })
+        };
+        walk(tree, Rule::Exact, None, 4, stopping, |_| true, pick).expect("all are numbers")
     }
 
     #[test]
