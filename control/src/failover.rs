@@ -1,7 +1,7 @@
-//! A session whose target was lost: when to wait for that target, when to look for another one, and when to give up.
+//! Failover: when a session waits for its lost target, when it looks for another one, and when it gives up.
 
-use crate::Time;
-use crate::relay::LinkKey;
+use speculation::Time;
+use speculation::relay::WorkerKey;
 
 /// How long a lost target may take to come back before the session goes to another. A broken stream to a living
 /// process is there again much sooner, and then its cache still holds the session.
@@ -12,7 +12,7 @@ pub const MAX_FRUITLESS: u32 = 2;
 
 /// What is to be expected of a lost target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hope {
+pub enum Expectation {
     /// Perhaps only the stream broke: it still has the session, and going back costs nothing.
     Returns,
     /// It has been away for too long; perhaps it is started again.
@@ -25,16 +25,18 @@ pub enum Hope {
     Refuses,
 }
 
-impl Hope {
+impl Expectation {
     /// Which target a session goes to: `own`, the lost one if it takes sessions; `other`, the best of the rest; or
     /// nobody for now. `returns` says whether the lost one may be there again in no time.
     pub fn choose<T>(self, own: Option<T>, other: Option<T>, returns: Returns) -> Option<T> {
         match (self, own, other) {
-            (Hope::Returns | Hope::Gone | Hope::Stops, Some(own), _) => Some(own),
-            (Hope::Full, own, other) => other.or(own),
-            (Hope::Refuses, _, other) => other,
-            (Hope::Returns, None, _) if returns == Returns::Soon => None,
-            (Hope::Returns | Hope::Gone | Hope::Stops, None, other) => other,
+            (Expectation::Returns | Expectation::Gone | Expectation::Stops, Some(own), _) => {
+                Some(own)
+            }
+            (Expectation::Full, own, other) => other.or(own),
+            (Expectation::Refuses, _, other) => other,
+            (Expectation::Returns, None, _) if returns == Returns::Soon => None,
+            (Expectation::Returns | Expectation::Gone | Expectation::Stops, None, other) => other,
         }
     }
 }
@@ -48,9 +50,9 @@ pub enum Returns {
     Unknown,
 }
 
-/// What a session remembers of the targets it has lost. `R` is why the last one was.
-#[derive(Debug)]
-pub struct Replays<R> {
+/// What a session knows of the targets it has lost. `R` is why the last one was.
+#[derive(Clone, Debug)]
+pub struct Failover<R> {
     /// Tokens of the text when the last one was lost.
     tokens: usize,
     /// Targets lost since the text was shorter than that.
@@ -59,30 +61,28 @@ pub struct Replays<R> {
 }
 
 /// The search for another target, until one has taken the session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Search<R> {
-    key: LinkKey,
-    hope: Hope,
+    key: WorkerKey,
+    expectation: Expectation,
     since: Time,
-    /// The session has a seat, and its open call is under way.
-    seated: bool,
+    /// The session has a reservation, and its open call is under way.
+    is_reserved: bool,
     reason: R,
 }
 
-/// What to look for.
-#[derive(Debug)]
-pub struct Wish<'a, R> {
-    /// The target that was lost.
-    pub key: LinkKey,
+/// The target that a session has lost and wants replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostTarget {
+    /// Which one.
+    pub worker: WorkerKey,
     /// What is to be expected of it.
-    pub hope: Hope,
-    /// Why it was lost.
-    pub reason: &'a R,
+    pub expectation: Expectation,
 }
 
-impl<R> Default for Replays<R> {
+impl<R> Default for Failover<R> {
     fn default() -> Self {
-        Replays {
+        Failover {
             tokens: 0,
             fruitless: 0,
             search: None,
@@ -90,14 +90,14 @@ impl<R> Default for Replays<R> {
     }
 }
 
-impl<R> Replays<R> {
+impl<R> Failover<R> {
     /// A target was lost, or did not take the session, when the text had `tokens` tokens.
     ///
     /// # Errors
     /// With the number of targets that were lost in a row without a new token, when they are too many.
-    pub fn handle_lost(&mut self, tokens: usize, hope: Hope) -> Result<(), u32> {
+    pub fn handle_lost(&mut self, tokens: usize, expectation: Expectation) -> Result<(), u32> {
         // Who had no room or is about to stop has not been lost to the request.
-        if matches!(hope, Hope::Full | Hope::Stops) {
+        if matches!(expectation, Expectation::Full | Expectation::Stops) {
             return Ok(());
         }
         if tokens > self.tokens {
@@ -112,13 +112,13 @@ impl<R> Replays<R> {
     }
 
     /// Another target is sought from `now` on; one that was sought already is sought since then.
-    pub fn seek(&mut self, now: Time, key: LinkKey, hope: Hope, reason: R) {
+    pub fn seek(&mut self, now: Time, key: WorkerKey, expectation: Expectation, reason: R) {
         let since = self.search.as_ref().map_or(now, |search| search.since);
         self.search = Some(Search {
             key,
-            hope,
+            expectation,
             since,
-            seated: false,
+            is_reserved: false,
             reason,
         });
     }
@@ -128,21 +128,21 @@ impl<R> Replays<R> {
         self.search = None;
     }
 
-    /// The session was given a seat, and its open call is under way.
-    pub fn handle_seated(&mut self) {
+    /// The session was given a reservation, and its open call is under way.
+    pub fn handle_reserved(&mut self) {
         if let Some(search) = &mut self.search {
-            search.seated = true;
+            search.is_reserved = true;
         }
     }
 
-    /// Whether a seat is to be looked for.
+    /// Whether a target is to be looked for.
     pub fn is_seeking(&self) -> bool {
-        (self.search.as_ref()).is_some_and(|search| !search.seated)
+        (self.search.as_ref()).is_some_and(|search| !search.is_reserved)
     }
 
     /// When to look again although nothing has changed; `None` while there is nothing to look for.
     pub fn wake(&self, now: Time, patience: Time) -> Option<Time> {
-        let search = self.search.as_ref().filter(|search| !search.seated)?;
+        let search = self.search.as_ref().filter(|search| !search.is_reserved)?;
         [RETURN_PATIENCE, patience]
             .map(|after| search.since + after)
             .into_iter()
@@ -150,25 +150,25 @@ impl<R> Replays<R> {
     }
 
     /// What to look for now, if anything.
-    pub fn poll_wish(&mut self, now: Time, patience: Time) -> Option<Wish<'_, R>> {
-        let search = self.search.as_mut().filter(|search| !search.seated)?;
+    pub fn poll_wanted(&mut self, now: Time, patience: Time) -> Option<LostTarget> {
+        let search = self.search.as_mut().filter(|search| !search.is_reserved)?;
         let sought = now.saturating_sub(search.since);
-        if search.hope == Hope::Returns && sought >= RETURN_PATIENCE {
-            search.hope = Hope::Gone;
+        if search.expectation == Expectation::Returns && sought >= RETURN_PATIENCE {
+            search.expectation = Expectation::Gone;
         }
         // Whoever was full is asked again and again, but not for ever.
-        let asks = search.hope != Hope::Full || sought < patience;
-        asks.then_some(Wish {
-            key: search.key,
-            hope: search.hope,
-            reason: &search.reason,
+        let asks = search.expectation != Expectation::Full || sought < patience;
+        asks.then_some(LostTarget {
+            worker: search.key,
+            expectation: search.expectation,
         })
     }
 
-    /// Why the session fails, if a seat was looked for too long and none was found.
+    /// Why the session fails, if a target was looked for too long and none was found.
     pub fn poll_failure(&mut self, now: Time, patience: Time) -> Option<R> {
-        let overdue =
-            |search: &mut Search<R>| !search.seated && now.saturating_sub(search.since) >= patience;
+        let overdue = |search: &mut Search<R>| {
+            !search.is_reserved && now.saturating_sub(search.since) >= patience
+        };
         self.search.take_if(overdue).map(|search| search.reason)
     }
 }
@@ -183,58 +183,72 @@ mod tests {
 
     #[test]
     fn a_request_that_ends_every_target_is_given_up_and_progress_forgives() {
-        let mut replays = Replays::<()>::default();
+        let mut failover = Failover::<()>::default();
         for tokens in [3, 3, 4, 4] {
-            assert_eq!(replays.handle_lost(tokens, Hope::Returns), Ok(()));
+            assert_eq!(failover.handle_lost(tokens, Expectation::Returns), Ok(()));
         }
-        assert_eq!(replays.handle_lost(4, Hope::Full), Ok(()));
-        assert_eq!(replays.handle_lost(4, Hope::Returns), Err(3));
+        assert_eq!(failover.handle_lost(4, Expectation::Full), Ok(()));
+        assert_eq!(failover.handle_lost(4, Expectation::Returns), Err(3));
     }
 
     #[test]
     fn the_lost_target_is_waited_for_then_anybody_will_do_then_it_fails() {
-        let mut replays = Replays::default();
+        let mut failover = Failover::default();
         let since = Time::from_secs(1);
-        replays.seek(since, LinkKey(2), Hope::Returns, "why");
+        failover.seek(since, WorkerKey(2), Expectation::Returns, "why");
         assert_eq!(
-            replays.poll_wish(since, PATIENCE).unwrap().hope,
-            Hope::Returns
+            failover.poll_wanted(since, PATIENCE).unwrap().expectation,
+            Expectation::Returns
         );
-        let later = replays.wake(since, PATIENCE).unwrap();
+        let later = failover.wake(since, PATIENCE).unwrap();
         assert_eq!(later, since + RETURN_PATIENCE);
-        assert_eq!(replays.poll_wish(later, PATIENCE).unwrap().hope, Hope::Gone);
-        assert!(replays.poll_failure(later, PATIENCE).is_none());
-        replays.handle_seated();
-        assert!(!replays.is_seeking() && replays.wake(later, PATIENCE).is_none());
-        assert!(replays.poll_failure(since + PATIENCE, PATIENCE).is_none());
-        // The next one did not take it either: the time it has been sought for goes on.
-        replays.seek(later, LinkKey(3), Hope::Full, "no room");
-        assert!(replays.poll_wish(since + PATIENCE, PATIENCE).is_none());
         assert_eq!(
-            replays.poll_failure(since + PATIENCE, PATIENCE),
+            failover.poll_wanted(later, PATIENCE).unwrap().expectation,
+            Expectation::Gone
+        );
+        assert!(failover.poll_failure(later, PATIENCE).is_none());
+        failover.handle_reserved();
+        assert!(!failover.is_seeking() && failover.wake(later, PATIENCE).is_none());
+        assert!(failover.poll_failure(since + PATIENCE, PATIENCE).is_none());
+        // The next one did not take it either: the time it has been sought for goes on.
+        failover.seek(later, WorkerKey(3), Expectation::Full, "no room");
+        assert!(failover.poll_wanted(since + PATIENCE, PATIENCE).is_none());
+        assert_eq!(
+            failover.poll_failure(since + PATIENCE, PATIENCE),
             Some("no room")
         );
-        assert!(!replays.is_seeking());
+        assert!(!failover.is_seeking());
     }
 
     #[test]
     fn who_is_chosen() {
-        let choose = |hope: Hope, own, returns| hope.choose(own, Some("other"), returns);
+        let choose = |expectation: Expectation, own, returns| {
+            expectation.choose(own, Some("other"), returns)
+        };
         assert_eq!(
-            choose(Hope::Returns, Some("own"), Returns::Unknown),
+            choose(Expectation::Returns, Some("own"), Returns::Unknown),
             Some("own")
         );
-        assert_eq!(choose(Hope::Returns, None, Returns::Soon), None);
-        assert_eq!(choose(Hope::Returns, None, Returns::Unknown), Some("other"));
-        assert_eq!(choose(Hope::Gone, None, Returns::Soon), Some("other"));
+        assert_eq!(choose(Expectation::Returns, None, Returns::Soon), None);
         assert_eq!(
-            choose(Hope::Full, Some("own"), Returns::Unknown),
+            choose(Expectation::Returns, None, Returns::Unknown),
             Some("other")
         );
         assert_eq!(
-            choose(Hope::Refuses, Some("own"), Returns::Unknown),
+            choose(Expectation::Gone, None, Returns::Soon),
             Some("other")
         );
-        assert_eq!(Hope::Refuses.choose(Some("own"), None, Returns::Soon), None);
+        assert_eq!(
+            choose(Expectation::Full, Some("own"), Returns::Unknown),
+            Some("other")
+        );
+        assert_eq!(
+            choose(Expectation::Refuses, Some("own"), Returns::Unknown),
+            Some("other")
+        );
+        assert_eq!(
+            Expectation::Refuses.choose(Some("own"), None, Returns::Soon),
+            None
+        );
     }
 }

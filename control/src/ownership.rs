@@ -1,36 +1,36 @@
 //! Who may say what about a session that a worker holds: the coordinator that opened it, under the term it was opened
-//! with, over the link it was opened on; and for how long a session outlives that link.
+//! with, over the stream it was opened on; and for how long a session outlives that stream.
 
-use crate::Time;
-use crate::message::{SessionSpec, Term};
+use speculation::Time;
+use speculation::message::{SessionSpec, Term};
 
-/// How long a session outlives its link, so that a stream that breaks and comes back costs no second prefill.
+/// How long a session outlives its stream, so that a stream that breaks and comes back costs no second prefill.
 pub const LEASE: Time = Time::from_secs(2);
 
 /// What keeps a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// The link it is told of and reports on.
-    Link(u64),
-    /// Its link was lost. Until then it rests here, and its coordinator may open it once more.
+    /// The stream on which it is told and reports.
+    Stream(u64),
+    /// Its stream was lost. Until then it rests here, and its coordinator may open it once more.
     Lease(Time),
 }
 
 /// A worker's side of the agreement to hold a session. Lives as long as the session is held.
 #[derive(Clone, Copy, Debug)]
-pub struct Grant {
+pub struct Ownership {
     coordinator: u64,
     term: Term,
     hold: Hold,
 }
 
-impl Grant {
-    /// A session that was opened by this coordinator under this term, and is kept by this link.
-    pub fn new(coordinator: u64, term: Term, link: u64) -> Self {
-        Grant {
+impl Ownership {
+    /// A session that was opened by this coordinator under this term, and is kept by this stream.
+    pub fn new(coordinator: u64, term: Term, stream: u64) -> Self {
+        Ownership {
             coordinator,
             term,
-            hold: Hold::Link(link),
+            hold: Hold::Stream(stream),
         }
     }
 
@@ -49,19 +49,19 @@ impl Grant {
         self.coordinator == coordinator && self.term < term
     }
 
-    /// Whether what is told on this link under this term is for it.
-    pub fn hears(&self, link: u64, term: Term) -> bool {
-        self.hold == Hold::Link(link) && self.term == term
+    /// Whether what is told on this stream under this term is for it.
+    pub fn hears(&self, stream: u64, term: Term) -> bool {
+        self.hold == Hold::Stream(stream) && self.term == term
     }
 
-    /// Whether it ends when this coordinator closes it under this term, also where that arrives on a later link.
+    /// Whether it ends when this coordinator closes it under this term, also where that arrives on a later stream.
     pub fn ends_by(&self, coordinator: u64, term: Term) -> bool {
         self.coordinator == coordinator && self.term <= term
     }
 
-    /// A link is lost. Whether it was the one that keeps the session, which now rests for the time of the lease.
-    pub fn handle_lost(&mut self, link: u64, now: Time) -> bool {
-        let meant = self.hold == Hold::Link(link);
+    /// A stream is lost. Whether it was the one that keeps the session, which now rests for the time of the lease.
+    pub fn handle_lost(&mut self, stream: u64, now: Time) -> bool {
+        let meant = self.hold == Hold::Stream(stream);
         if meant {
             self.hold = Hold::Lease(now + LEASE);
         }
@@ -90,22 +90,22 @@ mod tests {
 
     #[test]
     fn only_its_own_coordinator_takes_a_session_back_and_only_later() {
-        let grant = Grant::new(1, Term(3), 7);
-        assert!(grant.yields_to(1, Term(4)));
-        assert!(!grant.yields_to(1, Term(3)) && !grant.yields_to(2, Term(4)));
-        assert!(grant.hears(7, Term(3)));
-        assert!(!grant.hears(7, Term(2)) && !grant.hears(7, Term(4)) && !grant.hears(8, Term(3)));
-        assert!(grant.ends_by(1, Term(3)) && grant.ends_by(1, Term(9)));
-        assert!(!grant.ends_by(1, Term(2)) && !grant.ends_by(2, Term(3)));
+        let owned = Ownership::new(1, Term(3), 7);
+        assert!(owned.yields_to(1, Term(4)));
+        assert!(!owned.yields_to(1, Term(3)) && !owned.yields_to(2, Term(4)));
+        assert!(owned.hears(7, Term(3)));
+        assert!(!owned.hears(7, Term(2)) && !owned.hears(7, Term(4)) && !owned.hears(8, Term(3)));
+        assert!(owned.ends_by(1, Term(3)) && owned.ends_by(1, Term(9)));
+        assert!(!owned.ends_by(1, Term(2)) && !owned.ends_by(2, Term(3)));
     }
 
     #[test]
-    fn a_lost_link_leaves_a_lease_that_hears_nothing() {
-        let mut grant = Grant::new(1, Term(3), 7);
+    fn a_lost_stream_leaves_a_lease_that_hears_nothing() {
+        let mut owned = Ownership::new(1, Term(3), 7);
         let now = Time::from_secs(5);
-        assert!(!grant.handle_lost(6, now));
-        assert!(grant.handle_lost(7, now) && !grant.handle_lost(7, now + LEASE));
-        assert_eq!(grant.hold(), Hold::Lease(now + LEASE));
-        assert!(!grant.hears(7, Term(3)) && grant.yields_to(1, Term(4)));
+        assert!(!owned.handle_lost(6, now));
+        assert!(owned.handle_lost(7, now) && !owned.handle_lost(7, now + LEASE));
+        assert_eq!(owned.hold(), Hold::Lease(now + LEASE));
+        assert!(!owned.hears(7, Term(3)) && owned.yields_to(1, Term(4)));
     }
 }

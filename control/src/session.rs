@@ -1,57 +1,28 @@
-//! What the task of one request decides at a coordinator: who serves it, what each worker is told and when, and what
-//! becomes of it when one is lost.
+//! The session machine: what a coordinator decides for one request. Who serves it, what each worker is told and when, and
+//! what becomes of it when one is lost.
 //!
-//! A [`Ferry`] has the [`Relay`], the seats and the memory of lost targets. Its owner has the links, the open calls and
-//! the clock, and acts for it as its [`Shore`]. Feed it with `handle_*` and call [`Ferry::poll`] after every input.
+//! Its owner has the streams, the open calls, the fleet, the client and the clock. It feeds the machine with `handle_*`
+//! and carries out what [`SessionMachine::poll`] gives, until that is nothing; [`SessionMachine::wake`] says when to poll
+//! although nothing has happened.
 
-use crate::Time;
-use crate::limits::{MAX_COMMIT, MAX_NODES_PER_UPDATE};
-use crate::message::{
-    Addressed, DraftReport, Finish, PromptScores, ReplicaUpdate, Scores, SessionSpec, Term,
-    VerifyReport,
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use speculation::Time;
+use speculation::duty::Role;
+use speculation::limits::{MAX_COMMIT, MAX_NODES_PER_UPDATE};
+use speculation::message::{
+    Addressed, Finish, FromWorker, PromptScores, ReplicaUpdate, Scores, SessionSpec, Term,
 };
-use crate::relay::{LinkKey, Relay, RelayError, Role};
-use crate::replay::{Hope, Replays, Wish};
+use speculation::relay::{Relay, WorkerKey};
 
-/// What a worker says about one session.
-#[derive(Clone, Debug)]
-pub enum Said {
-    /// A draft has grown something.
-    Drafted(DraftReport),
-    /// A verifier has picked.
-    Verified(VerifyReport),
-    /// The worker gives the session up.
-    Fault(String),
-}
-
-/// Which workers a session wants besides a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Drafts, at most.
-    pub drafts: usize,
-    /// Qualifiers, at most.
-    pub qualifiers: usize,
-}
-
-impl Wanted {
-    /// What is still wanted by a session that has these already.
-    pub fn besides(self, present: impl Iterator<Item = Role>) -> Wanted {
-        present.fold(self, |left, role| match role {
-            Role::Draft => Wanted {
-                drafts: left.drafts.saturating_sub(1),
-                ..left
-            },
-            Role::Qualifier => Wanted {
-                qualifiers: left.qualifiers.saturating_sub(1),
-                ..left
-            },
-            Role::Target => left,
-        })
-    }
-}
+use crate::failover::{Expectation, Failover, LostTarget};
+use crate::fleet::Wanted;
 
 /// What is new for the client.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Fresh {
     /// Committed tokens.
     pub tokens: Vec<u32>,
@@ -59,104 +30,153 @@ pub struct Fresh {
     pub scores: Option<Scores>,
     /// Scores of the prompt.
     pub prompt: Option<PromptScores>,
-    /// The text is complete.
-    pub is_last: bool,
 }
 
-/// What an answer to an open call asks of the owner.
+/// Why a worker is let go before the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// It, or the way to it, is gone.
+    Lost(String),
+    /// It said what no correct worker says.
+    Broken(String),
+    /// It does not take the session.
+    Refused(Refused),
+}
+
+/// A worker does not take a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What that means.
+    pub kind: RefusedKind,
+    /// The worker's own words.
+    pub message: String,
+}
+
+/// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    /// Nothing.
-    Noted,
-    /// It was carried out although the session has left that worker since: it is to be closed once more.
-    CloseAgain,
+pub enum RefusedKind {
+    /// The request itself is no good; no target would take it.
+    Invalid,
+    /// It has no room.
+    Full,
+    /// It is shutting down, or does not know the stream.
+    Stopping,
+    /// It will not take it.
+    Other,
 }
 
-/// A place on a worker, as the owner holds it.
-pub trait Seat {
-    /// Names the worker within the session.
-    fn key(&self) -> LinkKey;
-    /// What the worker does.
-    fn role(&self) -> Role;
+/// How a session lost its last target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetLoss {
+    /// The target.
+    pub worker: WorkerKey,
+    /// Generated tokens then.
+    pub tokens: usize,
+    /// What was to be expected of it.
+    pub expectation: Expectation,
+    /// Why it was lost, for people.
+    pub reason: String,
 }
 
-/// What the owner of a [`Ferry`] does for it.
-pub trait Shore {
-    /// A place on a worker.
-    type Seat: Seat;
-    /// Why a worker is let go before the end.
-    type Parting;
-    /// What is remembered of a lost target.
-    type Loss;
-    /// Why the session fails.
-    type Failure;
-
-    /// Why a seat is of no use any more, if so: its link is lost, or the session fell behind its reports.
-    fn gone(&self, seat: &Self::Seat) -> Option<Self::Parting>;
-    /// The worker said what no correct worker says.
-    fn broken(&self, error: RelayError) -> Self::Parting;
-    /// The worker has given the session up.
-    fn fault(&self, message: String) -> Self::Parting;
-
-    /// Whether the last update was taken. If not, the owner calls [`Ferry::poll`] again once it is.
-    fn is_vacant(&mut self, seat: &Self::Seat) -> bool;
-    /// Sends an update. When it `goes_on` the owner calls [`Ferry::poll`] again once it was taken.
-    fn tell(&mut self, seat: &Self::Seat, term: Term, update: ReplicaUpdate, goes_on: bool);
-    /// Makes the open call; its answer goes to [`Ferry::handle_answer`].
-    fn open(&mut self, seat: &mut Self::Seat, spec: SessionSpec);
-    /// The session leaves the worker, which is told to free everything.
-    fn leave(&mut self, seat: Self::Seat);
-    /// A worker serves the session.
-    fn serves(&mut self, role: Role);
-
-    /// Hands the client what is new. Gives how many tokens it has taken, of these and earlier ones.
-    fn deliver(&mut self, fresh: Fresh) -> u32;
-    /// Whether the client has all it wants although the text could go on.
-    fn is_satisfied(&self) -> bool;
-
-    /// A seat on another target.
-    fn find_target(&mut self, wish: &Wish<'_, Self::Loss>) -> Option<Self::Seat>;
-    /// Seats on other drafts and qualifiers, at most as many as are wanted.
-    fn find_contributors(&mut self, wanted: Wanted, present: &[Self::Seat]) -> Vec<Self::Seat>;
-
-    /// The session goes on without a draft or qualifier.
-    fn bypassed(&mut self, seat: &Self::Seat, why: Self::Parting);
-    /// The target is lost behind so many generated tokens. What is to be remembered of it, and hoped for.
-    ///
-    /// # Errors
-    /// When no other target could serve the session.
-    fn lost(
-        &mut self,
-        seat: &Self::Seat,
-        why: Self::Parting,
-        tokens: usize,
-    ) -> Result<(Hope, Self::Loss), Self::Failure>;
+/// How a session ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The text is complete.
+    Finished(Finish),
     /// So many targets were lost one after the other without a new token.
-    fn fruitless(&self, lost: u32, loss: Self::Loss) -> Self::Failure;
+    Fruitless(u32, TargetLoss),
     /// No target took over in time.
-    fn abandoned(&self, loss: Self::Loss) -> Self::Failure;
+    Abandoned(TargetLoss),
+    /// The target says that the request itself is no good.
+    Invalid(WorkerKey, String),
 }
 
-/// See the module documentation. `P` is a place on a worker; the target's comes first, so that it is told first. `L` is
-/// what is remembered of a lost target.
+/// What the owner is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make the open call; its answer goes to [`SessionMachine::handle_opened`] or
+    /// [`SessionMachine::handle_refused`].
+    Open(WorkerKey, Box<SessionSpec>),
+    /// Fill the session's slot on the stream to a worker.
+    Tell(WorkerKey, Term, Box<ReplicaUpdate>),
+    /// Call [`SessionMachine::handle_taken`] as soon as the slot is vacant, at once if it is.
+    AwaitTaken(WorkerKey),
+    /// Leave the worker: close the session there under this term, and give the reservation back.
+    Leave(WorkerKey, Term),
+    /// A worker serves the session.
+    Served(WorkerKey, Role),
+    /// Hand this to the client; what it has taken goes to [`SessionMachine::handle_consumed`].
+    Deliver(Box<Fresh>),
+    /// Look for a reservation on another target; the answer goes to [`SessionMachine::handle_reserved`], if there is one.
+    FindTarget(LostTarget),
+    /// Look for reservations on other drafts and qualifiers.
+    FindContributors(Wanted),
+    /// For people: the session goes on without a draft or qualifier.
+    Bypassed(WorkerKey, Role, Parting),
+    /// For people: the target is lost, and another is looked for.
+    TargetLost(TargetLoss),
+    /// Nothing more is to be done. The workers were left.
+    End(Ended),
+}
+
+/// A worker that has the session, or is asked to take it.
 #[derive(Debug)]
-pub struct Ferry<P, L> {
+struct Member {
+    key: WorkerKey,
+    role: Role,
+    term: Term,
+    slot: Slot,
+}
+
+/// The session's slot on the stream to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Vacant,
+    Filled,
+    /// It is filled, and the owner tells when it no longer is.
+    Awaited,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct SessionMachine {
     relay: Relay,
-    seats: Vec<P>,
-    replays: Replays<L>,
+    /// The target comes first, so that it is told first.
+    members: Vec<Member>,
+    failover: Failover<TargetLoss>,
     wanted: Wanted,
     prompt_len: usize,
+    /// How long a target is looked for.
+    patience: Time,
+    actions: VecDeque<Action>,
+    /// Something has happened since the machine last looked around.
+    is_stirred: bool,
+    /// There may be workers that it still wants.
+    has_arrivals: bool,
+    /// The client has all it wants although the text could go on.
+    is_satisfied: bool,
+    has_ended: bool,
+    /// When a target is looked for again, if one is.
+    search_at: Time,
 }
 
-impl<P: Seat, L> Ferry<P, L> {
-    /// A session without any worker; `prompt_len` tokens of its text are not generated.
-    pub fn new(relay: Relay, wanted: Wanted, prompt_len: usize) -> Self {
-        Ferry {
+impl SessionMachine {
+    /// A session without any worker; `prompt_len` tokens of its text are not generated. When its target is lost it looks
+    /// for another one for `patience`.
+    pub fn new(relay: Relay, wanted: Wanted, prompt_len: usize, patience: Time) -> Self {
+        SessionMachine {
             relay,
-            seats: Vec::new(),
-            replays: Replays::default(),
+            members: Vec::new(),
+            failover: Failover::default(),
             wanted,
             prompt_len,
+            patience,
+            actions: VecDeque::new(),
+            is_stirred: true,
+            has_arrivals: false,
+            is_satisfied: false,
+            has_ended: false,
+            search_at: Time::ZERO,
         }
     }
 
@@ -165,239 +185,309 @@ impl<P: Seat, L> Ferry<P, L> {
         &self.relay
     }
 
-    /// The workers that have the session or are asked to take it; the target first.
-    pub fn seats(&self) -> &[P] {
-        &self.seats
-    }
-
-    /// Gives up the seats, so that the owner can leave them.
-    pub fn take_seats(&mut self) -> Vec<P> {
-        std::mem::take(&mut self.seats)
-    }
-
     /// Tokens behind the prompt, a stop token included.
     pub fn generated(&self) -> usize {
         self.relay.text().len() - self.prompt_len
     }
 
-    /// Whether a target is looked for, so that every vacancy is a reason to poll.
+    /// The workers that have the session or are asked to take it; the target first.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerKey> + '_ {
+        self.members.iter().map(|member| member.key)
+    }
+
+    /// The target, if there is one.
+    pub fn target(&self) -> Option<WorkerKey> {
+        let mut targets = (self.members.iter()).filter(|member| member.role == Role::Target);
+        targets.next().map(|member| member.key)
+    }
+
+    /// The workers whose slots are filled, as far as the machine knows.
+    pub fn awaited(&self) -> impl Iterator<Item = WorkerKey> + '_ {
+        (self.members.iter())
+            .filter(|member| member.slot == Slot::Awaited)
+            .map(|member| member.key)
+    }
+
+    /// Whether a target is looked for, so that every vacancy in the fleet is a reason to call
+    /// [`SessionMachine::handle_vacancy`].
     pub fn is_seeking(&self) -> bool {
-        self.replays.is_seeking()
+        self.failover.is_seeking()
     }
 
-    /// When to poll although nothing has changed. A target is looked for for `patience`.
-    pub fn wake(&self, now: Time, patience: Time) -> Option<Time> {
-        self.replays.wake(now, patience)
+    /// When to poll although nothing has happened.
+    pub fn wake(&self, now: Time) -> Option<Time> {
+        self.failover.wake(now, self.patience)
     }
 
-    /// Does everything there is to do now. `Some` when the text is complete.
-    ///
-    /// # Errors
-    /// When the session cannot go on.
-    pub fn poll<S: Shore<Seat = P, Loss = L>>(
-        &mut self,
-        shore: &mut S,
-        now: Time,
-        patience: Time,
-    ) -> Result<Option<Finish>, S::Failure> {
-        let gone = |seat: &P, shore: &S| Some((seat.key(), shore.gone(seat)?));
-        while let Some((key, why)) = self.seats.iter().find_map(|seat| gone(seat, shore)) {
-            self.part(shore, now, key, why)?;
+    /// What to do next; nothing until something happens.
+    pub fn poll(&mut self, now: Time) -> Option<Action> {
+        if self.actions.is_empty() && !self.has_ended {
+            if let Some(lost) = self.poll_search(now) {
+                return Some(Action::FindTarget(lost));
+            }
+            if let Some(loss) = self.failover.poll_failure(now, self.patience) {
+                self.end(Ended::Abandoned(loss));
+            } else if core::mem::take(&mut self.is_stirred) {
+                self.look_around();
+            }
         }
-        self.seek(shore, now, patience)?;
-        self.hand_out(shore);
-        if shore.is_satisfied() && self.relay.is_prompt_done() {
-            return Ok(Some(Finish::Stop));
+        self.actions.pop_front()
+    }
+
+    /// What to look for, if a target is to be looked for now: at once, when a place may have become free, and when more
+    /// is known of the lost one.
+    fn poll_search(&mut self, now: Time) -> Option<LostTarget> {
+        let is_due = self.failover.is_seeking() && now >= self.search_at;
+        if !is_due {
+            return None;
+        }
+        self.search_at = (self.failover.wake(now, self.patience)).unwrap_or(Time::MAX);
+        self.failover.poll_wanted(now, self.patience)
+    }
+
+    /// Decides everything there is to decide but for the search.
+    fn look_around(&mut self) {
+        self.hand_out();
+        if self.is_satisfied && self.relay.is_prompt_done() {
+            return self.end(Ended::Finished(Finish::Stop));
         }
         if let Some(finish) = self.relay.finish() {
-            return Ok(Some(finish));
+            return self.end(Ended::Finished(finish));
         }
-        self.tell(shore);
-        Ok(None)
+        if core::mem::take(&mut self.has_arrivals) {
+            let wanted = (self.wanted).besides(self.members.iter().map(|member| member.role));
+            if !wanted.is_nothing() {
+                self.actions.push_back(Action::FindContributors(wanted));
+            }
+        }
+        self.tell();
     }
 
-    /// The session has a seat: opens it there, if the strategy has a use for it.
-    pub fn handle_seat<S: Shore<Seat = P, Loss = L>>(&mut self, shore: &mut S, mut seat: P) {
-        let role = seat.role();
-        match self.relay.add_link(seat.key(), role) {
-            None => shore.leave(seat),
+    /// A reservation in the fleet has become free, or a worker has come or gone.
+    pub fn handle_vacancy(&mut self) {
+        self.search_at = Time::ZERO;
+    }
+
+    /// Leaves all workers.
+    pub fn leave_all(&mut self) {
+        for member in core::mem::take(&mut self.members) {
+            self.actions
+                .push_back(Action::Leave(member.key, member.term));
+        }
+        self.has_ended = true;
+    }
+
+    fn end(&mut self, ended: Ended) {
+        self.leave_all();
+        self.actions.push_back(Action::End(ended));
+    }
+
+    /// The session has a reservation on a worker: opens it there, if the strategy has a use for that.
+    pub fn handle_reserved(&mut self, key: WorkerKey, role: Role) {
+        if role == Role::Target {
+            self.failover.handle_reserved();
+        }
+        match self.relay.add_worker(key, role) {
+            None => self.actions.push_back(Action::Leave(key, Term::default())),
             Some(spec) => {
-                shore.open(&mut seat, spec);
+                let member = Member {
+                    key,
+                    role,
+                    term: spec.term,
+                    slot: Slot::Vacant,
+                };
                 match role {
-                    Role::Target => self.seats.insert(0, seat),
-                    Role::Draft | Role::Qualifier => self.seats.push(seat),
+                    Role::Target => self.members.insert(0, member),
+                    Role::Draft | Role::Qualifier => self.members.push(member),
                 }
+                self.actions.push_back(Action::Open(key, Box::new(spec)));
             }
         }
     }
 
-    /// Workers have become ready: takes those that the session still wants.
-    pub fn handle_arrivals<S: Shore<Seat = P, Loss = L>>(&mut self, shore: &mut S) {
-        let wanted = self.wanted.besides(self.seats.iter().map(Seat::role));
-        for seat in shore.find_contributors(wanted, &self.seats) {
-            self.handle_seat(shore, seat);
-        }
+    /// Workers have become ready.
+    pub fn handle_arrivals(&mut self) {
+        self.has_arrivals = true;
+        self.is_stirred = true;
     }
 
-    /// An open call that was made under this term has ended. `Err` says how to understand a refusal; it is asked only
-    /// for one that still means something.
-    ///
-    /// # Errors
-    /// When the session cannot go on.
-    pub fn handle_answer<S: Shore<Seat = P, Loss = L>>(
-        &mut self,
-        shore: &mut S,
-        now: Time,
-        (key, term): (LinkKey, Term),
-        answer: Result<(), impl FnOnce(&mut S, &P) -> S::Parting>,
-    ) -> Result<Answered, S::Failure> {
-        let seat = self.seats.iter().find(|seat| seat.key() == key);
+    /// An open call that was made under this term was carried out. Whether it still counts; if not, and the session has
+    /// left that worker since, it is to be closed there once more.
+    #[must_use]
+    pub fn handle_opened(&mut self, key: WorkerKey, term: Term) -> Opened {
+        let role = (self.members.iter()).find(|member| member.key == key);
+        let role = role.map(|member| member.role);
         if self.relay.term_of(key) != Some(term) {
             // An answer from before the session parted with that worker. It says nothing of a call made since.
-            return Ok(match (answer, seat) {
-                (Ok(()), None) => Answered::CloseAgain,
-                _ => Answered::Noted,
-            });
+            return match role {
+                None => Opened::CloseAgain,
+                Some(_) => Opened::Noted,
+            };
         }
-        let Some(seat) = seat else {
-            return Ok(Answered::Noted);
-        };
-        match answer {
-            Ok(()) => {
-                let role = seat.role();
-                if role == Role::Target {
-                    self.replays.handle_served();
-                }
-                self.relay.handle_opened(key);
-                shore.serves(role);
+        if let Some(role) = role {
+            if role == Role::Target {
+                self.failover.handle_served();
             }
-            Err(understood) => {
-                let why = understood(shore, seat);
-                self.part(shore, now, key, why)?;
-            }
+            self.relay.handle_opened(key);
+            self.actions.push_back(Action::Served(key, role));
+            self.is_stirred = true;
         }
-        Ok(Answered::Noted)
+        Opened::Noted
+    }
+
+    /// An open call that was made under this term was not carried out.
+    pub fn handle_refused(&mut self, now: Time, key: WorkerKey, term: Term, why: Parting) {
+        if self.relay.term_of(key) == Some(term) {
+            self.part(now, key, why);
+        }
     }
 
     /// A worker has said something. What it said under another term than its own changes nothing.
-    ///
-    /// # Errors
-    /// When the session cannot go on.
-    pub fn handle_said<S: Shore<Seat = P, Loss = L>>(
-        &mut self,
-        shore: &mut S,
-        now: Time,
-        (key, term): (LinkKey, Term),
-        said: Said,
-    ) -> Result<(), S::Failure> {
-        if self.seats.iter().all(|seat| seat.key() != key) {
-            return Ok(());
+    pub fn handle_message(&mut self, now: Time, key: WorkerKey, term: Term, message: FromWorker) {
+        if self.has_ended || self.members.iter().all(|member| member.key != key) {
+            return;
         }
-        let taken = match said {
-            Said::Drafted(report) => self.relay.handle_draft(key, term, &report),
-            Said::Verified(report) => self.relay.handle_verify(key, term, &report),
-            Said::Fault(_) if self.relay.term_of(key) != Some(term) => Ok(()),
-            Said::Fault(message) => {
-                let why = shore.fault(message);
-                return self.part(shore, now, key, why);
+        self.is_stirred = true;
+        match message {
+            FromWorker::Report(report) => {
+                if let Err(error) = self.relay.handle_report(key, term, &report) {
+                    self.part(now, key, Parting::Broken(error.to_string()));
+                }
             }
-        };
-        match taken {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let why = shore.broken(error);
-                self.part(shore, now, key, why)
+            FromWorker::Fault(why) => {
+                if self.relay.term_of(key) == Some(term) {
+                    self.part(now, key, Parting::Lost(why));
+                }
             }
         }
+    }
+
+    /// The stream to a worker is lost, or lost for this session.
+    pub fn handle_lost(&mut self, now: Time, key: WorkerKey, why: String) {
+        self.part(now, key, Parting::Lost(why));
+    }
+
+    /// The slot of a worker is vacant again.
+    pub fn handle_taken(&mut self, key: WorkerKey) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.key == key) {
+            member.slot = Slot::Vacant;
+            self.is_stirred = true;
+        }
+    }
+
+    /// The client has taken this many more tokens.
+    pub fn handle_consumed(&mut self, tokens: u32) {
+        if tokens > 0 {
+            self.relay.handle_consumed(tokens);
+            self.is_stirred = true;
+        }
+    }
+
+    /// The client has all it wants although the text could go on.
+    pub fn handle_satisfied(&mut self) {
+        self.is_satisfied = true;
+        self.is_stirred = true;
     }
 
     /// Goes on without this worker; if it is the target, with another one.
-    fn part<S: Shore<Seat = P, Loss = L>>(
-        &mut self,
-        shore: &mut S,
-        now: Time,
-        key: LinkKey,
-        why: S::Parting,
-    ) -> Result<(), S::Failure> {
+    fn part(&mut self, now: Time, key: WorkerKey, why: Parting) {
         self.relay.handle_lost(key);
-        let Some(at) = self.seats.iter().position(|seat| seat.key() == key) else {
-            return Ok(());
+        let Some(at) = self.members.iter().position(|member| member.key == key) else {
+            return;
         };
-        let seat = self.seats.remove(at);
-        let parted = match seat.role() {
-            Role::Target => self.lose_target(shore, now, &seat, why),
-            Role::Draft | Role::Qualifier => {
-                shore.bypassed(&seat, why);
-                Ok(())
+        let member = self.members.remove(at);
+        self.is_stirred = true;
+        self.actions.push_back(Action::Leave(key, member.term));
+        match member.role {
+            Role::Target => self.lose_target(now, key, why),
+            role @ (Role::Draft | Role::Qualifier) => {
+                self.actions.push_back(Action::Bypassed(key, role, why));
             }
-        };
-        shore.leave(seat);
-        parted
+        }
     }
 
-    fn lose_target<S: Shore<Seat = P, Loss = L>>(
-        &mut self,
-        shore: &mut S,
-        now: Time,
-        seat: &P,
-        why: S::Parting,
-    ) -> Result<(), S::Failure> {
+    fn lose_target(&mut self, now: Time, worker: WorkerKey, why: Parting) {
+        let (expectation, reason) = match why {
+            Parting::Lost(reason) => (Expectation::Returns, reason),
+            Parting::Broken(reason) => {
+                let reason = alloc::format!("it broke the protocol: {reason}");
+                (Expectation::Gone, reason)
+            }
+            Parting::Refused(Refused { kind, message }) => match kind {
+                RefusedKind::Invalid => return self.end(Ended::Invalid(worker, message)),
+                RefusedKind::Full => (Expectation::Full, message),
+                RefusedKind::Stopping => (Expectation::Stops, message),
+                RefusedKind::Other => (Expectation::Refuses, message),
+            },
+        };
         let tokens = self.generated();
-        let (hope, loss) = shore.lost(seat, why, tokens)?;
-        if let Err(lost) = self.replays.handle_lost(tokens, hope) {
-            return Err(shore.fruitless(lost, loss));
-        }
-        self.replays.seek(now, seat.key(), hope, loss);
-        Ok(())
-    }
-
-    /// Gives the session to another target, if one is sought and there is one; fails when it was sought for too long.
-    fn seek<S: Shore<Seat = P, Loss = L>>(
-        &mut self,
-        shore: &mut S,
-        now: Time,
-        patience: Time,
-    ) -> Result<(), S::Failure> {
-        let wish = self.replays.poll_wish(now, patience);
-        if let Some(seat) = wish.and_then(|wish| shore.find_target(&wish)) {
-            self.replays.handle_seated();
-            self.handle_seat(shore, seat);
-            return Ok(());
-        }
-        match self.replays.poll_failure(now, patience) {
-            Some(loss) => Err(shore.abandoned(loss)),
-            None => Ok(()),
-        }
-    }
-
-    /// Hands the client what is new, and the relay what the client has taken.
-    fn hand_out<S: Shore<Seat = P, Loss = L>>(&mut self, shore: &mut S) {
-        let (tokens, scores) = self.relay.poll_text();
-        let fresh = Fresh {
+        let loss = TargetLoss {
+            worker,
             tokens,
-            scores,
-            prompt: self.relay.poll_prompt_scores(),
-            is_last: self.relay.finish().is_some(),
+            expectation,
+            reason,
         };
-        let taken = shore.deliver(fresh);
-        self.relay.handle_consumed(taken);
+        if let Err(lost) = self.failover.handle_lost(tokens, expectation) {
+            return self.end(Ended::Fruitless(lost, loss));
+        }
+        self.actions.push_back(Action::TargetLost(loss.clone()));
+        self.failover.seek(now, worker, expectation, loss);
+        self.search_at = Time::ZERO;
+    }
+
+    /// Hands the client what is new.
+    fn hand_out(&mut self) {
+        let (tokens, scores) = self.relay.poll_text();
+        let prompt = self.relay.poll_prompt_scores();
+        if !tokens.is_empty() || prompt.is_some() {
+            let fresh = Fresh {
+                tokens,
+                scores,
+                prompt,
+            };
+            self.actions.push_back(Action::Deliver(Box::new(fresh)));
+        }
     }
 
     /// Tells every worker whose slot is vacant what is new to it.
-    fn tell<S: Shore<Seat = P, Loss = L>>(&mut self, shore: &mut S) {
-        for seat in &self.seats {
-            if !shore.is_vacant(seat) {
-                continue;
-            }
-            if let Some(Addressed { term, message, .. }) = self.relay.poll_update(seat.key()) {
-                let goes_on = may_go_on(&message);
-                shore.tell(seat, term, message, goes_on);
+    fn tell(&mut self) {
+        for member in &mut self.members {
+            match member.slot {
+                Slot::Awaited => {}
+                Slot::Filled => {
+                    member.slot = Slot::Awaited;
+                    self.actions.push_back(Action::AwaitTaken(member.key));
+                }
+                Slot::Vacant => {
+                    let Some(update) = self.relay.poll_update(member.key) else {
+                        continue;
+                    };
+                    let Addressed { term, message, .. } = update;
+                    // The rest of an update that was full is told when it was taken.
+                    let goes_on = may_go_on(&message);
+                    let update = Action::Tell(member.key, term, Box::new(message));
+                    self.actions.push_back(update);
+                    member.slot = Slot::Filled;
+                    if goes_on {
+                        member.slot = Slot::Awaited;
+                        self.actions.push_back(Action::AwaitTaken(member.key));
+                    }
+                }
             }
         }
     }
 }
 
-/// Whether an update may have left something out because it was full. The rest is told when it was taken.
+/// What the answer to an open call asks of the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing.
+    Noted,
+    /// It was carried out although the session has left that worker since: it is to be closed once more.
+    CloseAgain,
+}
+
+/// Whether an update may have left something out because it was full.
 fn may_go_on(update: &ReplicaUpdate) -> bool {
     update.commit.len() >= MAX_COMMIT || update.nodes.len() >= MAX_NODES_PER_UPDATE / 2
 }

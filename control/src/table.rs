@@ -1,74 +1,80 @@
-//! What a worker holds: its links, the sessions that coordinators opened on them, and whose turn it is. Who may open,
-//! tell, take back and close what is [`Grant`]'s to say.
+//! The sessions that a worker holds: its streams, the sessions that coordinators opened on them, and whose turn it is.
+//! Who may open, tell, take back and close a session is [`Ownership`]'s to say.
 //!
-//! The owner has a model and a clock. `S` is what it keeps for a session, `L` what it still has to say on a link.
+//! The owner has a model and a clock. `S` is what it keeps for a session, `L` the slots of a stream.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
-use crate::Time;
-use crate::lease::{Grant, Hold};
-use crate::message::{LinkName, SessionId, Term};
+use speculation::Time;
+use speculation::message::{FromWorker, SessionId, StreamName, Term};
 
-/// What still has to be said on a link.
+use crate::ownership::{Hold, Ownership};
+
+/// One slot for each session of a stream: what is to be sent and was not taken yet. The latest state wins.
 pub trait Slots {
-    /// Of this session nothing is said any more.
+    /// Nothing is sent about this session any more.
     fn discard(&mut self, session: SessionId);
+    /// Whether what was put last has been taken.
+    fn is_vacant(&self, session: SessionId) -> bool;
+    /// Fills the slot of a session.
+    fn put(&mut self, session: SessionId, term: Term, message: FromWorker);
 }
 
 /// Why an open call is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such link, or it was lost.
-    NotLinked,
+    /// There is no such stream, or it was lost.
+    NoStream,
     /// The session is held, and not for somebody who may take it back with this call.
     Duplicate,
 }
 
 /// See the module documentation.
 #[derive(Debug)]
-pub struct Holdings<L, S> {
-    links: BTreeMap<u64, Link<L>>,
+pub struct SessionTable<L, S> {
+    streams: BTreeMap<u64, Stream<L>>,
     sessions: BTreeMap<SessionId, Held<S>>,
     /// The session that is asked first for the next step, so that none is always last.
     turn: SessionId,
 }
 
 #[derive(Debug)]
-struct Link<L> {
-    name: LinkName,
+struct Stream<L> {
+    name: StreamName,
     slots: L,
 }
 
 #[derive(Debug)]
 struct Held<S> {
-    grant: Grant,
+    owned: Ownership,
     session: S,
 }
 
-impl<L, S> Default for Holdings<L, S> {
+impl<L, S> Default for SessionTable<L, S> {
     fn default() -> Self {
-        Holdings {
-            links: BTreeMap::new(),
+        SessionTable {
+            streams: BTreeMap::new(),
             sessions: BTreeMap::new(),
             turn: SessionId(0),
         }
     }
 }
 
-impl<L: Slots, S> Holdings<L, S> {
+impl<L: Slots, S> SessionTable<L, S> {
     /// A stream is up; the owner gives it a number that it never uses again.
-    pub fn handle_linked(&mut self, link: u64, name: LinkName, slots: L) {
-        self.links.insert(link, Link { name, slots });
+    pub fn handle_stream(&mut self, stream: u64, name: StreamName, slots: L) {
+        self.streams.insert(stream, Stream { name, slots });
     }
 
-    /// A stream is lost. Its sessions rest from `now` on; `rests` hears of each.
-    pub fn handle_lost(&mut self, link: u64, now: Time, mut rests: impl FnMut(&mut S)) {
-        self.links.remove(&link);
-        for held in self.sessions.values_mut() {
-            if held.grant.handle_lost(link, now) {
-                rests(&mut held.session);
-            }
-        }
+    /// A stream is lost. Its sessions, which are given, rest from `now` on.
+    pub fn handle_lost(&mut self, stream: u64, now: Time) -> impl Iterator<Item = &mut S> {
+        self.streams.remove(&stream);
+        (self.sessions.values_mut()).filter_map(move |held| {
+            held.owned
+                .handle_lost(stream, now)
+                .then_some(&mut held.session)
+        })
     }
 
     /// A coordinator opens a session. Gives what to [`hold`](Self::hold) it by, and the session it takes the place of.
@@ -77,36 +83,37 @@ impl<L: Slots, S> Holdings<L, S> {
     /// When the call is not to be carried out; nothing has changed then.
     pub fn handle_open(
         &mut self,
-        name: LinkName,
+        name: StreamName,
         id: SessionId,
         term: Term,
-    ) -> Result<(Grant, Option<S>), Refusal> {
-        let mut links = self.links.iter().rev();
-        let (&link, _) = (links.find(|(_, link)| link.name == name)).ok_or(Refusal::NotLinked)?;
-        let yields = |held: &Held<S>| held.grant.yields_to(name.coordinator, term);
+    ) -> Result<(Ownership, Option<S>), Refusal> {
+        let mut streams = self.streams.iter().rev();
+        let found = streams.find(|(_, stream)| stream.name == name);
+        let (&stream, _) = found.ok_or(Refusal::NoStream)?;
+        let yields = |held: &Held<S>| held.owned.yields_to(name.coordinator, term);
         if !self.sessions.get(&id).is_none_or(yields) {
             return Err(Refusal::Duplicate);
         }
         let before = self.remove(id);
-        Ok((Grant::new(name.coordinator, term, link), before))
+        Ok((Ownership::new(name.coordinator, term, stream), before))
     }
 
     /// The session is held from now on.
-    pub fn hold(&mut self, id: SessionId, grant: Grant, session: S) {
-        self.sessions.insert(id, Held { grant, session });
+    pub fn hold(&mut self, id: SessionId, owned: Ownership, session: S) {
+        self.sessions.insert(id, Held { owned, session });
     }
 
-    /// The session that something told on this link under this term is for.
-    pub fn hears(&mut self, link: u64, id: SessionId, term: Term) -> Option<&mut S> {
+    /// The session that something told on this stream under this term is for.
+    pub fn hears(&mut self, stream: u64, id: SessionId, term: Term) -> Option<&mut S> {
         let held = self.sessions.get_mut(&id)?;
-        (held.grant.hears(link, term)).then_some(&mut held.session)
+        (held.owned.hears(stream, term)).then_some(&mut held.session)
     }
 
-    /// A coordinator closes a session, perhaps on a later link than the one it was opened on. Gives what was held.
-    pub fn handle_close(&mut self, link: u64, id: SessionId, term: Term) -> Option<S> {
-        let coordinator = self.links.get(&link)?.name.coordinator;
+    /// A coordinator closes a session, perhaps on a later stream than the one it was opened on. Gives what was held.
+    pub fn handle_close(&mut self, stream: u64, id: SessionId, term: Term) -> Option<S> {
+        let coordinator = self.streams.get(&stream)?.name.coordinator;
         let held = self.sessions.get(&id)?;
-        if !held.grant.ends_by(coordinator, term) {
+        if !held.owned.ends_by(coordinator, term) {
             return None;
         }
         self.remove(id)
@@ -114,16 +121,16 @@ impl<L: Slots, S> Holdings<L, S> {
 
     /// A session whose lease is over.
     pub fn poll_expired(&mut self, now: Time) -> Option<(SessionId, S)> {
-        let over = |held: &Held<S>| matches!(held.grant.hold(), Hold::Lease(until) if until <= now);
+        let over = |held: &Held<S>| matches!(held.owned.hold(), Hold::Lease(until) if until <= now);
         let id = (self.sessions.iter()).find_map(|(&id, held)| over(held).then_some(id))?;
         Some((id, self.remove(id)?))
     }
 
     /// When the next lease ends.
     pub fn wake(&self) -> Option<Time> {
-        let until = |held: &Held<S>| match held.grant.hold() {
+        let until = |held: &Held<S>| match held.owned.hold() {
             Hold::Lease(until) => Some(until),
-            Hold::Link(_) => None,
+            Hold::Stream(_) => None,
         };
         self.sessions.values().filter_map(until).min()
     }
@@ -131,10 +138,10 @@ impl<L: Slots, S> Holdings<L, S> {
     /// Forgets a session; what it still had to say is not said.
     pub fn remove(&mut self, id: SessionId) -> Option<S> {
         let held = self.sessions.remove(&id)?;
-        if let Hold::Link(link) = held.grant.hold()
-            && let Some(link) = self.links.get_mut(&link)
+        if let Hold::Stream(stream) = held.owned.hold()
+            && let Some(stream) = self.streams.get_mut(&stream)
         {
-            link.slots.discard(id);
+            stream.slots.discard(id);
         }
         Some(held.session)
     }
@@ -143,7 +150,7 @@ impl<L: Slots, S> Holdings<L, S> {
     pub fn in_turn(&self) -> Vec<SessionId> {
         (self.sessions.range(self.turn..))
             .chain(self.sessions.range(..self.turn))
-            .filter(|(_, held)| matches!(held.grant.hold(), Hold::Link(_)))
+            .filter(|(_, held)| matches!(held.owned.hold(), Hold::Stream(_)))
             .map(|(&id, _)| id)
             .collect()
     }
@@ -153,33 +160,33 @@ impl<L: Slots, S> Holdings<L, S> {
         self.turn = SessionId(id.0.wrapping_add(1));
     }
 
-    /// Every session that is on a link, with its term and that link.
-    pub fn speakers(&mut self, mut speak: impl FnMut(SessionId, Term, u64, &mut L, &mut S)) {
+    /// Every session that is on a stream, with its term and the slots of that stream.
+    pub fn on_streams(&mut self, mut visit: impl FnMut(SessionId, Term, &mut L, &mut S)) {
         for (&id, held) in &mut self.sessions {
-            if let Hold::Link(number) = held.grant.hold()
-                && let Some(link) = self.links.get_mut(&number)
+            if let Hold::Stream(number) = held.owned.hold()
+                && let Some(stream) = self.streams.get_mut(&number)
             {
-                let term = held.grant.term();
-                speak(id, term, number, &mut link.slots, &mut held.session);
+                let term = held.owned.term();
+                visit(id, term, &mut stream.slots, &mut held.session);
             }
         }
     }
 
-    /// Forgets a session that cannot be served any more. Gives also its term and the link to say so on, if it is on one.
-    pub fn give_up(&mut self, id: SessionId) -> Option<(S, Option<(Term, &mut L)>)> {
-        let grant = self.sessions.get(&id)?.grant;
+    /// Forgets a session that cannot be served any more, and says so on its stream, if it is on one.
+    pub fn give_up(&mut self, id: SessionId, why: &str) -> Option<S> {
+        let owned = self.sessions.get(&id)?.owned;
         let session = self.remove(id)?;
-        let link = match grant.hold() {
-            Hold::Link(link) => self.links.get_mut(&link),
-            Hold::Lease(_) => None,
-        };
-        let told = link.map(|link| (grant.term(), &mut link.slots));
-        Some((session, told))
+        if let Hold::Stream(stream) = owned.hold()
+            && let Some(stream) = self.streams.get_mut(&stream)
+        {
+            (stream.slots).put(id, owned.term(), FromWorker::Fault(why.into()));
+        }
+        Some(session)
     }
 
     /// The term that a session was opened under.
     pub fn term(&self, id: SessionId) -> Option<Term> {
-        self.sessions.get(&id).map(|held| held.grant.term())
+        self.sessions.get(&id).map(|held| held.owned.term())
     }
 
     /// A session.
@@ -212,21 +219,23 @@ impl<L: Slots, S> Holdings<L, S> {
         self.sessions.is_empty()
     }
 
-    /// What there is to say on each link.
+    /// The slots of every stream.
     pub fn slots(&self) -> impl Iterator<Item = &L> {
-        self.links.values().map(|link| &link.slots)
+        self.streams.values().map(|stream| &stream.slots)
     }
 
-    /// What there is to say on a link.
-    pub fn slots_of(&mut self, link: u64) -> Option<&mut L> {
-        self.links.get_mut(&link).map(|link| &mut link.slots)
+    /// The slots of a stream.
+    pub fn slots_of(&mut self, stream: u64) -> Option<&mut L> {
+        self.streams
+            .get_mut(&stream)
+            .map(|stream| &mut stream.slots)
     }
 
-    /// The newest link of a coordinator.
+    /// The newest stream of a coordinator.
     pub fn newest(&self, coordinator: u64) -> Option<u64> {
-        let mut links = self.links.iter().rev();
-        let (&link, _) = links.find(|(_, link)| link.name.coordinator == coordinator)?;
-        Some(link)
+        let mut streams = self.streams.iter().rev();
+        let (&stream, _) = streams.find(|(_, stream)| stream.name.coordinator == coordinator)?;
+        Some(stream)
     }
 }
 
@@ -235,16 +244,25 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
     use super::*;
-    use crate::lease::LEASE;
+    use crate::ownership::LEASE;
+    use alloc::vec;
 
     impl Slots for Vec<SessionId> {
         fn discard(&mut self, session: SessionId) {
             self.retain(|&id| id != session);
         }
+
+        fn is_vacant(&self, session: SessionId) -> bool {
+            !self.contains(&session)
+        }
+
+        fn put(&mut self, session: SessionId, _: Term, _: FromWorker) {
+            self.push(session);
+        }
     }
 
-    fn name(incarnation: u64) -> LinkName {
-        LinkName {
+    fn name(incarnation: u64) -> StreamName {
+        StreamName {
             coordinator: 1,
             incarnation,
         }
@@ -253,47 +271,46 @@ mod tests {
     const ID: SessionId = SessionId(5);
 
     #[test]
-    fn a_call_is_carried_out_on_its_own_link_only_and_silences_what_it_replaces() {
-        let mut held = Holdings::<Vec<SessionId>, &str>::default();
+    fn a_call_is_carried_out_on_its_own_stream_only_and_silences_what_it_replaces() {
+        let mut held = SessionTable::<Vec<SessionId>, &str>::default();
         assert_eq!(
             held.handle_open(name(1), ID, Term(1)).unwrap_err(),
-            Refusal::NotLinked
+            Refusal::NoStream
         );
-        held.handle_linked(7, name(1), Vec::new());
-        let (grant, before) = held.handle_open(name(1), ID, Term(1)).unwrap();
+        held.handle_stream(7, name(1), Vec::new());
+        let (owned, before) = held.handle_open(name(1), ID, Term(1)).unwrap();
         assert_eq!(before, None);
-        held.hold(ID, grant, "first");
-        held.speakers(|id, _, _, slots, _| slots.push(id));
+        held.hold(ID, owned, "first");
+        held.on_streams(|id, _, slots, _| slots.push(id));
         assert_eq!(
             held.handle_open(name(1), ID, Term(1)).unwrap_err(),
             Refusal::Duplicate
         );
-        let (grant, before) = held.handle_open(name(1), ID, Term(2)).unwrap();
+        let (owned, before) = held.handle_open(name(1), ID, Term(2)).unwrap();
         assert_eq!(before, Some("first"));
         assert!(
             held.slots_of(7).unwrap().is_empty(),
-            "it is still to be said"
+            "it is still to be sent"
         );
-        held.hold(ID, grant, "second");
+        held.hold(ID, owned, "second");
         assert!(held.hears(7, ID, Term(1)).is_none() && held.hears(7, ID, Term(2)).is_some());
     }
 
     #[test]
-    fn a_lost_link_leaves_sessions_that_rest_and_end() {
-        let mut held = Holdings::<Vec<SessionId>, &str>::default();
-        held.handle_linked(7, name(1), Vec::new());
-        let (grant, _) = held.handle_open(name(1), ID, Term(1)).unwrap();
-        held.hold(ID, grant, "it");
+    fn a_lost_stream_leaves_sessions_that_rest_and_end() {
+        let mut held = SessionTable::<Vec<SessionId>, &str>::default();
+        held.handle_stream(7, name(1), Vec::new());
+        let (owned, _) = held.handle_open(name(1), ID, Term(1)).unwrap();
+        held.hold(ID, owned, "it");
         assert_eq!(held.in_turn(), [ID]);
-        let mut rested = 0;
-        held.handle_lost(7, Time::ZERO, |_| rested += 1);
+        let rested = held.handle_lost(7, Time::ZERO).count();
         assert_eq!(
             (rested, held.in_turn().len(), held.wake()),
             (1, 0, Some(LEASE))
         );
         assert_eq!(held.poll_expired(LEASE / 2), None);
-        // A close on a later link of the same coordinator.
-        held.handle_linked(8, name(2), Vec::new());
+        // A close on a later stream of the same coordinator.
+        held.handle_stream(8, name(2), Vec::new());
         assert_eq!(held.handle_close(9, ID, Term(1)), None);
         assert_eq!(held.handle_close(8, ID, Term(0)), None);
         assert_eq!(held.handle_close(8, ID, Term(1)), Some("it"));
@@ -302,11 +319,11 @@ mod tests {
 
     #[test]
     fn turns_go_round() {
-        let mut held = Holdings::<Vec<SessionId>, ()>::default();
-        held.handle_linked(7, name(1), Vec::new());
+        let mut held = SessionTable::<Vec<SessionId>, ()>::default();
+        held.handle_stream(7, name(1), Vec::new());
         for id in [1, 2, 3].map(SessionId) {
-            let (grant, _) = held.handle_open(name(1), id, Term(1)).unwrap();
-            held.hold(id, grant, ());
+            let (owned, _) = held.handle_open(name(1), id, Term(1)).unwrap();
+            held.hold(id, owned, ());
         }
         held.pass_turn(SessionId(1));
         assert_eq!(held.in_turn(), [2, 3, 1].map(SessionId));

@@ -67,6 +67,13 @@ impl<X: Clone + Default> Replica<X> {
         &self.text[..self.text.len().min(self.cached as usize)]
     }
 
+    /// Tree rows that the cache holds once the pending operations are done.
+    pub(crate) fn rows_held(&self) -> usize {
+        (self.tree.iter())
+            .filter(|(_, node)| node.payload.computed)
+            .count()
+    }
+
     /// See [`Inbound::foreseen`].
     pub(crate) fn foreseen(&self) -> u32 {
         self.inbound.foreseen()

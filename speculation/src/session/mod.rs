@@ -110,6 +110,14 @@ impl Session {
         }
     }
 
+    /// Tree rows that the cache holds for it once [`poll_cache_ops`](Self::poll_cache_ops) is done.
+    pub fn rows_held(&self) -> usize {
+        match &self.agent {
+            Agent::Proposer(proposer) => proposer.replica.rows_held(),
+            Agent::Verifier(verifier) => verifier.replica.rows_held(),
+        }
+    }
+
     /// Takes the coordinator's newest state, and learns from what was committed.
     ///
     /// # Errors

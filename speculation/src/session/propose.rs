@@ -15,7 +15,7 @@ use crate::message::{
 };
 use crate::numbering::{Outbound, PeerError};
 use crate::replica::{Held, Poll, Replica};
-use crate::strategy::{Candidates, Chosen, Frontier, Growth, Ownership, Round};
+use crate::strategy::{Candidates, Chosen, Frontier, Growth, Round};
 use crate::tree::{Graft, Grafted};
 
 /// What a proposer keeps about a node.
@@ -177,11 +177,7 @@ impl Proposer {
                 let is_own = node.owner % self.shard.count.max(1) == self.shard.index;
                 let worth = self.strategy.worth(&Frontier {
                     path: node.path(),
-                    ownership: if is_own {
-                        Ownership::Own
-                    } else {
-                        Ownership::Other
-                    },
+                    is_own,
                 })?;
                 (worth >= self.growth.min_path).then_some((worth, id))
             })

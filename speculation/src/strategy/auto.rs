@@ -4,7 +4,7 @@
 use alloc::sync::Arc;
 
 use super::{
-    Advice, Candidates, Entry, Frontier, Growth, Knob, NextStep, Ownership, Range, Strategy,
+    Advice, Candidates, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy,
     Verification,
 };
 use crate::duty::{Duties, Duty, Role};
@@ -87,9 +87,10 @@ impl Strategy for Auto {
     }
 
     fn worth(&self, node: &Frontier) -> Option<f32> {
-        Some(match node.ownership {
-            Ownership::Own => node.path,
-            Ownership::Other => node.path * FOREIGN,
+        Some(if node.is_own {
+            node.path
+        } else {
+            node.path * FOREIGN
         })
     }
 

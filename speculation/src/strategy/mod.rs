@@ -49,10 +49,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
 
     /// What the expansion of a node is worth, so that the best are expanded first; `None`: it is not expanded here.
     fn worth(&self, node: &Frontier) -> Option<f32> {
-        match node.ownership {
-            Ownership::Own => Some(node.path),
-            Ownership::Other => None,
-        }
+        node.is_own.then_some(node.path)
     }
 
     /// How many of the frontier's nodes, best first, the next step of a draft expands.
@@ -114,17 +111,8 @@ pub struct Growth {
 pub struct Frontier {
     /// Estimated probability that the text comes this way.
     pub path: f32,
-    /// Whether it is this draft's to expand.
-    pub ownership: Ownership,
-}
-
-/// Whose a node is to expand, where several drafts share a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ownership {
-    /// This draft's.
-    Own,
-    /// Another one's.
-    Other,
+    /// Whether it is this draft's to expand, where several drafts share a session.
+    pub is_own: bool,
 }
 
 /// Rows that a step could compute besides those that it computes anyway.

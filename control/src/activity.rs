@@ -1,11 +1,11 @@
-//! Where the life of a session goes: computing, waiting for others (a bubble), or parked.
+//! Where the time of a session on a worker goes: computing, waiting for others (a bubble), or parked.
 
 use speculation::Time;
 use speculation::message::Activity;
 
-/// What a session was doing since the last time anyone looked.
+/// What a session is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub enum Status {
     /// It has work in a step or ready for the next one.
     Working,
     /// It waits for others.
@@ -18,51 +18,64 @@ pub(crate) enum Mood {
 
 /// The account of one session.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub struct Account {
     opened: Time,
     ended: Option<Time>,
-    pub(crate) mood: Mood,
-    pub(crate) totals: Activity,
+    status: Status,
+    totals: Activity,
 }
 
 impl Account {
-    pub(crate) fn new(now: Time) -> Self {
+    /// A session that is opened now.
+    pub fn new(now: Time) -> Self {
         Account {
             opened: now,
             ended: None,
-            mood: Mood::Working,
+            status: Status::Working,
             totals: Activity::default(),
         }
     }
 
     /// The worker was idle for this long.
-    pub(crate) fn idled(&mut self, time: Time) {
-        match self.mood {
-            Mood::Waiting | Mood::Working => self.totals.bubble_us += micros(time),
-            Mood::Parked => self.totals.parked_us += micros(time),
-            Mood::Done => {}
+    pub fn idled(&mut self, time: Time) {
+        match self.status {
+            Status::Waiting | Status::Working => self.totals.bubble_us += micros(time),
+            Status::Parked => self.totals.parked_us += micros(time),
+            Status::Done => {}
         }
     }
 
     /// A step with `rows` rows of this session took this long.
-    pub(crate) fn stepped(&mut self, rows: usize, time: Time) {
+    pub fn stepped(&mut self, rows: usize, time: Time) {
         self.totals.steps += 1;
         self.totals.rows += rows as u64;
         self.totals.busy_us += micros(time);
     }
 
     /// A step was given up after this long.
-    pub(crate) fn abandoned(&mut self, time: Time) {
+    pub fn abandoned(&mut self, time: Time) {
         self.totals.abandoned_steps += 1;
         self.totals.busy_us += micros(time);
     }
 
-    pub(crate) fn finish(&mut self, now: Time) {
-        self.mood = Mood::Done;
+    /// Its text is complete.
+    pub fn finish(&mut self, now: Time) {
+        self.status = Status::Done;
         self.ended.get_or_insert(now);
     }
 
-    pub(crate) fn read(&self, now: Time) -> Activity {
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// What it does from now on.
+    pub fn set(&mut self, status: Status) {
+        self.status = status;
+    }
+
+    /// The totals up to now.
+    pub fn read(&self, now: Time) -> Activity {
         Activity {
             life_us: micros(self.ended.unwrap_or(now).saturating_sub(self.opened)),
             ..self.totals
