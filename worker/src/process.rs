@@ -78,7 +78,7 @@ pub async fn run<K: Kind>(
     let exporting = trace::init(&args.common.trace, role, &addr.to_string())?;
     let (counters, metrics) = (WorkerMetrics::default(), Arc::new(Metrics::new()));
     metrics.register(|registry| counters.register(registry, role));
-    let shown = admin::Shown {
+    let shown = admin::ProcessState {
         role,
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
