@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwap;
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -29,13 +29,13 @@ struct Shared {
     files: Files,
     /// What servers have to be called, if not by their host.
     expected: Option<ServerName<'static>>,
-    current: RwLock<Current>,
+    current: ArcSwap<Current>,
 }
 
-#[derive(Clone)]
+/// An identity and the contents of the files it was made from.
 struct Current {
-    contents: Arc<Contents>,
-    identity: Arc<Identity>,
+    contents: Contents,
+    identity: Identity,
 }
 
 /// What a look at the files found.
@@ -73,15 +73,11 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         let contents = files.read()?;
         let identity = files.identity(&contents)?;
-        let current = Current {
-            contents: Arc::new(contents),
-            identity: Arc::new(identity),
-        };
         Ok(Self {
             shared: Arc::new(Shared {
                 files,
                 expected,
-                current: RwLock::new(current),
+                current: ArcSwap::from_pointee(Current { contents, identity }),
             }),
         })
     }
@@ -112,11 +108,7 @@ impl Tls {
     }
 
     pub(crate) fn connector(&self) -> TlsConnector {
-        TlsConnector::from(Arc::clone(&self.identity().client))
-    }
-
-    fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.shared.current.read().identity)
+        TlsConnector::from(Arc::clone(&self.shared.current.load().identity.client))
     }
 
     /// Reads the files again and uses what they say, if it is new and good. Blocks for as long as reading three small
@@ -127,7 +119,7 @@ impl Tls {
     pub fn reload(&self) -> Result<Reloaded, TlsError> {
         let files = &self.shared.files;
         let contents = files.read()?;
-        if contents == *self.shared.current.read().contents {
+        if contents == self.shared.current.load().contents {
             return Ok(Reloaded::Unchanged);
         }
         // Whoever swaps the files swaps them one after the other, or a link under all of them between two of our
@@ -136,10 +128,8 @@ impl Tls {
             return Ok(Reloaded::Unsettled);
         }
         let identity = files.identity(&contents)?;
-        *self.shared.current.write() = Current {
-            contents: Arc::new(contents),
-            identity: Arc::new(identity),
-        };
+        let new = Arc::new(Current { contents, identity });
+        self.shared.current.store(new);
         Ok(Reloaded::Changed)
     }
 
@@ -188,7 +178,7 @@ impl Tls {
 
     /// How long the own certificate is still good.
     fn left(&self) -> Option<Duration> {
-        let end = self.identity().not_after?;
+        let end = self.shared.current.load().identity.not_after?;
         Some(between(UnixTime::now(), end))
     }
 }
@@ -196,8 +186,8 @@ impl Tls {
 impl Acceptor {
     /// What the next handshake is made with.
     pub(crate) fn current(&self) -> TlsAcceptor {
-        let identity = self.tls.identity();
-        let config = (identity.server(self.auth))
+        let current = self.tls.shared.current.load();
+        let config = (current.identity.server(self.auth))
             .expect("an acceptor exists only where certificate and key were given, and reloading needs both");
         TlsAcceptor::from(Arc::clone(config))
     }
