@@ -337,13 +337,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connections_end_at_their_time_limits() {
         let unread = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
-        for (sent, limit) in [
-            (&b""[..], HEAD_TIMEOUT),
-            (b"GET /live HTTP/1.1\r\nhost", HEAD_TIMEOUT),
-            (unread, MAX_LIFETIME),
+        // The smaller buffer has no room for a response, and the peer never reads one.
+        for (sent, buffer, limit) in [
+            (&b""[..], 4096, HEAD_TIMEOUT),
+            (b"GET /live HTTP/1.1\r\nhost", 4096, HEAD_TIMEOUT),
+            (b"GET /live HTTP/1.1\r\nhost: a\r\n\r\n", 4096, HEAD_TIMEOUT),
+            (unread, 64, MAX_LIFETIME),
         ] {
-            // Too small for any response, and nobody reads it.
-            let (mut peer, server) = duplex(64);
+            let (mut peer, server) = duplex(buffer);
             peer.write_all(sent).await.unwrap();
             let began = Instant::now();
             serve_connection(server, router(state())).await;

@@ -1,9 +1,9 @@
 //! Traces: W3C trace context on every call between processes, spans to an OTLP collector.
 //!
-//! A span here is OpenTelemetry's own, started and ended by whoever knows when the work began and ended; log lines
-//! (`tracing`) are kept apart, so that no library's internals end up in a trace. Without `--otlp-traces-endpoint` no
-//! span is made and a caller's context is only passed on. Finished spans wait in a bounded queue for a thread that
-//! exports them; when the queue is full they are dropped, so a slow collector never slows a model step.
+//! A span here is an OpenTelemetry span, started and ended by the code that does the work. Log events (`tracing`) are
+//! separate, so that no internals of libraries end up in a trace. Without `--otlp-traces-endpoint` no span is created
+//! and a caller's context is only passed on. Finished spans wait in a bounded queue for a thread that exports them;
+//! when the queue is full they are dropped, so a slow collector never slows down a model step.
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -26,25 +26,25 @@ use tonic::metadata::{AsciiMetadataKey, MetadataMap};
 pub use opentelemetry::KeyValue;
 pub use opentelemetry::trace::SpanKind;
 
-/// Finished spans that may wait for the exporter; a draft makes several hundred a second.
+/// Finished spans that may wait for the exporter; a draft worker produces several hundred per second.
 const QUEUE: usize = 8192;
-/// Longest wait of a finished span before it is exported.
+/// Time between two exports.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the collector may take to accept a batch.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
-/// How long the last spans may take when the process ends.
+/// How long the final flush may take when the process exits.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// Set once, when the process exports.
+/// Set once, if the process exports.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// Whether and where spans go.
+/// Whether and where to export spans.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct TraceArgs {
     /// Export traces to this OTLP collector (gRPC), for example http://127.0.0.1:4317 [default: off]
     #[arg(long, env = "OFFSHOOT_OTLP_TRACES_ENDPOINT", value_name = "URL", value_parser = endpoint)]
     pub otlp_traces_endpoint: Option<String>,
-    /// Share of the traces that begin here to record, 0 to 1; a caller's own choice goes before it
+    /// Fraction of the traces started here to record, 0 to 1; a caller's sampling decision takes precedence
     #[arg(long, env = "OFFSHOOT_TRACE_SAMPLE_RATIO", value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
     pub trace_sample_ratio: f64,
 }
@@ -59,7 +59,7 @@ impl Default for TraceArgs {
 }
 
 impl TraceArgs {
-    /// The flags that make another process do the same.
+    /// The flags that give another process the same settings.
     #[must_use]
     pub fn to_flags(&self) -> Vec<String> {
         let Some(endpoint) = &self.otlp_traces_endpoint else {
@@ -76,7 +76,7 @@ impl TraceArgs {
 
 fn endpoint(given: &str) -> Result<String, String> {
     if given.starts_with("https://") {
-        return Err("TLS to a collector is not supported; use http:// to one on this machine or in a trusted network".to_owned());
+        return Err("TLS to a collector is not supported; use http:// and a collector on this machine or in a trusted network".to_owned());
     }
     let endpoint = crate::client::endpoint(given).map_err(|error| error.to_string())?;
     Ok(endpoint.uri().to_string())
@@ -89,19 +89,19 @@ fn ratio(given: &str) -> Result<f64, String> {
     }
 }
 
-/// Traces cannot be exported.
+/// Why traces cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The exporter refuses its settings.
+    /// The exporter rejected its settings.
     #[error("cannot export traces to {endpoint}: {source}")]
     Exporter {
-        /// Where to.
+        /// The address of the collector.
         endpoint: String,
-        /// What the exporter said.
+        /// The exporter's error.
         source: opentelemetry_otlp::ExporterBuildError,
     },
-    /// A process exports to one place.
-    #[error("this process already exports traces")]
+    /// A process exports to one collector only.
+    #[error("trace export is already set up in this process")]
     Installed,
 }
 
@@ -110,11 +110,11 @@ pub enum TraceError {
 #[must_use = "without a flush the last spans are lost"]
 pub struct Exporting(Option<SdkTracerProvider>);
 
-/// Starts exporting if `args` ask for it. `role` and `instance` (where the process serves) name it in every span. Call
-/// it inside a tokio runtime, which carries the connection to the collector.
+/// Starts exporting if `args` ask for it. `role` and `instance` (the address of the process) identify the process in
+/// every span. Call it inside a tokio runtime, which drives the connection to the collector.
 ///
 /// # Errors
-/// When the exporter cannot be built or the process has one.
+/// When the exporter cannot be built, or the process already has one.
 pub fn init(args: &TraceArgs, role: &str, instance: &str) -> Result<Exporting, TraceError> {
     let Some(endpoint) = &args.otlp_traces_endpoint else {
         return Ok(Exporting(None));
@@ -159,19 +159,19 @@ pub fn init(args: &TraceArgs, role: &str, instance: &str) -> Result<Exporting, T
     Ok(Exporting(Some(provider)))
 }
 
-/// Whether this process exports, so that what would only be said in a span is worth making.
+/// Whether this process exports, so that it is worth computing what only spans contain.
 #[must_use]
 pub fn is_exporting() -> bool {
     TRACER.get().is_some()
 }
 
 impl Exporting {
-    /// Sends what is left and ends the exporter; gives up after a few seconds. Spans that end later are lost.
+    /// Exports the remaining spans and stops the exporter; gives up after a few seconds. Spans that end later are lost.
     pub async fn flush(self) {
         let Some(provider) = self.0 else {
             return;
         };
-        // It blocks until the collector has answered, which takes this runtime's other threads.
+        // The call blocks until the collector has answered, and the connection to it needs this runtime's threads.
         let flushed =
             tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_LIMIT)).await;
         match flushed {
@@ -182,18 +182,18 @@ impl Exporting {
     }
 }
 
-/// A place in a trace that other processes share; the parent of what is done there. Often there is none.
+/// The position in a distributed trace under which work is done: the parent of its spans. Often there is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TraceContext(Option<Arc<SpanContext>>);
 
 impl TraceContext {
-    /// No trace.
+    /// The work belongs to no trace.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// What a caller sent as `traceparent` and `tracestate`; none if that is missing or malformed.
+    /// The context that a caller sent as `traceparent` and `tracestate`; none if it is missing or malformed.
     #[must_use]
     pub fn from_metadata(metadata: &MetadataMap) -> Self {
         let found =
@@ -202,7 +202,7 @@ impl TraceContext {
         Self(span.is_valid().then(|| Arc::new(span)))
     }
 
-    /// Sends it along with a call.
+    /// Adds the context to the metadata of a call.
     pub fn write_metadata(&self, metadata: &mut MetadataMap) {
         if let Some(span) = &self.0 {
             let context = Context::new().with_remote_span_context(SpanContext::clone(span));
@@ -210,13 +210,13 @@ impl TraceContext {
         }
     }
 
-    /// Whether somebody wants to see what is done here.
+    /// Whether the trace is recorded.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
         self.0.as_ref().is_some_and(|span| span.is_sampled())
     }
 
-    /// The trace's number in hexadecimal, for log lines.
+    /// The trace id in hexadecimal, for log lines.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
         self.0.as_ref().map(|span| span.trace_id().to_string())
@@ -246,7 +246,7 @@ struct Writer<'a>(&'a mut MetadataMap);
 
 impl Injector for Writer<'_> {
     fn set(&mut self, key: &str, value: String) {
-        // Neither fails for the two keys of a trace context; another library's extras are not worth a call.
+        // Never fails for the two keys of a trace context. Other keys are not worth failing the call.
         if let (Ok(key), Ok(value)) = (AsciiMetadataKey::from_bytes(key.as_bytes()), value.parse())
         {
             self.0.insert(key, value);
@@ -254,8 +254,8 @@ impl Injector for Writer<'_> {
     }
 }
 
-/// Something that takes time. It ends when it is dropped. Where nothing is exported it only passes its parent's
-/// context on.
+/// A piece of work that takes time. It ends when it is dropped. If nothing is exported, it only passes on the context
+/// of its parent.
 #[derive(Debug)]
 pub struct Span {
     span: Option<SdkSpan>,
@@ -263,7 +263,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// Begins now, below `parent`; without a parent it begins a trace, if the sample ratio lets it.
+    /// Starts a span now, as a child of `parent`. Without a parent it starts a new trace, subject to the sample ratio.
     #[must_use]
     pub fn start(
         name: impl Into<Cow<'static, str>>,
@@ -285,8 +285,8 @@ impl Span {
         }
     }
 
-    /// Begins now, below `parent`, but only as part of a trace that is recorded: nobody looks for a trace that begins
-    /// in the middle.
+    /// Starts a span now, as a child of `parent`, but only if the trace of `parent` is recorded: a trace that starts in
+    /// the middle is of no use.
     #[must_use]
     pub fn continue_from(
         name: impl Into<Cow<'static, str>>,
@@ -302,33 +302,33 @@ impl Span {
         }
     }
 
-    /// Where spans below this one hang.
+    /// The context for child spans.
     #[must_use]
     pub fn context(&self) -> &TraceContext {
         &self.context
     }
 
-    /// Whether what is said about it reaches anybody; for work that would be done for that alone.
+    /// Whether attributes and events are recorded, so that it is worth computing them.
     #[must_use]
     pub fn is_recording(&self) -> bool {
         self.span.is_some()
     }
 
-    /// Says something about it.
+    /// Sets an attribute.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.span {
             span.set_attribute(KeyValue::new(key, value));
         }
     }
 
-    /// Says several things about it.
+    /// Sets several attributes.
     pub fn extend(&mut self, attributes: &[KeyValue]) {
         if let Some(span) = &mut self.span {
             span.set_attributes(attributes.iter().cloned());
         }
     }
 
-    /// Says several words about it, under one key.
+    /// Sets an attribute to a list of strings.
     pub fn set_all<const N: usize>(&mut self, key: &'static str, values: [&str; N]) {
         if let Some(span) = &mut self.span {
             let values: Vec<StringValue> = values.map(|value| value.to_owned().into()).into();
@@ -336,14 +336,14 @@ impl Span {
         }
     }
 
-    /// Notes that something happened now.
+    /// Adds an event that happened now.
     pub fn event(&mut self, name: &'static str, attributes: Vec<KeyValue>) {
         if let Some(span) = &mut self.span {
             span.add_event(name, attributes);
         }
     }
 
-    /// Says that it went wrong, by a short name (`error.type`) and in words.
+    /// Marks the span as failed, with the kind of error (`error.type`) and a description.
     pub fn fail(&mut self, kind: String, why: String) {
         if let Some(span) = &mut self.span {
             span.set_attribute(KeyValue::new("error.type", kind));
@@ -351,7 +351,7 @@ impl Span {
         }
     }
 
-    /// Records something below this span that is already over.
+    /// Records a child span that has already ended.
     pub fn child(
         &self,
         name: &'static str,
@@ -371,7 +371,7 @@ impl Span {
     }
 }
 
-/// The wall-clock times of a monotonic clock, which measures steps better than the wall clock does.
+/// Converts instants of the monotonic clock, which is the better clock for measuring steps, to wall-clock time.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
     instant: Instant,
@@ -388,7 +388,7 @@ impl WallClock {
         }
     }
 
-    /// What the wall clock showed then, as far as this clock knows.
+    /// The wall-clock time of `instant`, assuming that the wall clock has not been adjusted since [`WallClock::now`].
     #[must_use]
     pub fn at(&self, instant: Instant) -> SystemTime {
         match instant.checked_duration_since(self.instant) {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_survives_the_way_through_a_process_that_exports_nothing() {
+    fn a_process_that_exports_nothing_passes_the_context_on() {
         let context = sent(PARENT);
         assert!(context.is_sampled());
         let id = context.trace_id().unwrap();
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_context_is_none() {
+    fn a_malformed_context_is_none() {
         for bad in [
             "",
             "x",
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn times_before_and_after_are_told() {
+    fn instants_before_and_after_are_converted() {
         let early = Instant::now();
         let clock = WallClock::now();
         let late = clock.instant + Duration::from_millis(7);
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_say_the_same_again() {
+    fn flags_give_the_same_settings() {
         let args = TraceArgs {
             otlp_traces_endpoint: Some(endpoint("127.0.0.1:4317").unwrap()),
             trace_sample_ratio: 0.25,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use runtime::{
-    ClientAuth, CommonArgs, Drain, Listener, Metrics, NetArgs, Pulse, Purpose, Readiness,
+    ClientAuth, CommonArgs, Drain, KeepAlive, Listener, Metrics, NetArgs, Purpose, Readiness,
     ServerLimits, TlsArgs, admin, trace,
 };
 use speculation::message::WorkerInfo;
@@ -100,7 +100,7 @@ pub async fn run<K: Kind>(
         counters.inbox.set(seen.queued() as i64);
     });
     let limits = ServerLimits {
-        pulse: Pulse::LINK,
+        keep_alive: KeepAlive::LINK,
         ..ServerLimits::default()
     };
     let router = runtime::serve::server(&limits)
