@@ -1,6 +1,6 @@
 //! A listening socket that knows its address before it serves, and a gRPC server with limits.
 //!
-//! Connections are accepted by [`crate::accept`], with TLS if the process has an identity. Without one, the process
+//! Connections are accepted by the module `accept`, with TLS if the process has an identity. Without one, the process
 //! listens on loopback only, unless `--allow-plaintext-bind` is given.
 
 use std::io;
