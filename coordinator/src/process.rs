@@ -69,7 +69,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain)?;
     let metrics = Arc::new(Metrics::new());
     coordinator.expose(&metrics);
-    let shown = admin::Shown {
+    let shown = admin::ProcessState {
         role: ROLE,
         metrics,
         readiness: readiness.clone(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use proto::{outward, v1};
-use runtime::{Caller, Latch, Pulse, Readiness};
+use runtime::{Caller, KeepAlive, Latch, Readiness};
 use speculation::ferry::Wanted;
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::{LinkName, SessionId};
@@ -267,7 +267,7 @@ impl Registry {
             shared: Arc::new(Shared {
                 coordinator,
                 links: AtomicU64::new(0),
-                caller: Caller::new(config.tls.clone()).with_pulse(Pulse::LINK),
+                caller: Caller::new(config.tls.clone()).with_keep_alive(KeepAlive::LINK),
                 tokenizer,
                 vacancies,
                 arrivals: News::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use runtime::{
-    ClientAuth, CommonArgs, Drain, Listener, Metrics, NetArgs, Pulse, Purpose, Readiness,
+    ClientAuth, CommonArgs, Drain, KeepAlive, Listener, Metrics, NetArgs, Purpose, Readiness,
     ServerLimits, TlsArgs, admin, trace,
 };
 use speculation::message::WorkerInfo;
@@ -78,7 +78,7 @@ pub async fn run<K: Kind>(
     let exporting = trace::init(&args.common.trace, role, &addr.to_string())?;
     let (counters, metrics) = (WorkerMetrics::default(), Arc::new(Metrics::new()));
     metrics.register(|registry| counters.register(registry, role));
-    let shown = admin::Shown {
+    let shown = admin::ProcessState {
         role,
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
@@ -100,7 +100,7 @@ pub async fn run<K: Kind>(
         counters.inbox.set(seen.queued() as i64);
     });
     let limits = ServerLimits {
-        pulse: Pulse::LINK,
+        keep_alive: KeepAlive::LINK,
         ..ServerLimits::default()
     };
     let router = runtime::serve::server(&limits)

@@ -143,15 +143,12 @@ async fn every_role_encrypts_and_strangers_stay_outside() {
     (without.tls_cert, without.tls_key) = (None, None);
     for (tls, why) in [
         (TlsArgs::default(), "it speaks TLS"),
-        (without.clone(), "asks for a certificate"),
-        (mixed, "does not know the authority"),
-        (
-            identity(foreign.path(), "client"),
-            "does not come from an authority",
-        ),
+        (without.clone(), "requires a certificate"),
+        (mixed, "does not trust the CA"),
+        (identity(foreign.path(), "client"), "is not signed by a CA"),
         (
             identity(cluster.folder.path(), "draft"),
-            "may not be used as a client's",
+            "may not be used as a client certificate",
         ),
     ] {
         for addr in [addr, &cluster.workers[0].addr] {
