@@ -17,6 +17,8 @@ pub mod process;
 pub mod service;
 mod step;
 mod stream;
+#[cfg(test)]
+mod tests;
 pub mod thread;
 mod trace;
 mod watch;

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::handle::WorkerHandle;
 use crate::stream::StreamOver;
 
-/// See [`service`].
+/// The service of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerService {
     handle: WorkerHandle,
@@ -25,15 +25,20 @@ pub struct WorkerService {
     drain: Drain,
 }
 
+impl WorkerService {
+    pub(crate) fn new(handle: WorkerHandle, drain: &Drain) -> Self {
+        WorkerService {
+            handle,
+            streams: Arc::new(AtomicU64::new(1)),
+            drain: drain.clone(),
+        }
+    }
+}
+
 /// The service, ready to be added to a server.
 pub fn service(handle: WorkerHandle, drain: &Drain) -> WorkerServer<WorkerService> {
-    let service = WorkerService {
-        handle,
-        streams: Arc::new(AtomicU64::new(1)),
-        drain: drain.clone(),
-    };
     // Prompts are the largest thing a coordinator sends.
-    WorkerServer::new(service)
+    WorkerServer::new(WorkerService::new(handle, drain))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES)
 }
