@@ -17,7 +17,7 @@ mod portable;
 pub mod reference;
 
 pub use isa::Isa;
-pub use pack::{PANEL, PackTooLarge, PackedWeight, WeightDtype};
+pub use pack::{PANEL, PackTooLarge, PackedWeight};
 pub use pool::Pool;
 
 /// A borrowed row-major matrix of f32 with a stride.

@@ -5,11 +5,9 @@
 //! A sequence's scratch region, where tree rows live until they are committed or freed, is made of the same pages:
 //! attention reads both alike, and where a key lies can not change a result.
 
-use crate::config::ModelConfig;
 use crate::load::LoadError;
-
-/// Positions of one page; also the number of virtual lanes, so that lanes follow absolute positions.
-pub const PAGE: usize = 16;
+use crate::model::{AttentionShape, RopeTable};
+use crate::sequence::{PAGE, Place};
 
 /// Sizes of a page's parts, in f32 elements.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +19,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new(config: &ModelConfig) -> Layout {
+    fn new(shape: AttentionShape) -> Layout {
         Layout {
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            padded_dim: config.head_dim.next_multiple_of(16),
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            padded_dim: shape.head_dim.next_multiple_of(16),
         }
     }
 
@@ -52,77 +50,46 @@ pub(crate) struct LayerCache {
     pub(crate) values: Vec<f32>,
 }
 
-/// The page store: who owns which page is kept by the sequences.
+/// Keys and values of all layers, all pages; who owns which page is not known here.
 pub(crate) struct KvCache {
+    pub(crate) shape: AttentionShape,
     pub(crate) layout: Layout,
     pub(crate) layers: Vec<LayerCache>,
-    /// Pages for committed positions that no sequence owns.
-    free: Vec<u32>,
-    total: usize,
-}
-
-/// Where one position's key and value lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) page: u32,
-    pub(crate) lane: u32,
+    /// What keys are turned by before they are stored.
+    pub(crate) rope: RopeTable,
 }
 
 impl KvCache {
-    /// `pages` pages for committed positions and behind them `scratch` pages that are dealt out by the caller.
+    /// `pages` pages in each of `layers` layers.
     pub(crate) fn new(
-        config: &ModelConfig,
+        shape: AttentionShape,
+        layers: usize,
         pages: usize,
-        scratch: usize,
+        rope: RopeTable,
     ) -> Result<KvCache, LoadError> {
-        let layout = Layout::new(config);
-        let too_large = LoadError::CacheTooLarge { pages };
-        let Some(all) = pages
-            .checked_add(scratch)
-            .filter(|n| u32::try_from(*n).is_ok())
-        else {
-            return Err(too_large);
-        };
+        let layout = Layout::new(shape);
         let size = |dim: usize| {
-            all.checked_mul(layout.kv_heads)?
+            u32::try_from(pages).ok()?;
+            pages
+                .checked_mul(layout.kv_heads)?
                 .checked_mul(dim)?
                 .checked_mul(PAGE)
         };
-        let (Some(keys), Some(values)) = (size(layout.head_dim), size(layout.padded_dim)) else {
-            return Err(too_large);
+        let one = || {
+            let (keys, values) = (size(layout.head_dim)?, size(layout.padded_dim)?);
+            Some(LayerCache {
+                keys: zeros(keys)?,
+                values: zeros(values)?,
+            })
         };
-        let mut layers = Vec::new();
-        for _ in 0..config.layers {
-            let (Some(keys), Some(values)) = (zeros(keys), zeros(values)) else {
-                return Err(too_large);
-            };
-            layers.push(LayerCache { keys, values });
-        }
-        let last = u32::try_from(pages).map_err(|_| LoadError::CacheTooLarge { pages })?;
+        let layers = (0..layers).map(|_| one());
+        let layers: Option<Vec<_>> = layers.collect();
         Ok(KvCache {
+            shape,
             layout,
-            layers,
-            free: (0..last).rev().collect(),
-            total: pages,
+            layers: layers.ok_or(LoadError::CacheTooLarge { pages })?,
+            rope,
         })
-    }
-
-    pub(crate) fn free_pages(&self) -> usize {
-        self.free.len()
-    }
-
-    pub(crate) fn total_pages(&self) -> usize {
-        self.total
-    }
-
-    /// Takes `count` free pages, or none when there are fewer.
-    pub(crate) fn take(&mut self, count: usize) -> Option<Vec<u32>> {
-        let left = self.free.len().checked_sub(count)?;
-        Some(self.free.split_off(left))
-    }
-
-    pub(crate) fn give_back(&mut self, pages: &mut Vec<u32>) {
-        self.free.append(pages);
     }
 
     /// Copies one position's keys and values, all layers.

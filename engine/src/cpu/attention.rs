@@ -8,28 +8,23 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::cache::{LayerCache, Layout, PAGE};
-use crate::kernels::isa::per_isa;
-use crate::kernels::{Output, Rows};
-use crate::math;
+use decode::math;
+
+use crate::cpu::cache::{LayerCache, Layout};
+use crate::cpu::kernels::isa::per_isa;
+use crate::cpu::kernels::{Output, Rows};
+use crate::cpu::rowwise::reduce;
+use crate::sequence::PAGE;
+use crate::step::Sight;
 
 /// Queries that share one pass over the keys and values: with four, all sums of a block stay in registers.
 const BLOCK: usize = 4;
-
-/// What one row may look at.
-#[derive(Clone, Debug)]
-pub(crate) struct Sight {
-    /// Committed positions, from 0.
-    pub(crate) committed: usize,
-    /// Scratch slots of the path behind them, root first, the row itself last; a range of [`HeadTask::paths`].
-    pub(crate) path: Range<usize>,
-}
 
 /// One key/value head of some rows of one sequence, in one layer.
 pub(crate) struct HeadTask<'a> {
     pub(crate) layout: Layout,
     pub(crate) cache: &'a LayerCache,
-    /// Pages of the sequence's committed positions.
+    /// Pages of the sequence's text.
     pub(crate) pages: &'a [u32],
     /// Pages of its scratch region.
     pub(crate) scratch: &'a [u32],
@@ -222,17 +217,6 @@ fn softmax(scores: &mut [f32], len: usize) -> f32 {
         }
     }
     1.0 / reduce(sums)
-}
-
-/// The one order in which sixteen lanes are added.
-#[inline(always)]
-pub(crate) fn reduce(mut lanes: [f32; 16]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for l in 0..half {
-            lanes[l] += lanes[l + half];
-        }
-    }
-    lanes[0]
 }
 
 /// Adds the weighted values: positions below `common` for all queries at once, the rest one query at a time,

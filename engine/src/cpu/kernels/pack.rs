@@ -2,37 +2,11 @@
 
 use half::bf16;
 
+use crate::load::LoadError;
+use crate::options::WeightDtype;
+
 /// Output columns of one panel: two 16-lane vectors.
 pub const PANEL: usize = 32;
-
-/// How matmul weights are stored. Arithmetic is f32 fused multiply-add either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WeightDtype {
-    /// 4 bytes a weight.
-    F32,
-    /// 2 bytes a weight, widened exactly to f32 as it is read.
-    Bf16,
-}
-
-impl WeightDtype {
-    /// Bytes of one stored weight.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            WeightDtype::F32 => 4,
-            WeightDtype::Bf16 => 2,
-        }
-    }
-
-    /// The name used in reports and in the numerics identity.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            WeightDtype::F32 => "f32",
-            WeightDtype::Bf16 => "bf16",
-        }
-    }
-}
 
 /// Sixteen f32 weights: half a panel's row. One cache line.
 #[derive(Clone, Copy)]
@@ -66,6 +40,12 @@ pub struct PackTooLarge {
     pub outputs: usize,
     /// Columns of the checkpoint's matrix.
     pub inputs: usize,
+}
+
+impl From<PackTooLarge> for LoadError {
+    fn from(PackTooLarge { outputs, inputs }: PackTooLarge) -> LoadError {
+        LoadError::WeightTooLarge { outputs, inputs }
+    }
 }
 
 impl PackedWeight {

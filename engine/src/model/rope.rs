@@ -1,8 +1,8 @@
 //! Rotary position embedding tables (arXiv 2104.09864), with the Llama 3.1 frequency scaling.
 
-use crate::config::{ModelConfig, Rope, RopeScaling};
-use crate::kernels::isa::per_isa;
-use crate::math;
+use decode::math;
+
+use crate::config::{Rope, RopeScaling};
 
 /// Cosines and sines by absolute position, each `[position][head_dim / 2]`.
 pub(crate) struct RopeTable {
@@ -13,8 +13,8 @@ pub(crate) struct RopeTable {
 
 impl RopeTable {
     /// The table for positions `0..positions`.
-    pub(crate) fn new(config: &ModelConfig, positions: usize) -> RopeTable {
-        let frequencies = frequencies(config.rope, config.head_dim);
+    pub(crate) fn new(rope: Rope, head_dim: usize, positions: usize) -> RopeTable {
+        let frequencies = frequencies(rope, head_dim);
         let half = frequencies.len();
         let mut table = RopeTable {
             half,
@@ -30,11 +30,6 @@ impl RopeTable {
             }
         }
         table
-    }
-
-    /// Positions the table covers.
-    pub(crate) fn positions(&self) -> usize {
-        self.cos.len() / self.half
     }
 
     /// Cosines and sines of one position, each `head_dim / 2` long.
@@ -75,22 +70,4 @@ fn frequencies(rope: Rope, head_dim: usize) -> Vec<f32> {
             }
         })
         .collect()
-}
-
-per_isa! {
-    /// Rotates consecutive heads of `2 * cos.len()` elements: pair (i, i + half) by the angle of frequency i.
-    pub(crate) fn rotate(heads: &mut [f32], cos: &[f32], sin: &[f32]) = rotate_body;
-}
-
-#[inline(always)]
-fn rotate_body(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let half = cos.len();
-    for head in heads.chunks_exact_mut(2 * half) {
-        let (low, high) = head.split_at_mut(half);
-        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-            let (a, b) = (*low, *high);
-            *low = (-b).mul_add(*sin, a * cos);
-            *high = a.mul_add(*sin, b * cos);
-        }
-    }
 }

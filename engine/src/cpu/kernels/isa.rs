@@ -1,5 +1,8 @@
 //! Which instruction set a kernel runs on, decided once at run time.
 
+#[cfg(target_arch = "x86_64")]
+use decode::math;
+
 /// An instruction set that this machine was seen to have: holding one is the proof that its kernels may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
@@ -34,15 +37,11 @@ impl Isa {
         let mut found = vec![Isa::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
-            if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            if math::has_avx2() {
                 found.push(Isa(Level::Avx2));
-                if std::is_x86_feature_detected!("avx512f")
-                    && std::is_x86_feature_detected!("avx512vl")
-                    && std::is_x86_feature_detected!("avx512dq")
-                    && std::is_x86_feature_detected!("avx512bw")
-                {
-                    found.push(Isa(Level::Avx512));
-                }
+            }
+            if math::has_avx512() {
+                found.push(Isa(Level::Avx512));
             }
         }
         found
@@ -72,7 +71,7 @@ impl Isa {
 macro_rules! per_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:path;) => {
         $(#[$doc])*
-        $vis fn $name(isa: $crate::kernels::Isa, $($arg: $ty),*) {
+        $vis fn $name(isa: $crate::cpu::kernels::Isa, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
             fn avx512($($arg: $ty),*) {
@@ -84,15 +83,15 @@ macro_rules! per_isa {
                 $body($($arg),*);
             }
             match isa.level() {
-                $crate::kernels::isa::Level::Portable => $body($($arg),*),
+                $crate::cpu::kernels::isa::Level::Portable => $body($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "calling into a target feature; the Isa value proves the machine has it")]
                 // SAFETY: an `Isa` of this level exists only where the features were detected.
-                $crate::kernels::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::cpu::kernels::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "calling into a target feature; the Isa value proves the machine has it")]
                 // SAFETY: an `Isa` of this level exists only where the features were detected.
-                $crate::kernels::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::cpu::kernels::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
             }
         }
     };

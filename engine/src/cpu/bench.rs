@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crate::kernels::isa::per_isa;
-use crate::kernels::{Isa, Output, Pool, RowsMut, multiply_add};
+use crate::cpu::kernels::isa::per_isa;
+use crate::cpu::kernels::{Isa, Output, Pool, RowsMut, multiply_add};
 
 /// f32 elements read per thread: far beyond any cache.
 const READ: usize = 64 << 20;

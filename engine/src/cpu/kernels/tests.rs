@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::*;
+use crate::options::WeightDtype;
 
 /// Reproducible values in about [-1, 1), with some exact zeros and large ones among them.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
