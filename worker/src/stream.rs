@@ -7,9 +7,7 @@ use control::table::Slots;
 use flume::Sender;
 use futures::{Stream, StreamExt};
 use runtime::outbox::Outbox;
-use speculation::message::{
-    Addressed, CoordinatorFrame, FromWorker, SessionId, StreamName, Term,
-};
+use speculation::message::{Addressed, CoordinatorFrame, FromWorker, SessionId, StreamName, Term};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

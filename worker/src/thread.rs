@@ -247,7 +247,10 @@ impl ModelThread {
         let session = released.session.0;
         match released.why {
             Why::Closed => {}
-            Why::Expired => tracing::debug!(session, "session expired: no stream of its coordinator took it back"),
+            Why::Expired => tracing::debug!(
+                session,
+                "session expired: no stream of its coordinator took it back"
+            ),
             Why::Fault(why) => {
                 tracing::warn!(session, why, "session failed");
                 self.metrics.fault();

@@ -57,12 +57,7 @@ impl Watch<'_> {
     }
 }
 
-fn judge(
-    host: &Host<StreamSlots, Own>,
-    batch: &Batch,
-    event: &Event,
-    useful: &mut Usefulness,
-) {
+fn judge(host: &Host<StreamSlots, Own>, batch: &Batch, event: &Event, useful: &mut Usefulness) {
     if let Event::Frame { frame, .. } = event {
         host.judge(batch, frame, useful);
     }

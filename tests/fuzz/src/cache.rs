@@ -25,7 +25,11 @@ impl Cache {
                 let mut above = None;
                 for node in chain {
                     let parent = self.rows.get(node);
-                    assert_eq!(parent, Some(&above), "{chain:?} is no chain behind the text");
+                    assert_eq!(
+                        parent,
+                        Some(&above),
+                        "{chain:?} is no chain behind the text"
+                    );
                     above = Some(*node);
                 }
                 self.len += chain.len();
@@ -73,7 +77,9 @@ impl Cache {
             self.rows.clear();
         }
         for row in &plan.rows {
-            let is_known = row.parent.is_none_or(|parent| self.rows.contains_key(&parent));
+            let is_known = row
+                .parent
+                .is_none_or(|parent| self.rows.contains_key(&parent));
             assert!(is_known, "{row:?} has no parent in the cache");
             let before = self.rows.insert(row.node, row.parent);
             assert_eq!(before, None, "{row:?} is cached already");

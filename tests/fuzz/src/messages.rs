@@ -316,6 +316,10 @@ fn strategy(dice: &mut Dice<'_>) -> (String, HashMap<String, f64>) {
     if dice.chance(2) {
         knobs.insert("unknown".to_owned(), 1.0);
     }
-    let name = if dice.chance(2) { "unknown" } else { entry.name };
+    let name = if dice.chance(2) {
+        "unknown"
+    } else {
+        entry.name
+    };
     (name.to_owned(), knobs)
 }

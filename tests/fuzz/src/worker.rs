@@ -245,7 +245,10 @@ impl Worker {
             .map(|part| part.plan.asked().map(|ask| answer(ask, dice)).collect())
             .collect();
         for part in &batch.parts {
-            let (cache, ..) = self.host.get_mut(part.session).expect("it has a part in it");
+            let (cache, ..) = self
+                .host
+                .get_mut(part.session)
+                .expect("it has a part in it");
             cache.step(&part.plan);
         }
         (self.host).handle_answers(self.now, batch, &answers, took, took);

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decode::sampling::SamplingParams;
-use futures::channel::mpsc;
 use speculation::message::{
     Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, Report, Scoring, SessionId,
     SessionSpec, Shard, Stopping, StreamName, Term,
@@ -120,12 +119,14 @@ fn greedy() -> SamplingParams {
     }
 }
 
-type ToWorker = mpsc::Sender<Result<CoordinatorFrame, String>>;
+/// Nothing is buffered: a frame that was sent has been taken by the worker, and the one before it is in the inbox.
+type ToWorker = flume::Sender<Result<CoordinatorFrame, String>>;
 
 /// The stream [`NAME`], whose tracker knows when the worker has noticed its end.
 async fn stream(handle: &WorkerHandle) -> (ToWorker, Reports, TaskTracker) {
-    let (to_worker, frames) = mpsc::channel(8);
+    let (to_worker, frames) = flume::bounded(0);
     let tasks = TaskTracker::new();
+    let frames = frames.into_stream();
     let reports = handle.stream(NAME, 1, frames, &tasks).await;
     tasks.close();
     (to_worker, reports, tasks)

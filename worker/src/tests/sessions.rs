@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{FutureExt, SinkExt};
+use futures::FutureExt;
 use speculation::message::Finish;
 
 use super::*;
@@ -39,7 +39,7 @@ async fn a_part_that_the_backend_refuses_ends_its_session_and_no_other() {
 #[tokio::test]
 async fn a_cache_that_does_not_follow_ends_its_session_and_no_other() {
     let (handle, gate) = start(Duration::ZERO);
-    let (mut to_worker, reports, _) = stream(&handle).await;
+    let (to_worker, reports, _) = stream(&handle).await;
     for session in [1, 2] {
         handle.open(NAME, draft(session), greedy()).await.unwrap();
     }
@@ -55,7 +55,7 @@ async fn a_cache_that_does_not_follow_ends_its_session_and_no_other() {
             commit: vec![1],
             ..ReplicaUpdate::default()
         };
-        to_worker.send(frame(session, commit)).await.unwrap();
+        to_worker.send_async(frame(session, commit)).await.unwrap();
     }
     let (_, mut faults) = read(&reports, 2, rests).await;
     while faults.is_empty() {
@@ -93,7 +93,7 @@ async fn a_refused_open_frees_everything_also_what_it_was_to_replace() {
     let refused = handle.open(NAME, second, greedy()).await.unwrap_err();
     assert!(matches!(refused, OpenError::Session(_)), "{refused}");
     assert_eq!((gate.sequences(), handle.sessions()), ((2, 0), 0));
-    // The cache is too small, and the session that was there is over too.
+    // All sequences of the model are in use.
     handle.open(NAME, spec(3, 8), greedy()).await.unwrap();
     for session in 4..7 {
         handle.open(NAME, spec(session, 8), greedy()).await.unwrap();
@@ -121,7 +121,7 @@ async fn an_open_call_that_nobody_waits_for_opens_nothing() {
 #[tokio::test]
 async fn a_step_that_a_commit_makes_worthless_is_given_up() {
     let (handle, gate) = start(Duration::ZERO);
-    let (mut to_worker, reports, _) = stream(&handle).await;
+    let (to_worker, reports, _) = stream(&handle).await;
     let advise = SessionSpec {
         strategy: Settings::new("eager"),
         duties: Duties::of(Duty::Advise),
@@ -139,11 +139,12 @@ async fn a_step_that_a_commit_makes_worthless_is_given_up() {
         commit: vec![advice ^ 1],
         ..ReplicaUpdate::default()
     };
-    to_worker.send(frame(1, commit)).await.unwrap();
-    // The frame is in the inbox once the reader asks for the next one.
-    while handle.queued() < 2 {
-        tokio::task::yield_now().await;
-    }
+    to_worker.send_async(frame(1, commit)).await.unwrap();
+    // The second one says nothing; it was taken after the first.
+    to_worker
+        .send_async(Ok(CoordinatorFrame::default()))
+        .await
+        .unwrap();
     gate.open();
     let (abandoned, faults) = read(&reports, 1, |report| {
         let is_new = report.base_len > PROMPT.len() as u32;
@@ -160,12 +161,12 @@ async fn a_paced_step_lasts_as_long_as_it_should() {
     let (_to_worker, reports, _) = stream(&handle).await;
     handle.open(NAME, spec(1, 4), greedy()).await.unwrap();
     let (report, _) = last(&reports, 1).await;
-    let Report { activity, walks, .. } = report;
+    let Report {
+        activity, walks, ..
+    } = report;
     assert_eq!((activity.steps, walks.steps), (4, 4));
     let busy = Duration::from_micros(activity.busy_us);
     assert!(busy >= 4 * PACE, "{busy:?}");
-    // Working out the answers is part of the step, not time on top.
-    assert!(busy < 8 * PACE, "{busy:?}");
 }
 
 #[tokio::test]

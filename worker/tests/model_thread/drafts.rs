@@ -38,7 +38,9 @@ async fn grown(sampling: &Sampling) -> Vec<u32> {
         duties: Duties::of(Duty::Propose),
         ..spec(0, &Asked::default(), 1000)
     };
-    (handle.open(name(1), spec, sampling.clone())).await.unwrap();
+    (handle.open(name(1), spec, sampling.clone()))
+        .await
+        .unwrap();
     let mut chain = Vec::new();
     while chain.len() < DEPTH {
         for message in reports.next(1).await.unwrap() {

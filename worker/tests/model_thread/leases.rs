@@ -48,7 +48,9 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
     // A call that outlived its stream.
     let late = (handle.open(name(1), first.clone(), asked.sampling.clone())).await;
     assert_eq!(late, Err(OpenError::NoStream(name(1))));
-    let again = handle.open(name(2), first.clone(), asked.sampling.clone()).await;
+    let again = handle
+        .open(name(2), first.clone(), asked.sampling.clone())
+        .await;
     assert!(
         matches!(again, Err(OpenError::Duplicate(_))),
         "the same term: {again:?}"
@@ -61,7 +63,10 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
         allowed_len: 1000,
         ..first
     };
-    handle.open(name(2), second, asked.sampling.clone()).await.unwrap();
+    handle
+        .open(name(2), second, asked.sampling.clone())
+        .await
+        .unwrap();
     let len = PROMPT.len() + truth.len();
     let last = read(&reports, &mut text, len).await;
     assert_eq!(text[PROMPT.len()..], truth);
@@ -79,7 +84,10 @@ async fn who_does_not_come_back_leaves_nothing() {
     let handle = start("draft");
     let (to_worker, reports, _) = stream(&handle, 1).await;
     let first = spec(0, &asked, PROMPT.len() as u32 + 1);
-    handle.open(name(1), first, asked.sampling.clone()).await.unwrap();
+    handle
+        .open(name(1), first, asked.sampling.clone())
+        .await
+        .unwrap();
     let mut text = PROMPT.to_vec();
     read(&reports, &mut text, PROMPT.len() + 1).await;
     drop(to_worker);

@@ -61,9 +61,15 @@ fn matrix(temperature: f32, early: u32, often: u32) -> Vec<(&'static str, Asked)
         case("less repetition", &|asked| {
             asked.sampling.shaping.repetition_penalty = 0.7;
         }),
-        case("presence", &|asked| asked.sampling.shaping.presence_penalty = 1.5),
-        case("frequency", &|asked| asked.sampling.shaping.frequency_penalty = 0.9),
-        case("stop", &|asked| asked.sampling.shaping.stop_ids = vec![early]),
+        case("presence", &|asked| {
+            asked.sampling.shaping.presence_penalty = 1.5
+        }),
+        case("frequency", &|asked| {
+            asked.sampling.shaping.frequency_penalty = 0.9
+        }),
+        case("stop", &|asked| {
+            asked.sampling.shaping.stop_ids = vec![early]
+        }),
         case("min_tokens", &|asked| {
             asked.sampling.shaping.stop_ids = vec![early];
             asked.sampling.shaping.min_tokens = 12;

@@ -91,7 +91,7 @@ async fn a_session_parks_at_its_credit_and_a_lost_stream_frees_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_opens_are_refused_by_name() {
     let handle = start("draft");
-    let (_to_worker, _reports, tasks) = stream(&handle, 1).await;
+    let (_to_worker, _reports, _) = stream(&handle, 1).await;
     let hot = SamplingParams {
         temperature: -1.0,
         ..SamplingParams::default()
@@ -127,7 +127,7 @@ async fn bad_opens_are_refused_by_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_impossible_update_ends_its_session_and_no_other() {
     let handle = start("draft");
-    let (mut to_worker, reports, tasks) = stream(&handle, 1).await;
+    let (mut to_worker, reports, _) = stream(&handle, 1).await;
     handle
         .open(
             name(1),
@@ -174,7 +174,10 @@ async fn both_halves_of_a_stream_end_together() {
         )
         .await
         .unwrap();
-    to_worker.send(Err("a broken frame".to_owned())).await.unwrap();
+    to_worker
+        .send(Err("a broken frame".to_owned()))
+        .await
+        .unwrap();
     tasks.wait().await;
     let over = loop {
         if let Err(over) = reports.next(4).await {
