@@ -1,9 +1,11 @@
 //! Every parameter of a request, with guesses and without: the same tokens and the same scores, to the bit.
 
-use engine::sampling::{SamplingParams, Shaping};
+use decode::Sampling;
+use decode::sampling::{SamplingParams, Shaping};
 use speculation::message::{Basis, PromptScoring, Score, Scores, Scoring};
 
-use crate::{Asked, Plain, plain, run};
+use crate::plain::{Plain, plain};
+use crate::{Asked, run};
 
 const MODEL: &str = "target";
 
@@ -23,11 +25,11 @@ fn landmarks(temperature: f32) -> (u32, u32) {
 
 fn asked(temperature: f32, change: impl FnOnce(&mut Asked)) -> Asked {
     let mut asked = Asked {
-        params: SamplingParams {
+        sampling: Sampling::from(SamplingParams {
             temperature,
             seed: 11,
             ..SamplingParams::default()
-        },
+        }),
         ..Asked::default()
     };
     change(&mut asked);
@@ -51,23 +53,29 @@ fn matrix(temperature: f32, early: u32, often: u32) -> Vec<(&'static str, Asked)
     let mut cases = vec![
         case("nothing", &|_| {}),
         case("bias", &|asked| {
-            asked.shaping.bias = vec![(often, -100.0), (early, 1.5), (7, 2.5)];
+            asked.sampling.shaping.bias = vec![(often, -100.0), (early, 1.5), (7, 2.5)];
         }),
         case("repetition", &|asked| {
-            asked.shaping.repetition_penalty = 1.6;
+            asked.sampling.shaping.repetition_penalty = 1.6;
         }),
         case("less repetition", &|asked| {
-            asked.shaping.repetition_penalty = 0.7;
+            asked.sampling.shaping.repetition_penalty = 0.7;
         }),
-        case("presence", &|asked| asked.shaping.presence_penalty = 1.5),
-        case("frequency", &|asked| asked.shaping.frequency_penalty = 0.9),
-        case("stop", &|asked| asked.shaping.stop_ids = vec![early]),
+        case("presence", &|asked| {
+            asked.sampling.shaping.presence_penalty = 1.5
+        }),
+        case("frequency", &|asked| {
+            asked.sampling.shaping.frequency_penalty = 0.9
+        }),
+        case("stop", &|asked| {
+            asked.sampling.shaping.stop_ids = vec![early]
+        }),
         case("min_tokens", &|asked| {
-            asked.shaping.stop_ids = vec![early];
-            asked.shaping.min_tokens = 12;
+            asked.sampling.shaping.stop_ids = vec![early];
+            asked.sampling.shaping.min_tokens = 12;
         }),
         case("everything", &|asked| {
-            asked.shaping = Shaping {
+            asked.sampling.shaping = Shaping {
                 bias: vec![(often, -1.0), (9, 4.0)],
                 repetition_penalty: 1.2,
                 presence_penalty: 0.4,
@@ -75,16 +83,16 @@ fn matrix(temperature: f32, early: u32, often: u32) -> Vec<(&'static str, Asked)
                 min_tokens: 9,
                 stop_ids: vec![early],
             };
-            asked.params.top_k = 40;
-            asked.params.top_p = 0.9;
-            asked.params.min_p = 0.01;
+            asked.sampling.params.top_k = 40;
+            asked.sampling.params.top_p = 0.9;
+            asked.sampling.params.min_p = 0.01;
         }),
     ];
     if temperature > 0.0 {
         cases.extend([
-            case("top_k", &|asked| asked.params.top_k = 3),
-            case("top_p", &|asked| asked.params.top_p = 0.6),
-            case("min_p", &|asked| asked.params.min_p = 0.2),
+            case("top_k", &|asked| asked.sampling.params.top_k = 3),
+            case("top_p", &|asked| asked.sampling.params.top_p = 0.6),
+            case("min_p", &|asked| asked.sampling.params.min_p = 0.2),
         ]);
     }
     cases
@@ -109,15 +117,15 @@ async fn check(temperature: f32) {
         let truth = plain(MODEL, &asked);
         assert_eq!(truth.picks.len(), truth.text.len());
         for rows in [0, 16] {
-            let heard = run(MODEL, rows, &asked, &truth).await;
+            let reported = run(MODEL, rows, &asked, &truth).await;
             let said = Plain {
-                text: heard.text,
-                picks: all(&heard.picks),
-                prompt: all(&heard.prompt),
+                text: reported.text,
+                picks: all(&reported.picks),
+                prompt: all(&reported.prompt),
             };
             assert_eq!(said, truth, "{name} at T = {temperature} with {rows} rows");
-            let hits = heard.last.walks.guesses_accepted;
-            assert_eq!(hits > 0, rows > 0, "{name}: {:?}", heard.last.walks);
+            let hits = reported.last.walks.guesses_accepted;
+            assert_eq!(hits > 0, rows > 0, "{name}: {:?}", reported.last.walks);
         }
         texts.push((name, truth));
     }

@@ -1,18 +1,21 @@
 //! A session on its own, and what ends it.
 
-use engine::sampling::SamplingParams;
+use decode::sampling::SamplingParams;
 use futures::SinkExt;
-use speculation::message::{Finish, ReplicaUpdate, SessionId};
-use worker::{LinkOver, OpenError};
+use offshoot_worker::{OpenError, StreamOver};
+use speculation::message::{Finish, FromWorker, ReplicaUpdate, SessionId};
+use speculation::strategy::Settings;
 
+use crate::plain::plain;
 use crate::{
-    Asked, Heard, PROMPT, SESSION, TOKENS, guesses, name, plain, relayed, run, spec, start,
+    Asked, PROMPT, Reported, SESSION, TOKENS, frame, guesses, name, report, run, spec, start,
+    stream,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_decoding_is_the_engine_and_the_sampler() {
     let truth = plain("draft", &Asked::default());
-    let Heard { text, last, .. } = run("draft", 0, &Asked::default(), &truth).await;
+    let Reported { text, last, .. } = run("draft", 0, &Asked::default(), &truth).await;
     assert_eq!(text, truth.text);
     assert_eq!(last.finish, Some(Finish::Length));
     assert_eq!(last.walks.steps, u64::from(TOKENS));
@@ -21,7 +24,7 @@ async fn plain_decoding_is_the_engine_and_the_sampler() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guesses_change_the_number_of_steps_and_nothing_else() {
     let truth = plain("draft", &Asked::default());
-    let Heard { text, last, .. } = run("draft", 16, &Asked::default(), &truth).await;
+    let Reported { text, last, .. } = run("draft", 16, &Asked::default(), &truth).await;
     assert_eq!(text, truth.text);
     assert_eq!(last.walks.tokens, u64::from(TOKENS));
     assert!(last.walks.guesses_submitted > last.walks.guesses_accepted);
@@ -33,24 +36,22 @@ async fn guesses_change_the_number_of_steps_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
+async fn a_session_parks_at_its_credit_and_a_lost_stream_frees_everything() {
     let handle = start("draft");
-    let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(name(1), 1, frames);
-    let pump = tokio::spawn(pump);
+    let (mut to_worker, reports, tasks) = stream(&handle, 1).await;
     let credit = PROMPT.len() as u32 + 3;
     handle
         .open(
             name(1),
             spec(0, &Asked::default(), credit),
-            Asked::default().params,
+            Asked::default().sampling,
         )
         .await
         .unwrap();
     let mut have = PROMPT.len();
     while have < credit as usize {
-        for report in end.next(4).await.unwrap() {
-            let report = report.message.unwrap();
+        for message in reports.next(4).await.unwrap() {
+            let report = report(message);
             have = have.max(report.base_len as usize + report.picks.len());
         }
     }
@@ -60,8 +61,8 @@ async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
         allowed_len: credit + 1,
         ..ReplicaUpdate::default()
     };
-    to_worker.send(relayed(more)).await.unwrap();
-    let report = end.next(4).await.unwrap().pop().unwrap().message.unwrap();
+    to_worker.send(frame(more)).await.unwrap();
+    let report = report(reports.next(4).await.unwrap().pop().unwrap());
     assert_eq!(
         report.base_len as usize + report.picks.len(),
         credit as usize + 1
@@ -70,32 +71,30 @@ async fn a_session_parks_at_its_credit_and_a_lost_link_frees_everything() {
         .open(
             name(1),
             spec(0, &Asked::default(), credit),
-            Asked::default().params,
+            Asked::default().sampling,
         )
         .await;
     assert_eq!(again, Err(OpenError::Duplicate(SESSION)));
     drop(to_worker);
-    pump.await.unwrap();
+    tasks.wait().await;
     handle.idle().await;
-    let unlinked = handle
+    let late = handle
         .open(
             name(1),
             spec(0, &Asked::default(), credit),
-            Asked::default().params,
+            Asked::default().sampling,
         )
         .await;
-    assert_eq!(unlinked, Err(OpenError::NotLinked(name(1))));
+    assert_eq!(late, Err(OpenError::NoStream(name(1))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_opens_are_refused_by_name() {
     let handle = start("draft");
-    let (_to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (_end, pump) = handle.link(name(1), 1, frames);
-    tokio::spawn(pump);
+    let (_to_worker, _reports, _) = stream(&handle, 1).await;
     let hot = SamplingParams {
         temperature: -1.0,
-        ..Asked::default().params
+        ..SamplingParams::default()
     };
     let refused = handle
         .open(name(1), spec(0, &Asked::default(), 9), hot)
@@ -105,49 +104,56 @@ async fn bad_opens_are_refused_by_name() {
     let mut alien = spec(0, &Asked::default(), 9);
     alien.text[2] = 70_000;
     let refused = handle
-        .open(name(1), alien, Asked::default().params)
+        .open(name(1), alien, Asked::default().sampling)
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("70000"), "{refused}");
     let mut long = spec(0, &Asked::default(), 9);
     long.stopping.max_len = 100_000;
     let refused = handle
-        .open(name(1), long, Asked::default().params)
+        .open(name(1), long, Asked::default().sampling)
         .await
         .unwrap_err();
     assert!(matches!(refused, OpenError::TooLong { .. }), "{refused}");
+    let mut alien = spec(0, &Asked::default(), 9);
+    alien.strategy = Settings::new("magic");
+    let refused = handle
+        .open(name(1), alien, Asked::default().sampling)
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("magic"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_impossible_update_ends_its_session_and_no_other() {
     let handle = start("draft");
-    let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(name(1), 1, frames);
-    tokio::spawn(pump);
+    let (mut to_worker, reports, _) = stream(&handle, 1).await;
     handle
         .open(
             name(1),
             spec(0, &Asked::default(), 6),
-            Asked::default().params,
+            Asked::default().sampling,
         )
         .await
         .unwrap();
     let mut other = spec(0, &Asked::default(), 1000);
     other.session = SessionId(6);
     handle
-        .open(name(1), other, Asked::default().params)
+        .open(name(1), other, Asked::default().sampling)
         .await
         .unwrap();
     let mut bad = guesses(PROMPT.len() as u32, 1, &[1]);
     bad.nodes.parents[0] = 99;
-    to_worker.send(relayed(bad)).await.unwrap();
+    to_worker.send(frame(bad)).await.unwrap();
     let (mut fault, mut finished) = (None, None);
     while fault.is_none() || finished.is_none() {
-        for report in end.next(4).await.unwrap() {
-            match report.message {
-                Err(why) => fault = Some((report.session, why)),
-                Ok(message) if message.finish.is_some() => finished = Some(report.session),
-                Ok(_) => {}
+        for message in reports.next(4).await.unwrap() {
+            match message.message {
+                FromWorker::Fault(why) => fault = Some((message.session, why)),
+                FromWorker::Report(report) if report.finish.is_some() => {
+                    finished = Some(message.session);
+                }
+                FromWorker::Report(_) => {}
             }
         }
     }
@@ -157,38 +163,35 @@ async fn an_impossible_update_ends_its_session_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_halves_of_a_link_end_together() {
+async fn both_halves_of_a_stream_end_together() {
     let handle = start("draft");
-    let (mut to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(name(1), 1, frames);
-    let pump = tokio::spawn(pump);
+    let (mut to_worker, reports, tasks) = stream(&handle, 1).await;
     handle
         .open(
             name(1),
             spec(0, &Asked::default(), 6),
-            Asked::default().params,
+            Asked::default().sampling,
         )
         .await
         .unwrap();
-    to_worker.send(Err("nonsense".to_owned())).await.unwrap();
-    pump.await.unwrap();
+    to_worker
+        .send(Err("a broken frame".to_owned()))
+        .await
+        .unwrap();
+    tasks.wait().await;
     let over = loop {
-        if let Err(over) = end.next(4).await {
+        if let Err(over) = reports.next(4).await {
             break over;
         }
     };
-    assert_eq!(over, LinkOver(Some("nonsense".to_owned())));
+    assert_eq!(over, StreamOver(Some("a broken frame".to_owned())));
     handle.idle().await;
-    let (_to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(name(2), 2, frames);
-    let pump = tokio::spawn(pump);
-    drop(end);
-    pump.await.unwrap();
-    let (_to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(name(3), 3, frames);
-    let pump = tokio::spawn(pump);
+    let (_to_worker, reports, tasks) = stream(&handle, 2).await;
+    drop(reports);
+    tasks.wait().await;
+    let (_to_worker, reports, tasks) = stream(&handle, 3).await;
     handle.stop();
-    pump.await.unwrap();
-    assert_eq!(end.next(4).await, Err(LinkOver(None)));
+    tasks.wait().await;
+    assert_eq!(reports.next(4).await, Err(StreamOver(None)));
     handle.ended().await;
 }

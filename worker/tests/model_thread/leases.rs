@@ -1,33 +1,21 @@
-//! A session that outlives its link: who comes back in time finds its cache, and everybody else finds nothing.
+//! A session that outlives its stream: who comes back in time finds its cache, and everybody else finds nothing.
 
 use std::time::Duration;
 
-use speculation::message::{Relayed, SessionSpec, Term, VerifyReport};
-use worker::{LinkEnd, OpenError, WorkerHandle};
+use offshoot_worker::{OpenError, Reports};
+use speculation::message::{Report, SessionSpec, Term};
 
-use crate::{Asked, PROMPT, name, plain, spec, start};
+use crate::plain::plain;
+use crate::{Asked, PROMPT, name, report, spec, start, stream};
 
 /// Longer than a lease.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type ToWorker = futures::channel::mpsc::Sender<Result<Relayed, String>>;
-
-/// A link of coordinator 1; dropping the sender breaks it.
-async fn link(
-    handle: &WorkerHandle<VerifyReport>,
-    number: u64,
-) -> (ToWorker, LinkEnd<VerifyReport>) {
-    let (to_worker, frames) = futures::channel::mpsc::channel(8);
-    let (end, pump) = handle.link(name(number), number, frames);
-    tokio::spawn(pump);
-    (to_worker, end)
-}
-
 /// Reads until the text has this many tokens; gives it and the last report.
-async fn read(end: &LinkEnd<VerifyReport>, text: &mut Vec<u32>, len: usize) -> VerifyReport {
+async fn read(reports: &Reports, text: &mut Vec<u32>, len: usize) -> Report {
     loop {
-        for report in end.next(4).await.unwrap() {
-            let report = report.message.unwrap();
+        for message in reports.next(4).await.unwrap() {
+            let report = report(message);
             let known = text.len() - report.base_len as usize;
             text.extend(report.picks.iter().skip(known));
             if text.len() >= len {
@@ -43,27 +31,26 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
     let truth = plain("draft", &asked).text;
     let handle = start("draft");
     let parked = PROMPT.len() + 10;
-    let (to_worker, end) = link(&handle, 1).await;
+    let (to_worker, reports, lost) = stream(&handle, 1).await;
     let first = spec(0, &asked, parked as u32);
     handle
-        .open(name(1), first.clone(), asked.params)
+        .open(name(1), first.clone(), asked.sampling.clone())
         .await
         .unwrap();
     let mut text = PROMPT.to_vec();
-    read(&end, &mut text, parked).await;
+    read(&reports, &mut text, parked).await;
     drop(to_worker);
-    drop(end);
+    drop(reports);
+    // The model thread has been told by then.
+    lost.wait().await;
 
-    let (_to_worker, end) = link(&handle, 2).await;
-    // A call that outlived its stream; until the loss is noticed, it is a second one of the same term.
-    let late = loop {
-        match handle.open(name(1), first.clone(), asked.params).await {
-            Err(OpenError::Duplicate(_)) => tokio::task::yield_now().await,
-            decided => break decided,
-        }
-    };
-    assert_eq!(late, Err(OpenError::NotLinked(name(1))));
-    let again = handle.open(name(2), first.clone(), asked.params).await;
+    let (_to_worker, reports, _) = stream(&handle, 2).await;
+    // A call that outlived its stream.
+    let late = (handle.open(name(1), first.clone(), asked.sampling.clone())).await;
+    assert_eq!(late, Err(OpenError::NoStream(name(1))));
+    let again = handle
+        .open(name(2), first.clone(), asked.sampling.clone())
+        .await;
     assert!(
         matches!(again, Err(OpenError::Duplicate(_))),
         "the same term: {again:?}"
@@ -76,9 +63,12 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
         allowed_len: 1000,
         ..first
     };
-    handle.open(name(2), second, asked.params).await.unwrap();
+    handle
+        .open(name(2), second, asked.sampling.clone())
+        .await
+        .unwrap();
     let len = PROMPT.len() + truth.len();
-    let last = read(&end, &mut text, len).await;
+    let last = read(&reports, &mut text, len).await;
     assert_eq!(text[PROMPT.len()..], truth);
     let tokens = (truth.len() - 6) as u64;
     assert_eq!(
@@ -92,11 +82,14 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
 async fn who_does_not_come_back_leaves_nothing() {
     let asked = Asked::default();
     let handle = start("draft");
-    let (to_worker, end) = link(&handle, 1).await;
+    let (to_worker, reports, _) = stream(&handle, 1).await;
     let first = spec(0, &asked, PROMPT.len() as u32 + 1);
-    handle.open(name(1), first, asked.params).await.unwrap();
+    handle
+        .open(name(1), first, asked.sampling.clone())
+        .await
+        .unwrap();
     let mut text = PROMPT.to_vec();
-    read(&end, &mut text, PROMPT.len() + 1).await;
+    read(&reports, &mut text, PROMPT.len() + 1).await;
     drop(to_worker);
     let ended = tokio::time::timeout(PATIENCE, handle.idle()).await;
     assert!(ended.is_ok(), "the lease does not end");
