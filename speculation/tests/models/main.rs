@@ -8,6 +8,8 @@
 extern crate offshoot_speculation as speculation;
 
 mod estimates;
-mod link;
+mod numbering;
+mod rig;
 mod scores;
+mod session;
 mod tree;
