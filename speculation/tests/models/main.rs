@@ -10,6 +10,7 @@ extern crate offshoot_speculation as speculation;
 mod estimates;
 mod numbering;
 mod rig;
+mod rounds;
 mod scores;
 mod session;
 mod tree;

@@ -69,7 +69,7 @@ fn answer(past: &[u32], ask: Ask) -> Answer {
                 token: (best + rank) % VOCAB,
                 q: 0.5 / (1 + rank) as f32,
                 margin: 2.0 - 3.0 * rank as f32,
-                weight: 0.5 / (1 + rank) as f32,
+                weight: 0.25 / (1 + rank) as f32,
             });
             Answer::Guesses(guesses.collect())
         }
