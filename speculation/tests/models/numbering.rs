@@ -93,8 +93,8 @@ impl Peer {
     fn tell(&mut self, min_path: f32, room: usize) -> Option<Message> {
         let (nodes, rescored) = self.outbound.diff(&self.tree, min_path, room, None);
         assert!(nodes.len() <= room);
-        let news = !nodes.is_empty() || !rescored.is_empty();
-        news.then(|| Message {
+        let is_new = !nodes.is_empty() || !rescored.is_empty();
+        is_new.then(|| Message {
             text: self.text.clone(),
             nodes,
             rescored,
