@@ -261,26 +261,28 @@ proptest! {
 #[test]
 fn a_pick_that_is_not_a_number_ends_a_session_that_commits() {
     let right = truth(&TEXT, 3);
-    // At the text's own last token, and behind a guess that was accepted.
-    for at in [0, 1] {
+    // At the text's own last token, and behind guesses that were accepted.
+    for at in 0..3 {
         let (mut target, plan) = planned(&spec_of(Duty::Commit), &chain(1, &right, 4));
         let mut answers = target.answers(&plan);
         answers[at] = Answer::NotFinite;
         target.finish(MS, &plan, &answers);
-        assert_eq!(target.session.text(), TEXT, "nothing of the step is text");
-        let report = target.report().unwrap();
+        let text = [&TEXT[..], &right[..at]].concat();
         assert_eq!(
-            (report.picks.len(), report.finish),
-            (0, Some(Finish::NotFinite))
+            target.session.text(),
+            text,
+            "what was picked before is text"
         );
+        let report = target.report().unwrap();
+        assert_eq!(report.finish, Some(Finish::NotFinite));
+        assert_eq!(report.picks, right[..at]);
         assert_eq!(target.poll(2 * MS, 64), Poll::Done);
-        target.update(
-            2 * MS,
-            &ReplicaUpdate {
-                base_len: 4,
-                ..ReplicaUpdate::default()
-            },
-        );
+        let acknowledged = ReplicaUpdate {
+            base_len: 4,
+            commit: report.picks,
+            ..ReplicaUpdate::default()
+        };
+        target.update(2 * MS, &acknowledged);
         assert_eq!(target.poll(3 * MS, 64), Poll::Done, "for good");
     }
 }
