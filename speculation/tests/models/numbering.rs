@@ -1,11 +1,11 @@
-//! Two peers that tell each other of their trees: what is delivered is what was sent.
+//! Two peers that send each other their trees: what is received is what was sent.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use speculation::limits::{MAX_NODES_PER_UPDATE, MAX_TREE};
-use speculation::link::{Inbound, LinkError, Outbound};
-use speculation::message::{LinkId, NodeBatch, Prob16};
+use speculation::message::{NodeBatch, NodeNumber, Origin, Prob16};
+use speculation::numbering::{Inbound, Outbound, PeerError};
 use speculation::tree::{Graft, Grafted, NodeId, Tree};
 
 const VOCAB: u32 = 3;
@@ -19,7 +19,7 @@ fn truth(position: usize) -> u32 {
 struct Message {
     text: Vec<u32>,
     nodes: NodeBatch,
-    rescored: Vec<(LinkId, Prob16)>,
+    rescored: Vec<(NodeNumber, Prob16)>,
 }
 
 #[derive(Debug)]
@@ -91,10 +91,10 @@ impl Peer {
     }
 
     fn tell(&mut self, min_path: f32, room: usize) -> Option<Message> {
-        let (nodes, rescored) = self.outbound.diff(&self.tree, min_path, room);
+        let (nodes, rescored) = self.outbound.diff(&self.tree, min_path, room, None);
         assert!(nodes.len() <= room);
-        let news = !nodes.is_empty() || !rescored.is_empty();
-        news.then(|| Message {
+        let is_new = !nodes.is_empty() || !rescored.is_empty();
+        is_new.then(|| Message {
             text: self.text.clone(),
             nodes,
             rescored,
@@ -127,8 +127,8 @@ impl Peer {
             }
             self.outbound.heard(id, edge);
         }
-        for &(link_id, edge) in &message.rescored {
-            if let Some(id) = self.inbound.node(link_id) {
+        for &(number, edge) in &message.rescored {
+            if let Some(id) = self.inbound.node(number) {
                 self.tree.set_edge(id, edge.to_f32());
                 self.outbound.heard(id, edge);
             }
@@ -322,6 +322,11 @@ proptest! {
                 tokens: nodes.iter().map(|node| node.1 % (VOCAB + u32::from(flaw == 1))).collect(),
                 edges: nodes.iter().map(|node| Prob16(node.2)).collect(),
                 owners: nodes.iter().map(|_| 0).collect(),
+                origins: match flaw {
+                    2 => vec![Origin::default(); nodes.len() + 1],
+                    3..20 => vec![Origin::default(); nodes.len()],
+                    _ => Vec::new(),
+                },
             };
             if flaw == 0 {
                 batch.owners.push(0);
@@ -333,6 +338,7 @@ proptest! {
                 *parent <= watermark || (*parent >= first_id && *parent < first_id + at as u32)
             };
             let sound = batch.owners.len() == nodes.len()
+                && (batch.origins.is_empty() || batch.origins.len() == nodes.len())
                 && (batch.is_empty() || first_id > watermark)
                 && batch.tokens.iter().all(|&token| token < VOCAB)
                 && batch.parents.iter().enumerate().all(known)
@@ -355,6 +361,7 @@ fn flat(first_id: u32, n: usize, tokens: impl Fn(usize) -> u32) -> NodeBatch {
         tokens: (0..n).map(tokens).collect(),
         edges: vec![Prob16(1); n],
         owners: vec![0; n],
+        origins: Vec::new(),
     }
 }
 
@@ -369,7 +376,7 @@ fn the_caps_hold() {
     };
     let n = MAX_NODES_PER_UPDATE;
     let over = flat(1, n + 1, |at| at as u32);
-    assert_eq!(send(&mut tree, &over), Err(LinkError::TooManyNodes(n + 1)));
+    assert_eq!(send(&mut tree, &over), Err(PeerError::TooManyNodes(n + 1)));
     let mut next = 1;
     for round in 0..4 {
         let batch = flat(next, n, |at| (round * n + at) as u32);
@@ -386,7 +393,7 @@ fn the_caps_hold() {
     let again = flat(1, 1, |_| 0);
     assert!(matches!(
         send(&mut tree, &again),
-        Err(LinkError::ReusedId { .. })
+        Err(PeerError::ReusedId { .. })
     ));
     let mut orphan = flat(next, 1, |_| 0);
     orphan.parents[0] = next - 1;
@@ -394,6 +401,6 @@ fn the_caps_hold() {
     let last = flat(u32::MAX, 2, |at| at as u32);
     assert!(matches!(
         send(&mut tree, &last),
-        Err(LinkError::ReusedId { .. })
+        Err(PeerError::ReusedId { .. })
     ));
 }
