@@ -247,7 +247,11 @@ impl SessionMachine {
 
     /// Decides everything there is to decide but for the search.
     fn look_around(&mut self) {
-        self.hand_out();
+        if self.hand_out() {
+            // What the client is handed may be all it wants, and what it takes is credit: the rest comes after that.
+            self.is_stirred = true;
+            return;
+        }
         if self.is_satisfied && self.relay.is_prompt_done() {
             return self.end(Ended::Finished(Finish::Stop));
         }
@@ -435,11 +439,12 @@ impl SessionMachine {
         self.search_at = Time::ZERO;
     }
 
-    /// Hands the client what is new.
-    fn hand_out(&mut self) {
+    /// Hands the client what is new; whether there was anything.
+    fn hand_out(&mut self) -> bool {
         let (tokens, scores) = self.relay.poll_text();
         let prompt = self.relay.poll_prompt_scores();
-        if !tokens.is_empty() || prompt.is_some() {
+        let is_new = !tokens.is_empty() || prompt.is_some();
+        if is_new {
             let fresh = Fresh {
                 tokens,
                 scores,
@@ -447,6 +452,7 @@ impl SessionMachine {
             };
             self.actions.push_back(Action::Deliver(Box::new(fresh)));
         }
+        is_new
     }
 
     /// Tells every worker whose slot is vacant what is new to it.
