@@ -15,8 +15,6 @@ pub struct Cache {
 /// A plan the cache could compute.
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    /// Where the appended tokens begin.
-    pub(crate) first: usize,
     /// The text once the plan's tokens are appended.
     pub(crate) text: Vec<u32>,
     /// The whole text that ends in each tree row.
@@ -125,7 +123,6 @@ impl Cache {
             paths.push(path);
         }
         Admitted {
-            first: self.text.len(),
             text: after,
             paths,
         }
