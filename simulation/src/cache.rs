@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use decode::{Ask, CacheOp, NodeId, StepPlan};
 
+use crate::reference::hash;
+use crate::served::Guessed;
+
 /// A model's cache as the full token path of every position and row it holds.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
@@ -19,6 +22,18 @@ pub struct Admitted {
     pub(crate) text: Vec<u32>,
     /// The whole text that ends in each tree row.
     pub(crate) paths: Vec<Vec<u32>>,
+}
+
+impl Admitted {
+    /// Checks that every tree row is a text that somebody guessed.
+    ///
+    /// # Panics
+    /// When one is made up.
+    pub fn check_guessed(&self, guessed: &Guessed) {
+        for path in &self.paths {
+            assert!(guessed.contains(&hash(0, path)), "nobody guessed {path:?}");
+        }
+    }
 }
 
 impl Cache {
@@ -122,10 +137,7 @@ impl Cache {
             }
             paths.push(path);
         }
-        Admitted {
-            text: after,
-            paths,
-        }
+        Admitted { text: after, paths }
     }
 
     /// What appended tokens are asked: nothing, scores of tokens that are known, or what follows the whole text.

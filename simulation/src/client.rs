@@ -203,7 +203,13 @@ impl Client {
             let asked = self.request.scoring.prompt.expect("it was asked for");
             assert_eq!(told.first, self.scored, "scores come one after the other");
             self.scored += told.scores.len() as u32;
-            check(language, &self.text, &told.scores, told.first as usize, asked.top);
+            check(
+                language,
+                &self.text,
+                &told.scores,
+                told.first as usize,
+                asked.top,
+            );
         }
     }
 }

@@ -15,9 +15,7 @@ use speculation::relay::WorkerKey;
 use speculation::strategy::Registry;
 
 use crate::client::{ClientEvent, FromClient};
-use crate::network::{
-    Answer, Event, Message, Network, StreamId, ToCoordinator, ToWorker, note,
-};
+use crate::network::{Answer, Event, Message, Network, StreamId, ToCoordinator, ToWorker, note};
 use crate::placement::Placement;
 use crate::request::Task;
 use crate::scenario::{NUMERICS, Numerics, Request, Scenario, WorkerPlan};
@@ -193,7 +191,10 @@ impl Coordinator {
         match what {
             ToCoordinator::Accepted if self.links[worker].connects == Some(stream) => {
                 let at = self.at;
-                note!(network, "coordinator {at} has {stream:?} to worker {worker}");
+                note!(
+                    network,
+                    "coordinator {at} has {stream:?} to worker {worker}"
+                );
                 let link = &mut self.links[worker];
                 link.connects = None;
                 link.begun = network.now;
@@ -234,7 +235,10 @@ impl Coordinator {
             return;
         };
         let (at, worker) = (self.at, connection.worker);
-        note!(network, "coordinator {at} lost {stream:?} to worker {worker}");
+        note!(
+            network,
+            "coordinator {at} lost {stream:?} to worker {worker}"
+        );
         connection.is_lost = true;
         network.send_to_worker(stream, ToWorker::Closed);
         let sessions: Vec<SessionId> = (self.tasks.iter())
@@ -461,7 +465,11 @@ impl Coordinator {
         self.sessions += 1;
         let id = SessionId((self.name() << 32) | u64::from(self.sessions));
         let at = self.at;
-        note!(network, "coordinator {at} takes client {} in as {id:?}", from.0);
+        note!(
+            network,
+            "coordinator {at} takes client {} in as {id:?}",
+            from.0
+        );
         let numerics = numerics.filter(|_| text.len() > request.prompt.len());
         let task = Task::new(id, from, request, text, numerics, entered);
         self.tasks.insert(id, task);

@@ -257,7 +257,12 @@ impl Network {
     }
 
     /// Tells a client something, in order.
-    pub(crate) fn tell_client(&mut self, coordinator: usize, (client, attempt): (usize, u32), event: ClientEvent) {
+    pub(crate) fn tell_client(
+        &mut self,
+        coordinator: usize,
+        (client, attempt): (usize, u32),
+        event: ClientEvent,
+    ) {
         let at = self.now + Time::from_micros(self.trip_us());
         let last = self.told.entry((coordinator, client)).or_default();
         *last = at.max(*last);

@@ -367,7 +367,10 @@ impl Placement {
             "{reservation:?} is of no use to {seeker:?}"
         );
         if let Some(earlier) = self.earlier(order, worker) {
-            panic!("{reservation:?} is taken before the turn of {:?}", earlier.session);
+            panic!(
+                "{reservation:?} is taken before the turn of {:?}",
+                earlier.session
+            );
         }
         self.note(reservation, seeker.positions);
     }
@@ -384,7 +387,10 @@ impl Placement {
         assert!(count(Role::Qualifier) <= wanted.qualifiers);
         for &reservation in reservations {
             let worker = reservation.worker.0 as usize;
-            assert!(!present.contains(&reservation.worker), "it has that already");
+            assert!(
+                !present.contains(&reservation.worker),
+                "it has that already"
+            );
             assert!(
                 self.has_room(worker, positions) && self.plans[worker].max_context >= positions,
                 "{reservation:?} has no room"
@@ -407,7 +413,10 @@ impl Placement {
         assert_eq!(self.admission.running(), running, "admission miscounts");
         assert_eq!(self.admission.waiting(), queued, "admission miscounts");
         assert!(running <= self.max_running && queued <= self.max_queued);
-        assert!(queued == 0 || running == self.max_running, "somebody could run");
+        assert!(
+            queued == 0 || running == self.max_running,
+            "somebody could run"
+        );
         assert!(
             (self.fleet.reserved()).eq(self.reserved.keys().copied()),
             "reservations differ: {:?} are held, {:?} known",

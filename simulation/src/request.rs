@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use control::admission::{Entered, Ticket};
 use control::failover::MAX_FRUITLESS;
 use control::fleet::{NoPlace, Reservation, Wanted};
-use control::session::{Action, Ended, Fresh, Opened, Parting, Refused, RefusedKind, SessionMachine};
+use control::session::{
+    Action, Ended, Fresh, Opened, Parting, Refused, RefusedKind, SessionMachine,
+};
 use decode::Scores;
 use speculation::Time;
 use speculation::duty::Role;
@@ -293,7 +295,11 @@ impl Task {
             home.tell(network, self.from, event);
         }
         if let Stage::Running(running) = &mut self.stage {
-            assert!(running.held.is_empty(), "{:?} still has reservations", self.id);
+            assert!(
+                running.held.is_empty(),
+                "{:?} still has reservations",
+                self.id
+            );
             home.calibration = running.machine.relay().calibration().clone();
             if let Some(place) = running.place.take() {
                 home.placement.stop_waiting(place);
@@ -463,7 +469,9 @@ impl Task {
         let running = self.running();
         for (&key, held) in &running.held {
             if home.connections[&held.stream].is_lost {
-                running.machine.handle_lost(now, key, "its stream broke".to_owned());
+                running
+                    .machine
+                    .handle_lost(now, key, "its stream broke".to_owned());
             } else if held.is_behind {
                 let why = "the session fell behind its reports".to_owned();
                 running.machine.handle_lost(now, key, why);
@@ -478,7 +486,12 @@ impl Task {
             let running = self.running();
             match action {
                 Action::Open(key, spec) => {
-                    note!(network, "{id:?} goes to worker {} under {:?}", key.0, spec.term);
+                    note!(
+                        network,
+                        "{id:?} goes to worker {} under {:?}",
+                        key.0,
+                        spec.term
+                    );
                     let stream = running.held[&key].stream;
                     home.call(network, key.0 as usize, stream, spec);
                 }
@@ -547,7 +560,10 @@ impl Task {
                 }
                 Action::Bypassed(key, role, why) => {
                     note!(network, "{id:?} leaves {role} {}: {why:?}", key.0);
-                    assert!(!matches!(why, Parting::Broken(_)), "an honest report is taken: {why:?}");
+                    assert!(
+                        !matches!(why, Parting::Broken(_)),
+                        "an honest report is taken: {why:?}"
+                    );
                 }
                 Action::TargetLost(loss) => {
                     note!(network, "{id:?} has lost its target: {loss:?}");
@@ -593,7 +609,11 @@ impl Task {
         let before = is_stale.then(|| running.fingerprint());
         running.machine.handle_message(now, key, term, message);
         if let Some(before) = before {
-            assert_eq!(before, running.fingerprint(), "a stale term changes nothing");
+            assert_eq!(
+                before,
+                running.fingerprint(),
+                "a stale term changes nothing"
+            );
         }
         self.check_text();
     }

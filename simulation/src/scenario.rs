@@ -104,10 +104,19 @@ impl Request {
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// A process is killed and started again later.
-    WorkerCrash { worker: usize, down: Time },
-    CoordinatorCrash { coordinator: usize, down: Time },
+    WorkerCrash {
+        worker: usize,
+        down: Time,
+    },
+    CoordinatorCrash {
+        coordinator: usize,
+        down: Time,
+    },
     /// A process stands still and then goes on with what it had.
-    Hang { worker: usize, lasts: Time },
+    Hang {
+        worker: usize,
+        lasts: Time,
+    },
     /// Steps take several times as long.
     Lag {
         worker: usize,
@@ -115,9 +124,14 @@ pub(crate) enum Fault {
         times: u32,
     },
     /// A worker takes no new sessions, ends when it has none, and is started again.
-    Drain { worker: usize, down: Time },
+    Drain {
+        worker: usize,
+        down: Time,
+    },
     /// A worker cannot serve one of its sessions any more, and says so.
-    GiveUp { worker: usize },
+    GiveUp {
+        worker: usize,
+    },
     /// A stream breaks; each end learns of it after its own time.
     Break {
         coordinator: usize,
@@ -132,7 +146,10 @@ pub(crate) enum Fault {
         lasts: Time,
     },
     /// Messages of an older term come again, in both directions.
-    Echo { coordinator: usize, worker: usize },
+    Echo {
+        coordinator: usize,
+        worker: usize,
+    },
 }
 
 /// See the module documentation.
@@ -270,19 +287,24 @@ fn strategy(dice: &mut Dice, registry: &Registry) -> Settings {
         (Some(entry), _) | (None, Some(entry)) => entry,
         (None, None) => panic!("a registry has the default strategy"),
     };
-    entry.knobs.iter().fold(Settings::new(entry.name), |settings, knob| {
-        if dice.percent(10) {
-            return settings;
-        }
-        let value = match knob.range {
-            Range::Whole(least, most) => {
-                let span = usize::from(most - least).min(dice.pick([2, 6, 15]));
-                f64::from(least) + dice.below(span + 1) as f64
+    entry
+        .knobs
+        .iter()
+        .fold(Settings::new(entry.name), |settings, knob| {
+            if dice.percent(10) {
+                return settings;
             }
-            Range::Real(least, most) => least + (most - least) * (dice.below(101) as f64 / 100.0),
-        };
-        settings.with(knob.name, value)
-    })
+            let value = match knob.range {
+                Range::Whole(least, most) => {
+                    let span = usize::from(most - least).min(dice.pick([2, 6, 15]));
+                    f64::from(least) + dice.below(span + 1) as f64
+                }
+                Range::Real(least, most) => {
+                    least + (most - least) * (dice.below(101) as f64 / 100.0)
+                }
+            };
+            settings.with(knob.name, value)
+        })
 }
 
 fn request(
@@ -327,7 +349,9 @@ fn request(
             first: 1,
         }),
     };
-    let leaves = (0..dice.pick([0, 0, 0, 1, 2])).map(|_| millis(dice, span)).collect();
+    let leaves = (0..dice.pick([0, 0, 0, 1, 2]))
+        .map(|_| millis(dice, span))
+        .collect();
     let len = plain[0].text.len();
     let leaves_with = match dice.below(10) {
         0 => Some(len),

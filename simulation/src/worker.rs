@@ -16,9 +16,7 @@ use speculation::session::Capacity;
 use speculation::strategy::Registry;
 
 use crate::cache::{Admitted, Cache};
-use crate::network::{
-    Answer, Event, Message, Network, StreamId, ToCoordinator, ToWorker, note,
-};
+use crate::network::{Answer, Event, Message, Network, StreamId, ToCoordinator, ToWorker, note};
 use crate::reference::{Language, Model, VOCAB};
 use crate::scenario::WorkerPlan;
 use crate::served::Served;
@@ -200,7 +198,9 @@ impl Worker {
     /// Nothing of any session is left.
     pub(crate) fn check_empty(&self) {
         let at = self.at;
-        let held: Vec<_> = (self.host.iter()).map(|(id, own)| (id, own.owner)).collect();
+        let held: Vec<_> = (self.host.iter())
+            .map(|(id, own)| (id, own.owner))
+            .collect();
         assert!(held.is_empty(), "worker {at} still holds {held:?}");
         assert_eq!(self.free_pages, self.plan.pages, "worker {at} leaks pages");
         for slots in self.host.slots() {
@@ -281,7 +281,12 @@ impl Worker {
             self.handle(network, arrived, languages);
         }
         while let Some(released) = self.host.poll_expired(network.now) {
-            note!(network, "worker {}: the lease of {:?} ends", self.at, released.session);
+            note!(
+                network,
+                "worker {}: the lease of {:?} ends",
+                self.at,
+                released.session
+            );
             let owner = released.own.owner;
             assert_eq!(owner.stream, None, "a session on a stream does not expire");
             assert!(network.now >= released.own.rests + LEASE);
@@ -302,7 +307,9 @@ impl Worker {
             self.report(network);
             self.idle = Some(network.now);
             if let Some(at) = batch.wake
-                && self.tick.is_none_or(|tick| tick <= network.now || tick > at)
+                && self
+                    .tick
+                    .is_none_or(|tick| tick <= network.now || tick > at)
             {
                 self.tick = Some(at);
                 network.at(at, Event::Tick(self.at, self.life));
@@ -326,7 +333,10 @@ impl Worker {
         let admitted = (batch.parts.iter())
             .map(|part| {
                 let own = self.host.own(part.session).expect("it has a part");
-                assert!(own.owner.stream.is_some(), "a session that rests does nothing");
+                assert!(
+                    own.owner.stream.is_some(),
+                    "a session that rests does nothing"
+                );
                 own.served.admit(&part.plan, most)
             })
             .collect();
@@ -374,7 +384,10 @@ impl Worker {
         let mut answers = Vec::new();
         for (part, admitted) in step.batch.parts.iter().zip(&step.admitted) {
             let (own, text, _) = (self.host.get_mut(part.session)).expect("a step holds it");
-            assert_eq!(own.served.text, text, "nobody is told in the middle of a step");
+            assert_eq!(
+                own.served.text, text,
+                "nobody is told in the middle of a step"
+            );
             answers.push(own.served.compute(&part.plan, admitted, None));
         }
         (self.host).handle_answers(now, &step.batch, &answers, step.computed, step.took);
@@ -385,7 +398,12 @@ impl Worker {
 
     /// The text of a session has changed by its own decision.
     fn follow(&mut self, id: SessionId) {
-        let text = self.host.session(id).expect("a step holds it").text().to_vec();
+        let text = self
+            .host
+            .session(id)
+            .expect("a step holds it")
+            .text()
+            .to_vec();
         let (own, ..) = self.host.get_mut(id).expect("a step holds it");
         own.served.follow(text);
     }
@@ -513,7 +531,10 @@ impl Worker {
             }
             Ok(opening) => opening,
         };
-        assert!(older && self.streams.contains(&stream), "who takes a session back");
+        assert!(
+            older && self.streams.contains(&stream),
+            "who takes a session back"
+        );
         let before = opening.before.take();
         let (cache, pages) = match before.and_then(|before| self.take_back(before)) {
             Some(held) => held,
@@ -617,7 +638,9 @@ impl Worker {
             .map(|&(id, _)| id)
             .collect();
         for update in &frame.updates {
-            let is_meant = before.iter().any(|(id, is_meant, _)| *id == update.session && *is_meant);
+            let is_meant = before
+                .iter()
+                .any(|(id, is_meant, _)| *id == update.session && *is_meant);
             if is_meant {
                 self.note_told(network, update);
             }
@@ -648,7 +671,10 @@ impl Worker {
     /// Follows an update that a session is about to take.
     fn note_told(&mut self, network: &mut Network, update: &Addressed<ReplicaUpdate>) {
         let (own, ..) = self.host.get_mut(update.session).expect("it is meant");
-        let fresh = own.served.fresh(&update.message).expect("an honest update is right");
+        let fresh = own
+            .served
+            .fresh(&update.message)
+            .expect("an honest update is right");
         own.served.text.extend(fresh);
         if self.told.len() >= ECHOES {
             self.told.pop_front();
@@ -758,5 +784,8 @@ impl Worker {
 /// A session's time is accounted for once.
 fn check_totals(totals: Activity) {
     let accounted = totals.busy_us + totals.bubble_us + totals.parked_us;
-    assert!(accounted <= totals.life_us, "more time than there was: {totals:?}");
+    assert!(
+        accounted <= totals.life_us,
+        "more time than there was: {totals:?}"
+    );
 }

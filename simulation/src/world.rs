@@ -101,10 +101,16 @@ impl World {
             let begins = client.request.begins + Time::from_millis(30);
             network.at(begins, Event::Client(at, 0, ClientEvent::Begin));
             for &leaves in &client.request.leaves {
-                network.at(begins + leaves, Event::Client(at, u32::MAX, ClientEvent::Leave));
+                network.at(
+                    begins + leaves,
+                    Event::Client(at, u32::MAX, ClientEvent::Leave),
+                );
             }
             if let Some(quits) = client.request.quits {
-                network.at(begins + quits, Event::Client(at, u32::MAX, ClientEvent::Quit));
+                network.at(
+                    begins + quits,
+                    Event::Client(at, u32::MAX, ClientEvent::Quit),
+                );
             }
         }
         let mut healed = Time::ZERO;
@@ -161,14 +167,20 @@ impl World {
 
     fn coverage(&self) -> Coverage {
         let of_clients = |of: fn(&Client) -> u32| -> u64 {
-            (self.clients.iter()).map(|client| u64::from(of(client))).sum()
+            (self.clients.iter())
+                .map(|client| u64::from(of(client)))
+                .sum()
         };
         let mut coverage = self.coverage.clone();
         coverage.millis = self.network.now.as_millis() as u64;
         coverage.failures = of_clients(|client| client.failures);
         coverage.refusals = of_clients(|client| client.refusals);
         coverage.takebacks = self.workers.iter().map(|worker| worker.takebacks).sum();
-        coverage.failovers += self.coordinators.iter().map(|home| home.failovers).sum::<u64>();
+        coverage.failovers += self
+            .coordinators
+            .iter()
+            .map(|home| home.failovers)
+            .sum::<u64>();
         coverage.waits += self.coordinators.iter().map(|home| home.waits).sum::<u64>();
         coverage.sessions = self.languages.len() as u64;
         for client in &self.clients {
@@ -302,7 +314,9 @@ impl World {
                 let worker = self.network.streams[stream.0].worker;
                 self.network.held_up(*stream, 0).or(hangs(worker))
             }
-            Event::ToCoordinator(stream, _) | Event::NextToCoordinator(stream) => self.network.held_up(*stream, 1),
+            Event::ToCoordinator(stream, _) | Event::NextToCoordinator(stream) => {
+                self.network.held_up(*stream, 1)
+            }
             Event::Broken(stream, End::Worker) => hangs(self.network.streams[stream.0].worker),
             Event::Tick(worker, _)
             | Event::StepEnds(worker, _, _)
@@ -317,7 +331,9 @@ impl World {
         let worker = &mut self.workers[worker];
         match what {
             _ if is_cut => {}
-            ToWorker::Connect if !worker.is_up => self.network.send_to_coordinator(stream, ToCoordinator::Refused),
+            ToWorker::Connect if !worker.is_up => self
+                .network
+                .send_to_coordinator(stream, ToCoordinator::Refused),
             what if worker.is_up => {
                 worker.receive(&mut self.network, name(at, life), stream, what, languages);
             }
@@ -362,7 +378,10 @@ impl World {
     }
 
     fn crash_coordinator(&mut self, coordinator: usize, down: Time) {
-        note!(self.network, "coordinator {coordinator} is gone for {down:?}");
+        note!(
+            self.network,
+            "coordinator {coordinator} is gone for {down:?}"
+        );
         let home = &mut self.coordinators[coordinator];
         home.is_up = false;
         let life = home.life;
@@ -381,7 +400,8 @@ impl World {
                 let after = self.network.trip_us();
                 let event = ClientEvent::Failed("the coordinator is gone");
                 let (at, attempt) = (client.at, client.attempt);
-                self.network.after_us(after, Event::Client(at, attempt, event));
+                self.network
+                    .after_us(after, Event::Client(at, attempt, event));
             }
         }
         let at = self.network.now + down;
@@ -520,7 +540,8 @@ impl World {
                     home.submit(&mut self.network, (at, attempt), &client.request, text);
                 } else {
                     let event = ClientEvent::Failed("the coordinator is not there");
-                    self.network.after_us(1000, Event::Client(at, attempt, event));
+                    self.network
+                        .after_us(1000, Event::Client(at, attempt, event));
                 }
             }
             event => client.handle(&mut self.network, event),
