@@ -76,6 +76,8 @@ pub(crate) struct Coordinator {
     pub(crate) at: usize,
     pub(crate) life: u32,
     pub(crate) is_up: bool,
+    /// Something has happened to it since it was settled last.
+    pub(crate) is_touched: bool,
     pub(crate) failover_wait: Time,
     pub(crate) registry: Registry,
     task_us: u64,
@@ -86,7 +88,7 @@ pub(crate) struct Coordinator {
     pub(crate) placement: Placement,
     /// What sessions have learned, for those to come.
     pub(crate) calibration: Calibrations,
-    pub(crate) tasks: BTreeMap<SessionId, Task>,
+    pub(crate) tasks: BTreeMap<SessionId, Box<Task>>,
     calls: BTreeMap<u64, Call>,
     sessions: u32,
     /// Sessions that have a target, with their clients and its numerics.
@@ -108,6 +110,7 @@ impl Coordinator {
             at,
             life,
             is_up: true,
+            is_touched: false,
             failover_wait: scenario.failover_wait,
             registry: registry.clone(),
             task_us: scenario.task_us,
@@ -253,7 +256,9 @@ impl Coordinator {
             .map(|(&number, _)| number)
             .collect();
         for call in broken {
-            self.handle_answer(network, call, Answer::Broken);
+            // Each call learns it by itself; by then the session may be on the next stream.
+            let after = network.dice.roll() % (4 * self.task_us);
+            network.after_us(after, Event::CallBreaks(self.at, self.life, call));
         }
         let state = State::Lost("its stream broke".to_owned());
         self.placement.handle_down(worker, state);
@@ -278,7 +283,7 @@ impl Coordinator {
     }
 
     /// An open call is answered.
-    fn handle_answer(&mut self, network: &mut Network, number: u64, answer: Answer) {
+    pub(crate) fn handle_answer(&mut self, network: &mut Network, number: u64, answer: Answer) {
         let Some(call) = self.calls.get_mut(&number) else {
             return;
         };
@@ -421,7 +426,9 @@ impl Coordinator {
             Some(next) => {
                 note!(network, "{session:?} is over");
                 if let Some(ticket) = next {
-                    let first = self.tasks.values().filter_map(Task::queued_order).min();
+                    let first = (self.tasks.values())
+                        .filter_map(|task| task.queued_order())
+                        .min();
                     let mut tasks = self.tasks.iter_mut();
                     let found = tasks.find_map(|(&id, task)| task.admit(ticket).then_some(id));
                     let admitted = found.expect("who waits is there");
@@ -435,6 +442,7 @@ impl Coordinator {
     /// Wakes everybody who waits for what has changed, and checks that nobody is forgotten. To be called after everything
     /// else.
     pub(crate) fn settle(&mut self, network: &mut Network) {
+        self.is_touched = false;
         let changes = self.placement.poll_changes();
         let mut woken = Vec::new();
         for (&id, task) in &mut self.tasks {
@@ -472,7 +480,7 @@ impl Coordinator {
         );
         let numerics = numerics.filter(|_| text.len() > request.prompt.len());
         let task = Task::new(id, from, request, text, numerics, entered);
-        self.tasks.insert(id, task);
+        self.tasks.insert(id, Box::new(task));
         self.wake(network, id);
     }
 

@@ -85,6 +85,8 @@ pub(crate) enum Event {
     Timeout(StreamId),
     /// An open call that found the worker full is made again.
     CallAgain(usize, u32, u64),
+    /// An open call ends because its stream is lost.
+    CallBreaks(usize, u32, u64),
     Fault(Fault),
     WorkerStarts(usize),
     CoordinatorStarts(usize),

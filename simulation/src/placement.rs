@@ -104,7 +104,7 @@ impl Placement {
     pub(crate) fn enter(
         &mut self,
         priority: i32,
-        tasks: &BTreeMap<SessionId, Task>,
+        tasks: &BTreeMap<SessionId, Box<Task>>,
     ) -> Result<Entered, Time> {
         let queued = tasks.values().filter(|task| task.is_queued()).count();
         let is_full = tasks.len() == self.max_running + self.max_queued;
@@ -407,7 +407,7 @@ impl Placement {
     }
 
     /// Compares what the real ones say with what is true. Whoever waits and is not about to look could have nothing.
-    pub(crate) fn check(&self, tasks: &BTreeMap<SessionId, Task>) {
+    pub(crate) fn check(&self, tasks: &BTreeMap<SessionId, Box<Task>>) {
         let queued = tasks.values().filter(|task| task.is_queued()).count();
         let running = tasks.len() - queued;
         assert_eq!(self.admission.running(), running, "admission miscounts");

@@ -7,7 +7,7 @@ use speculation::strategy::Registry;
 
 use crate::client::{Client, ClientEvent};
 use crate::coordinator::{Coordinator, name};
-use crate::network::{End, Event, Network, StreamId, ToCoordinator, ToWorker, note};
+use crate::network::{Answer, End, Event, Network, StreamId, ToCoordinator, ToWorker, note};
 use crate::scenario::{Fault, KEEPALIVE, Scenario};
 use crate::worker::{Languages, Worker};
 
@@ -143,7 +143,7 @@ impl World {
             self.coverage.events += 1;
             assert!(self.coverage.events < EVENTS, "it goes on and on");
             self.handle(event);
-            for coordinator in &mut self.coordinators {
+            for coordinator in (self.coordinators.iter_mut()).filter(|home| home.is_touched) {
                 coordinator.settle(&mut self.network);
                 for (session, client, numerics) in coordinator.placed.drain(..) {
                     let plain = &self.clients[client].request.plain[numerics];
@@ -275,6 +275,11 @@ impl World {
             Event::CallAgain(at, life, call) => {
                 if let Some(home) = alive(&mut self.coordinators, at, life) {
                     home.call_again(network, call);
+                }
+            }
+            Event::CallBreaks(at, life, call) => {
+                if let Some(home) = alive(&mut self.coordinators, at, life) {
+                    home.handle_answer(network, call, Answer::Broken);
                 }
             }
             Event::Fault(fault) => self.fault(fault),
@@ -536,6 +541,7 @@ impl World {
                 let home = &mut self.coordinators[coordinator];
                 client.served = Some((coordinator, home.life));
                 if home.is_up {
+                    home.is_touched = true;
                     let text = (&client.text[..], client.numerics);
                     home.submit(&mut self.network, (at, attempt), &client.request, text);
                 } else {
@@ -550,7 +556,9 @@ impl World {
 }
 
 fn alive(coordinators: &mut [Coordinator], at: usize, life: u32) -> Option<&mut Coordinator> {
-    (coordinators.get_mut(at)).filter(|home| home.is_up && home.life == life)
+    let home = (coordinators.get_mut(at)).filter(|home| home.is_up && home.life == life)?;
+    home.is_touched = true;
+    Some(home)
 }
 
 /// How long a fault lasts.
