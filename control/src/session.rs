@@ -248,7 +248,7 @@ impl SessionMachine {
     /// Decides everything there is to decide but for the search.
     fn look_around(&mut self) {
         if self.hand_out() {
-            // What the client is handed may be all it wants, and what it takes is credit: the rest comes after that.
+            // What the client makes of it comes first: it may be satisfied, and its credit goes out with the commit.
             self.is_stirred = true;
             return;
         }
@@ -441,7 +441,7 @@ impl SessionMachine {
         self.search_at = Time::ZERO;
     }
 
-    /// Hands the client what is new; whether there was anything.
+    /// Hands the client what is new; whether anything was.
     fn hand_out(&mut self) -> bool {
         let (tokens, scores) = self.relay.poll_text();
         let prompt = self.relay.poll_prompt_scores();
@@ -499,3 +499,6 @@ pub enum Opened {
 fn may_go_on(update: &ReplicaUpdate) -> bool {
     update.commit.len() >= MAX_COMMIT || update.nodes.len() >= MAX_NODES_PER_UPDATE / 2
 }
+
+#[cfg(test)]
+mod tests;
