@@ -8,12 +8,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use speculation::Time;
-use speculation::message::{Relayed, SessionId, SessionSpec, Term};
+use speculation::message::{Addressed, CoordinatorFrame, FromWorker, SessionId, SessionSpec};
 
-use crate::client::{Wish, Word};
-use crate::hosted::Report;
+use crate::client::{ClientEvent, FromClient};
 use crate::reference::Dice;
-use crate::scenario::Fault;
+use crate::scenario::{Delays, Fault};
 
 /// One incarnation of the stream between a coordinator and a worker; an index that is never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,27 +27,22 @@ pub(crate) enum End {
 
 /// What reaches a worker.
 #[derive(Clone, Debug)]
-pub(crate) enum Down {
+pub(crate) enum ToWorker {
     Connect,
     Open { call: u64, spec: Box<SessionSpec> },
-    Frame(Relayed),
+    Frame(CoordinatorFrame),
     Closed,
 }
 
 /// What a worker says of one session.
-#[derive(Clone, Debug)]
-pub(crate) struct Said {
-    pub(crate) session: SessionId,
-    pub(crate) term: Term,
-    pub(crate) report: Report,
-}
+pub(crate) type Message = Addressed<FromWorker>;
 
 /// What a worker answers to an open call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Opened,
     Full,
-    NotLinked,
+    NoStream,
     Duplicate,
     /// The worker takes no new sessions.
     Draining,
@@ -58,11 +52,11 @@ pub(crate) enum Answer {
 
 /// What reaches a coordinator.
 #[derive(Clone, Debug)]
-pub(crate) enum Up {
+pub(crate) enum ToCoordinator {
     Accepted,
     Refused,
     Answered { call: u64, answer: Answer },
-    Frame(Vec<Said>),
+    Frame(Vec<Message>),
     Closed,
 }
 
@@ -70,33 +64,36 @@ pub(crate) enum Up {
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// What a stream carries arrives: the next thing that was sent that way.
-    NextDown(StreamId),
-    NextUp(StreamId),
+    NextToWorker(StreamId),
+    NextToCoordinator(StreamId),
     /// What was sent beside a stream arrives.
-    Down(StreamId, Down),
-    Up(StreamId, Up),
+    ToWorker(StreamId, ToWorker),
+    ToCoordinator(StreamId, ToCoordinator),
     /// An end learns that its stream is broken.
-    Notice(StreamId, End),
+    Broken(StreamId, End),
     /// A worker's model thread looks again.
     Tick(usize, u32),
+    /// A step has been computed, or has lasted as long as its pace wants.
     StepEnds(usize, u32, u64),
-    /// A writer takes what the slots of a link hold.
+    /// A writer takes what the slots of a stream hold.
     WorkerWrites(usize, u32, StreamId),
     CoordinatorWrites(StreamId),
-    /// A coordinator's task of one session is scheduled.
+    /// A coordinator's task of one request is scheduled.
     Run(usize, u32, SessionId),
-    Dial(usize, u32, usize),
+    Connect(usize, u32, usize),
     /// A stream was not accepted in time.
-    Silent(StreamId),
+    Timeout(StreamId),
     /// An open call that found the worker full is made again.
-    Again(usize, u32, u64),
+    CallAgain(usize, u32, u64),
+    /// An open call ends because its stream is lost.
+    CallBreaks(usize, u32, u64),
     Fault(Fault),
     WorkerStarts(usize),
     CoordinatorStarts(usize),
-    /// Between a client's attempt and its coordinator.
-    Client(usize, u32, Word),
+    /// What an attempt of a client is told, or does.
+    Client(usize, u32, ClientEvent),
     /// What an attempt of a client wants of a coordinator in one of its lives.
-    Service(usize, u32, (usize, u32), Wish),
+    FromClient(usize, u32, (usize, u32), FromClient),
 }
 
 #[derive(Debug)]
@@ -137,20 +134,13 @@ pub(crate) struct Stream {
     /// When the last message of each direction arrives.
     last: [Time; 2],
     /// What is under way. Whatever holds messages up, they keep their order.
-    pub(crate) downs: VecDeque<Down>,
-    pub(crate) ups: VecDeque<Up>,
-}
-
-/// How fast the network is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Delays {
-    pub(crate) base_us: u64,
-    pub(crate) jitter_us: u64,
+    pub(crate) to_worker: VecDeque<ToWorker>,
+    pub(crate) to_coordinator: VecDeque<ToCoordinator>,
 }
 
 /// See the module documentation.
 #[derive(Debug)]
-pub(crate) struct Air {
+pub(crate) struct Network {
     pub(crate) now: Time,
     pub(crate) dice: Dice,
     pub(crate) streams: Vec<Stream>,
@@ -160,26 +150,26 @@ pub(crate) struct Air {
     workers: usize,
     /// Until when nothing passes: by coordinator and worker, down and up.
     blocked: Vec<[Time; 2]>,
-    /// When the last word to a client arrives, by coordinator and client.
-    words: BTreeMap<(usize, usize), Time>,
+    /// When the last message to a client arrives, by coordinator and client.
+    told: BTreeMap<(usize, usize), Time>,
     /// What has happened, if anybody wants to know.
     pub(crate) log: Option<Vec<String>>,
 }
 
 /// Notes what has happened, if anybody wants to know; costs nothing otherwise.
 macro_rules! note {
-    ($air:expr, $($text:tt)+) => {
-        if $air.log.is_some() {
+    ($network:expr, $($text:tt)+) => {
+        if $network.log.is_some() {
             let line = format!($($text)+);
-            $air.push_line(line);
+            $network.push_line(line);
         }
     };
 }
 pub(crate) use note;
 
-impl Air {
+impl Network {
     pub(crate) fn new(dice: Dice, delays: Delays, coordinators: usize, workers: usize) -> Self {
-        Air {
+        Network {
             now: Time::from_millis(1),
             dice,
             streams: Vec::new(),
@@ -188,7 +178,7 @@ impl Air {
             delays,
             workers,
             blocked: vec![[Time::ZERO; 2]; coordinators * workers],
-            words: BTreeMap::new(),
+            told: BTreeMap::new(),
             log: None,
         }
     }
@@ -236,45 +226,50 @@ impl Air {
             worker,
             is_cut: false,
             last: [Time::ZERO; 2],
-            downs: VecDeque::new(),
-            ups: VecDeque::new(),
+            to_worker: VecDeque::new(),
+            to_coordinator: VecDeque::new(),
         });
         StreamId(self.streams.len() - 1)
     }
 
     /// Sends to the worker in the order of the stream.
-    pub(crate) fn down(&mut self, stream: StreamId, what: Down) {
+    pub(crate) fn send_to_worker(&mut self, stream: StreamId, what: ToWorker) {
         let at = self.in_order(stream, 0);
-        self.streams[stream.0].downs.push_back(what);
-        self.at(at, Event::NextDown(stream));
+        self.streams[stream.0].to_worker.push_back(what);
+        self.at(at, Event::NextToWorker(stream));
     }
 
     /// Sends to the worker beside the stream.
-    pub(crate) fn call(&mut self, stream: StreamId, what: Down) {
+    pub(crate) fn call(&mut self, stream: StreamId, what: ToWorker) {
         let trip = self.trip_us();
-        self.after_us(trip, Event::Down(stream, what));
+        self.after_us(trip, Event::ToWorker(stream, what));
     }
 
     /// Sends to the coordinator in the order of the stream.
-    pub(crate) fn up(&mut self, stream: StreamId, what: Up) {
+    pub(crate) fn send_to_coordinator(&mut self, stream: StreamId, what: ToCoordinator) {
         let at = self.in_order(stream, 1);
-        self.streams[stream.0].ups.push_back(what);
-        self.at(at, Event::NextUp(stream));
+        self.streams[stream.0].to_coordinator.push_back(what);
+        self.at(at, Event::NextToCoordinator(stream));
     }
 
     /// Answers a call beside the stream.
-    pub(crate) fn answer(&mut self, stream: StreamId, what: Up) {
+    pub(crate) fn answer(&mut self, stream: StreamId, what: ToCoordinator) {
         let trip = self.trip_us();
-        self.after_us(trip, Event::Up(stream, what));
+        self.after_us(trip, Event::ToCoordinator(stream, what));
     }
 
-    /// Says something to a client, in order.
-    pub(crate) fn say(&mut self, coordinator: usize, (client, attempt): (usize, u32), word: Word) {
+    /// Tells a client something, in order.
+    pub(crate) fn tell_client(
+        &mut self,
+        coordinator: usize,
+        (client, attempt): (usize, u32),
+        event: ClientEvent,
+    ) {
         let at = self.now + Time::from_micros(self.trip_us());
-        let last = self.words.entry((coordinator, client)).or_default();
+        let last = self.told.entry((coordinator, client)).or_default();
         *last = at.max(*last);
         let at = *last;
-        self.at(at, Event::Client(client, attempt, word));
+        self.at(at, Event::Client(client, attempt, event));
     }
 
     fn in_order(&mut self, stream: StreamId, way: usize) -> Time {

@@ -2,55 +2,61 @@
 
 use std::collections::BTreeMap;
 
-use speculation::replica::{CacheOp, RowAt, StepPlan, TailLogits};
-use speculation::tree::NodeId;
+use decode::{Ask, CacheOp, NodeId, StepPlan};
+
+use crate::reference::hash;
+use crate::served::Guessed;
 
 /// A model's cache as the full token path of every position and row it holds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cache {
+pub struct Cache {
     text: Vec<u32>,
-    /// Scratch rows: the whole text that ends in the row's token.
+    /// Tree rows: the whole text that ends in the row's token.
     rows: BTreeMap<NodeId, Vec<u32>>,
 }
 
 /// A plan the cache could compute.
 #[derive(Clone, Debug)]
-pub(crate) struct Admitted {
-    /// Where the appended tokens begin.
-    pub(crate) first: usize,
+pub struct Admitted {
     /// The text once the plan's tokens are appended.
     pub(crate) text: Vec<u32>,
-    /// The whole text that ends in each row.
+    /// The whole text that ends in each tree row.
     pub(crate) paths: Vec<Vec<u32>>,
 }
 
 impl Admitted {
-    /// The text that a row of the step ends.
-    pub(crate) fn path(&self, at: RowAt) -> &[u32] {
-        match at {
-            RowAt::Tail => &self.text,
-            RowAt::Row(row) => &self.paths[row],
-            RowAt::Appended(row) => unreachable!("nobody asked to score prompt row {row}"),
+    /// Checks that every tree row is a text that somebody guessed.
+    ///
+    /// # Panics
+    /// When one is made up.
+    pub fn check_guessed(&self, guessed: &Guessed) {
+        for path in &self.paths {
+            assert!(guessed.contains(&hash(0, path)), "nobody guessed {path:?}");
         }
     }
 }
 
 impl Cache {
-    /// Positions of the text that are cached.
-    pub(crate) fn len(&self) -> usize {
-        self.text.len()
+    /// The text that is cached.
+    pub fn text(&self) -> &[u32] {
+        &self.text
     }
 
     /// Forgets every row, and the text behind its first `len` tokens.
-    pub(crate) fn truncate(&mut self, len: usize) {
+    pub fn truncate(&mut self, len: usize) {
         self.apply(vec![CacheOp::Shorten(len as u32)]);
     }
 
-    pub(crate) fn rows(&self) -> usize {
+    /// Tree rows that are cached.
+    pub fn rows(&self) -> usize {
         self.rows.len()
     }
 
-    pub(crate) fn apply(&mut self, ops: Vec<CacheOp>) {
+    /// Does what a session has decided.
+    ///
+    /// # Panics
+    /// When no cache could.
+    pub fn apply(&mut self, ops: Vec<CacheOp>) {
         for op in ops {
             match op {
                 CacheOp::Keep(rows) => {
@@ -82,7 +88,10 @@ impl Cache {
     }
 
     /// Everything held belongs to the session's text or could still become it: nothing leaks.
-    pub(crate) fn check(&self, text: &[u32]) {
+    ///
+    /// # Panics
+    /// When something does.
+    pub fn check(&self, text: &[u32]) {
         assert!(text.starts_with(&self.text), "the cached text is the text");
         for path in self.rows.values() {
             assert!(
@@ -92,27 +101,16 @@ impl Cache {
         }
     }
 
-    /// Checks a plan of a session whose text is `text`, for a step with `room` rows.
-    pub(crate) fn admit(&self, text: &[u32], plan: &StepPlan, room: usize) -> Admitted {
-        assert!(plan.rows() > 0, "an empty step makes no progress");
-        assert!(
-            plan.rows() <= room,
-            "{} rows where {room} had room",
-            plan.rows()
-        );
+    /// Checks a plan of a session whose text is `text`.
+    ///
+    /// # Panics
+    /// When no cache could compute it, or it asks for what cannot be answered.
+    pub fn admit(&self, text: &[u32], plan: &StepPlan) -> Admitted {
+        assert!(!plan.is_empty(), "an empty step makes no progress");
         let mut after = self.text.clone();
         after.extend_from_slice(&plan.append);
         assert!(text.starts_with(&after), "only text is appended");
-        if plan.tail == TailLogits::Keep {
-            assert_eq!(
-                after, text,
-                "the logits at the tail are those of the whole text"
-            );
-            assert!(
-                !plan.append.is_empty(),
-                "logits come from a row of this step"
-            );
-        }
+        self.check_asks(text, &after, plan);
         let mut paths: Vec<Vec<u32>> = Vec::new();
         for (at, row) in plan.rows.iter().enumerate() {
             assert!(!self.rows.contains_key(&row.node), "a row is computed once");
@@ -130,17 +128,44 @@ impl Cache {
                 }
             };
             path.push(row.token);
+            if row.ask != Ask::Nothing {
+                assert_eq!(
+                    path,
+                    [text, &row.path].concat(),
+                    "penalties and noise are those of the tokens before"
+                );
+            }
             paths.push(path);
         }
-        Admitted {
-            first: self.text.len(),
-            text: after,
-            paths,
+        Admitted { text: after, paths }
+    }
+
+    /// What appended tokens are asked: nothing, scores of tokens that are known, or what follows the whole text.
+    fn check_asks(&self, text: &[u32], after: &[u32], plan: &StepPlan) {
+        assert!(
+            plan.asks.len() <= plan.append.len(),
+            "answers come from rows of this step"
+        );
+        let first = after.len() - plan.asks.len();
+        for (at, ask) in plan.asks.iter().enumerate() {
+            match *ask {
+                Ask::Nothing => {}
+                Ask::Score { token, .. } => assert_eq!(
+                    text.get(first + at + 1),
+                    Some(&token),
+                    "a score is that of the token that follows"
+                ),
+                Ask::Pick { .. } | Ask::Guesses(_) => assert_eq!(
+                    (plan.asks.len(), after),
+                    (1, text),
+                    "what follows the text is asked of its last token"
+                ),
+            }
         }
     }
 
     /// Computes an admitted plan.
-    pub(crate) fn compute(&mut self, plan: &StepPlan, admitted: &Admitted) {
+    pub fn compute(&mut self, plan: &StepPlan, admitted: &Admitted) {
         self.text.clone_from(&admitted.text);
         for (row, path) in plan.rows.iter().zip(&admitted.paths) {
             self.rows.insert(row.node, path.clone());
