@@ -149,7 +149,7 @@ fn the_command_goes_on_at_the_next_coordinator() {
     let said = String::from_utf8_lossy(&disturbed.stderr);
     assert!(disturbed.status.success(), "{said}");
     assert!(
-        said.contains("asking"),
+        said.contains("resuming"),
         "the loss came too late to be noticed: {said}"
     );
     assert_eq!(text, undisturbed.stdout);
