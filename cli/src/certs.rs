@@ -138,9 +138,10 @@ fn authority(folder: &Path, lifetime: Duration) -> Result<Issuer<'static, KeyPai
             })?;
             (key, Origin::Existing)
         }
-        (Err(error), false) if error.kind() == io::ErrorKind::NotFound => {
-            (KeyPair::generate().context("cannot generate a key")?, Origin::New)
-        }
+        (Err(error), false) if error.kind() == io::ErrorKind::NotFound => (
+            KeyPair::generate().context("cannot generate a key")?,
+            Origin::New,
+        ),
         (Err(error), true) if error.kind() == io::ErrorKind::NotFound => {
             bail!(
                 "{} exists without its key {CA_KEY}; use another folder",

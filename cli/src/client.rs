@@ -131,9 +131,9 @@ impl Client {
                 Some(Event::Finished(finished)) => {
                     on_text(&finished.text)?;
                     completion.reason = finished.reason();
-                    completion.statistics = finished
-                        .statistics
-                        .context("the coordinator sent no statistics; does it have the same version?")?;
+                    completion.statistics = finished.statistics.context(
+                        "the coordinator sent no statistics; does it have the same version?",
+                    )?;
                     return Ok(());
                 }
                 // From a newer coordinator; an older client can ignore it.
@@ -182,7 +182,9 @@ impl Coordinators<'_> {
             let address = addresses.next().context("no coordinator is given")?;
             let attempt = async {
                 let client = Client::connect(address, self.caller).await;
-                let mut client = client.map_err(Failure::temporary)?.traced(self.trace.clone());
+                let mut client = client
+                    .map_err(Failure::temporary)?
+                    .traced(self.trace.clone());
                 let rest = received.rest(request.clone());
                 (client.attempt(rest, &mut received, &mut on_text)).await
             };

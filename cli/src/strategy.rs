@@ -171,7 +171,11 @@ fn listing(registry: &Registry) -> String {
         if !lines.is_empty() {
             lines.push(String::new());
         }
-        let default = if entry.name == DEFAULT { " (default)" } else { "" };
+        let default = if entry.name == DEFAULT {
+            " (default)"
+        } else {
+            ""
+        };
         lines.push(format!("{}{default}", entry.name));
         lines.push(format!("  {}", entry.about));
         if !entry.source.is_empty() {
@@ -226,7 +230,9 @@ mod tests {
 
     /// What a command with these strategies, and a flag `--rows` of its own, makes of a command line.
     fn parse(line: &[&str]) -> Result<Settings, String> {
-        let own = Arg::new("rows").long("rows").value_parser(clap::value_parser!(u32));
+        let own = Arg::new("rows")
+            .long("rows")
+            .value_parser(clap::value_parser!(u32));
         let command = flags(Command::new("probe").arg(own), &registry());
         let words = ["probe"].iter().chain(line);
         let matches = command.try_get_matches_from(words);
@@ -246,9 +252,19 @@ mod tests {
         assert_eq!(parse(&[]).unwrap(), chosen(DEFAULT, &[]));
         let serial = parse(&["--strategy", "serial", "--gamma", "7"]).unwrap();
         assert_eq!(serial, chosen("serial", &[("gamma", 7.0)]));
-        let tree = ["--strategy", "serial-tree", "--depth", "5", "--knob", "width=2"];
+        let tree = [
+            "--strategy",
+            "serial-tree",
+            "--depth",
+            "5",
+            "--knob",
+            "width=2",
+        ];
         let tree = parse(&tree).unwrap();
-        assert_eq!(tree, chosen("serial-tree", &[("depth", 5.0), ("width", 2.0)]));
+        assert_eq!(
+            tree,
+            chosen("serial-tree", &[("depth", 5.0), ("width", 2.0)])
+        );
         let mut request = v1::GenerateRequest::default();
         apply(&tree, &mut request);
         assert_eq!(request.strategy, "serial-tree");
@@ -271,7 +287,12 @@ mod tests {
         }
         let mut command = flags(Command::new("probe"), &registry());
         let help = command.render_long_help().to_string();
-        for part in ["--luck <X>", "guessing: how lucky", "--gamma <N>", "Guesses by luck"] {
+        for part in [
+            "--luck <X>",
+            "guessing: how lucky",
+            "--gamma <N>",
+            "Guesses by luck",
+        ] {
             assert!(help.contains(part), "{part} is not in {help}");
         }
     }
@@ -286,9 +307,18 @@ mod tests {
     #[test]
     fn mistakes_are_named_in_the_registrys_words() {
         for (line, why) in [
-            (&["--strategy", "magic"][..], "unknown strategy \"magic\"; known are ar, serial"),
-            (&["--gamma", "4"], "strategy auto: there is no knob \"gamma\""),
-            (&["--strategy", "serial", "--gamma", "65"], "gamma is 65; allowed are whole"),
+            (
+                &["--strategy", "magic"][..],
+                "unknown strategy \"magic\"; known are ar, serial",
+            ),
+            (
+                &["--gamma", "4"],
+                "strategy auto: there is no knob \"gamma\"",
+            ),
+            (
+                &["--strategy", "serial", "--gamma", "65"],
+                "gamma is 65; allowed are whole",
+            ),
             (&["--strategy", "serial", "--gamma", "1.5"], "gamma is 1.5"),
             (&["--gamma", "many"], "\"many\" is not a number"),
             (&["--knob", "depth"], "\"depth\" is not NAME=VALUE"),

@@ -111,8 +111,14 @@ fn a_bad_flag_is_a_usage_error() {
             &["generate", "x", "--strategy", "serial", "--depth", "4"][..],
             "strategy serial: there is no knob \"depth\"; it has gamma",
         ),
-        (&["generate", "x", "--width", "1.5"][..], "width is 1.5; allowed are whole numbers"),
-        (&["generate", "x", "--knob", "rows=many"][..], "not a number"),
+        (
+            &["generate", "x", "--width", "1.5"][..],
+            "width is 1.5; allowed are whole numbers",
+        ),
+        (
+            &["generate", "x", "--knob", "rows=many"][..],
+            "not a number",
+        ),
         (&["generate", "x", "--drafts", "1000"][..], "1000"),
         (&["generate"][..], "PROMPT"),
         (
@@ -233,7 +239,11 @@ fn every_strategy_is_listed_with_its_knobs() {
     }
     let help = offshoot(&["generate", "--help"]);
     let help = String::from_utf8(help.stdout).unwrap();
-    for part in ["--gamma <N>", "serial: tokens drafted per round", "Plain decoding"] {
+    for part in [
+        "--gamma <N>",
+        "serial: tokens drafted per round",
+        "Plain decoding",
+    ] {
         assert!(help.contains(part), "{part} is not in {help}");
     }
 }

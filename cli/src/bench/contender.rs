@@ -108,9 +108,7 @@ impl FromStr for Contender {
         let mut contender = Contender::new(name);
         for part in parts {
             let Some((knob, value)) = part.split_once('=') else {
-                return Err(format!(
-                    "{part:?} is not KNOB=VALUE, as in serial:gamma=4"
-                ));
+                return Err(format!("{part:?} is not KNOB=VALUE, as in serial:gamma=4"));
             };
             contender.set(knob, value)?;
         }
@@ -129,7 +127,8 @@ impl Contender {
             ("qualifier", _) => return Err(format!("qualifier is {value:?}; it can only be off")),
             ("drafts", _) => {
                 let drafts = value.parse();
-                self.drafts = Some(drafts.map_err(|_| format!("{value:?} is not a number of drafts"))?);
+                self.drafts =
+                    Some(drafts.map_err(|_| format!("{value:?} is not a number of drafts"))?);
             }
             _ => {
                 let knobs = std::mem::take(&mut self.settings.knobs);
@@ -175,7 +174,10 @@ mod tests {
             ("serial:rows=4", "no knob \"rows\"; it has gamma"),
             ("ar:gamma=4", "no knob \"gamma\"; it has none"),
             ("serial:gamma=many", "not a number"),
-            ("serial:gamma=0", "gamma is 0; allowed are whole numbers from 1 to 64"),
+            (
+                "serial:gamma=0",
+                "gamma is 0; allowed are whole numbers from 1 to 64",
+            ),
             ("serial:gamma=65", "gamma is 65"),
             ("serial:gamma=NaN", "gamma is NaN"),
             ("auto:qualifier=on", "can only be off"),

@@ -116,7 +116,9 @@ impl Rig {
         let mut field: Vec<Trial> = contender.candidates().into_iter().map(Trial::new).collect();
         for group in self.groups(prompts) {
             for trial in &mut field {
-                let samples = self.group(&contender.with(trial.knobs.clone()), &group).await?;
+                let samples = self
+                    .group(&contender.with(trial.knobs.clone()), &group)
+                    .await?;
                 samples
                     .completions
                     .iter()

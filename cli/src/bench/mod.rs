@@ -136,9 +136,7 @@ impl Field {
         let listed = contenders.len();
         for (index, contender) in contenders.iter().enumerate() {
             if contenders[..index].contains(contender) {
-                bail!(
-                    "{contender} is listed twice; use --repeats to measure it more often"
-                );
+                bail!("{contender} is listed twice; use --repeats to measure it more often");
             }
         }
         let plain = |contender: &Contender| contender.name() == REFERENCE;
@@ -268,7 +266,10 @@ mod tests {
             assert!(names.contains(&name), "{name} is not among {names:?}");
         }
         let field = Field::of(&args).unwrap();
-        assert_eq!((field.contenders.len(), field.listed), (names.len(), names.len()));
+        assert_eq!(
+            (field.contenders.len(), field.listed),
+            (names.len(), names.len())
+        );
     }
 
     #[test]

@@ -47,7 +47,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<String>> {
         prompts.push(line.prompt);
     }
     if prompts.is_empty() {
-        bail!("the prompt file {place} contains no prompt; write one {{\"prompt\": \"...\"}} per line");
+        bail!(
+            "the prompt file {place} contains no prompt; write one {{\"prompt\": \"...\"}} per line"
+        );
     }
     Ok(prompts)
 }

@@ -26,7 +26,7 @@ pub(crate) use process::Process;
 
 use crate::client::Client;
 use crate::console::Progress;
-use process::{Launch, ShutdownLogs};
+use process::{ChildSpec, ShutdownLogs};
 
 /// Seconds that a process may drain; no request runs any more when a cluster is stopped.
 const DRAIN_S: u64 = 2;
@@ -54,7 +54,7 @@ impl Cluster {
         let caller = Caller::new(plan.tls.load(Purpose::ServeAndCall)?);
         let started = workers(plan)
             .into_iter()
-            .map(|launch| Process::start(launch, progress));
+            .map(|child| Process::start(child, progress));
         let workers = try_join_all(started).await?;
         let coordinator = Process::start(coordinator(plan, &workers), progress).await?;
         let mut cluster = Cluster {
@@ -178,21 +178,21 @@ fn states(workers: &[&v1::WorkerInfo]) -> String {
 }
 
 /// The workers' command lines: target, qualifier, drafts.
-fn workers(plan: &ClusterPlan) -> Vec<Launch> {
-    let mut launches = vec![worker(plan, Role::Target, &plan.target, 0)];
+fn workers(plan: &ClusterPlan) -> Vec<ChildSpec> {
+    let mut children = vec![worker(plan, Role::Target, &plan.target, 0)];
     if let Some(model) = &plan.qualifier {
-        launches.push(worker(plan, Role::Qualifier, model, 0));
+        children.push(worker(plan, Role::Qualifier, model, 0));
     }
     if let Some(model) = &plan.draft {
-        launches.extend(
+        children.extend(
             (0..usize::from(plan.drafts)).map(|number| worker(plan, Role::Draft, model, number)),
         );
     }
-    launches
+    children
 }
 
 /// The command line of a worker, the one with this number among those of its role.
-fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch {
+fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildSpec {
     let name = match role {
         Role::Draft if plan.drafts > 1 => format!("draft {}", number + 1),
         Role::Target | Role::Qualifier | Role::Draft => role.name().to_owned(),
@@ -224,7 +224,7 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch
     if plan.admin.is_some() {
         line.flag("--admin", "127.0.0.1:0");
     }
-    Launch {
+    ChildSpec {
         name,
         role: role.name(),
         arguments: line.words,
@@ -233,7 +233,7 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch
     }
 }
 
-fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> Launch {
+fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> ChildSpec {
     let mut line = CommandLine::default();
     line.word("coordinator")
         .flag("--tokenizer", &plan.target)
@@ -253,7 +253,7 @@ fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> Launch {
     if let Some(admin) = &plan.admin {
         line.flag("--admin", admin);
     }
-    Launch {
+    ChildSpec {
         name: "coordinator".to_owned(),
         role: "coordinator",
         arguments: line.words,
@@ -339,18 +339,18 @@ mod tests {
         ]);
         plan.sessions = Some(9);
         plan.admin = Some("127.0.0.1:9090".to_owned());
-        let launches = workers(&plan);
-        let names: Vec<_> = launches.iter().map(|launch| launch.name.as_str()).collect();
+        let children = workers(&plan);
+        let names: Vec<_> = children.iter().map(|child| child.name.as_str()).collect();
         assert_eq!(
             names,
             ["target", "qualifier", "draft 1", "draft 2", "draft 3"]
         );
-        for launch in launches.iter().chain([&coordinator(&plan, &[])]) {
+        for child in children.iter().chain([&coordinator(&plan, &[])]) {
             // Clap would refuse a flag that the role does not have. The coordinator lacks its workers here.
             let words = [OsString::from("offshoot")]
                 .into_iter()
-                .chain(launch.arguments.iter().cloned());
-            let addresses = if launch.role == "coordinator" {
+                .chain(child.arguments.iter().cloned());
+            let addresses = if child.role == "coordinator" {
                 &["--target", "127.0.0.1:1"][..]
             } else {
                 &[]
@@ -366,8 +366,8 @@ mod tests {
     fn every_role_gets_the_tls_flags() {
         let mut plan = plan(&[]);
         plan.tls.tls_ca = Some("ca.pem".into());
-        for launch in workers(&plan).iter().chain([&coordinator(&plan, &[])]) {
-            let words = &launch.arguments;
+        for child in workers(&plan).iter().chain([&coordinator(&plan, &[])]) {
+            let words = &child.arguments;
             let pair = ["--tls-ca", "ca.pem"];
             assert!(words.windows(2).any(|found| found == pair), "{words:?}");
         }
@@ -386,9 +386,9 @@ mod tests {
 
     #[test]
     fn flags_that_were_not_given_are_not_passed() {
-        let launches = workers(&plan(&["--no-qualifier"]));
-        assert_eq!(launches.len(), 2);
-        for launch in launches {
+        let children = workers(&plan(&["--no-qualifier"]));
+        assert_eq!(children.len(), 2);
+        for child in children {
             for absent in [
                 "--pace",
                 "--pin",
@@ -399,7 +399,7 @@ mod tests {
                 "--otlp-traces-endpoint",
             ] {
                 assert!(
-                    !launch.arguments.iter().any(|word| word == absent),
+                    !child.arguments.iter().any(|word| word == absent),
                     "{absent}"
                 );
             }

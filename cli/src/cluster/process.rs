@@ -26,7 +26,7 @@ const TAIL: usize = 20;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How to start a child.
-pub(crate) struct Launch {
+pub(crate) struct ChildSpec {
     /// Its name in messages, for example `draft 2`.
     pub(crate) name: String,
     /// The role that it must announce.
@@ -73,15 +73,16 @@ impl Process {
     /// # Errors
     /// When it cannot be started, exits, or does not announce itself correctly and in time. The message contains the
     /// end of its log.
-    pub(crate) async fn start(launch: Launch, progress: &Progress) -> Result<Process> {
-        let Launch {
+    pub(crate) async fn start(spec: ChildSpec, progress: &Progress) -> Result<Process> {
+        let ChildSpec {
             name,
             role,
             arguments,
             limit,
             shutdown_logs,
-        } = launch;
-        let executable = std::env::current_exe().context("cannot find the path of this executable")?;
+        } = spec;
+        let executable =
+            std::env::current_exe().context("cannot find the path of this executable")?;
         let mut command = Command::new(executable);
         command
             .args(&arguments)

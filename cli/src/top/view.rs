@@ -81,10 +81,7 @@ fn headline<'a>(cluster: &'a str, figures: &Figures, stale: Option<&'a str>) -> 
         figures.running, figures.waiting, figures.tokens_per_s, figures.tokens
     ));
     let third = match stale {
-        Some(stale) => Line::styled(
-            format!("stale: {stale}"),
-            Style::new().fg(Color::Red),
-        ),
+        Some(stale) => Line::styled(format!("stale: {stale}"), Style::new().fg(Color::Red)),
         None => Line::from(format!(
             "acceptance length {}   hits {}   starved steps {}",
             number(figures.acceptance, 2),
@@ -198,10 +195,7 @@ mod tests {
             let mut buffer = Buffer::empty(area);
             draw(area, &mut buffer, "a:1", &figures, Some("no answer"));
             let shown = format!("{buffer:?}");
-            assert_eq!(
-                shown.contains("stale: no answer"),
-                width == 80
-            );
+            assert_eq!(shown.contains("stale: no answer"), width == 80);
         }
     }
 }
