@@ -116,7 +116,7 @@ impl Verifier {
             base_since: now,
             step_ended: None,
             waiting: None,
-            is_after_miss: false,
+            is_after_miss: true,
             outlook: Outlook::default(),
             bare_share: 0.0,
             walks: WalkStats::default(),
