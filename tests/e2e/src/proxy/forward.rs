@@ -1,4 +1,4 @@
-//! One direction of one connection: read, keep until it is due, write.
+//! One direction of one connection: read, queue until it is due, write.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,44 +12,44 @@ use super::settings::{Direction, Settings};
 
 /// Bytes read at a time, at most.
 const PIECE: usize = 16 * 1024;
-/// Pieces under way, at most; then the sender's own buffers fill, as on a slow network.
+/// Queued pieces, at most; after that the sender's own buffers fill, as on a slow network.
 const PIECES: usize = 256;
-/// A limited lane writes about this much of a second at a time, so that bytes trickle instead of coming in lumps.
+/// A limited lane writes in pieces of this fraction of a second, so that bytes arrive evenly.
 const TRICKLE: u32 = 50;
 
-/// What is under way, in order.
+/// What is queued, in order.
 enum Piece {
     Bytes {
         bytes: Vec<u8>,
         due: Instant,
     },
-    /// The sender has finished; the other way may go on.
+    /// The sender has finished; the other direction may continue.
     Finished,
-    /// The sender's side of the connection is gone.
+    /// The sender's side of the connection is broken.
     Broken,
 }
 
 /// How one direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// The sender finished, and the receiver was told.
+    /// The sender finished, and that was forwarded.
     Finished,
-    /// One of the two is gone.
+    /// One of the two sides is broken.
     Broken,
 }
 
-/// What a direction of a connection needs to know.
+/// The context of one direction of a connection.
 pub(super) struct Lane<'a> {
     pub(super) connection: u64,
     pub(super) direction: Direction,
     pub(super) settings: watch::Receiver<Settings>,
     pub(super) jitter: Jitter,
     /// Bytes written so far, over all connections.
-    pub(super) carried: &'a AtomicU64,
+    pub(super) forwarded: &'a AtomicU64,
 }
 
-/// Carries everything from `from` to `to` until either ends.
-pub(super) async fn carry(
+/// Forwards everything from `from` to `to` until either ends.
+pub(super) async fn forward(
     lane: Lane<'_>,
     from: impl AsyncRead + Unpin,
     to: impl AsyncWrite + Unpin,
@@ -63,11 +63,11 @@ pub(super) async fn carry(
         lane.settings,
         lane.direction,
         lane.connection,
-        lane.carried,
+        lane.forwarded,
     );
     tokio::pin!(reading, writing);
     tokio::select! {
-        // The reader hands its end over to the writer, which decides.
+        // The reader queues its end for the writer, which decides.
         () = &mut reading => writing.await,
         ended = &mut writing => ended,
     }
@@ -88,8 +88,8 @@ async fn read(
             Ok(0) => Piece::Finished,
             Ok(count) => {
                 let conditions = settings.borrow().lane(direction).conditions;
-                let under_way = jitter.around(conditions.delay, conditions.jitter);
-                last = last.max(Instant::now() + under_way);
+                let delay = jitter.around(conditions.delay, conditions.jitter);
+                last = last.max(Instant::now() + delay);
                 Piece::Bytes {
                     bytes: buffer[..count].to_vec(),
                     due: last,
@@ -110,7 +110,7 @@ async fn write(
     mut settings: watch::Receiver<Settings>,
     direction: Direction,
     connection: u64,
-    carried: &AtomicU64,
+    forwarded: &AtomicU64,
 ) -> io::Result<Ended> {
     // When a limited lane may write again.
     let mut free = Instant::now();
@@ -118,7 +118,7 @@ async fn write(
         let (bytes, due) = match piece {
             Piece::Bytes { bytes, due } => (bytes, due),
             end @ (Piece::Finished | Piece::Broken) => {
-                // Nor does a goodbye get through a link that is held.
+                // The end of a connection is blocked as well.
                 passable(&mut settings, direction, connection).await;
                 if matches!(end, Piece::Broken) {
                     return Ok(Ended::Broken);
@@ -144,24 +144,24 @@ async fn write(
                 }
             };
             to.write_all(part).await?;
-            carried.fetch_add(part.len() as u64, Ordering::Relaxed);
+            forwarded.fetch_add(part.len() as u64, Ordering::Relaxed);
             rest = &rest[part.len()..];
         }
     }
-    // The reader never goes without a last piece.
+    // The reader always queues a last piece.
     Ok(Ended::Broken)
 }
 
-/// Timers have a resolution of a millisecond, so what is due is not made to wait for one.
+/// Timers have a resolution of a millisecond, so this only waits if the time is not reached.
 async fn until(due: Instant) {
     if due > Instant::now() {
         sleep_until(due).await;
     }
 }
 
-/// Resolves when bytes of this connection may pass.
+/// Resolves when bytes of this connection may be forwarded.
 async fn passable(settings: &mut watch::Receiver<Settings>, direction: Direction, connection: u64) {
-    // It fails only when the proxy has ended, and then this task is about to.
+    // It fails only when the proxy was dropped, which ends this task as well.
     let _ = (settings.wait_for(|now| now.passes(direction, connection))).await;
 }
 
