@@ -6,11 +6,10 @@
 //! until something follows it, so that sums only grow.
 
 use parking_lot::Mutex;
-use speculation::ferry::Said;
-use speculation::message::Activity;
+use speculation::message::{Activity, FromWorker};
 use speculation::stats::WalkStats;
 
-/// Totals, of a session or of all.
+/// Totals of one session, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) activity: Activity,
@@ -18,27 +17,24 @@ pub(crate) struct Totals {
     pub(crate) walks: WalkStats,
 }
 
-/// The sum for one worker; it outlives the worker's links.
+/// The sum for one worker; it outlives the worker's streams.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct WorkerTotals {
     totals: Mutex<Totals>,
 }
 
-impl Tally {
-    /// Adds what a report says beyond `before`, the one that the same session heard last, and replaces that.
-    pub(crate) fn note(&self, before: &Mutex<Totals>, said: &Said) {
-        let mut now = match said {
-            Said::Drafted(report) => Totals {
-                activity: report.activity,
-                walks: WalkStats::default(),
-            },
-            Said::Verified(report) => Totals {
-                activity: report.activity,
-                walks: report.walks,
-            },
-            Said::Fault(_) => return,
+impl WorkerTotals {
+    /// Adds what a report says beyond `before`, the totals that the same session received last, and replaces those.
+    pub(crate) fn add(&self, before: &Mutex<Totals>, message: &FromWorker) {
+        let report = match message {
+            FromWorker::Report(report) => report,
+            FromWorker::Fault(_) => return,
         };
-        let is_final = matches!(said, Said::Verified(report) if report.finish.is_some());
+        let mut now = Totals {
+            activity: report.activity,
+            walks: report.walks,
+        };
+        let is_final = report.finish.is_some();
         let mut before = before.lock();
         let settled = now.walks.misses.saturating_sub(u64::from(!is_final));
         now.walks.misses = settled.max(before.walks.misses);
@@ -119,38 +115,38 @@ fn add_walks(total: &mut WalkStats, was: &WalkStats, is: &WalkStats) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use speculation::message::{Finish, VerifyReport};
+    use speculation::message::{Finish, Report};
 
     #[test]
     fn a_miss_that_becomes_a_hit_was_never_counted() {
         let walked = |misses, hits, finish| {
-            Said::Verified(VerifyReport {
+            FromWorker::Report(Report {
                 walks: WalkStats {
                     misses,
                     hits,
                     ..WalkStats::default()
                 },
                 finish,
-                ..VerifyReport::default()
+                ..Report::default()
             })
         };
-        let tally = Tally::default();
+        let sums = WorkerTotals::default();
         let session = Mutex::default();
         let mut seen = Vec::new();
-        for said in [
+        for message in [
             walked(3, 0, None),
             walked(2, 1, None),
             walked(3, 1, None),
             walked(3, 1, Some(Finish::Stop)),
         ] {
-            tally.note(&session, &said);
-            seen.push(tally.totals().walks.misses);
+            sums.add(&session, &message);
+            seen.push(sums.totals().walks.misses);
         }
         assert_eq!(seen, [2, 2, 2, 3]);
     }
 
-    fn report(steps: u64, hits: u64) -> Said {
-        Said::Verified(VerifyReport {
+    fn report(steps: u64, hits: u64) -> FromWorker {
+        FromWorker::Report(Report {
             activity: Activity {
                 steps,
                 ..Activity::default()
@@ -159,21 +155,21 @@ mod tests {
                 hits,
                 ..WalkStats::default()
             },
-            ..VerifyReport::default()
+            ..Report::default()
         })
     }
 
     #[test]
     fn two_sessions_add_up_and_what_shrinks_adds_nothing() {
-        let tally = Tally::default();
+        let sums = WorkerTotals::default();
         let (one, two) = (Mutex::default(), Mutex::default());
-        tally.note(&one, &report(3, 1));
-        tally.note(&two, &report(10, 4));
-        tally.note(&one, &report(5, 1));
-        tally.note(&one, &report(4, 0));
-        tally.note(&one, &Said::Fault("x".to_owned()));
-        tally.note(&one, &report(6, 1));
-        let totals = tally.totals();
+        sums.add(&one, &report(3, 1));
+        sums.add(&two, &report(10, 4));
+        sums.add(&one, &report(5, 1));
+        sums.add(&one, &report(4, 0));
+        sums.add(&one, &FromWorker::Fault("x".to_owned()));
+        sums.add(&one, &report(6, 1));
+        let totals = sums.totals();
         assert_eq!((totals.activity.steps, totals.walks.hits), (17, 6));
         assert_eq!(sum([totals, totals]).activity.steps, 34);
     }

@@ -1,6 +1,6 @@
-//! One request as it is seen from outside: its counters, its span, its times. It decides nothing.
+//! What is measured of one request: its counters, its span, its times. It decides nothing.
 //!
-//! The span follows OpenTelemetry's conventions for generative AI (`gen_ai.*`); what a session does inside is said in
+//! The span follows OpenTelemetry's conventions for generative AI (`gen_ai.*`); what a session does inside is in
 //! `offshoot.*`.
 
 use std::sync::Arc;
@@ -9,14 +9,16 @@ use std::time::Instant;
 use proto::v1;
 use runtime::TraceContext;
 use runtime::trace::{self, KeyValue, Span, SpanKind};
+use speculation::duty::Role;
 use speculation::message::{Finish, SessionId};
-use speculation::relay::{Role, SessionStats};
+use speculation::relay::SessionStats;
+use speculation::strategy::Settings;
 use tonic::Status;
 
 use crate::failure::Failure;
 use crate::metrics::{CoordinatorMetrics, code_name, finish_name};
 
-/// A request at the door.
+/// A request that has arrived.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     metrics: Arc<CoordinatorMetrics>,
@@ -26,17 +28,18 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
-    /// A request arrives with this context.
+    /// A request arrives with this context. `default` is decoded by where it names no strategy.
     pub(crate) fn now(
         metrics: &Arc<CoordinatorMetrics>,
         parent: TraceContext,
         request: &v1::GenerateRequest,
+        default: &Settings,
     ) -> Self {
         Arrival {
             metrics: Arc::clone(metrics),
             parent,
             about: if trace::is_exporting() {
-                describe(request)
+                describe(request, default)
             } else {
                 Vec::new()
             },
@@ -44,7 +47,7 @@ impl Arrival {
         }
     }
 
-    /// It was turned away.
+    /// It was refused.
     pub(crate) fn refused(&self, failure: Failure) -> Status {
         let status = Status::from(failure);
         self.metrics.rejected(status.code());
@@ -52,11 +55,11 @@ impl Arrival {
         status
     }
 
-    /// One of its completions was taken in.
-    pub(crate) fn completion(&self, number: u32) -> Watched {
+    /// One of its completions was accepted.
+    pub(crate) fn completion(&self, number: u32) -> RequestMetrics {
         let mut span = self.span();
         span.set("offshoot.choice", i64::from(number));
-        Watched {
+        RequestMetrics {
             metrics: Arc::clone(&self.metrics),
             span,
             arrived: self.at,
@@ -75,9 +78,9 @@ impl Arrival {
     }
 }
 
-/// A completion from its request's arrival to its end. Dropped without an end, its client has gone.
+/// A completion from its request's arrival to its end. Dropped without an end, its client has disconnected.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct RequestMetrics {
     metrics: Arc<CoordinatorMetrics>,
     span: Span,
     arrived: Instant,
@@ -99,13 +102,13 @@ enum Phase {
     Over,
 }
 
-impl Watched {
-    /// What belongs to this request on other processes hangs here.
+impl RequestMetrics {
+    /// The parent of the spans of this request in other processes.
     pub(crate) fn context(&self) -> &TraceContext {
         self.span.context()
     }
 
-    /// The span of the request's log lines. It has the trace's number, where there is one.
+    /// The span of the request's log lines. It has the trace id, where there is one.
     pub(crate) fn log_span(&self) -> tracing::Span {
         match self.context().trace_id() {
             Some(trace_id) => tracing::info_span!("request", trace_id),
@@ -120,7 +123,7 @@ impl Watched {
         self.span.event("admitted", Vec::new());
     }
 
-    /// It has places, the first of them on a target with this model; `resumed` tokens were generated before.
+    /// It has its reservations, the first of them on a target with this model; `resumed` tokens were generated before.
     pub(crate) fn placed(
         &mut self,
         session: SessionId,
@@ -138,7 +141,7 @@ impl Watched {
             .set("gen_ai.usage.input_tokens", prompt_tokens as i64);
     }
 
-    /// The text has these many generated tokens now.
+    /// The text has this many generated tokens now.
     pub(crate) fn text_has(&mut self, generated: usize) {
         let fresh = generated.saturating_sub(self.length) as u64;
         if fresh == 0 {
@@ -179,7 +182,7 @@ impl Watched {
         );
     }
 
-    /// The text is complete; the client gets these many tokens of it.
+    /// The text is complete; the client gets this many tokens of it.
     pub(crate) fn finished(&mut self, finish: Finish, tokens: u32) {
         self.phase = Phase::Over;
         self.metrics.succeeded(Some(finish));
@@ -214,7 +217,7 @@ fn fail(span: &mut Span, status: &Status) {
     span.fail(code_name(status.code()).to_owned(), why);
 }
 
-impl Drop for Watched {
+impl Drop for RequestMetrics {
     fn drop(&mut self) {
         if self.phase == Phase::Inside {
             self.metrics.succeeded(None);
@@ -224,14 +227,12 @@ impl Drop for Watched {
 }
 
 /// What was asked for; never the prompt or a stop text, which may be private.
-fn describe(request: &v1::GenerateRequest) -> Vec<KeyValue> {
-    let strategy = request.strategy.as_ref().map_or("", |asked| &asked.name);
-    let strategy = if strategy.is_empty() {
-        "auto"
-    } else {
-        strategy
+fn describe(request: &v1::GenerateRequest, default: &Settings) -> Vec<KeyValue> {
+    let strategy = match request.strategy.as_str() {
+        "" => &default.name,
+        name => name,
     };
-    // The client's word, checked later: a long one is no name.
+    // The client's own word, which is checked later: only as much of it as a name may have.
     let strategy: String = strategy.chars().take(64).collect();
     let mut about = vec![
         KeyValue::new("gen_ai.operation.name", "text_completion"),
@@ -275,7 +276,12 @@ mod tests {
 
     fn arrival(metrics: &Arc<CoordinatorMetrics>) -> Arrival {
         let request = v1::GenerateRequest::default();
-        Arrival::now(metrics, TraceContext::none(), &request)
+        Arrival::now(
+            metrics,
+            TraceContext::none(),
+            &request,
+            &Settings::default(),
+        )
     }
 
     /// The value of one line.
