@@ -463,7 +463,10 @@ impl Verifier {
         if walked.finish == Some(Finish::NotFinite) {
             // Nothing more until the text goes on; then the row that gave no number is computed again.
             self.finish = walked.finish;
-            let again = self.ahead.last().filter(|&&id| self.replica.is_computed(id));
+            let again = self
+                .ahead
+                .last()
+                .filter(|&&id| self.replica.is_computed(id));
             self.replica.drop_rows(again.copied().into_iter().collect());
             if walked.picks.is_empty() {
                 return;
