@@ -179,7 +179,7 @@ impl<L: Slots, X> Host<L, X> {
     /// A stream is lost. Its sessions rest until their coordinator takes them back or their lease ends.
     pub fn handle_stream_lost(&mut self, now: Time, stream: u64) {
         for hosted in self.table.handle_lost(stream, now) {
-            hosted.account.set(Status::Parked);
+            hosted.account.rest();
         }
     }
 
@@ -309,7 +309,8 @@ impl<L: Slots, X> Host<L, X> {
             match poll {
                 Poll::Step(plan) => {
                     hosted.account.set(Status::Working);
-                    room -= plan.len();
+                    // A plan beyond the room would be a bug; the backend refuses it, and only its session ends.
+                    room = room.saturating_sub(plan.len());
                     batch.parts.push(Part { session: id, plan });
                 }
                 Poll::Wait(until) => {
@@ -381,10 +382,11 @@ impl<L: Slots, X> Host<L, X> {
     /// The worker had nothing to compute for this long; the time is charged to the sessions that were waiting. Gives what
     /// they were doing.
     pub fn handle_idle(&mut self, time: Time) -> impl Iterator<Item = Status> + '_ {
-        (self.table.iter_mut()).map(move |hosted| {
+        // Before anything is returned: whoever reads only the first few must not decide who is charged.
+        for hosted in self.table.iter_mut() {
             hosted.account.idled(time);
-            hosted.account.status()
-        })
+        }
+        (self.table.iter()).map(|(_, hosted)| hosted.account.status())
     }
 
     /// Fills every vacant slot whose session has something new.

@@ -282,6 +282,8 @@ impl SessionMachine {
     }
 
     fn end(&mut self, ended: Ended) {
+        // What was committed reaches the client whatever happens.
+        self.hand_out();
         self.leave_all();
         self.actions.push_back(Action::End(ended));
     }
