@@ -118,6 +118,10 @@ impl Admission {
     }
 
     /// The completion that was given a place has gone without running. Gives the one that runs in its place.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it frees a place and names who gets it; nobody iterates over an admission"
+    )]
     pub fn next(&mut self) -> Option<Ticket> {
         let next = self.waiting.pop_first();
         if next.is_none() {

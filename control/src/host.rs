@@ -179,7 +179,7 @@ impl<L: Slots, X> Host<L, X> {
     /// A stream is lost. Its sessions rest until their coordinator takes them back or their lease ends.
     pub fn handle_stream_lost(&mut self, now: Time, stream: u64) {
         for hosted in self.table.handle_lost(stream, now) {
-            hosted.account.set(Status::Parked);
+            hosted.account.rest();
         }
     }
 

@@ -245,7 +245,6 @@ mod tests {
 
     use super::*;
     use crate::ownership::LEASE;
-    use alloc::vec;
 
     impl Slots for Vec<SessionId> {
         fn discard(&mut self, session: SessionId) {

@@ -109,13 +109,13 @@ mod tests {
 
     #[test]
     fn reports_that_do_not_fit_one_frame_go_in_several() {
-        let mut news: Vec<_> = (0..40).map(|session| scored(session, 400)).collect();
-        news.push(Addressed {
+        let mut messages: Vec<_> = (0..40).map(|session| scored(session, 400)).collect();
+        messages.push(Addressed {
             session: SessionId(40),
             term: Term(1),
             message: FromWorker::Fault("gone".to_owned()),
         });
-        let frames = worker_frames(news);
+        let frames = worker_frames(messages);
         assert!((2..10).contains(&frames.len()), "{} frames", frames.len());
         let mut heard = Vec::new();
         for frame in frames {

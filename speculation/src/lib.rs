@@ -17,6 +17,8 @@
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod calibration;
 pub mod cost;

@@ -180,6 +180,10 @@ pub struct Report {
 
 /// What a worker says about one session.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of them are reports, which would each need an allocation of its own"
+)]
 pub enum FromWorker {
     /// What is new.
     Report(Report),

@@ -440,10 +440,13 @@ mod tests {
     fn an_id_never_means_another_node() {
         let mut tree = Tree::new(0);
         let a = graft(&mut tree, None, 1, 1.0);
-        tree.prune(a);
+        let gone = graft(&mut tree, None, 7, 1.0);
+        tree.commit(&[1]);
+        assert!(tree.get(a).is_none() && tree.get(gone).is_none());
         let b = graft(&mut tree, None, 1, 1.0);
-        assert_ne!(a, b);
-        assert!(tree.get(a).is_none());
+        let c = graft(&mut tree, None, 7, 1.0);
+        assert!(![a, gone].contains(&b) && ![a, gone].contains(&c));
+        assert!(tree.get(a).is_none() && tree.get(gone).is_none());
     }
 
     #[test]

@@ -50,6 +50,10 @@ pub struct Session {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a session is one of the two for its whole life, and lies in a map of its owner"
+)]
 enum Agent {
     Proposer(Proposer),
     Verifier(Verifier),

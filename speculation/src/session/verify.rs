@@ -362,15 +362,12 @@ impl Verifier {
                 _ => Err(NotFinite),
             },
         );
-        let Ok(walked) = walked else {
-            self.finish = Some(Finish::NotFinite);
-            self.changed = true;
-            return;
-        };
         let tip_rows = (plan.rows.iter())
             .filter(|row| self.ahead.contains(&row.node))
             .count();
-        self.count(now, &plan.rows[tip_rows..], tip, &walked, took, learned);
+        if !walked.picks.is_empty() {
+            self.count(now, &plan.rows[tip_rows..], tip, &walked, took, learned);
+        }
         if self.advice.is_some() {
             self.advise(&walked, plan);
         } else {
@@ -411,6 +408,10 @@ impl Verifier {
     }
 
     fn commit(&mut self, now: Time, walked: &Walked) {
+        self.finish = walked.finish;
+        if walked.picks.is_empty() {
+            return;
+        }
         let tokens: Vec<u32> = walked.picks.iter().map(|picked| picked.token).collect();
         for picked in &walked.picks {
             self.scores.picked(picked.score.as_deref());
@@ -428,7 +429,6 @@ impl Verifier {
             None => accepted,
             Some(mean) => mean + NEWEST * (accepted - mean),
         });
-        self.finish = walked.finish;
         self.base_since = now;
     }
 
@@ -460,12 +460,22 @@ impl Verifier {
             }
             self.ahead.push(grafted.id());
         }
+        if walked.finish == Some(Finish::NotFinite) {
+            // Nothing more until the text goes on; then the row that gave no number is computed again.
+            self.finish = walked.finish;
+            let again = self.ahead.last().filter(|&&id| self.replica.is_computed(id));
+            self.replica.drop_rows(again.copied().into_iter().collect());
+            if walked.picks.is_empty() {
+                return;
+            }
+        } else {
+            self.ahead_finish = walked.finish;
+        }
         if hit {
             self.walks.hits += 1;
         } else {
             self.walks.misses += 1;
         }
-        self.ahead_finish = walked.finish;
     }
 
     fn count(

@@ -8,6 +8,9 @@
 extern crate offshoot_speculation as speculation;
 
 mod estimates;
-mod link;
+mod numbering;
+mod rig;
+mod rounds;
 mod scores;
+mod session;
 mod tree;
