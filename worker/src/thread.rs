@@ -75,7 +75,7 @@ pub(crate) struct ModelThread {
     started: Instant,
     pub(crate) inbox: Inbox,
     pub(crate) host: Host<StreamSlots, Own>,
-    /// Number of sessions; watched by whoever waits until there is none.
+    /// Number of sessions, for whoever waits until there is none.
     open: watch::Sender<usize>,
 }
 
