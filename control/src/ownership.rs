@@ -75,7 +75,7 @@ pub fn reusable(cached: &[u32], spec: &SessionSpec) -> usize {
         .zip(&spec.text)
         .take_while(|(held, told)| held == told)
         .count()
-        // The last token is computed again, because its row has to answer.
+        // The last token is computed again, because a step has to give its logits.
         .min(spec.text.len().saturating_sub(1))
         // Scores of the prompt that are still missing need the rows before them computed again.
         .min(

@@ -320,7 +320,7 @@ impl SessionMachine {
         let role = (self.members.iter()).find(|member| member.key == key);
         let role = role.map(|member| member.role);
         if self.relay.term_of(key) != Some(term) {
-            // An answer from before the session left that worker. It says nothing about a later call.
+            // An answer from before the session parted with that worker. It says nothing of a call made since.
             return match role {
                 None => Opened::CloseAgain,
                 Some(_) => Opened::Noted,

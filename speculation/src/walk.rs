@@ -10,7 +10,7 @@ use crate::tree::Tree;
 /// The result of a walk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Walked {
-    /// The picked tokens: one for each accepted node and one more, unless the text ended earlier. None after the last
+    /// The picked tokens: one for each accepted node and one more, unless the text ended earlier. None behind the last
     /// accepted node where the model's answer is not a number.
     pub picks: Vec<Pick>,
     /// The accepted nodes.
@@ -101,7 +101,7 @@ mod tests {
         tree
     }
 
-    /// Walks with these picks; after them the model's answer is not a number.
+    /// Walks with these picks; behind them the model's answer is not a number.
     fn run(tree: &Tree<()>, stopping: &Stopping, text: &[u32]) -> Walked {
         let mut tokens = text.iter();
         let pick = |_| {
