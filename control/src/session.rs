@@ -247,7 +247,11 @@ impl SessionMachine {
 
     /// Decides everything there is to decide but for the search.
     fn look_around(&mut self) {
-        self.hand_out();
+        if self.hand_out() {
+            // What the client makes of it comes first: it may be satisfied, and its credit goes out with the commit.
+            self.is_stirred = true;
+            return;
+        }
         if self.is_satisfied && self.relay.is_prompt_done() {
             return self.end(Ended::Finished(Finish::Stop));
         }
@@ -437,11 +441,12 @@ impl SessionMachine {
         self.search_at = Time::ZERO;
     }
 
-    /// Hands the client what is new.
-    fn hand_out(&mut self) {
+    /// Hands the client what is new; whether anything was.
+    fn hand_out(&mut self) -> bool {
         let (tokens, scores) = self.relay.poll_text();
         let prompt = self.relay.poll_prompt_scores();
-        if !tokens.is_empty() || prompt.is_some() {
+        let is_new = !tokens.is_empty() || prompt.is_some();
+        if is_new {
             let fresh = Fresh {
                 tokens,
                 scores,
@@ -449,6 +454,7 @@ impl SessionMachine {
             };
             self.actions.push_back(Action::Deliver(Box::new(fresh)));
         }
+        is_new
     }
 
     /// Sends what is new to every worker whose slot is vacant.
@@ -493,3 +499,6 @@ pub enum Opened {
 fn may_go_on(update: &ReplicaUpdate) -> bool {
     update.commit.len() >= MAX_COMMIT || update.nodes.len() >= MAX_NODES_PER_UPDATE / 2
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,10 @@
 #![no_std]
 
 extern crate alloc;
+// Tests print, compare and collect as everywhere.
+#[cfg(test)]
+#[macro_use]
+extern crate std;
 
 pub mod math;
 pub mod rule;

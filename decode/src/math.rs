@@ -1,4 +1,4 @@
-//! The crate's own elementary functions: fixed polynomial code that gives the same bits on every machine.
+//! Elementary functions for every crate that computes: fixed polynomial code that gives the same bits on every machine.
 //!
 //! Nothing here calls libm. IEEE square root, division and `mul_add` (a fused multiply-add, correctly rounded
 //! by definition whether the machine has the instruction or not) are the only primitives, so a result depends

@@ -87,6 +87,7 @@ impl SamplingParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::string::ToString;
 
     #[test]
     fn ranges_are_closed_where_documented_and_messages_name_the_parameter() {

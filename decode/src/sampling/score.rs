@@ -1,6 +1,6 @@
 //! Log-probabilities of tokens under one row of logits.
 //!
-//! The sum is taken as everywhere here, in sixteen lanes by token id, with this crate's own `exp` and `ln`: a score has
+//! The sum is taken as everywhere here, in sixteen lanes by token id, with `exp` and `ln` of [`math`]: a score has
 //! the same bits on every machine and however the row was computed.
 
 use super::filter::{Distance, Survivors};
