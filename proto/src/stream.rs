@@ -8,7 +8,7 @@ use tonic::{Status, Streaming};
 
 use crate::{MAX_FRAME_BYTES, inward, outward, v1};
 
-/// What a worker has to say, in frames that are small enough for a stream: scores can make a report large.
+/// A worker's messages, in frames that are small enough for a stream: scores can make a report large.
 pub fn worker_frames(messages: Vec<Addressed<FromWorker>>) -> Vec<v1::WorkerFrame> {
     let mut frames: Vec<v1::WorkerFrame> = Vec::new();
     let mut bytes = 0;
@@ -53,7 +53,7 @@ fn worker_frame(message: Addressed<FromWorker>) -> v1::WorkerFrame {
     frame
 }
 
-/// Reads who is calling from the first frame of a stream; gives that and everything the stream says.
+/// Reads who is calling from the first frame of a stream; returns that and the frames of the stream.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` when the first frame does not name the stream, or the transport's own error.

@@ -219,7 +219,7 @@ impl Scenario {
             max_running: dice_ref.pick([1, 2, 4, 16, 16]),
             max_queued: dice_ref.pick([0, 1, 4, 16]),
             failover_wait: dice_ref.pick([Time::from_secs(1), Time::from_secs(10)]),
-            task_us: dice_ref.pick([20, 500, 8000]),
+            task_us: dice_ref.pick([20, 500, 8000, 60_000]),
             inbox: [4, 256][usize::from(dice_ref.percent(85))],
         };
         (scenario, dice)

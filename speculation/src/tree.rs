@@ -1,9 +1,9 @@
 //! The speculation tree: guessed tokens that hang off the last committed token of a request.
 //!
-//! An arena with generational ids, so that an id held by someone else (a link table, a step in flight) never comes
+//! An arena with generational ids, so that an id held elsewhere (a table of node numbers, a step in flight) never comes
 //! to mean another node. The root is not a node: it is the committed text itself, of which the tree knows only the
-//! length. Scores are probabilities: the *edge* of a node estimates how likely its token is committed given that
-//! its parent is, the *path* is the product of the edges from the root down.
+//! length. Scores are probabilities: the *edge* of a node estimates how likely its token is committed given that its
+//! parent is, the *path* is the product of the edges from the root down.
 
 use alloc::vec::Vec;
 

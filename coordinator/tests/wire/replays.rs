@@ -67,6 +67,18 @@ async fn a_stream_that_breaks_goes_back_to_the_same_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_does_not_know_the_stream_gets_a_new_one() {
+    let (first, second) = (roomy(Pace::OnAck).await, roomy(Pace::OnAck).await);
+    let rig = Rig::limited(&[&first, &second], &[], patient()).await;
+    first.refuse_once(Status::failed_precondition("no such stream"));
+    let reply = rig.generate(request("ar", 20)).await.unwrap();
+    assert_eq!(reply.ids, plain(&prompt(), 20));
+    let seen = first.inner.seen.borrow().clone();
+    assert_eq!((seen.streams, seen.opened.len()), (2, 1));
+    assert!(second.inner.seen.borrow().opened.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_equal_numerics_go_on() {
     let first = roomy(Pace::OnAck).await;
     let other = v1::HelloReply {

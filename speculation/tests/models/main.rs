@@ -1,4 +1,4 @@
-//! The parts of the core, each against a model too stupid to be wrong.
+//! The parts of the core, each against a model too simple to be wrong.
 
 #![allow(
     clippy::unwrap_used,

@@ -28,7 +28,7 @@ struct Peer {
     text: Vec<u32>,
     inbound: Inbound,
     outbound: Outbound,
-    /// The whole text of every node this peer was told of or made.
+    /// The whole text of every node this peer has received or made.
     heard: BTreeSet<Vec<u32>>,
 }
 
@@ -135,7 +135,8 @@ impl Peer {
         }
     }
 
-    /// Whether `other`, at the same text, knows every node of this tree worth telling, by edges as good as told.
+    /// Whether `other`, at the same text, knows every node of this tree worth sending, with edges as close as they are
+    /// sent.
     fn check_known_to(&self, other: &Peer, min_path: f32, edges: Edges) {
         for (id, node) in self.tree.iter().filter(|(_, node)| node.path() >= min_path) {
             let tokens = self.tree.tokens_to(id);
@@ -251,7 +252,7 @@ impl Pair {
         }
     }
 
-    /// Brings both to the same text and lets them talk until nobody has anything to say; counts the messages back.
+    /// Brings both to the same text and exchanges messages until there are none; counts the messages back.
     fn settle(&mut self) -> usize {
         let len = self.first.text.len().max(self.second.text.len());
         for peer in [&mut self.first, &mut self.second] {

@@ -171,7 +171,7 @@ fn play(case: &Case) {
         if known.finish.is_some() && known.prompt.len() == prompt_scores {
             break;
         }
-        // When the schedule is used up, everybody acts in turn.
+        // When the schedule is used up, each party acts in turn.
         match actions.next().unwrap_or(turn as u8 % 4) {
             0 => {
                 target.step(now, *rooms.next().unwrap());
@@ -187,7 +187,7 @@ fn play(case: &Case) {
                 let update = known.update(&mut told, turn as u32 % 6);
                 target.update(now, &update);
             }
-            // What has been said before changes nothing.
+            // What was sent before changes nothing.
             _ => {
                 if let Some(report) = sent.last().cloned() {
                     known.take(&report, case.scoring);

@@ -113,7 +113,7 @@ impl Model {
         }
     }
 
-    /// The stupid best-first: again and again the best node whose parent was taken.
+    /// The simple best-first: again and again the best node whose parent was taken.
     fn check_best(&self, tree: &Tree<usize>, limit: usize, min_path: f32) {
         let best = tree.best_below(None, limit, min_path);
         let mut taken: Vec<NodeId> = Vec::new();

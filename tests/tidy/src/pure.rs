@@ -84,7 +84,7 @@ pub const PURE: &[Pure] = &[
 ];
 
 /// Names that have no place in any pure crate, whatever path leads to them.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 21] = [
     "Instant",
     "SystemTime",
     "UNIX_EPOCH",
@@ -106,12 +106,10 @@ const NAMES: [&str; 26] = [
     "rand",
     "getrandom",
     "tracing",
-    "println",
-    "eprintln",
-    "print",
-    "eprint",
-    "dbg",
 ];
+
+/// Macros that write to the streams of the process.
+const PRINTING: [&str; 5] = ["println!", "eprintln!", "print!", "eprint!", "dbg!"];
 
 /// Modules of `std` that reach out of the process or hide its state, for crates that may use the rest.
 const IMPURE_MODULES: [&str; 8] = ["thread", "net", "fs", "env", "process", "io", "os", "hash"];
@@ -163,6 +161,12 @@ pub fn impurities(path: &str, halves: &Halves, pure: &Pure) -> Vec<String> {
         .collect();
     for (number, line) in halves.product.lines().enumerate() {
         let number = number + 1;
+        let calls = |name: &&&str| {
+            line.match_indices(**name)
+                .any(|(at, _)| !line[..at].ends_with(is_word))
+        };
+        let printing = PRINTING.iter().find(calls);
+        found.extend(printing.map(|name| (number, (*name).to_owned())));
         match pure.std {
             Std::Absent => {
                 let squeezed: Vec<&str> = line.split_whitespace().collect();
@@ -187,10 +191,13 @@ pub fn impurities(path: &str, halves: &Halves, pure: &Pure) -> Vec<String> {
         .collect()
 }
 
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
 /// What follows each `std::`: one name, or those of a group.
 fn std_names(line: &str) -> impl Iterator<Item = String> + '_ {
     line.match_indices("std::").flat_map(|(at, found)| {
-        let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let is_whole = !line[..at].ends_with(is_word);
         let rest = &line[at + found.len()..];
         let names: Vec<String> = match rest.strip_prefix('{') {
@@ -286,7 +293,8 @@ mod tests {
         ] {
             assert!(!found("simulation", planted).is_empty(), "{planted}");
         }
-        let fine = "use std::collections::BTreeMap;\nuse std::time::Duration;\nlet y = x.ln();";
+        let fine = "use std::collections::BTreeMap;\nuse std::time::Duration;\nlet y = x.ln();\n\
+                    let print = fingerprint(x);\nimprint!(x);";
         assert_eq!(found("simulation", fine), [""; 0]);
     }
 

@@ -1,6 +1,6 @@
 //! Who may depend on whom. The tables here and ARCHITECTURE.md say the same; a new arrow needs both, and a reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::{Kind, Workspace};
 use super::pure::PURE;
@@ -28,8 +28,8 @@ pub const ARROWS: &[(&str, &[&str])] = &[
             "text",
         ],
     ),
-    ("draft-worker", &["runtime", "worker"]),
-    ("target-worker", &["runtime", "worker"]),
+    ("draft-worker", &["worker"]),
+    ("target-worker", &["worker"]),
     (
         "coordinator",
         &[
@@ -151,6 +151,40 @@ pub fn forbidden(workspace: &Workspace, member: &str, absent: &[&str], why: &str
         .collect()
 }
 
+/// The arrows as a page says them: lines that begin with the folder in bold, an arrow, and folders up to a full stop.
+#[must_use]
+pub fn documented(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut lines = page.lines().peekable();
+    while let Some(line) = lines.next() {
+        if !line.starts_with("- **`") {
+            continue;
+        }
+        let mut entry = line.to_owned();
+        while let Some(next) = lines.next_if(|next| next.starts_with("  ")) {
+            entry.push(' ');
+            entry.push_str(next.trim());
+        }
+        let Some((folders, rest)) = entry.split_once(" → ") else {
+            continue;
+        };
+        let below = rest.split(". ").next().unwrap_or_default();
+        let below: BTreeSet<String> = match below {
+            "everything above" => found.keys().cloned().collect(),
+            _ => quoted(below).collect(),
+        };
+        for folder in quoted(folders) {
+            found.insert(folder, below.clone());
+        }
+    }
+    found
+}
+
+/// The folders in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = String> + '_ {
+    (text.split('`').skip(1).step_by(2)).map(|name| name.trim_end_matches('/').to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
@@ -248,6 +282,20 @@ mod tests {
         let want = "simulation links rand by simulation -> helper -> rand; it is simulated";
         assert_eq!(found, [want]);
         assert_eq!(forbidden(&workspace, "text", &["rand"], ""), [""; 0]);
+    }
+
+    #[test]
+    fn a_page_is_read_as_it_is_written() {
+        let page = "# Map\n- **`a/`** → nothing. It is `x`. *Knows no `y`.*\n- **`b/`**, **`c/`** → `a`,\n  `z`. Two.\n\
+                    - **`models/`** no crate\n- **`cli/`** → everything above. All.\n";
+        let found = documented(page);
+        let of = |name: &str| found[name].iter().map(String::as_str).collect::<Vec<_>>();
+        assert_eq!(found.len(), 4);
+        assert_eq!(
+            (of("a"), of("b"), of("c")),
+            (vec![], vec!["a", "z"], vec!["a", "z"])
+        );
+        assert_eq!(of("cli"), ["a", "b", "c"]);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use offshoot_tidy::walls::{ABSENT, ARROWS, extra_arrows, extra_dependencies, forbidden};
+use offshoot_tidy::walls::{
+    ABSENT, ARROWS, documented, extra_arrows, extra_dependencies, forbidden,
+};
 use offshoot_tidy::{HELD, Kind, Workspace, is_held};
 
 /// Fails with every finding at once, one a line.
@@ -24,6 +26,17 @@ fn every_member_has_its_place_in_the_table() {
     if HELD.is_none() {
         assert_eq!(present, listed);
     }
+}
+
+#[test]
+fn the_map_and_the_table_say_the_same() {
+    let root = Workspace::load().unwrap().root().join("ARCHITECTURE.md");
+    let page = documented(&std::fs::read_to_string(root).unwrap());
+    let table = (ARROWS.iter()).map(|(member, below)| {
+        let below = below.iter().map(|&name| name.to_owned()).collect();
+        ((*member).to_owned(), below)
+    });
+    assert_eq!(page, table.collect());
 }
 
 #[test]

@@ -23,6 +23,13 @@ pub(crate) enum Pace {
     Hold,
 }
 
+/// How long a refusal lasts.
+#[derive(Clone, Copy, Debug)]
+enum Lasts {
+    Once,
+    Always,
+}
+
 /// What the fake has seen of a session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
@@ -44,7 +51,7 @@ pub(crate) struct Seen {
 pub(crate) struct Inner {
     hello: v1::HelloReply,
     pace: Mutex<Pace>,
-    refusal: Mutex<Option<Status>>,
+    refusal: Mutex<Option<(Status, Lasts)>>,
     finish: Mutex<Option<v1::FinishReason>>,
     sessions: Mutex<BTreeMap<u64, FakeReplica>>,
     stream: FakeStream,
@@ -101,7 +108,12 @@ impl FakeTarget {
 
     /// From now on open calls get this answer.
     pub(crate) fn refuse(&self, status: Status) {
-        *self.inner.refusal.lock().unwrap() = Some(status);
+        *self.inner.refusal.lock().unwrap() = Some((status, Lasts::Always));
+    }
+
+    /// The next open call gets this answer.
+    pub(crate) fn refuse_once(&self, status: Status) {
+        *self.inner.refusal.lock().unwrap() = Some((status, Lasts::Once));
     }
 
     /// The next step of any session ends it so.
@@ -237,8 +249,15 @@ impl Worker for FakeService {
         &self,
         request: Request<v1::OpenRequest>,
     ) -> Result<Response<v1::OpenReply>, Status> {
-        if let Some(refusal) = self.0.refusal.lock().unwrap().clone() {
-            return Err(refusal);
+        let refusal = {
+            let mut refusal = self.0.refusal.lock().unwrap();
+            match &*refusal {
+                Some((_, Lasts::Once)) => refusal.take(),
+                other => other.clone(),
+            }
+        };
+        if let Some((status, _)) = refusal {
+            return Err(status);
         }
         let request = request.into_inner();
         let session = request.session;
