@@ -69,9 +69,17 @@ impl Account {
         self.status
     }
 
-    /// What it does from now on.
+    /// What it does from now on. A text that was complete for an advisor may go on.
     pub fn set(&mut self, status: Status) {
         self.status = status;
+        self.ended = None;
+    }
+
+    /// Its stream is lost: it rests, unless its text is complete.
+    pub fn rest(&mut self) {
+        if self.status != Status::Done {
+            self.status = Status::Parked;
+        }
     }
 
     /// The totals up to now.
@@ -85,4 +93,37 @@ impl Account {
 
 fn micros(time: Time) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Time = Time::from_millis(1);
+
+    /// No session accounts for more time than it has lived.
+    fn is_sound(account: &Account, now: Time) -> bool {
+        let totals = account.read(now);
+        totals.busy_us + totals.bubble_us + totals.parked_us <= totals.life_us
+    }
+
+    #[test]
+    fn a_complete_session_that_loses_its_stream_is_not_parked() {
+        let mut account = Account::new(Time::ZERO);
+        account.finish(MS);
+        account.rest();
+        account.idled(5 * MS);
+        assert!(is_sound(&account, 6 * MS) && account.status() == Status::Done);
+    }
+
+    #[test]
+    fn a_session_that_goes_on_lives_on() {
+        let mut account = Account::new(Time::ZERO);
+        account.finish(MS);
+        account.set(Status::Working);
+        account.stepped(1, 5 * MS);
+        assert!(is_sound(&account, 6 * MS));
+        account.finish(6 * MS);
+        assert_eq!(account.read(9 * MS).life_us, 6000);
+    }
 }

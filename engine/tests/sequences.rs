@@ -5,46 +5,12 @@ mod support;
 
 use std::ops::ControlFlow;
 
-use decode::sampling::SamplingParams;
-use decode::{Answer, Ask, CacheOp, NodeId, Row, SamplerState, StepPlan};
-use engine::{Backend, CpuEngine, EngineError, EngineOptions, SeqId, SeqStep, StepEnd};
+use decode::{Answer, Ask, CacheOp, NodeId, Row};
+use engine::{Backend, CpuEngine, EngineError, EngineOptions, StepEnd};
 use offshoot_engine as engine;
 use safetensors::Dtype;
+use support::steps::{refused, small, step};
 use support::{Asked, append, append_to, bits, grow, healthy, logits, node, row, synthetic, tree};
-
-fn engine() -> CpuEngine {
-    let dir = synthetic::checkpoint(Dtype::F32, 2);
-    let options = EngineOptions {
-        scratch_rows: 8,
-        max_rows: 16,
-        ..EngineOptions::for_sequences(32, 2)
-    };
-    CpuEngine::load(dir.path(), &options).unwrap()
-}
-
-/// A step that has to be refused before anything is computed; so has reading its logits.
-fn refused(engine: &mut CpuEngine, batch: &[(SeqId, StepPlan)]) -> EngineError {
-    let texts: Vec<Vec<u32>> = (batch.iter())
-        .map(|(seq, plan)| [&vec![1; engine.len(*seq)], &plan.append[..]].concat())
-        .collect();
-    let mut samplers = vec![SamplerState::default(); batch.len()];
-    let parts = batch.iter().zip(&texts).zip(&mut samplers);
-    let mut steps: Vec<SeqStep<'_>> = parts
-        .map(|(((seq, plan), text), sampler)| SeqStep {
-            seq: *seq,
-            plan,
-            text,
-            prompt_len: 0,
-            sampler,
-        })
-        .collect();
-    let nothing = &mut |_| panic!("nothing may be computed");
-    let error = engine.step(&mut steps, nothing).unwrap_err();
-    let plans: Vec<(SeqId, &StepPlan)> = batch.iter().map(|(seq, plan)| (*seq, plan)).collect();
-    let read = engine.read_logits(&plans, &mut |_, _, _| panic!("nothing may be computed"));
-    assert_eq!(read.as_ref(), Err(&error));
-    error
-}
 
 fn keep(nodes: &[u32]) -> CacheOp {
     CacheOp::Keep(nodes.iter().map(|&index| node(index)).collect())
@@ -52,7 +18,7 @@ fn keep(nodes: &[u32]) -> CacheOp {
 
 #[test]
 fn pages_are_reserved_at_open_and_come_back() {
-    let mut engine = engine();
+    let mut engine = small();
     assert_eq!((engine.free_pages(), engine.facts().total_pages), (4, 4));
     let a = engine.open(33).unwrap();
     assert_eq!(engine.free_pages(), 1);
@@ -92,7 +58,7 @@ fn pages_are_reserved_at_open_and_come_back() {
 
 #[test]
 fn everything_is_checked_before_anything_is_computed() {
-    let mut engine = engine();
+    let mut engine = small();
     let seq = engine.open(10).unwrap();
     let other = engine.open(10).unwrap();
     append_to(&mut engine, seq, &[1, 2], Asked::Last);
@@ -227,44 +193,8 @@ fn positions_end_with_the_context() {
 }
 
 #[test]
-fn texts_and_paths_have_to_fit_to_what_is_computed() {
-    let mut engine = engine();
-    let seq = engine.open(10).unwrap();
-    append_to(&mut engine, seq, &[1, 2], Asked::None);
-    let mut plan = append(&[3], Asked::Last);
-    plan.rows = vec![row(4, None, 0), row(5, Some(0), 1)];
-    plan.rows[0].path = vec![4];
-    plan.rows[1].path = vec![4, 5];
-    let mut step = |plan: &StepPlan, text: &[u32]| {
-        let batch = &mut [SeqStep {
-            seq,
-            plan,
-            text,
-            prompt_len: 2,
-            sampler: &mut SamplerState::default(),
-        }];
-        engine.step(batch, &mut |_| ControlFlow::Break(()))
-    };
-    assert_eq!(step(&plan, &[1, 2, 3]), Ok(StepEnd::Interrupted));
-    assert_eq!(step(&plan, &[1, 2, 3, 9, 9]), Ok(StepEnd::Interrupted));
-    for text in [&[1, 2][..], &[1, 2, 4], &[3]] {
-        let error = EngineError::TextDiffers { position: 2 };
-        assert_eq!(step(&plan, text), Err(error));
-    }
-    for path in [&[][..], &[4], &[5, 4], &[3, 4, 5]] {
-        let mut wrong = plan.clone();
-        wrong.rows[1].path = path.to_vec();
-        let error = EngineError::PathDiffers { node: node(1) };
-        assert_eq!(step(&wrong, &[1, 2, 3]), Err(error));
-        // A row that is asked for nothing needs none.
-        wrong.rows[1].ask = Ask::Nothing;
-        assert_eq!(step(&wrong, &[1, 2, 3]), Ok(StepEnd::Interrupted));
-    }
-}
-
-#[test]
 fn what_is_kept_follows_the_chain() {
-    let mut engine = engine();
+    let mut engine = small();
     let seq = engine.open(5).unwrap();
     append_to(&mut engine, seq, &[1, 2], Asked::None);
     let rows = [
@@ -319,7 +249,7 @@ fn what_is_kept_follows_the_chain() {
 
 #[test]
 fn a_row_below_a_dropped_one_cannot_be_read() {
-    let mut engine = engine();
+    let mut engine = small();
     let seq = engine.open(8).unwrap();
     append_to(&mut engine, seq, &[1], Asked::None);
     let rows = [row(3, None, 0), row(4, Some(0), 1), row(5, Some(1), 2)];
@@ -339,27 +269,9 @@ fn a_row_below_a_dropped_one_cannot_be_read() {
     }
 }
 
-/// One step of one sequence.
-fn step(
-    engine: &mut CpuEngine,
-    seq: SeqId,
-    plan: &StepPlan,
-    text: &[u32],
-    at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> StepEnd {
-    let batch = &mut [SeqStep {
-        seq,
-        plan,
-        text,
-        prompt_len: 0,
-        sampler: &mut SamplingParams::default().into(),
-    }];
-    engine.step(batch, at_layer).unwrap()
-}
-
 #[test]
 fn an_interrupted_step_leaves_no_trace() {
-    let mut engine = engine();
+    let mut engine = small();
     let seq = engine.open(20).unwrap();
     append_to(&mut engine, seq, &[1, 2, 3], Asked::None);
     grow(&mut engine, seq, &[row(8, None, 0)]);
@@ -394,7 +306,7 @@ fn an_interrupted_step_leaves_no_trace() {
 
 #[test]
 fn an_empty_step_is_done_at_once() {
-    let mut engine = engine();
+    let mut engine = small();
     let seq = engine.open(4).unwrap();
     assert!(logits(&mut engine, &[]).is_empty());
     assert!(grow(&mut engine, seq, &[]).is_empty());
@@ -477,110 +389,4 @@ fn a_row_that_is_not_a_number_spoils_its_own_path_only() {
         let found = append_to(&mut engine, next, &tokens, Asked::Last);
         assert_eq!(bits(&found[0]), expected[5]);
     }
-}
-
-/// A row that a walk cannot reach is skipped, also behind rows that are asked for nothing.
-#[test]
-fn picks_that_no_walk_reaches_are_skipped() {
-    let mut engine = engine();
-    let seq = engine.open(20).unwrap();
-    let go_on = &mut |_| ControlFlow::Continue(());
-    let picked = |end: StepEnd| -> Vec<Option<u32>> {
-        let StepEnd::Done(answers) = end else {
-            panic!("nobody gave the step up")
-        };
-        let token = |answer: &Answer| match answer {
-            Answer::Pick(pick) => Some(pick.token),
-            Answer::Skipped => None,
-            other => panic!("{other:?}"),
-        };
-        answers[0].iter().map(token).collect()
-    };
-    let first = append(&[1, 2], Asked::Last);
-    let end = step(&mut engine, seq, &first, &[1, 2], go_on);
-    let next = picked(end)[0].unwrap();
-    let miss = (next + 1) % 101;
-    engine.apply(seq, &CacheOp::Shorten(1)).unwrap();
-    // 0 is what the walk picks, 1 is not; 2 and 3 hang from them behind silent rows 4 and 5.
-    let mut plan = append(&[2], Asked::Last);
-    plan.rows = vec![
-        row(next, None, 0),
-        row(miss, None, 1),
-        row(7, Some(0), 4),
-        row(7, Some(1), 5),
-        row(8, Some(4), 2),
-        row(8, Some(5), 3),
-    ];
-    let paths: [&[u32]; 6] = [
-        &[next],
-        &[miss],
-        &[next, 7],
-        &[miss, 7],
-        &[next, 7, 8],
-        &[miss, 7, 8],
-    ];
-    for (row, path) in plan.rows.iter_mut().zip(paths) {
-        row.path = path.to_vec();
-        // The walk from node 0 is not told where to go.
-        if matches!(row.node.index, 0 | 4 | 5) {
-            row.ask = Ask::Nothing;
-        }
-    }
-    let end = step(&mut engine, seq, &plan, &[1, 2], go_on);
-    let found = picked(end);
-    // The tail, node 1, node 2, node 3.
-    assert_eq!(found[..2], [Some(next), None]);
-    assert!(found[2].is_some() && found[3].is_none(), "{found:?}");
-    // Hanging from rows of an earlier step, every one of them may be reached.
-    let later = tree(&[
-        Row {
-            path: vec![miss, 9],
-            ..row(9, Some(1), 6)
-        },
-        Row {
-            path: vec![5],
-            ..row(5, None, 7)
-        },
-    ]);
-    let end = step(&mut engine, seq, &later, &[1, 2], go_on);
-    assert!(picked(end).iter().all(Option::is_some));
-}
-
-/// Ids at and beyond the vocabulary are padding: never picked, guessed or scored.
-#[test]
-fn padding_is_not_answered() {
-    let dir = synthetic::checkpoint(Dtype::F32, 2);
-    let options = |vocab| EngineOptions {
-        vocab: Some(vocab),
-        ..EngineOptions::for_sequences(32, 1)
-    };
-    let mut engine = CpuEngine::load(dir.path(), &options(5)).unwrap();
-    assert_eq!(engine.facts().vocab, 5);
-    let seq = engine.open(20).unwrap();
-    let mut plan = append(&[99, 100, 3], Asked::All);
-    plan.asks = vec![
-        Ask::Guesses(50),
-        Ask::Pick { score: None },
-        Ask::Score { token: 4, top: 20 },
-    ];
-    let go_on = &mut |_| ControlFlow::Continue(());
-    let StepEnd::Done(answers) = step(&mut engine, seq, &plan, &[99, 100, 3], go_on) else {
-        panic!("nobody gave the step up")
-    };
-    let [
-        Answer::Guesses(guesses),
-        Answer::Pick(pick),
-        Answer::Score(score),
-    ] = &answers[0][..]
-    else {
-        panic!("{answers:?}")
-    };
-    assert!(guesses.len() == 5 && guesses.iter().all(|guess| guess.token < 5));
-    assert!(pick.token < 5 && score.top.len() == 5);
-    let mut beyond = append(&[1], Asked::Last);
-    beyond.asks = vec![Ask::Score { token: 5, top: 0 }];
-    let error = EngineError::TokenOutOfRange { token: 5, vocab: 5 };
-    assert_eq!(refused(&mut engine, &[(seq, beyond)]), error);
-    assert!(CpuEngine::load(dir.path(), &options(102)).is_err());
-    assert!(CpuEngine::load(dir.path(), &options(0)).is_err());
 }

@@ -7,10 +7,11 @@ use decode::{NodeId, NotFinite, Pick, Rule};
 use crate::message::{Finish, Stopping};
 use crate::tree::Tree;
 
-/// Where a walk went.
+/// The result of a walk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Walked {
-    /// The picked tokens: one for each accepted node and one more, unless the text ended earlier.
+    /// The picked tokens: one for each accepted node and one more, unless the text ended earlier. None behind the last
+    /// accepted node where the model's answer is not a number.
     pub picks: Vec<Pick>,
     /// The accepted nodes.
     pub path: Vec<NodeId>,
@@ -22,10 +23,8 @@ pub struct Walked {
 ///
 /// `pick` is asked for the token that follows a node (`None`: the committed text) and is never asked twice for the
 /// same one, nor for a row that was not computed. The text is cut at a stop token and at `stopping.max_len`, inside
-/// an accepted path too.
-///
-/// # Errors
-/// [`NotFinite`] when a pick is.
+/// an accepted path too, and where a pick is not a number; what was picked before stays, so that the text does not
+/// depend on how far one walk went.
 pub fn walk<P>(
     tree: &Tree<P>,
     rule: Rule,
@@ -34,18 +33,21 @@ pub fn walk<P>(
     stopping: &Stopping,
     is_computed: impl Fn(NodeId) -> bool,
     mut pick: impl FnMut(Option<NodeId>) -> Result<Pick, NotFinite>,
-) -> Result<Walked, NotFinite> {
+) -> Walked {
     let mut walked = Walked::default();
     let mut at = anchor;
     let mut len = len;
     loop {
-        let picked = pick(at)?;
+        let Ok(picked) = pick(at) else {
+            walked.finish = Some(Finish::NotFinite);
+            return walked;
+        };
         let token = picked.token;
         walked.picks.push(picked);
         len += 1;
         walked.finish = stopping.check(token, len);
         if walked.finish.is_some() {
-            return Ok(walked);
+            return walked;
         }
         let accepted = (tree.children(at).iter().copied())
             .find(|&child| (tree.get(child)).is_some_and(|node| rule.accepts(node.token, token)));
@@ -54,7 +56,7 @@ pub fn walk<P>(
                 walked.path.push(child);
                 at = Some(child);
             }
-            Some(_) | None => return Ok(walked),
+            Some(_) | None => return walked,
         }
     }
 }
@@ -99,16 +101,17 @@ mod tests {
         tree
     }
 
+    /// Walks with these picks; behind them the model's answer is not a number.
     fn run(tree: &Tree<()>, stopping: &Stopping, text: &[u32]) -> Walked {
         let mut tokens = text.iter();
         let pick = |_| {
             Ok(Pick {
-                token: *(tokens.next()).expect("the walk asks no further than the tree"),
+                token: *tokens.next().ok_or(NotFinite)?,
                 margin: 0.0,
                 score: None,
             })
         };
-        walk(tree, Rule::Exact, None, 4, stopping, |_| true, pick).expect("all are numbers")
+        walk(tree, Rule::Exact, None, 4, stopping, |_| true, pick)
     }
 
     #[test]
@@ -121,6 +124,20 @@ mod tests {
         let walked = run(&tree, &open, &[1, 5, 9]);
         assert_eq!((walked.picks.len(), walked.path.len()), (3, 2));
         assert_eq!(walked.finish, None);
+    }
+
+    #[test]
+    fn what_was_picked_before_an_answer_that_is_not_a_number_stays() {
+        let tree = tree_of(&[&[1, 2, 3]]);
+        let open = Stopping {
+            max_len: 100,
+            ..Stopping::default()
+        };
+        for picks in 0..3 {
+            let walked = run(&tree, &open, &[1, 2, 3][..picks]);
+            assert_eq!((walked.picks.len(), walked.path.len()), (picks, picks));
+            assert_eq!(walked.finish, Some(Finish::NotFinite));
+        }
     }
 
     #[test]

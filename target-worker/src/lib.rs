@@ -57,3 +57,21 @@ const TREE_ROWS: u16 = 256;
 pub async fn run(args: Args) -> anyhow::Result<()> {
     worker::run(args.worker, args.role.offer()).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_target_offers_to_commit_and_neither_proposes() {
+        let (target, qualifier) = (Role::Target.offer(), Role::Qualifier.offer());
+        assert_eq!(
+            (target.role.name(), qualifier.role.name()),
+            ("target", "qualifier")
+        );
+        assert!(target.duties.has(Duty::Commit) && !qualifier.duties.has(Duty::Commit));
+        for offer in [target, qualifier] {
+            assert!(offer.duties.has(Duty::Advise) && !offer.duties.has(Duty::Propose));
+        }
+    }
+}

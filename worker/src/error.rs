@@ -1,4 +1,4 @@
-//! Why a session cannot be opened, and what a coordinator is told then.
+//! Why a session cannot be opened, and the gRPC status that the coordinator gets.
 
 use decode::ParamError;
 use engine::EngineError;

@@ -1,4 +1,4 @@
-//! What the model thread is told, and the inbox that it waits at.
+//! The events that the model thread handles, and the inbox that it waits on.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::error::OpenError;
 use crate::stream::StreamOutbox;
 
-/// Events that may wait for the model thread. A stream that has more to say is held up.
+/// Events that may wait for the model thread. A stream whose next event does not fit waits.
 pub(crate) const INBOX: usize = 1024;
 
 /// Everything that can happen to a model thread.
@@ -28,11 +28,11 @@ pub(crate) enum Event {
         /// Where its sessions report.
         outbox: StreamOutbox,
     },
-    /// A coordinator says something about its sessions.
+    /// A coordinator has sent updates of its sessions.
     Frame {
         /// The number of its stream.
         stream: u64,
-        /// What it says.
+        /// The updates, and the sessions it closes.
         frame: CoordinatorFrame,
     },
     /// Slots are vacant again.
@@ -42,7 +42,7 @@ pub(crate) enum Event {
         /// Its number.
         stream: u64,
     },
-    /// The process ends.
+    /// The process is shutting down.
     Stop,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct OpenCall {
     pub(crate) sampling: Sampling,
     /// The trace it belongs to.
     pub(crate) trace: TraceContext,
-    /// Closed when the caller has given up.
+    /// Closed once the caller has given up.
     pub(crate) reply: oneshot::Sender<Result<(), OpenError>>,
 }
 

@@ -21,7 +21,7 @@ pub struct WorkerHandle {
     events: Sender<Event>,
     sessions: watch::Receiver<usize>,
     ended: CancellationToken,
-    /// What opens through this handle belong to.
+    /// The trace that sessions opened through this handle belong to.
     trace: TraceContext,
     /// For the handshake.
     pub info: Arc<WorkerInfo>,
@@ -43,7 +43,7 @@ impl WorkerHandle {
         }
     }
 
-    /// The same worker; what is opened through the result belongs to this trace.
+    /// The same worker; sessions opened through the result belong to this trace.
     #[must_use]
     pub fn traced(&self, trace: TraceContext) -> Self {
         WorkerHandle {
@@ -91,7 +91,7 @@ impl WorkerHandle {
         }
     }
 
-    /// What can be refused without asking the model thread.
+    /// Refuses what can be refused without the model thread.
     fn check(&self, spec: &SessionSpec, sampling: &Sampling) -> Result<(), OpenError> {
         let info = &self.info;
         if let Some(duty) = spec.duties.iter().find(|&duty| !info.duties.has(duty)) {
@@ -115,9 +115,9 @@ impl WorkerHandle {
         Ok(())
     }
 
-    /// Takes over a coordinator's stream, whose number on this worker is `stream`: a task in `tasks` feeds the model
-    /// thread until the stream ends or breaks, then its sessions rest. Gives what is to be sent. Sessions may be opened
-    /// on the stream as soon as this returns.
+    /// Takes over a coordinator's stream, whose number on this worker is `stream`. A task in `tasks` feeds the model
+    /// thread until the stream ends or breaks; from then on its sessions wait for their coordinator, or for the end of
+    /// their lease. Returns the reports to send. Sessions may be opened on the stream as soon as this returns.
     pub async fn stream<S>(
         &self,
         name: StreamName,
@@ -144,7 +144,7 @@ impl WorkerHandle {
         self.ended.cancelled().await;
     }
 
-    /// Ends the model thread once it has done what it was told before. One whose inbox is full ends with the process.
+    /// Ends the model thread once it has handled what is in its inbox. If the inbox is full, it ends with the process.
     pub fn stop(&self) {
         let _ = self.events.try_send(Event::Stop);
     }

@@ -1,4 +1,4 @@
-//! What a worker process counts: where the time of its model thread goes, and what it holds.
+//! Metrics of a worker process: where the time of its model thread goes, and what it holds.
 //!
 //! The four times together are the life of the model thread, but for the moments between steps: *busy* in steps,
 //! a *bubble* while an open session waits for others, *parked* while more work has no value to any of them, *vacant*
@@ -117,7 +117,7 @@ impl WorkerMetrics {
             ),
             (
                 "offshoot_sessions_refused",
-                "Sessions that were not taken",
+                "Open calls that were refused",
                 &self.refused,
             ),
             (

@@ -1,4 +1,4 @@
-//! Loading a model for a worker: its flags, its sizes, and what it tells coordinators about itself.
+//! Loading a model for a worker: its flags, its sizes, and what the handshake says about it.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -99,9 +99,9 @@ pub struct Loaded {
     pub(crate) pin: Option<usize>,
     /// For the handshake.
     pub info: WorkerInfo,
-    /// What the model thread counts; whoever shows them keeps a clone.
+    /// Counted by the model thread; the process exports a clone.
     pub metrics: WorkerMetrics,
-    /// Kept by the model thread; whoever watches it keeps a clone.
+    /// Written by the model thread; the process checks a clone.
     pub(crate) clock: Arc<StepClock>,
 }
 

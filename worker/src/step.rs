@@ -1,4 +1,4 @@
-//! One step of the model: what the sessions have planned is computed as one batch, and each gets its answers.
+//! One step of the model: the plans of all sessions are computed as one batch, and each session gets its answers.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use crate::stream::StreamSlots;
 use crate::thread::{ModelThread, Own};
 use crate::watch::Watch;
 
-/// Why a session of a batch is there: nothing that arrives during a step is handled before its end.
-const HELD: &str = "sessions are held until the step that they have a part in has ended";
+/// Why the sessions of a batch exist: events that arrive during a step are handled after it.
+const HELD: &str = "a session is held at least until the step it has a part in has ended";
 
 impl ModelThread {
-    /// Does to the caches what the sessions have decided. A session whose cache disagrees ends, and has no part in the
-    /// step: it could give wrong text.
+    /// Applies to the caches what the sessions have decided. A session whose cache refuses that ends and has no part in the
+    /// step: its text could be wrong.
     pub(crate) fn settle(&mut self, batch: &mut Batch) {
         for (session, ops) in mem::take(&mut batch.cache_ops) {
             let Some(own) = self.host.own(session) else {
@@ -42,7 +42,7 @@ impl ModelThread {
     }
 
     fn compute(&mut self, batch: &Batch, useful: &mut Usefulness) -> Result<StepEnd, EngineError> {
-        // Taken out of the sessions, so that these can be looked at while the samplers follow the text.
+        // Taken out for the time, because the sessions are read while the samplers are written.
         let mut samplers: Vec<SamplerState> = (batch.parts.iter())
             .map(|part| mem::take(sampler(&mut self.host, part)))
             .collect();
@@ -62,8 +62,8 @@ impl ModelThread {
         end
     }
 
-    /// Hands every session its answers, then lets a paced step last as long as it should. The answers are reported when
-    /// that is over; working them out is part of the step.
+    /// Hands every session its answers, then lets a paced step last as long as it should. Reports follow when that is over;
+    /// computing the answers is part of the step.
     fn finish(
         &mut self,
         batch: &Batch,
@@ -107,8 +107,8 @@ impl ModelThread {
         }
     }
 
-    /// The backend refuses a batch as a whole, for what is wrong with one part: each is computed on its own, so that only
-    /// that session ends.
+    /// The backend refuses a batch as a whole for what is wrong with one part. So each part is computed on its own, and only
+    /// the session at fault ends.
     fn refused(&mut self, batch: Batch, error: &EngineError) {
         tracing::error!(%error, parts = batch.parts.len(), "the backend refused a planned step");
         if let [part] = batch.parts.as_slice() {

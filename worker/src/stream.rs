@@ -1,5 +1,5 @@
-//! A coordinator's stream on its worker: one half is read into the model thread's inbox, the other sends what the model
-//! thread leaves in the slots.
+//! A coordinator's stream on its worker: the reading half feeds the model thread's inbox, the sending half takes what the
+//! model thread puts into the slots.
 
 use std::sync::{Arc, OnceLock};
 
@@ -109,14 +109,14 @@ where
         outbox: Arc::clone(&outbox),
     };
     // A task of its own from the start: a caller that gives up while the inbox is full must not leave a stream behind
-    // that nobody reports as lost.
+    // whose loss nobody reports.
     tasks.spawn(reader.run(up, queued, frames));
     let reports = Reports {
         outbox,
         events,
         end,
     };
-    // An open call may follow at once. Where the model thread has ended, the reports say so.
+    // An open call may follow at once. If the model thread has ended, `Reports::next` says so.
     let _ = is_queued.await;
     reports
 }
@@ -134,7 +134,7 @@ impl Reader {
         S: Stream<Item = Result<CoordinatorFrame, String>> + Unpin,
     {
         if self.events.send_async(up).await.is_ok() {
-            // Nobody waits where the call was given up.
+            // Nobody waits if the call was dropped.
             let _ = queued.send(());
             let over = self.end.over.clone();
             over.run_until_cancelled(self.read(&mut frames)).await;
@@ -144,8 +144,8 @@ impl Reader {
         self.end.over.cancel();
     }
 
-    /// Feeds the model thread until the stream ends or breaks. A full inbox holds up this stream, and so, by the
-    /// transport's flow control, the coordinator that fills it.
+    /// Feeds the model thread until the stream ends or breaks. While the inbox is full this waits, and so, by the
+    /// transport's flow control, does the coordinator that fills it.
     async fn read<S>(&self, frames: &mut S)
     where
         S: Stream<Item = Result<CoordinatorFrame, String>> + Unpin,
@@ -160,7 +160,11 @@ impl Reader {
                     }
                 }
                 Err(why) => {
-                    tracing::warn!(stream, why, "stream dropped");
+                    tracing::warn!(
+                        stream,
+                        why,
+                        "closing the stream: invalid frame or broken connection"
+                    );
                     self.end.reason.get_or_init(|| why);
                     return;
                 }

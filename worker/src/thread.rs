@@ -1,9 +1,8 @@
 //! The model thread: it owns the backend and the sessions, and does nothing but steps.
 //!
-//! The loop: take what has arrived, let every session say what it wants of the next step, compute all of it as one
-//! batch, hand each session its answers, fill the slots with what is new. What is decided, [`Host`] decides; here is
-//! what it needs of the world: a model, a clock, and what arrives. Idle time is charged to the sessions that were
-//! waiting.
+//! The loop: handle the events that have arrived, let every session plan its part of the next step, compute all parts as
+//! one batch, hand each session its answers, fill the slots with new reports. Every decision is [`Host`]'s; here are the
+//! model, the clock and the inbox that it needs. Idle time is charged to the sessions that were waiting.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -31,8 +30,8 @@ use crate::stream::StreamSlots;
 use crate::trace::SessionTrace;
 use crate::watchdog::StepClock;
 
-/// Starts the model thread, which decodes by the strategies of `registry`. It ends when told to, or when every handle
-/// is dropped.
+/// Starts the model thread, which decodes by the strategies of `registry`. It ends on [`WorkerHandle::stop`], or when every
+/// handle is dropped.
 ///
 /// # Errors
 /// When the operating system gives no thread.
@@ -56,7 +55,7 @@ pub fn start(model: Loaded, registry: Registry) -> std::io::Result<WorkerHandle>
     Ok(handle)
 }
 
-/// What the thread keeps for a session.
+/// What the thread keeps for a session besides its state machine.
 #[derive(Debug)]
 pub(crate) struct Own {
     /// Its sequence in the backend.
@@ -76,7 +75,7 @@ pub(crate) struct ModelThread {
     started: Instant,
     pub(crate) inbox: Inbox,
     pub(crate) host: Host<StreamSlots, Own>,
-    /// How many sessions there are, for who waits for the last one to end.
+    /// Number of sessions, for whoever waits until there is none.
     open: watch::Sender<usize>,
 }
 
@@ -111,7 +110,7 @@ impl ModelThread {
         while self.turn().is_continue() {}
     }
 
-    /// Once around the loop. `Break`: the thread ends.
+    /// One round of the loop. `Break`: the thread ends.
     fn turn(&mut self) -> ControlFlow<()> {
         while let Some(event) = self.inbox.next() {
             self.handle(event)?;
@@ -131,7 +130,7 @@ impl ModelThread {
         ControlFlow::Continue(())
     }
 
-    /// Waits for something to happen, and charges the time to who was waiting.
+    /// Waits for the next event, and charges the time to the sessions that were waiting.
     fn idle(&mut self, wake: Option<Time>) -> ControlFlow<()> {
         let since = self.now();
         let event = (self.inbox).wait(wake.map(|at| at.saturating_sub(since)));
@@ -210,8 +209,8 @@ impl ModelThread {
         Ok(())
     }
 
-    /// Ends a session that is opened anew, and keeps what its cache holds of the text: the sequence and how many
-    /// tokens that are. Nothing else of it is kept, so that what it had not yet reported makes no difference.
+    /// Ends a session that is opened anew. Returns its sequence and how many tokens of the text the cache holds. Nothing
+    /// else is kept, so that what it had not yet reported makes no difference.
     fn take_back(&mut self, before: Before<Own>) -> Option<(SeqId, u32)> {
         let Own { seq, trace, .. } = before.own;
         if let Some(mut trace) = trace {
@@ -235,7 +234,7 @@ impl ModelThread {
         }
     }
 
-    /// Gives up a session, and reports that.
+    /// Ends a session that cannot be served any more, and reports why.
     pub(crate) fn fault(&mut self, session: SessionId, why: String) {
         if let Some(released) = self.host.fault(self.now(), session, why) {
             self.release(released);
@@ -249,7 +248,7 @@ impl ModelThread {
             Why::Closed => {}
             Why::Expired => tracing::debug!(
                 session,
-                "session expired: no stream of its coordinator took it back"
+                "session expired: its coordinator did not come back"
             ),
             Why::Fault(why) => {
                 tracing::warn!(session, why, "session failed");
@@ -263,7 +262,7 @@ impl ModelThread {
         self.count();
     }
 
-    /// Shows how many sessions and cache pages are in use.
+    /// Publishes how many sessions and cache pages are in use.
     fn count(&self) {
         self.metrics.pages(&*self.backend);
         self.open.send_replace(self.host.len());

@@ -1,4 +1,4 @@
-//! What arrives while a step is computed, and whether the step is still of use.
+//! Watches the inbox while a step is computed: a commit may make the step useless.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::event::{Event, Inbox};
 use crate::stream::StreamSlots;
 use crate::thread::Own;
 
-/// Looks at what arrives during a step, to give it up when nothing in it is of use any more.
+/// Looks at the events that arrive during a step, to give it up once no part of it is of use.
 pub(crate) struct Watch<'a> {
     pub(crate) host: &'a Host<StreamSlots, Own>,
     pub(crate) batch: &'a Batch,
@@ -19,7 +19,7 @@ pub(crate) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Looks through what has arrived. `Break`: nothing in the step is of use any more.
+    /// Looks at the events that have arrived. `Break`: no part of the step is of use any more.
     pub(crate) fn look(&mut self) -> ControlFlow<()> {
         while let Some(event) = self.inbox.set_aside() {
             judge(self.host, self.batch, event, self.useful);
@@ -27,8 +27,8 @@ impl Watch<'_> {
         self.verdict()
     }
 
-    /// Lets a paced step last as long as it should. `Break`: nothing in the step was of use in the end, or nobody is
-    /// left who could say anything.
+    /// Lets a paced step last as long as it should. `Break`: no part of the step is of use any more, or every handle is
+    /// dropped.
     pub(crate) fn pad(&mut self, begun: Instant, pace: Duration) -> ControlFlow<()> {
         loop {
             self.verdict()?;

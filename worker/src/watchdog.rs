@@ -1,12 +1,11 @@
-//! A model that hangs is not dead: how long the step in progress has lasted, for who watches from outside the model
-//! thread.
+//! Detects a model that hangs: how long the step in progress has lasted, seen from outside the model thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Shared by the model thread, which notes where steps begin and end, and the process, which looks at it.
+/// Shared by the model thread, which notes when steps begin and end, and the process, which checks it.
 #[derive(Debug)]
 pub(crate) struct StepClock {
     origin: Instant,
@@ -14,7 +13,7 @@ pub(crate) struct StepClock {
     begun: AtomicU64,
 }
 
-/// How many times within its limit a step is looked at.
+/// How many times within its limit a step is checked.
 const LOOKS: u32 = 4;
 
 impl StepClock {

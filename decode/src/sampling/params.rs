@@ -1,4 +1,4 @@
-//! What a request may say about sampling.
+//! The sampling parameters of a request.
 
 /// The sampling parameters of one request, shared by every model that works on it.
 #[derive(Debug, Clone, Copy, PartialEq)]

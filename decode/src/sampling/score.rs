@@ -42,7 +42,7 @@ impl Sampler {
         let (strongest, _) = survey.strongest();
         let distance = Distance::new(strongest, params);
         let survivors = self.filter.apply(width, logits, &survey, params);
-        // Every filter keeps the strongest tokens, so the weakest of those listed tells who survives.
+        // Every filter keeps the strongest tokens, so the weakest of those listed shows which tokens survive.
         let weakest = match survivors {
             Survivors::Near => 0,
             Survivors::Listed => self.filter.listed().iter().copied().min().unwrap_or(0),

@@ -4,6 +4,7 @@
 pub(crate) mod answers;
 pub(crate) mod plain;
 pub(crate) mod schedule;
+pub(crate) mod steps;
 pub(crate) mod synthetic;
 
 use std::path::{Path, PathBuf};
