@@ -34,7 +34,7 @@ const FRAME: usize = 2;
 /// What a worker is told about one session.
 #[derive(Debug)]
 pub(crate) enum Slot {
-    Update(Term, ReplicaUpdate),
+    Update(Term, Box<ReplicaUpdate>),
     Close(Term),
 }
 
@@ -381,7 +381,7 @@ impl Coordinator {
                 Slot::Update(term, message) => frame.updates.push(Addressed {
                     session,
                     term,
-                    message,
+                    message: *message,
                 }),
             }
         }
