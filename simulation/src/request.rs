@@ -258,6 +258,7 @@ impl Task {
                 "{:?} still has reservations",
                 self.id
             );
+            home.forget(self.id, running.machine.closing_term());
             home.calibration = running.machine.relay().calibration().clone();
             if let Some(place) = running.place.take() {
                 home.placement.stop_waiting(place);
@@ -608,6 +609,7 @@ impl Task {
         let why = match answer {
             Answer::Opened => {
                 if machine.handle_opened(key, term) == Opened::CloseAgain {
+                    let term = machine.closing_term();
                     home.put(network, stream, id, Slot::Close(term));
                 }
                 return;
