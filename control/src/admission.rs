@@ -1,11 +1,11 @@
-//! Admission: how many completions run, how many wait and in which order, and that no more are taken in.
+//! Admission: how many completions run, how many wait and in which order, and when requests are refused.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use speculation::Time;
 
-/// The shortest and the longest time after which a refused client is told to try again.
+/// The shortest and the longest time after which a refused client may try again.
 const RETRY: (Time, Time) = (Time::from_millis(100), Time::from_secs(30));
 
 /// Weight of the newest completion in the mean running time.
@@ -18,12 +18,12 @@ pub struct Ticket {
     arrival: u64,
 }
 
-/// A completion that was taken in.
+/// An admitted completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entered {
     /// It may run; when it ends, [`Admission::handle_ended`] is to be called.
     Running,
-    /// It waits until [`Admission::handle_ended`] gives its ticket.
+    /// It waits until [`Admission::handle_ended`] returns its ticket.
     Waiting(Ticket),
 }
 
@@ -34,7 +34,7 @@ pub struct QueueFull {
     pub running: usize,
     /// Completions that wait.
     pub queued: usize,
-    /// After so long there may be room.
+    /// When there may be room again.
     pub retry: Time,
 }
 
@@ -51,7 +51,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// At most so many run, and so many more wait.
+    /// At most `max_running` run, and `max_queued` more wait.
     pub fn new(max_running: usize, max_queued: usize) -> Self {
         Admission {
             max_running,
@@ -63,10 +63,10 @@ impl Admission {
         }
     }
 
-    /// Takes all completions of a request in.
+    /// Admits all completions of a request.
     ///
     /// # Errors
-    /// When there is no room for all of them; none is taken in then.
+    /// When there is no room for all of them; then none is admitted.
     pub fn enter(&mut self, completions: usize, priority: i32) -> Result<Vec<Entered>, QueueFull> {
         let vacant = self.max_running - self.running;
         let room = vacant + self.max_queued - self.waiting.len();
@@ -107,7 +107,7 @@ impl Admission {
         self.waiting.remove(&ticket)
     }
 
-    /// A completion that ran for `ran` has ended. Gives the one that runs in its place.
+    /// A completion that ran for `ran` has ended. Returns the one that runs in its place.
     pub fn handle_ended(&mut self, ran: Time) -> Option<Ticket> {
         let ran_s = ran.as_secs_f64();
         self.mean_s = match self.mean_s {
@@ -117,7 +117,11 @@ impl Admission {
         self.next()
     }
 
-    /// The completion that was given a place has gone without running. Gives the one that runs in its place.
+    /// A completion that was about to run has left. Returns the one that runs in its place.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it frees a place and names who gets it; nobody iterates over an admission"
+    )]
     pub fn next(&mut self) -> Option<Ticket> {
         let next = self.waiting.pop_first();
         if next.is_none() {

@@ -3,11 +3,11 @@
 use speculation::Time;
 use speculation::relay::WorkerKey;
 
-/// How long a lost target may take to come back before the session goes to another. A broken stream to a living
-/// process is there again much sooner, and then its cache still holds the session.
+/// How long a lost target may take to come back before the session goes to another. A broken stream to a living process
+/// is back much sooner, and then its cache still holds the session.
 pub const RETURN_PATIENCE: Time = Time::from_millis(300);
 
-/// Targets that may be lost one after the other without a new token: what ends its worker may be the request itself.
+/// Targets that may be lost one after the other without a new token: the request itself may be what ends them.
 pub const MAX_FRUITLESS: u32 = 2;
 
 /// What is to be expected of a lost target.
@@ -26,8 +26,8 @@ pub enum Expectation {
 }
 
 impl Expectation {
-    /// Which target a session goes to: `own`, the lost one if it takes sessions; `other`, the best of the rest; or
-    /// nobody for now. `returns` says whether the lost one may be there again in no time.
+    /// Which target a session goes to: `own`, the lost one if it takes sessions; `other`, the best of the rest; or none
+    /// for now. `returns` says whether the lost one may be back in a moment.
     pub fn choose<T>(self, own: Option<T>, other: Option<T>, returns: Returns) -> Option<T> {
         match (self, own, other) {
             (Expectation::Returns | Expectation::Gone | Expectation::Stops, Some(own), _) => {
@@ -41,12 +41,12 @@ impl Expectation {
     }
 }
 
-/// Whether a lost target may be there again in no time.
+/// Whether a lost target may be back in a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Returns {
     /// The first attempt to reach it again is under way.
     Soon,
-    /// It was tried and is not there, or nobody tries.
+    /// It could not be reached, or is not being tried.
     Unknown,
 }
 
@@ -96,7 +96,7 @@ impl<R> Failover<R> {
     /// # Errors
     /// With the number of targets that were lost in a row without a new token, when they are too many.
     pub fn handle_lost(&mut self, tokens: usize, expectation: Expectation) -> Result<(), u32> {
-        // Who had no room or is about to stop has not been lost to the request.
+        // A target that had no room or is shutting down was not lost because of the request.
         if matches!(expectation, Expectation::Full | Expectation::Stops) {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl<R> Failover<R> {
         Ok(())
     }
 
-    /// Another target is sought from `now` on; one that was sought already is sought since then.
+    /// Begins the search for another target at `now`; a search that is under way goes on.
     pub fn seek(&mut self, now: Time, key: WorkerKey, expectation: Expectation, reason: R) {
         let since = self.search.as_ref().map_or(now, |search| search.since);
         self.search = Some(Search {
@@ -156,7 +156,7 @@ impl<R> Failover<R> {
         if search.expectation == Expectation::Returns && sought >= RETURN_PATIENCE {
             search.expectation = Expectation::Gone;
         }
-        // Whoever was full is asked again and again, but not for ever.
+        // A full target is asked again and again, but not forever.
         let asks = search.expectation != Expectation::Full || sought < patience;
         asks.then_some(LostTarget {
             worker: search.key,
@@ -210,7 +210,7 @@ mod tests {
         failover.handle_reserved();
         assert!(!failover.is_seeking() && failover.wake(later, PATIENCE).is_none());
         assert!(failover.poll_failure(since + PATIENCE, PATIENCE).is_none());
-        // The next one did not take it either: the time it has been sought for goes on.
+        // The next one did not take it either: the search goes on.
         failover.seek(later, WorkerKey(3), Expectation::Full, "no room");
         assert!(failover.poll_wanted(since + PATIENCE, PATIENCE).is_none());
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The fleet as one coordinator sees it: where each worker stands, who has a reservation on it, and which of them a
-//! session gets.
+//! The fleet as one coordinator sees it: the state of each worker, which sessions have a reservation on it, and which
+//! of them a session gets.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -35,7 +35,7 @@ impl Profile {
     }
 }
 
-/// Where a worker stands.
+/// The state of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// There is no stream, for the reason of the last attempt; without one, nothing was tried yet.
@@ -54,7 +54,7 @@ pub enum State {
 struct Worker {
     role: Role,
     state: State,
-    /// Counts its streams, so that what belongs to an older one is told apart.
+    /// Counts its streams, so that what belongs to an older one is recognised.
     incarnation: u64,
     /// Pages that each session needs, of those on the current stream.
     reservations: BTreeMap<SessionId, u32>,
@@ -68,13 +68,13 @@ impl Worker {
         }
     }
 
-    /// Whether a session whose text may take so many positions has room besides the others.
+    /// Whether there is room for one more session, whose text may take this many positions.
     fn has_room(&self, profile: &Profile, positions: u32) -> bool {
         let pages = self.reservations.values().sum::<u32>() + profile.pages_of(positions);
         self.reservations.len() < profile.max_sessions && pages <= profile.pages
     }
 
-    /// Whether it may be there again in no time.
+    /// Whether it may be back in a moment.
     fn is_about_to_return(&self) -> bool {
         matches!(self.state, State::Lost(_) | State::Connecting(None))
     }
@@ -145,7 +145,7 @@ pub struct Need<'a> {
 /// Why a session has no reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoPlace {
-    /// Every target that would do serves as many sessions as it can, or is kept for somebody whose turn is earlier.
+    /// Every target that would do serves as many sessions as it can, or is kept for an earlier turn.
     Busy,
     /// No target is ready.
     Missing,
@@ -160,10 +160,10 @@ pub enum NoPlace {
     },
 }
 
-/// What has changed for those who wait.
+/// What has changed for those that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// A reservation has become free, or a worker has come or gone: whoever looks for a target looks again.
+    /// A reservation has become free, or a worker has come or gone: searches for a target are repeated.
     pub vacancy: bool,
     /// A worker has become ready: sessions that want more contributors look again.
     pub arrival: bool,
@@ -173,7 +173,7 @@ pub struct Changes {
 #[derive(Debug, Default)]
 pub struct Fleet {
     workers: BTreeMap<WorkerKey, Worker>,
-    /// Who waits for a target.
+    /// The requests and sessions that wait for a target.
     queue: PlacementQueue,
     changes: Changes,
 }
@@ -190,7 +190,7 @@ impl Fleet {
         self.workers.insert(key, worker);
     }
 
-    /// Its stream is up. Gives the number of that stream.
+    /// Its stream is up. Returns the number of that stream.
     pub fn handle_ready(&mut self, key: WorkerKey, profile: Profile) -> u64 {
         let Some(worker) = self.workers.get_mut(&key) else {
             return 0;
@@ -203,7 +203,7 @@ impl Fleet {
         worker.incarnation
     }
 
-    /// Its stream is lost, there is none, or it is refused. Whether that was not known before, for those who log it.
+    /// Its stream is lost, there is none, or it is refused. Returns whether that is new, so that it is logged once.
     pub fn handle_down(&mut self, key: WorkerKey, state: State) -> bool {
         let Some(worker) = self.workers.get_mut(&key) else {
             return false;
@@ -231,7 +231,7 @@ impl Fleet {
         core::mem::take(&mut self.changes)
     }
 
-    /// Who waits for a target.
+    /// The requests and sessions that wait for a target.
     pub fn queue(&self) -> &PlacementQueue {
         &self.queue
     }
@@ -241,12 +241,12 @@ impl Fleet {
         self.queue.request(priority)
     }
 
-    /// From now on those of later turns leave it what it could use, until [`Fleet::stop_waiting`].
+    /// From now on later turns leave it the targets that it could use, until [`Fleet::stop_waiting`].
     pub fn wait(&mut self, turn: Turn, need: TargetNeed) {
         self.queue.wait(turn, need);
     }
 
-    /// It waits no more.
+    /// It no longer waits.
     pub fn stop_waiting(&mut self, turn: Turn) {
         self.changes.vacancy |= self.queue.leave(turn);
     }
@@ -361,9 +361,9 @@ impl Fleet {
             .collect()
     }
 
-    /// Gives a session that has lost its target another reservation: there again if it is back, otherwise on another of
-    /// equal numerics, once the lost one does not come back at once. When there is no room it waits, by `turn`, which is
-    /// set then; [`Fleet::stop_waiting`] ends that.
+    /// Gives a session that has lost its target another reservation: on the same worker if it is back, otherwise on
+    /// another of equal numerics, once the lost one does not come back at once. When there is no room it waits, by
+    /// `turn`, which is set then; [`Fleet::stop_waiting`] ends that.
     pub fn replace_target(
         &mut self,
         session: SessionId,
@@ -400,7 +400,7 @@ impl Fleet {
         Some(self.reserve(session, chosen, positions))
     }
 
-    /// Whether a lost worker may be there again in no time.
+    /// Whether a lost worker may be back in a moment.
     pub fn returns(&self, key: WorkerKey) -> Returns {
         let is_soon = (self.workers.get(&key)).is_some_and(Worker::is_about_to_return);
         if is_soon {
@@ -415,7 +415,7 @@ impl Fleet {
             .any(|worker| worker.role == Role::Target && worker.is_about_to_return())
     }
 
-    /// Where a worker stands.
+    /// The state of a worker.
     pub fn state(&self, key: WorkerKey) -> Option<&State> {
         self.workers.get(&key).map(|worker| &worker.state)
     }
@@ -425,7 +425,7 @@ impl Fleet {
         (self.workers.get(&key)).map_or(0, |worker| worker.reservations.len())
     }
 
-    /// All reservations, for whoever checks that none is left behind.
+    /// All reservations, for checks that none is left behind.
     pub fn reserved(&self) -> impl Iterator<Item = (WorkerKey, SessionId)> {
         (self.workers.iter()).flat_map(|(&key, worker)| {
             (worker.reservations.keys()).map(move |&session| (key, session))
@@ -440,7 +440,7 @@ impl Fleet {
             .count()
     }
 
-    /// What each target is doing instead of being ready; `name` is what people call a worker.
+    /// What each target is doing instead of being ready; `name` gives the name of a worker.
     pub fn missing_targets(&self, name: impl Fn(WorkerKey) -> String) -> String {
         let each: Vec<String> = (self.workers.iter())
             .filter(|(_, worker)| worker.role == Role::Target)

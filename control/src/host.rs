@@ -1,9 +1,9 @@
 //! A worker's host of sessions: everything a worker decides that is not arithmetic. Its owner has a model, streams and a
 //! clock.
 //!
-//! The loop: hand the host what has arrived (`handle_*`), let it lay out the next step ([`Host::poll_batch`]), compute
-//! that, hand the answers back ([`Host::handle_answers`]), and let it fill the slots with what is new ([`Host::report`]).
-//! `X` is what the owner keeps for a session, `L` the slots of a stream.
+//! The loop: pass what has arrived to the host (`handle_*`), let it plan the next step ([`Host::poll_batch`]), compute
+//! that, pass the answers back ([`Host::handle_answers`]), and let it fill the slots with what is new
+//! ([`Host::report`]). `X` is what the owner keeps for a session, `L` the slots of a stream.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -96,7 +96,7 @@ impl Usefulness {
     }
 }
 
-/// A session that is about to be opened: [`Host::hold`] opens it. Dropped instead, it was never there.
+/// A session that is about to be opened: [`Host::hold`] opens it. If it is dropped instead, nothing was opened.
 #[derive(Debug)]
 #[must_use = "the session is held by `Host::hold`"]
 pub struct Opening<X> {
@@ -110,11 +110,11 @@ pub struct Opening<X> {
 pub struct Before<X> {
     /// What the owner kept for it.
     pub own: X,
-    /// What its cache has to do, so that it is in order.
+    /// What its cache has to do first.
     pub cache_ops: Vec<CacheOp>,
     /// How many positions of its cache are of use to the new session; `None`: its cache is of another size.
     pub reusable: Option<u32>,
-    /// What it came to.
+    /// Its totals.
     pub totals: Activity,
 }
 
@@ -125,7 +125,7 @@ pub struct Released<X> {
     pub session: SessionId,
     /// What the owner kept for it.
     pub own: X,
-    /// What it came to.
+    /// Its totals.
     pub totals: Activity,
     /// Why it is over.
     pub why: Why,
@@ -138,7 +138,7 @@ pub enum Why {
     Closed,
     /// Its coordinator has not come back in time.
     Expired,
-    /// It cannot be served any more; its coordinator is told.
+    /// It cannot be served any more, which is reported to its coordinator.
     Fault(String),
 }
 
@@ -147,7 +147,7 @@ pub enum Why {
 pub enum Outcome {
     /// Its rows were computed and used.
     Done,
-    /// A commit had made it worthless.
+    /// A commit had made it useless.
     Abandoned,
 }
 
@@ -236,7 +236,7 @@ impl<L: Slots, X> Host<L, X> {
         }
     }
 
-    /// A coordinator has said something on a stream. Gives the sessions that are over with it.
+    /// A frame from a coordinator has arrived on a stream. Returns the sessions that end with it.
     pub fn handle_frame(
         &mut self,
         now: Time,
@@ -265,13 +265,13 @@ impl<L: Slots, X> Host<L, X> {
         released
     }
 
-    /// Closes a session whose open call nobody waits for any more.
+    /// Closes a session whose open call was given up by its caller.
     pub fn close(&mut self, now: Time, session: SessionId) -> Option<Released<X>> {
         let hosted = self.table.remove(session)?;
         Some(over(now, session, hosted, Why::Closed))
     }
 
-    /// Gives up a session, and tells its coordinator.
+    /// Gives up a session, and reports that to its coordinator.
     pub fn fault(&mut self, now: Time, session: SessionId, why: String) -> Option<Released<X>> {
         let hosted = self.table.give_up(session, &why)?;
         Some(over(now, session, hosted, Why::Fault(why)))
@@ -283,7 +283,7 @@ impl<L: Slots, X> Host<L, X> {
         Some(over(now, session, hosted, Why::Expired))
     }
 
-    /// Lays out the next step: what every session wants of it, in turn, within the rows of a step.
+    /// Plans the next step: what every session needs of it, in turn, within the rows of a step.
     pub fn poll_batch(&mut self, now: Time) -> Batch {
         let mut batch = Batch {
             wake: self.table.wake(),
@@ -309,7 +309,8 @@ impl<L: Slots, X> Host<L, X> {
             match poll {
                 Poll::Step(plan) => {
                     hosted.account.set(Status::Working);
-                    room -= plan.len();
+                    // A plan beyond the room would be a bug; the backend refuses it, and only its session ends.
+                    room = room.saturating_sub(plan.len());
                     batch.parts.push(Part { session: id, plan });
                 }
                 Poll::Wait(until) => {
@@ -326,8 +327,8 @@ impl<L: Slots, X> Host<L, X> {
         batch
     }
 
-    /// Looks at what a coordinator says while a step is being computed: parts of it may be of no use any more. The frame
-    /// itself is handled after the step.
+    /// Looks at a frame that arrives while a step is being computed: parts of the step may have become useless. The
+    /// frame itself is handled after the step.
     pub fn judge(&self, batch: &Batch, frame: &CoordinatorFrame, useful: &mut Usefulness) {
         for update in &frame.updates {
             if self.makes_useless(batch, update) {
@@ -378,13 +379,14 @@ impl<L: Slots, X> Host<L, X> {
         }
     }
 
-    /// The worker had nothing to compute for this long; the time is charged to the sessions that were waiting. Gives what
-    /// they were doing.
+    /// The worker had nothing to compute for this long; the time is charged to the sessions that were waiting. Returns
+    /// what they were doing.
     pub fn handle_idle(&mut self, time: Time) -> impl Iterator<Item = Status> + '_ {
-        (self.table.iter_mut()).map(move |hosted| {
+        // Before anything is returned: all sessions are charged, however few entries the caller reads.
+        for hosted in self.table.iter_mut() {
             hosted.account.idled(time);
-            hosted.account.status()
-        })
+        }
+        (self.table.iter()).map(|(_, hosted)| hosted.account.status())
     }
 
     /// Fills every vacant slot whose session has something new.
@@ -422,7 +424,7 @@ impl<L: Slots, X> Host<L, X> {
         self.table.term(session)
     }
 
-    /// The machine of a session, to look at.
+    /// The state machine of a session.
     pub fn session(&self, session: SessionId) -> Option<&Session> {
         self.table.get(session).map(|hosted| &hosted.session)
     }

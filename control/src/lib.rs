@@ -1,8 +1,8 @@
-//! The decisions around sessions, pure: who serves whom, until when, and what becomes of it when somebody is lost.
+//! The decisions around sessions, pure: which workers serve a session, for how long, and what happens when one is lost.
 //!
-//! At a coordinator: [`admission`] (who may run), [`fleet`] with its [`placement`] queue (who gets a reservation on which
-//! worker), and one [`session::SessionMachine`] a request with its [`failover`]. On a worker: one [`host::Host`], with
-//! its [`table`] of sessions and the [`ownership`] of each.
+//! At a coordinator: [`admission`] (who may run), [`fleet`] with its [`placement`] queue (who gets a reservation on
+//! which worker), and one [`session::SessionMachine`] per request with its [`failover`]. On a worker: one
+//! [`host::Host`], with its [`table`] of sessions and the [`ownership`] of each.
 //!
 //! What a machine decides is returned from `poll_*` as a closed enum of actions; there are no callbacks. The same code
 //! runs in the product and in the simulation, which adds only clocks, a network and models.

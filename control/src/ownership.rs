@@ -1,5 +1,5 @@
-//! Who may say what about a session that a worker holds: the coordinator that opened it, under the term it was opened
-//! with, over the stream it was opened on; and for how long a session outlives that stream.
+//! Who may control a session that a worker holds: the coordinator that opened it, under the term it was opened with,
+//! over the stream it was opened on; and for how long a session outlives that stream.
 
 use speculation::Time;
 use speculation::message::{SessionSpec, Term};
@@ -10,9 +10,9 @@ pub const LEASE: Time = Time::from_secs(2);
 /// What keeps a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// The stream on which it is told and reports.
+    /// The stream on which it gets updates and reports.
     Stream(u64),
-    /// Its stream was lost. Until then it rests here, and its coordinator may open it once more.
+    /// Its stream was lost. Until then it rests here, and its coordinator may open it again.
     Lease(Time),
 }
 
@@ -49,12 +49,12 @@ impl Ownership {
         self.coordinator == coordinator && self.term < term
     }
 
-    /// Whether what is told on this stream under this term is for it.
+    /// Whether a message on this stream under this term is for it.
     pub fn hears(&self, stream: u64, term: Term) -> bool {
         self.hold == Hold::Stream(stream) && self.term == term
     }
 
-    /// Whether it ends when this coordinator closes it under this term, also where that arrives on a later stream.
+    /// Whether it ends when this coordinator closes it under this term, even if that arrives on a later stream.
     pub fn ends_by(&self, coordinator: u64, term: Term) -> bool {
         self.coordinator == coordinator && self.term <= term
     }
@@ -69,7 +69,7 @@ impl Ownership {
     }
 }
 
-/// How many tokens of a session's cache, which holds `cached`, are of use when it is opened anew as in `spec`.
+/// How many tokens of a session's cache, which holds `cached`, can be reused when it is opened again as in `spec`.
 pub fn reusable(cached: &[u32], spec: &SessionSpec) -> usize {
     (cached.iter())
         .zip(&spec.text)

@@ -1,12 +1,12 @@
-//! The placement queue: who waits for a reservation on a target, in the order of their turns. A reservation that becomes
-//! free is not for whoever is quickest.
+//! The placement queue: what waits for a reservation on a target, in the order of turns. A reservation that becomes
+//! free goes by turn, not to the first that asks.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use speculation::relay::WorkerKey;
 
-/// When somebody's turn is: sessions that have lost their target, then requests by priority, each in order of arrival.
+/// The order of turns: sessions that have lost their target, then requests by priority, each in order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
     rank: Rank,
@@ -20,7 +20,7 @@ enum Rank {
     New(i32),
 }
 
-/// What somebody who waits needs of a target.
+/// What a waiting request or session needs of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetNeed {
     /// Only one of this numerics_id will do.
@@ -63,34 +63,34 @@ impl PlacementQueue {
         self.turn(Rank::Running)
     }
 
-    /// From now on those of later turns leave it what it could use.
+    /// From now on later turns leave it the targets that it could use.
     pub fn wait(&mut self, turn: Turn, need: TargetNeed) {
         self.waiting.insert(turn, need);
     }
 
-    /// It waits no more; whether anybody is left who does.
+    /// It no longer waits. Returns whether others do.
     pub fn leave(&mut self, turn: Turn) -> bool {
         self.waiting.remove(&turn);
         !self.waiting.is_empty()
     }
 
-    /// Whether nobody of an earlier turn could use this target.
+    /// Whether no earlier turn could use this target.
     pub fn may_take(&self, turn: Turn, key: WorkerKey, numerics: &str, context: u32) -> bool {
         let mut earlier = self.waiting.range(..turn);
         !earlier.any(|(_, need)| need.could_use(key, numerics, context))
     }
 
-    /// All that wait.
+    /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Requests that wait.
+    /// How many of them are requests.
     pub fn requests(&self) -> usize {
         (self.waiting.keys())
             .filter(|turn| matches!(turn.rank, Rank::New(_)))

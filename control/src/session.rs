@@ -1,5 +1,5 @@
-//! The session machine: what a coordinator decides for one request. Who serves it, what each worker is told and when, and
-//! what becomes of it when one is lost.
+//! The session machine: what a coordinator decides for one request. Which workers serve it, what each of them is sent
+//! and when, and what happens when one is lost.
 //!
 //! Its owner has the streams, the open calls, the fleet, the client and the clock. It feeds the machine with `handle_*`
 //! and carries out what [`SessionMachine::poll`] gives, until that is nothing; [`SessionMachine::wake`] says when to poll
@@ -32,12 +32,12 @@ pub struct Fresh {
     pub prompt: Option<PromptScores>,
 }
 
-/// Why a worker is let go before the end.
+/// Why a session leaves a worker before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parting {
-    /// It, or the way to it, is gone.
+    /// It, or the connection to it, is lost.
     Lost(String),
-    /// It said what no correct worker says.
+    /// It sent what no correct worker sends.
     Broken(String),
     /// It does not take the session.
     Refused(Refused),
@@ -48,14 +48,14 @@ pub enum Parting {
 pub struct Refused {
     /// What that means.
     pub kind: RefusedKind,
-    /// The worker's own words.
+    /// The worker's message.
     pub message: String,
 }
 
 /// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedKind {
-    /// The request itself is no good; no target would take it.
+    /// The request itself is invalid; no target would take it.
     Invalid,
     /// It has no room.
     Full,
@@ -74,7 +74,7 @@ pub struct TargetLoss {
     pub tokens: usize,
     /// What was to be expected of it.
     pub expectation: Expectation,
-    /// Why it was lost, for people.
+    /// Why it was lost, for logs and errors.
     pub reason: String,
 }
 
@@ -83,11 +83,11 @@ pub struct TargetLoss {
 pub enum Ended {
     /// The text is complete.
     Finished(Finish),
-    /// So many targets were lost one after the other without a new token.
+    /// This many targets were lost one after the other without a new token.
     Fruitless(u32, TargetLoss),
     /// No target took over in time.
     Abandoned(TargetLoss),
-    /// The target says that the request itself is no good.
+    /// The target says that the request itself is invalid.
     Invalid(WorkerKey, String),
 }
 
@@ -111,11 +111,11 @@ pub enum Action {
     FindTarget(LostTarget),
     /// Look for reservations on other drafts and qualifiers.
     FindContributors(Wanted),
-    /// For people: the session goes on without a draft or qualifier.
+    /// For the log: the session goes on without a draft or qualifier.
     Bypassed(WorkerKey, Role, Parting),
-    /// For people: the target is lost, and another is looked for.
+    /// For the log: the target is lost, and another is looked for.
     TargetLost(TargetLoss),
-    /// Nothing more is to be done. The workers were left.
+    /// Nothing more is to be done. All workers were left.
     End(Ended),
 }
 
@@ -133,7 +133,7 @@ struct Member {
 enum Slot {
     Vacant,
     Filled,
-    /// It is filled, and the owner tells when it no longer is.
+    /// It is filled, and the owner reports when it no longer is.
     Awaited,
 }
 
@@ -141,7 +141,7 @@ enum Slot {
 #[derive(Debug)]
 pub struct SessionMachine {
     relay: Relay,
-    /// The target comes first, so that it is told first.
+    /// The target comes first, so that it is served first.
     members: Vec<Member>,
     failover: Failover<TargetLoss>,
     wanted: Wanted,
@@ -153,7 +153,7 @@ pub struct SessionMachine {
     is_stirred: bool,
     /// There may be workers that it still wants.
     has_arrivals: bool,
-    /// The client has all it wants although the text could go on.
+    /// The client needs no more although the text could go on.
     is_satisfied: bool,
     has_ended: bool,
     /// When a target is looked for again, if one is.
@@ -325,7 +325,7 @@ impl SessionMachine {
     }
 
     /// An open call that was made under this term was carried out. Whether it still counts; if not, and the session has
-    /// left that worker since, it is to be closed there once more.
+    /// left that worker since, it is to be closed there again.
     #[must_use]
     pub fn handle_opened(&mut self, key: WorkerKey, term: Term) -> Opened {
         let role = (self.members.iter()).find(|member| member.key == key);
@@ -355,7 +355,7 @@ impl SessionMachine {
         }
     }
 
-    /// A worker has said something. What it said under another term than its own changes nothing.
+    /// A message from a worker. Under another term than the worker's own it changes nothing.
     pub fn handle_message(&mut self, now: Time, key: WorkerKey, term: Term, message: FromWorker) {
         if self.has_ended || self.members.iter().all(|member| member.key != key) {
             return;
@@ -396,13 +396,13 @@ impl SessionMachine {
         }
     }
 
-    /// The client has all it wants although the text could go on.
+    /// The client needs no more although the text could go on.
     pub fn handle_satisfied(&mut self) {
         self.is_satisfied = true;
         self.is_stirred = true;
     }
 
-    /// Goes on without this worker; if it is the target, with another one.
+    /// Continues without this worker; if it is the target, with another one.
     fn part(&mut self, now: Time, key: WorkerKey, why: Parting) {
         self.relay.handle_lost(key);
         let Some(at) = self.members.iter().position(|member| member.key == key) else {
@@ -464,7 +464,7 @@ impl SessionMachine {
         is_new
     }
 
-    /// Tells every worker whose slot is vacant what is new to it.
+    /// Sends what is new to every worker whose slot is vacant.
     fn tell(&mut self) {
         for member in &mut self.members {
             match member.slot {
@@ -478,7 +478,7 @@ impl SessionMachine {
                         continue;
                     };
                     let Addressed { term, message, .. } = update;
-                    // The rest of an update that was full is told when it was taken.
+                    // The rest of an update that was full is sent when it was taken.
                     let goes_on = may_go_on(&message);
                     let update = Action::Tell(member.key, term, Box::new(message));
                     self.actions.push_back(update);
@@ -498,7 +498,7 @@ impl SessionMachine {
 pub enum Opened {
     /// Nothing.
     Noted,
-    /// It was carried out although the session has left that worker since: it is to be closed once more, under
+    /// It was carried out although the session has left that worker since: it is to be closed again, under
     /// [`SessionMachine::closing_term`].
     CloseAgain,
 }

@@ -1,5 +1,5 @@
 //! The sessions that a worker holds: its streams, the sessions that coordinators opened on them, and whose turn it is.
-//! Who may open, tell, take back and close a session is [`Ownership`]'s to say.
+//! [`Ownership`] decides who may open, update, take back and close a session.
 //!
 //! The owner has a model and a clock. `S` is what it keeps for a session, `L` the slots of a stream.
 
@@ -26,7 +26,7 @@ pub trait Slots {
 pub enum Refusal {
     /// There is no such stream, or it was lost.
     NoStream,
-    /// The session is held, and not for somebody who may take it back with this call.
+    /// The session is held, and this call may not take it back.
     Duplicate,
 }
 
@@ -77,7 +77,8 @@ impl<L: Slots, S> SessionTable<L, S> {
         })
     }
 
-    /// A coordinator opens a session. Gives what to [`hold`](Self::hold) it by, and the session it takes the place of.
+    /// A coordinator opens a session. Returns the ownership to [`hold`](Self::hold) it with, and the session that it
+    /// replaces.
     ///
     /// # Errors
     /// When the call is not to be carried out; nothing has changed then.
@@ -103,13 +104,13 @@ impl<L: Slots, S> SessionTable<L, S> {
         self.sessions.insert(id, Held { owned, session });
     }
 
-    /// The session that something told on this stream under this term is for.
+    /// The session that a message on this stream under this term is for.
     pub fn hears(&mut self, stream: u64, id: SessionId, term: Term) -> Option<&mut S> {
         let held = self.sessions.get_mut(&id)?;
         (held.owned.hears(stream, term)).then_some(&mut held.session)
     }
 
-    /// A coordinator closes a session, perhaps on a later stream than the one it was opened on. Gives what was held.
+    /// A coordinator closes a session, perhaps on a later stream than the one it was opened on. Returns what was held.
     pub fn handle_close(&mut self, stream: u64, id: SessionId, term: Term) -> Option<S> {
         let coordinator = self.streams.get(&stream)?.name.coordinator;
         let held = self.sessions.get(&id)?;
@@ -135,7 +136,7 @@ impl<L: Slots, S> SessionTable<L, S> {
         self.sessions.values().filter_map(until).min()
     }
 
-    /// Forgets a session; what it still had to say is not said.
+    /// Forgets a session; what it had still to report is dropped.
     pub fn remove(&mut self, id: SessionId) -> Option<S> {
         let held = self.sessions.remove(&id)?;
         if let Hold::Stream(stream) = held.owned.hold()
@@ -172,7 +173,7 @@ impl<L: Slots, S> SessionTable<L, S> {
         }
     }
 
-    /// Forgets a session that cannot be served any more, and says so on its stream, if it is on one.
+    /// Forgets a session that cannot be served any more, and reports that on its stream, if it is on one.
     pub fn give_up(&mut self, id: SessionId, why: &str) -> Option<S> {
         let owned = self.sessions.get(&id)?.owned;
         let session = self.remove(id)?;

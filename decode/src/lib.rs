@@ -1,4 +1,4 @@
-//! What a token is decided by: *logits, parameters and a seed in, one token out*, the same on every machine.
+//! What decides a token: *logits, parameters and a seed in, one token out*, the same on every machine.
 //!
 //! - [`sampling`]: the sampling contract (bias, penalties, filters, noise, argmax, ranked guesses).
 //! - [`scores`]: log-probabilities of tokens and what a request asks of them.
@@ -7,11 +7,16 @@
 //! - [`math`]: elementary functions in one fixed order of arithmetic, shared by every kernel.
 //!
 //! This crate is `no_std`. It knows nothing of trees, sessions, models or networks, and has no clock and no random
-//! numbers. Only [`math`] links `std`, for the fused multiply-add and the square root of the machine.
+//! numbers. Only [`math`] links `std`: for the machine's fused multiply-add and square root, and to ask which
+//! instructions it has.
 
 #![no_std]
 
 extern crate alloc;
+// Tests print, compare and collect as everywhere.
+#[cfg(test)]
+#[macro_use]
+extern crate std;
 
 pub mod math;
 pub mod rule;

@@ -1,11 +1,12 @@
-//! The crate's own elementary functions: fixed polynomial code that gives the same bits on every machine.
+//! Elementary functions for every crate that computes: fixed polynomial code that gives the same bits on every machine.
 //!
 //! Nothing here calls libm. IEEE square root, division and `mul_add` (a fused multiply-add, correctly rounded
 //! by definition whether the machine has the instruction or not) are the only primitives, so a result depends
 //! on its argument alone: not on the instruction set, the vector width or the C library. Coefficients are those
 //! of Cephes (`expf`) and of fdlibm (the f64 functions); the argument reductions are Cody and Waite's.
 
-// Fused multiply-add and square root are the machine's; nothing else here, or in a crate above this one, needs `std`.
+// For the machine's fused multiply-add and square root, and to ask which instructions it has. Nothing else here, or in
+// a pure crate above this one, needs `std`.
 extern crate std;
 
 /// `1.5 * 2^23`: adding it to a small f32 leaves the nearest integer in the low mantissa bits.

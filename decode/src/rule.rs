@@ -1,4 +1,4 @@
-//! Acceptance rules: which guess a walk accepts, given what the model picked at its place.
+//! Acceptance rules: which guess a walk accepts, given what the model picked at its position.
 
 /// How a guess is judged. Every rule here is lossless unless its documentation says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,11 @@
-//! Log-probabilities of tokens: what a session asks of its target, and what the target tells.
+//! Log-probabilities of tokens: what a session asks of its target, and what the target reports.
 //!
-//! A score is worked out by the target from its own logits, in one fixed order of arithmetic, so it is the same
-//! however the token was found. Drafts and qualifiers give none.
+//! A score is computed by the target from its own logits, in one fixed order of arithmetic, so it is the same however
+//! the token was found. Drafts and qualifiers give none.
 
 use alloc::vec::Vec;
 
-/// Of the strongest tokens of a place, how many a session may ask to be scored.
+/// How many of the strongest tokens at a position a session may ask for.
 pub const MAX_TOP_SCORES: u8 = 20;
 
 /// Prompt tokens whose scores one message may carry for one session.
@@ -26,8 +26,8 @@ pub enum Basis {
 /// Which scores a session reports. Only a session that commits has any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scoring {
-    /// Committed tokens: with how many of the strongest tokens of their place, at most
-    /// [`MAX_TOP_SCORES`]. `None`: no scores.
+    /// Committed tokens: with how many of the strongest tokens at their position, at most [`MAX_TOP_SCORES`]. `None`:
+    /// no scores.
     pub picks: Option<u8>,
     /// Where the scores of committed tokens are taken from.
     pub basis: Basis,
@@ -38,19 +38,19 @@ pub struct Scoring {
 /// Scores of the prompt's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromptScoring {
-    /// With how many of the strongest tokens of their place.
+    /// With how many of the strongest tokens at their position.
     pub top: u8,
-    /// The first position whose score is wanted: 1, as nothing comes before position 0, or what a lost target had
-    /// not told yet.
+    /// The first position whose score is wanted: 1, as nothing comes before position 0, or the first one that a lost
+    /// target had not reported.
     pub first: u32,
 }
 
-/// How likely a model found one token at its place.
+/// How likely a model found one token at its position.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Score {
     /// Natural logarithm of the token's probability.
     pub logprob: f32,
-    /// The token's place in the order of probability, from 1; ties go to the lowest id.
+    /// The token's rank by probability, from 1; ties go to the lowest id.
     pub rank: u32,
     /// The strongest tokens with their log-probabilities, strongest first.
     pub top: Vec<(u32, f32)>,
@@ -65,7 +65,7 @@ pub struct Scores {
     pub ranks: Vec<u32>,
     /// Entries of `top_ids` and `top_logprobs` for each token.
     pub top_n: u8,
-    /// Token after token the ids of the strongest tokens of its place.
+    /// The ids of the strongest tokens at each token's position, token after token.
     pub top_ids: Vec<u32>,
     /// Their log-probabilities.
     pub top_logprobs: Vec<f32>,
@@ -131,7 +131,7 @@ impl Scores {
         }
     }
 
-    /// Forgets the first tokens, all of them if there are fewer.
+    /// Removes the scores of the first tokens; of all, if there are fewer.
     pub fn drop_front(&mut self, tokens: usize) {
         let tokens = tokens.min(self.len());
         let top = self.tops(0..tokens);
@@ -143,7 +143,7 @@ impl Scores {
 
     /// Adds the scores of the tokens that follow. `more` has to be of the same `top_n`, unless there are none yet.
     ///
-    /// Gives back whether it was; if not, nothing has changed.
+    /// Returns whether it was; if not, nothing has changed.
     #[must_use]
     pub fn append(&mut self, more: &Scores) -> bool {
         if self.is_empty() {

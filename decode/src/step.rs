@@ -13,9 +13,9 @@ use crate::scores::{Basis, Score};
 /// another generation, so an id never comes to mean another node. A model's cache keeps the rows of nodes by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId {
-    /// Place in the arena of the tree.
+    /// Index in the arena of the tree.
     pub index: u32,
-    /// How often the place was given to another node.
+    /// How often the index was given to another node.
     pub generation: u32,
 }
 
@@ -32,18 +32,18 @@ pub enum Ask {
         /// Where the score is taken from and with how many of the strongest tokens; `None`: no score.
         score: Option<(Basis, u8)>,
     },
-    /// Up to so many tokens that may follow, best first, as [`crate::Sampler::guesses`] gives them.
+    /// Up to this many tokens that may follow, best first, as [`crate::Sampler::guesses`] gives them.
     Guesses(u16),
     /// The score of a token that is known to follow, from the model's own logits.
     Score {
         /// The token.
         token: u32,
-        /// With so many of the strongest tokens of its place.
+        /// With this many of the strongest tokens at its position.
         top: u8,
     },
 }
 
-/// What a row was asked for.
+/// What a row answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// A pick that no walk could reach.
@@ -67,7 +67,7 @@ pub struct Row {
     pub parent: Option<NodeId>,
     /// Its token id.
     pub token: u32,
-    /// The tokens behind the text down to this one, itself included. Empty for a row that is asked for nothing.
+    /// The tokens after the text, down to this one, itself included. Empty for a row that is asked for nothing.
     pub path: Vec<u32>,
     /// What it has to answer.
     pub ask: Ask,
@@ -117,9 +117,9 @@ impl StepPlan {
 /// What the owner of the cache has to do, in order, before it computes the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheOp {
-    /// These rows, a chain behind the cached text, have become text.
+    /// These rows, a chain after the cached text, have become text.
     Keep(Vec<NodeId>),
-    /// These rows are not needed any more; what hangs from them is dropped by its own id.
+    /// These rows are not needed any more; rows below them are dropped by their own ids.
     Drop(Vec<NodeId>),
     /// Only this many positions of the text stay cached; every row beyond is dropped.
     Shorten(u32),
@@ -130,7 +130,7 @@ pub enum CacheOp {
 pub struct History<'a> {
     /// Prompt and committed tokens. Within a session it only grows.
     pub text: &'a [u32],
-    /// The guesses behind the text, down to the token of the row that is asked.
+    /// The guesses after the text, down to the token of the row that is asked.
     pub path: &'a [u32],
     /// How many tokens of the text are the prompt.
     pub prompt_len: u32,

@@ -1,10 +1,10 @@
-//! Protobuf over gRPC, with a look at a message before anything is allocated for it.
+//! Protobuf over gRPC, with a check of each message before anything is allocated for it.
 //!
 //! An empty sub-message takes two bytes on the wire and some two hundred in memory, so that a frame within its limit of
 //! bytes could still ask for a hundred times as much. Before a message is decoded, its fields are therefore counted;
 //! skipping from one to the next costs a few instructions each. Arrays of numbers are packed: one field, whatever their
 //! length. Only the outermost fields are counted, so a sub-message must not hold a repeated sub-message of its own
-//! unless who sends it is trusted; maps count as repeated sub-messages, so they stand outermost.
+//! unless its sender is trusted; maps count as repeated sub-messages, so they stand outermost.
 
 use std::marker::PhantomData;
 
@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// Outermost fields of one message, at most; a frame speaks of 256 sessions and a few things more.
+/// Outermost fields of one message, at most; a frame has at most 256 sessions and a few other fields.
 pub const MAX_FIELDS: usize = 4096;
 
 /// The codec of all services.

@@ -1,4 +1,4 @@
-//! From the wire to the domain. Everything is checked here once; behind it, types are trusted.
+//! From the wire to the domain. Everything is checked here once; after that, types are trusted.
 
 use decode::sampling::{SamplingParams, Shaping};
 use decode::{PromptScores, Sampling};
@@ -13,7 +13,7 @@ use speculation::strategy::{Knobs, Settings};
 
 use crate::{MAX_SESSIONS_PER_FRAME, scores, v1};
 
-/// A message that cannot be understood. The text names the field.
+/// An invalid message. The text names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// A required field is missing.
@@ -135,7 +135,7 @@ fn origins(nodes: &v1::Nodes) -> Result<Vec<Origin>, WireError> {
         .collect())
 }
 
-/// A strategy and what is set about it. Whether there is such a strategy is checked by who has a registry.
+/// A strategy and its knobs. Whether there is such a strategy is checked where there is a registry.
 ///
 /// # Errors
 /// When there are more knobs than any strategy has, or one is not a number.
@@ -165,7 +165,7 @@ fn duties(names: Vec<String>) -> Result<Duties, WireError> {
         .collect()
 }
 
-/// An open call: what to do and how to sample. The text is checked against the model by who owns one.
+/// An open call: what to do and how to sample. The text is checked against the model by the model's owner.
 pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireError> {
     let stopping = request.stopping.ok_or(WireError::Missing("stopping"))?;
     let sampling = request.sampling.ok_or(WireError::Missing("sampling"))?;
@@ -213,7 +213,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
     Ok((spec, sampling))
 }
 
-/// The counts are checked here; the values by who samples.
+/// The counts are checked here; the values by the sampler.
 fn sampling(sampling: v1::Sampling, stop_ids: &[u32]) -> Result<Sampling, WireError> {
     if sampling.bias_ids.len() != sampling.bias_values.len() {
         let value = format!(
@@ -340,7 +340,7 @@ fn margins(margins: Vec<u8>) -> Vec<Margin> {
         .collect()
 }
 
-/// Bytes of a fault's text that are kept: it is logged and told to clients.
+/// Bytes of a fault's text that are kept: it is logged and shown to clients.
 const MAX_FAULT: usize = 1024;
 
 fn fault(mut fault: v1::Fault) -> Addressed<FromWorker> {
@@ -357,10 +357,10 @@ fn fault(mut fault: v1::Fault) -> Addressed<FromWorker> {
     }
 }
 
-/// A frame from a worker: what it says about each session.
+/// A frame from a worker: its messages about sessions.
 ///
 /// # Errors
-/// When it is larger than a frame may be, or a report cannot be understood.
+/// When it is larger than a frame may be, or a report is invalid.
 pub fn worker_frame(frame: v1::WorkerFrame) -> Result<Vec<Addressed<FromWorker>>, WireError> {
     for (field, len) in [
         ("reports", frame.reports.len()),

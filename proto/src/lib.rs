@@ -29,11 +29,11 @@ pub const PROTOCOL: u32 = 4;
 /// The oldest protocol that this version speaks. Versions 1 to 3 had a service for each kind of worker.
 pub const OLDEST_PROTOCOL: u32 = 4;
 
-/// Bytes one message of a hot stream may have, after which the link is an error.
+/// Bytes one message of a hot stream may have; a larger one ends the stream.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 
-/// Bytes of an open call or a client's request: a prompt of the longest context, and room.
+/// Bytes of an open call or a client's request: a prompt of the longest context, with room to spare.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 
-/// Sessions one frame may speak of.
+/// Sessions in one frame.
 pub const MAX_SESSIONS_PER_FRAME: usize = 256;

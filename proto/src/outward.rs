@@ -127,8 +127,8 @@ pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::Op
     }
 }
 
-/// The request for the rest of a completion of which these tokens have arrived: the same one, by what its stream said
-/// first. It asks for this one of several completions.
+/// The request that continues a completion of which these tokens have arrived: the same request, with what its stream
+/// said first, for this one of its completions.
 pub fn resume(
     request: v1::GenerateRequest,
     started: &v1::Started,
@@ -158,7 +158,7 @@ pub fn greeting(stream: StreamName) -> v1::CoordinatorFrame {
     }
 }
 
-/// A coordinator's word about one session.
+/// A coordinator's update of one session.
 pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
     let message = update.message;
     let (rescored_ids, rescored_edges) = (message.rescored.into_iter())
@@ -180,7 +180,7 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
     }
 }
 
-/// A worker's word about one session.
+/// A worker's report about one session.
 pub fn report(report: Addressed<Report>) -> v1::SessionReport {
     let message = report.message;
     let (prompt_scores_first, prompt_scores) = match message.prompt_scores {

@@ -1,4 +1,4 @@
-//! Scores and the wish for them, both ways.
+//! Scores and the requests for them, in both directions.
 
 use decode::scores::MAX_TOP_SCORES;
 use decode::{Basis, PromptScoring, Scores, Scoring};

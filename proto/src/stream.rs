@@ -8,7 +8,7 @@ use tonic::{Status, Streaming};
 
 use crate::{MAX_FRAME_BYTES, inward, outward, v1};
 
-/// What a worker has to say, in frames that are small enough for a stream: scores can make a report large.
+/// A worker's messages, in frames that are small enough for a stream: scores can make a report large.
 pub fn worker_frames(messages: Vec<Addressed<FromWorker>>) -> Vec<v1::WorkerFrame> {
     let mut frames: Vec<v1::WorkerFrame> = Vec::new();
     let mut bytes = 0;
@@ -53,7 +53,7 @@ fn worker_frame(message: Addressed<FromWorker>) -> v1::WorkerFrame {
     frame
 }
 
-/// Reads who is calling from the first frame of a stream; gives that and everything the stream says.
+/// Reads who is calling from the first frame of a stream; returns that and the frames of the stream.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` when the first frame does not name the stream, or the transport's own error.
@@ -109,13 +109,13 @@ mod tests {
 
     #[test]
     fn reports_that_do_not_fit_one_frame_go_in_several() {
-        let mut news: Vec<_> = (0..40).map(|session| scored(session, 400)).collect();
-        news.push(Addressed {
+        let mut messages: Vec<_> = (0..40).map(|session| scored(session, 400)).collect();
+        messages.push(Addressed {
             session: SessionId(40),
             term: Term(1),
             message: FromWorker::Fault("gone".to_owned()),
         });
-        let frames = worker_frames(news);
+        let frames = worker_frames(messages);
         assert!((2..10).contains(&frames.len()), "{} frames", frames.len());
         let mut heard = Vec::new();
         for frame in frames {

@@ -2,7 +2,7 @@
 //! agrees, learned from commits.
 //!
 //! Under shared noise the probability a draft gives a token says little; how clearly the token won the draft's own
-//! noisy draw says much. The weight of a guess is the softmax of the noisy scores of the guesses at that place.
+//! noisy draw says much. The weight of a guess is the softmax of the noisy scores of the guesses at that position.
 
 use decode::math;
 
@@ -17,7 +17,7 @@ const RANKS: usize = 5;
 const BUCKETS: usize = 12;
 
 impl Feature {
-    /// A guess of this rank (0 is the best at its place) and weight (`0..=1`).
+    /// A guess of this rank (0 is the best at its position) and weight (`0..=1`).
     pub fn new(rank: usize, weight: f32) -> Self {
         let rank = match rank {
             0..=2 => rank as u8,
@@ -31,7 +31,7 @@ impl Feature {
         Feature { rank, bucket }
     }
 
-    /// The best guess at its place, which led the second by `margin` (logits over temperature).
+    /// The best guess at its position, which led the second by `margin` (logits over temperature).
     pub fn from_margin(margin: f32) -> Self {
         Feature::new(0, 1.0 / (1.0 + math::exp(-margin)))
     }
@@ -78,7 +78,7 @@ impl Calibration {
         (cell.came_true / cell.total).clamp(0.001, 0.999)
     }
 
-    /// Learns what became of a guess whose parent came true.
+    /// Learns whether a guess came true whose parent did.
     pub fn observe(&mut self, feature: Feature, came_true: Outcome) {
         let cell = &mut self.cells[usize::from(feature.rank)][usize::from(feature.bucket)];
         if cell.total >= MEMORY {
@@ -92,7 +92,7 @@ impl Calibration {
     }
 }
 
-/// What became of a guess.
+/// Whether a guess came true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The target picked it.

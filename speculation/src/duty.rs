@@ -1,11 +1,11 @@
-//! What workers are, and what they do for a session.
+//! What workers are used for, and what they do for a session.
 
 use core::fmt;
 
-/// What a worker is used for; said in its handshake.
+/// What a worker is used for, as its handshake says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Grows guesses.
+    /// Proposes guesses.
     Draft,
     /// Gives advice ahead of the target.
     Qualifier,
@@ -27,7 +27,7 @@ impl Role {
         }
     }
 
-    /// The role of this name.
+    /// The role with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Role> {
         Role::ALL.into_iter().find(|role| role.name() == name)
@@ -65,7 +65,7 @@ impl Duty {
         }
     }
 
-    /// The duty of this name.
+    /// The duty with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Duty> {
         Duty::ALL.into_iter().find(|duty| duty.name() == name)
@@ -87,13 +87,13 @@ impl Duties {
         Duties(duty.bit())
     }
 
-    /// These and one more.
+    /// These duties and one more.
     #[must_use]
     pub fn and(self, duty: Duty) -> Self {
         Duties(self.0 | duty.bit())
     }
 
-    /// Whether this one is among them.
+    /// Whether they include this duty.
     #[must_use]
     pub fn has(self, duty: Duty) -> bool {
         self.0 & duty.bit() != 0
@@ -120,7 +120,7 @@ impl FromIterator<Duty> for Duties {
 /// Which contributor a node came from. Calibration is by source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// Nobody has said.
+    /// Not known.
     #[default]
     Unknown,
     /// A draft model.
@@ -136,7 +136,7 @@ impl Source {
         self as u8
     }
 
-    /// The source of this number; a number from a newer peer is [`Source::Unknown`].
+    /// The source with this number; a number from a newer peer is [`Source::Unknown`].
     #[must_use]
     pub fn from_code(code: u8) -> Self {
         match code {

@@ -1,4 +1,4 @@
-//! What a worker learns from all its sessions, so that a new one begins with it.
+//! What a worker learns from all its sessions, so that a new session starts with it.
 
 use alloc::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub struct Learned {
 }
 
 impl Learned {
-    /// Nothing yet, but that no step takes less than `floor` (the pace of a paced worker).
+    /// Nothing yet. No step takes less than `floor` (the pace of a paced worker).
     pub fn new(floor: Time) -> Self {
         Learned {
             cost: CostModel::new(floor),

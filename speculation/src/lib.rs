@@ -4,19 +4,21 @@
 //! A request is a committed token sequence plus a [`tree::Tree`] of guesses that hangs off its last token. Every
 //! process that serves the request holds its own replica of that tree and drives it with one state machine:
 //!
-//! - [`session::Session`] on a worker grows guesses, advises or commits, by its duties;
-//! - [`relay::Relay`] at the coordinator merges contributions and brings every replica up to date.
+//! - [`session::Session`] on a worker proposes, advises or commits, according to its duty;
+//! - [`relay::Relay`] at the coordinator merges contributions and keeps every replica up to date.
 //!
 //! How a request is decoded is a [`strategy`], one file each. Both machines are used the same way: feed inputs with
 //! `handle_*`, ask for work with `poll_*` until there is none.
 //!
-//! This crate is `no_std`. It takes no clock, no random numbers, no socket and no thread: `now` is an argument
-//! ([`Time`]), tokens are picked by whoever owns a model, and iteration order never depends on a hash. It knows nothing
+//! This crate is `no_std`. It uses no clock, no random numbers, no socket and no thread: `now` is an argument
+//! ([`Time`]), tokens are picked by the owner of a model, and iteration order never depends on a hash. It knows nothing
 //! of gRPC, tokio or candle, of how a model is evaluated, or of which workers there are.
 
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod calibration;
 pub mod cost;

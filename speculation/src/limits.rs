@@ -9,7 +9,7 @@ pub const MAX_NODES_PER_UPDATE: usize = 512;
 /// Nodes one replica of a session may hold.
 pub const MAX_TREE: usize = 1024;
 
-/// Committed tokens or picks one message may carry for one session. Prompts travel by the open call.
+/// Committed tokens or picks one message may carry for one session. Prompts travel in the open call.
 pub const MAX_COMMIT: usize = 1024;
 
 /// Tokens a client may leave unread before its session parks.
@@ -18,7 +18,7 @@ pub const CLIENT_CREDIT: u32 = 256;
 /// Drafts that may share one session.
 pub const MAX_DRAFTS: usize = 64;
 
-/// Numbers by name that one message may set about a strategy.
+/// Knobs that one message may set.
 pub const MAX_KNOBS: usize = 32;
 
 /// Prompt rows of one session that may be scored in one step, times the vocabulary: a bound on the work of a step.

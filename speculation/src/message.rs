@@ -1,7 +1,7 @@
-//! What replicas tell each other, as plain data. The wire format (protobuf) lives in the `proto` crate.
+//! The messages between replicas, as plain data. The wire format (protobuf) lives in the `proto` crate.
 //!
-//! Messages name a *committed* base (length and term) plus tokens; a node is named by a number that one sender uses
-//! once on one link, or by the path of tokens from the base. Nobody asks who sent a message.
+//! Messages name a *committed* base (length and term) plus tokens; a node is named by a number that a sender uses once
+//! per stream, or by the path of tokens from the base. What a message means does not depend on who sent it.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -16,8 +16,8 @@ pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scor
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-/// Incremented by the coordinator whenever it gives a session to other workers; a message of an older term changes
-/// nothing.
+/// Counted by the coordinator: each time it gives a session to a worker, that worker gets the next one. A message of an
+/// older term changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Term(pub u32);
 
@@ -57,18 +57,18 @@ pub struct NodeBatch {
     pub edges: Vec<Prob16>,
     /// Which draft should expand each node.
     pub owners: Vec<u8>,
-    /// Where each node came from, or empty where the sender did not make them.
+    /// Where each node came from, or empty if the sender did not make them.
     pub origins: Vec<Origin>,
 }
 
-/// Where a node came from, and what its source thought of it.
+/// Where a node came from, and how its source rated it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The contributor.
     pub source: Source,
     /// The probability that the source's model gives the token.
     pub q: Prob16,
-    /// How far it leads the other guesses of its place.
+    /// How far it leads the other guesses at its position.
     pub margin: Margin,
 }
 
@@ -89,7 +89,7 @@ impl Margin {
     }
 }
 
-/// What the target expects of its next steps; a hint for whoever guesses.
+/// What the target expects of its next steps; a hint for proposers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outlook {
     /// Guesses accepted in a step, as a mean that follows recent steps; `None` before the first.
@@ -123,18 +123,18 @@ impl Default for Shard {
     }
 }
 
-/// Coordinator to worker: the state of one session, as the difference to what this stream was told before.
+/// Coordinator to worker: the state of one session, as the difference from what was sent before on this stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaUpdate {
     /// Number of committed tokens before `commit`.
     pub base_len: u32,
-    /// The committed tokens behind `base_len`.
+    /// The committed tokens after `base_len`.
     pub commit: Vec<u32>,
     /// New guesses; their root is the end of `commit`.
     pub nodes: NodeBatch,
-    /// New edge probabilities of nodes already told.
+    /// New edge probabilities of nodes that were sent before.
     pub rescored: Vec<(NodeNumber, Prob16)>,
-    /// The committed length for which all drafts have finished their round, for the turn-taking strategies.
+    /// The committed length for which all drafts have finished their round, for strategies that take turns.
     pub round_done: Option<u32>,
     /// The text may grow to this length for now (flow control by the client); 0 leaves it as it was.
     pub allowed_len: u32,
@@ -160,8 +160,8 @@ pub struct Report {
     pub margins: Vec<Margin>,
     /// The scores of the picks, one for each, if the session asked for them.
     pub scores: Option<Box<Scores>>,
-    /// The prompt's scores behind what the coordinator has acknowledged ([`ReplicaUpdate::prompt_scored`]), as far as
-    /// they are known and fit a message. They go on after `finish`: a coordinator that asked for them closes the
+    /// The prompt's scores after what the coordinator has acknowledged ([`ReplicaUpdate::prompt_scored`]), as far as
+    /// they are known and fit a message. They continue after `finish`: a coordinator that asked for them closes the
     /// session when it has them all.
     pub prompt_scores: Option<Box<PromptScores>>,
     /// Set once the text is complete.
@@ -178,8 +178,12 @@ pub struct Report {
     pub walks: WalkStats,
 }
 
-/// What a worker says about one session.
+/// A worker's message about one session.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of them are reports, which would each need an allocation of its own"
+)]
 pub enum FromWorker {
     /// What is new.
     Report(Report),
@@ -215,7 +219,7 @@ pub struct Activity {
     pub parked_us: u64,
     /// Time since the session was opened.
     pub life_us: u64,
-    /// Steps given up because a commit had made them worthless.
+    /// Steps given up because a commit had made them useless.
     pub abandoned_steps: u64,
 }
 
@@ -238,11 +242,11 @@ impl Activity {
 /// When a text ends; belongs to the target's walk, which truncates inside an accepted path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stopping {
-    /// Length of the prompt within the text, so that the limits survive a replay.
+    /// Length of the prompt within the text, so that the limits survive a failover.
     pub prompt_len: u32,
     /// The text may have this many tokens at most, prompt included.
     pub max_len: u32,
-    /// Whether `max_len` is the model's context rather than the caller's wish.
+    /// Whether `max_len` is the model's context rather than the caller's limit.
     pub max_len_is_context: bool,
     /// Tokens that end the text; the token itself is the last one committed.
     pub stop_ids: Vec<u32>,
@@ -278,7 +282,7 @@ pub struct Addressed<T> {
     pub session: SessionId,
     /// The term under which it was sent.
     pub term: Term,
-    /// What is said.
+    /// The message itself.
     pub message: T,
 }
 
@@ -286,7 +290,7 @@ pub struct Addressed<T> {
 /// to: one that outlives its stream must not open a session on the next, where nobody would close it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamName {
-    /// The coordinator: random, another one in each life of the process; never 0.
+    /// Names the coordinator: a random number, another one in each run of the process; never 0.
     pub coordinator: u64,
     /// Counts the coordinator's streams; never 0.
     pub incarnation: u64,
@@ -298,16 +302,16 @@ impl core::fmt::Display for StreamName {
     }
 }
 
-/// What a coordinator says to a worker at one time.
+/// One frame from a coordinator to a worker.
 #[derive(Clone, Debug, Default)]
 pub struct CoordinatorFrame {
-    /// New states.
+    /// Updates of sessions.
     pub updates: Vec<Addressed<ReplicaUpdate>>,
-    /// Sessions to forget, unless they were opened anew under a later term.
+    /// Sessions to close, unless they were opened again under a later term.
     pub closed: Vec<(SessionId, Term)>,
 }
 
-/// What a worker says of itself in the handshake.
+/// What a worker says about itself in the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerInfo {
     /// What it is used for.
@@ -330,6 +334,6 @@ pub struct WorkerInfo {
     pub eos_ids: Vec<u32>,
     /// Positions that the key/value cache holds, all sessions together.
     pub kv_positions: u32,
-    /// A session takes whole pages of so many positions.
+    /// A session takes whole pages of this many positions.
     pub kv_page: u32,
 }

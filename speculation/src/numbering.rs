@@ -1,5 +1,5 @@
-//! The two ends of one direction of a stream, for one session: which node a number stands for, and what the other side
-//! was told.
+//! The two ends of one direction of a stream, for one session: which node a number stands for, and what was sent to the
+//! other side.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -39,7 +39,7 @@ pub enum PeerError {
         /// Number of tokens in the vocabulary.
         vocab: u32,
     },
-    /// The sender is ahead of the text it itself has told.
+    /// The message is based on text that was not sent.
     #[error("message starts at length {got}, but only {have} tokens are known")]
     Gap {
         /// The base in the message.
@@ -113,7 +113,7 @@ impl Inbound {
                         None => continue,
                     },
                     Some(&Place::Text(position)) => (None, position + 1),
-                    // Named once, decided since: the whole branch below it is void.
+                    // It was named, and has been decided since: the branch below it is void.
                     None => continue,
                 },
             };
@@ -190,7 +190,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// The length of the text up to which tokens were guessed right before the guesser knew of them, but too late to
+    /// The length of the text up to which tokens were guessed right before their sender knew of them, but too late to
     /// be in the tree when they were committed.
     pub fn foreseen(&self) -> u32 {
         self.foreseen
@@ -242,7 +242,7 @@ pub struct Outbound {
 const RESCORE_STEP: u16 = 1600;
 
 impl Outbound {
-    /// Notes that the other side itself told us of this node or of its edge, so that neither is told back.
+    /// Notes that the other side has sent this node or its edge, so that neither is sent back.
     pub fn heard(&mut self, id: NodeId, edge: Prob16) {
         self.told
             .entry(id)
@@ -255,8 +255,9 @@ impl Outbound {
         self.told.retain(|&id, _| tree.get(id).is_some());
     }
 
-    /// What the other side has to be told: up to `room` nodes with a path of at least `min_path`, best first,
-    /// parents before children, and the edges that moved. `origin` says where a node came from, for a sender that knows.
+    /// What has to be sent to the other side: up to `room` nodes with a path of at least `min_path`, best first,
+    /// parents before children, and the edges that moved. `origin` says where a node came from, for a sender that
+    /// knows.
     pub fn diff<P>(
         &mut self,
         tree: &Tree<P>,
@@ -299,7 +300,7 @@ impl Outbound {
                 .take_while(|(id, _)| self.told.get(id).is_none_or(|told| told.id.is_none()))
                 .collect();
             while let Some((id, node)) = unnamed.pop() {
-                // The upper part of a branch is worth telling even where the rest has to wait.
+                // The upper part of a branch is worth sending even if the rest has to wait.
                 if batch.len() >= room {
                     break 'untold;
                 }

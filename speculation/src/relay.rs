@@ -1,5 +1,5 @@
-//! The coordinator's side of a session: merges every contribution into one tree, brings every replica up to date,
-//! and owns the committed text. It never waits for one worker on behalf of another.
+//! The coordinator's side of a session: merges every contribution into one tree, keeps every replica up to date, and
+//! owns the committed text. It never waits for one worker on behalf of another.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -36,7 +36,7 @@ struct Merged {
 struct Member {
     role: Role,
     duties: Duties,
-    /// The session was given to this worker under this term; what it says under another is not for us.
+    /// The session was given to this worker under this term; what it sends under another one is ignored.
     term: Term,
     opened: bool,
     inbound: Inbound,
@@ -52,13 +52,13 @@ struct Member {
     walks: WalkStats,
 }
 
-/// What a relayed worker did wrong.
+/// Why a report is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RelayError {
     /// A malformed message.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// A report about what the worker was not asked to do.
+    /// A report beyond the worker's duties.
     #[error("a report with {0} from a worker that has no such duty in the session")]
     Duty(&'static str),
     /// Scores that do not fit the tokens or were not asked for.
@@ -100,7 +100,7 @@ impl SessionStats {
 pub struct RelayConfig {
     /// The session.
     pub session: SessionId,
-    /// Prompt token ids, and behind them what the client of a resumed request has already.
+    /// Prompt token ids, followed by what the client of a resumed request has already.
     pub text: Vec<u32>,
     /// When the text ends.
     pub stopping: Stopping,
@@ -116,7 +116,7 @@ pub struct RelayConfig {
 #[derive(Debug)]
 pub struct Relay {
     config: RelayConfig,
-    /// The last one that was given out.
+    /// The last term that was assigned.
     term: Term,
     text: Vec<u32>,
     tree: Tree<Merged>,
@@ -186,7 +186,7 @@ impl Relay {
     }
 
     /// Gives the session to a worker, under a new term, and says how to open it there; `None` when the strategy has no
-    /// use for it. A worker that held it before starts anew: what it said under its older term changes nothing.
+    /// use for it. A worker that held it before starts over: what it sent under its older term changes nothing.
     pub fn add_worker(&mut self, key: WorkerKey, role: Role) -> Option<SessionSpec> {
         let duties = self.config.strategy.duties(role);
         if duties.is_empty() || (duties.has(Duty::Propose) && self.proposers() >= MAX_DRAFTS) {
@@ -238,7 +238,7 @@ impl Relay {
             .count()
     }
 
-    /// The worker has acknowledged the open: from now on it is told.
+    /// The worker has acknowledged the open call: from now on it gets updates.
     pub fn handle_opened(&mut self, key: WorkerKey) {
         if let Some(member) = self.members.get_mut(&key) {
             member.opened = true;
@@ -265,7 +265,7 @@ impl Relay {
     /// A worker has something new: picks that are committed or merged as advice, guesses, or both.
     ///
     /// # Errors
-    /// When no correct worker would say so.
+    /// When no correct worker would send this.
     pub fn handle_report(
         &mut self,
         key: WorkerKey,
@@ -471,7 +471,7 @@ impl Relay {
         }
     }
 
-    /// What advice leaves to the other guesses at its place: they share `left` in their own proportions.
+    /// Scales the other guesses at the position of advice down, so that together they keep at most `left`.
     fn discount_rivals(&mut self, parent: Option<NodeId>, chosen: NodeId, left: f32) {
         let rivals: Vec<(NodeId, f32)> = (self.tree.children(parent).iter())
             .filter(|&&id| id != chosen)
@@ -513,12 +513,12 @@ impl Relay {
         (self.finish).filter(|&why| why == Finish::NotFinite || self.is_prompt_done())
     }
 
-    /// Whether everything that was asked about the prompt was handed out or is there to be.
+    /// Whether everything that was asked about the prompt was handed out or is ready to be.
     pub fn is_prompt_done(&self) -> bool {
         self.scores.is_prompt_done(self.config.stopping.prompt_len)
     }
 
-    /// What a worker has to be told, if anything. Call it when the stream has taken the previous update.
+    /// The next update for a worker, if there is anything new. Call it when the stream has taken the previous update.
     pub fn poll_update(&mut self, key: WorkerKey) -> Option<Addressed<ReplicaUpdate>> {
         let round_done = self.round_done();
         let allowed_len = self.allowed_len();
@@ -529,7 +529,7 @@ impl Relay {
         }
         let base_len = member.told_len;
         let until = self.text.len().min(base_len as usize + MAX_COMMIT);
-        // Guesses hang off the end of the text: a worker that is told only a part of it gets them later.
+        // Guesses hang off the end of the text: a worker that gets only a part of it is sent them later.
         let room = if until == self.text.len() {
             MAX_NODES_PER_UPDATE
         } else {

@@ -19,7 +19,7 @@ pub struct Held<X> {
     pub own: X,
 }
 
-/// What a session wants of its worker now.
+/// What a session needs from its worker now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Poll {
     /// Compute this.
@@ -55,7 +55,7 @@ impl<X: Clone + Default> Replica<X> {
             allowed_len: spec.allowed_len,
             vocab,
             tree: Tree::new(len_u32(&spec.text)),
-            // The last token is computed again, because a step has to give its logits.
+            // The last token is computed again, because its row has to answer.
             cached: cached.min(len_u32(&spec.text).saturating_sub(1)),
             inbound: Inbound::default(),
             ops: Vec::new(),
@@ -152,8 +152,8 @@ impl<X: Clone + Default> Replica<X> {
         committed
     }
 
-    /// Takes the nodes and scores of an update whose commit was taken before. Returns the nodes it told of, with the
-    /// edges it gave them.
+    /// Takes the nodes and scores of an update whose commit was handled before. Returns the nodes it named, with their
+    /// edges.
     pub(crate) fn graft(
         &mut self,
         update: &ReplicaUpdate,
@@ -170,7 +170,7 @@ impl<X: Clone + Default> Replica<X> {
         let mut told = Vec::with_capacity(named.len());
         for (at, grafted) in named {
             let edge = update.nodes.edges[at];
-            // A node that was known already has been scored anew by who sees every contribution.
+            // The coordinator sees every contribution, so its score of a known node replaces the one here.
             if let Grafted::Existing(id) = grafted {
                 self.tree.set_edge(id, edge.to_f32());
             }
@@ -188,7 +188,7 @@ impl<X: Clone + Default> Replica<X> {
         Ok(told)
     }
 
-    /// Tokens of the text that the cache does not hold yet; at least the last one, so that a step gives logits.
+    /// Tokens of the text that the cache does not hold yet; at least the last one, so that a row can answer.
     pub(crate) fn pending(&mut self) -> &[u32] {
         if self.cached >= self.len() {
             self.cached = self.len().saturating_sub(1);

@@ -8,7 +8,7 @@
 //! *For a round* is for drafts that take turns with the target: wait until they have finished, and not for a draft that
 //! is much later than drafts have been so far.
 //!
-//! What was learned belongs to the worker and outlives a session; a session only knows since when it waits.
+//! What was learned belongs to the worker and outlives a session; a session only remembers since when it waits.
 
 use crate::Time;
 use crate::strategy::NextStep;
@@ -31,7 +31,7 @@ pub struct WaitModel {
     draft_step_us: Option<f64>,
 }
 
-/// Arrivals are expected by how much is there already: the first guesses after a miss bring most.
+/// Arrivals are estimated by how much is there already: the first guesses after a miss bring most.
 const CLASSES: usize = 5;
 
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ const LEARN: f64 = 0.15;
 /// Longest wait for guesses, as a share of a step.
 const LONGEST: f64 = 0.6;
 
-/// A round may last so many times as long as rounds do, and [`ROUND_SLACK_US`] more.
+/// A round may last this many times as long as rounds have taken so far, and [`ROUND_SLACK_US`] more.
 const ROUND_TIMES: f64 = 4.0;
 const ROUND_SLACK_US: f64 = 2_000.0;
 
@@ -89,7 +89,7 @@ impl WaitModel {
         self.rate.us = self.rate.us * 0.97 + micros(spent);
     }
 
-    /// The drafts of one session have finished a round of so many steps, this long after the commit that began it.
+    /// The drafts of one session have finished a round of this many steps, this long after the commit that began it.
     pub fn round_took(&mut self, steps: u16, took: Time) {
         let step_us = micros(took) / f64::from(steps.max(1));
         self.draft_step_us = Some(match self.draft_step_us {
@@ -98,7 +98,7 @@ impl WaitModel {
         });
     }
 
-    /// The longest that a round of so many steps is waited for, microseconds.
+    /// The longest that a round of this many steps is waited for, microseconds.
     fn round_limit_us(&self, steps: u16) -> f64 {
         self.draft_step_us.map_or(LONGEST_ROUND_US, |step_us| {
             (ROUND_TIMES * step_us * f64::from(steps) + ROUND_SLACK_US).min(LONGEST_ROUND_US)

@@ -7,7 +7,7 @@ use decode::{NodeId, NotFinite, Pick, Rule};
 use crate::message::{Finish, Stopping};
 use crate::tree::Tree;
 
-/// Where a walk went.
+/// The result of a walk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Walked {
     /// The picked tokens: one for each accepted node and one more, unless the text ended earlier. None behind the last

@@ -2,6 +2,7 @@
 
 use super::params::SamplingParams;
 use super::shaping::Shaping;
+use std::vec::Vec;
 
 /// A small stream of test values; unrelated to the noise under test.
 pub(super) struct Dice(pub(super) u64);

@@ -44,7 +44,7 @@ impl Distance {
 
     /// A logit below which no token survives min-p; the lowest finite number if
     /// the filter is off. Rounded down generously: [`Distance::allows`] decides.
-    pub(super) fn floor(&self) -> f32 {
+    pub(super) fn cutoff(&self) -> f32 {
         let reach = self.temperature * self.lowest;
         let slack = 1e-6 * (self.strongest.abs() - reach) + f64::from(f32::MIN_POSITIVE);
         ((self.strongest + reach - slack) as f32).max(f32::MIN)

@@ -20,7 +20,7 @@
 //! ([`History`](crate::step::History)).
 //!
 //! What is exact here is exact on every machine: sums are taken in one fixed
-//! order, `exp` and `ln` are the crate's own, and the vector code paths differ
+//! order, `exp` and `ln` are those of [`math`](crate::math), and the vector code paths differ
 //! in speed only.
 
 #[cfg(test)]

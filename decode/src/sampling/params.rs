@@ -1,4 +1,4 @@
-//! What a request may say about sampling.
+//! The sampling parameters of a request.
 
 /// The sampling parameters of one request, shared by every model that works on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,6 +87,7 @@ impl SamplingParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::string::ToString;
 
     #[test]
     fn ranges_are_closed_where_documented_and_messages_name_the_parameter() {

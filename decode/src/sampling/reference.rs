@@ -6,6 +6,7 @@ use super::params::SamplingParams;
 use super::shaping::Shaping;
 use crate::math;
 use crate::scores::Score;
+use std::vec::Vec;
 
 /// All surviving tokens with their noisy scores, best first.
 pub(super) fn ranked(
@@ -127,6 +128,37 @@ pub(super) fn shaped(
         keep_finite(shaped)
     };
     (0..).zip(logits).map(|(id, &l)| shape(id, l)).collect()
+}
+
+/// The probability of a token before any filter: the softmax of `l / T`, or of `l` at `T = 0`, every weight taken.
+pub(super) fn probability(
+    logits: &[f32],
+    vocab_limit: u32,
+    params: &SamplingParams,
+    token: u32,
+) -> f32 {
+    let unfiltered = SamplingParams {
+        temperature: if params.temperature == 0.0 {
+            1.0
+        } else {
+            params.temperature
+        },
+        ..SamplingParams::default()
+    };
+    let strongest = survivors(logits, vocab_limit, &unfiltered)[0].1;
+    let mut lanes = [0.0_f64; 16];
+    for (id, &logit) in (0..vocab_limit).zip(logits) {
+        let weight = math::exp((logit - strongest) / unfiltered.temperature);
+        lanes[id as usize % 16] += f64::from(weight);
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    let away = (f64::from(logits[token as usize]) - f64::from(strongest))
+        / f64::from(unfiltered.temperature);
+    (math::exp64(away) / lanes[0]) as f32
 }
 
 /// The score of a token: the softmax over the survivors, every weight taken.

@@ -306,7 +306,7 @@ impl Race<'_> {
                 self.consider(token);
             }
         }
-        let floor = self.distance.floor();
+        let floor = self.distance.cutoff();
         let filtered = floor > f32::MIN;
         let mut from = 0;
         loop {

@@ -1,6 +1,6 @@
 //! Log-probabilities of tokens under one row of logits.
 //!
-//! The sum is taken as everywhere here, in sixteen lanes by token id, with this crate's own `exp` and `ln`: a score has
+//! The sum is taken as everywhere here, in sixteen lanes by token id, with `exp` and `ln` of [`math`]: a score has
 //! the same bits on every machine and however the row was computed.
 
 use super::filter::{Distance, Survivors};
@@ -42,7 +42,7 @@ impl Sampler {
         let (strongest, _) = survey.strongest();
         let distance = Distance::new(strongest, params);
         let survivors = self.filter.apply(width, logits, &survey, params);
-        // Every filter keeps the strongest tokens, so the weakest of those listed tells who survives.
+        // Every filter keeps the strongest tokens, so the weakest of those listed shows which tokens survive.
         let weakest = match survivors {
             Survivors::Near => 0,
             Survivors::Listed => self.filter.listed().iter().copied().min().unwrap_or(0),

@@ -8,9 +8,9 @@ use crate::step::History;
 
 /// Changes to logits that depend on the request and on the tokens before the row.
 ///
-/// Repetition as Hugging Face and vLLM define it (CTRL, arXiv 1909.05858, section 4.1): the logits of tokens that
-/// occur in prompt or output are divided if positive and multiplied if negative. Presence and frequency as OpenAI's
-/// API defines them: they look at the output alone. With everything neutral a row is handed through as it is.
+/// Repetition as Hugging Face and vLLM define it (CTRL, arXiv 1909.05858, section 4.1): the logits of tokens that occur
+/// in prompt or output are divided if positive and multiplied if negative. Presence and frequency as OpenAI's API
+/// defines them: they look at the output alone. With everything neutral a row is passed through unchanged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shaping {
     /// Token ids, each at most once, with what is added to their logits: in `-100..=100`.
@@ -21,7 +21,7 @@ pub struct Shaping {
     pub presence_penalty: f32,
     /// Taken from tokens of the output as often as they are there; in `-2..=2`, 0 switches it off.
     pub frequency_penalty: f32,
-    /// The stop ids are masked until the output has so many tokens.
+    /// The stop ids are masked until the output has this many tokens.
     pub min_tokens: u32,
     /// The tokens that end the text.
     pub stop_ids: Vec<u32>,
@@ -142,8 +142,8 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// The logits as the request wants them, in `row` if anything is to be changed. Costs nothing but a comparison
-    /// otherwise; else a copy of the row and one change for each distinct token of the past.
+    /// The logits as the request shapes them. If anything changes, they are in `row`, at the cost of a copy and one
+    /// change for each distinct earlier token; otherwise a comparison is all it costs.
     pub(super) fn shape<'a>(
         &mut self,
         shaping: &Shaping,

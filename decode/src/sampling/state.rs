@@ -39,7 +39,7 @@ impl Sampling {
 
 /// The sampling side of one session on one model: its settings, and token counts that follow its text.
 ///
-/// Every answer is a pure function of logits, settings and history: the counts only spare counting again.
+/// Every answer is a pure function of logits, settings and history: the counts only save recounting.
 #[derive(Debug, Clone, Default)]
 pub struct SamplerState {
     sampling: Sampling,

@@ -37,12 +37,12 @@ impl ClientScores {
         }
     }
 
-    /// The position up to which the prompt's scores are here; 0 when none were asked for.
+    /// The position up to which the prompt's scores have arrived; 0 when none were asked for.
     pub(crate) fn prompt_next(&self) -> u32 {
         self.next
     }
 
-    /// Whether nothing is to come about a prompt of this length.
+    /// Whether all scores of a prompt of this length have arrived.
     pub(crate) fn is_prompt_done(&self, prompt_len: u32) -> bool {
         self.asked.prompt.is_none() || self.next >= prompt_len
     }

@@ -1,4 +1,4 @@
-//! Log-probabilities of one session: what its target has worked out, and what its client is still to get.
+//! Log-probabilities of one session: what its target has computed, and what its client has not got yet.
 
 mod client;
 mod target;

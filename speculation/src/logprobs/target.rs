@@ -11,7 +11,7 @@ use crate::numbering::len_u32;
 #[derive(Debug)]
 pub(crate) struct TargetScores {
     scoring: Scoring,
-    /// Of the text behind what the coordinator has.
+    /// Of the text after what the coordinator has.
     picks: Scores,
     /// Of the prompt from position `prompt_first` on.
     prompt: Scores,
@@ -51,12 +51,12 @@ impl TargetScores {
         }
     }
 
-    /// The coordinator has so many more tokens of the text.
+    /// The coordinator has this many more tokens of the text.
     pub(crate) fn picks_acked(&mut self, tokens: u32) {
         self.picks.drop_front(tokens as usize);
     }
 
-    /// The coordinator has the prompt's scores below this position. Says whether there are more.
+    /// The coordinator has the prompt's scores below this position. Returns whether there are more.
     pub(crate) fn prompt_acked(&mut self, below: u32) -> bool {
         let done = (below.saturating_sub(self.prompt_first)).min(len_u32(&self.prompt.ranks));
         self.prompt.drop_front(done as usize);
@@ -65,7 +65,8 @@ impl TargetScores {
     }
 
     /// The next part of the prompt to compute before anything is picked, if tokens of it are still to be scored: what
-    /// comes before the first of them, or rows with logits each. The prompt's last row gives the first pick.
+    /// comes before the first of them, or rows that each answer with a score. The prompt's last row gives the first
+    /// pick.
     pub(crate) fn plan(&self, text: &[u32], cached: u32, room: usize) -> Option<StepPlan> {
         let next = self.prompt_first + len_u32(&self.prompt.ranks);
         if next >= self.prompt_len {
@@ -99,7 +100,7 @@ impl TargetScores {
         whole.then(|| Box::new(self.picks.clone()))
     }
 
-    /// For a report: what of the prompt's scores is known and fits.
+    /// For a report: the scores of the prompt that are known and fit.
     pub(crate) fn prompt(&self) -> Option<Box<PromptScores>> {
         (!self.prompt.is_empty()).then(|| {
             Box::new(PromptScores {

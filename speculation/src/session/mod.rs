@@ -1,7 +1,8 @@
 //! A session on a worker: one state machine for every duty.
 //!
-//! Feed it with `handle_*`; ask it with [`Session::poll_step`] what to compute, with [`Session::poll_cache_ops`] what the
-//! model's cache has to do before and after that, and with [`Session::poll_report`] what to tell the coordinator.
+//! Feed it with `handle_*`; ask it with [`Session::poll_step`] what to compute, with [`Session::poll_cache_ops`] what
+//! the model's cache has to do before and after that, and with [`Session::poll_report`] what to report to the
+//! coordinator.
 
 mod propose;
 mod verify;
@@ -21,7 +22,7 @@ use crate::strategy::{Registry, StrategyError};
 use propose::Proposer;
 use verify::Verifier;
 
-/// What a worker brings to a session.
+/// What a worker offers to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Token ids lie below it.
@@ -33,7 +34,7 @@ pub struct Capacity {
 /// A session cannot be served by this worker.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SessionError {
-    /// This worker does not know how to decode it.
+    /// Its strategy is unknown here, or a knob is wrong.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
     /// The duties do not go together.
@@ -50,6 +51,10 @@ pub struct Session {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a session is one of the two for its whole life, and lies in a map of its owner"
+)]
 enum Agent {
     Proposer(Proposer),
     Verifier(Verifier),
@@ -121,7 +126,7 @@ impl Session {
     /// Takes the coordinator's newest state, and learns from what was committed.
     ///
     /// # Errors
-    /// When no correct coordinator would say so; nothing has changed then but possibly the text.
+    /// When no correct coordinator would send this; then nothing has changed, except possibly the text.
     pub fn handle_update(
         &mut self,
         now: Time,
@@ -165,7 +170,7 @@ impl Session {
         }
     }
 
-    /// Whether the commit in `update` leaves nothing of a step in flight that would be of use.
+    /// Whether the commit in `update` makes a step in flight useless.
     pub fn is_obsolete(&self, plan: &StepPlan, update: &ReplicaUpdate) -> bool {
         match &self.agent {
             Agent::Proposer(proposer) => proposer.is_obsolete(plan, update),
@@ -173,7 +178,7 @@ impl Session {
         }
     }
 
-    /// What to tell the coordinator, if there is anything.
+    /// The next report to the coordinator, if there is anything new.
     pub fn poll_report(&mut self, activity: Activity) -> Option<Report> {
         match &mut self.agent {
             Agent::Proposer(proposer) => proposer.poll_report(activity),

@@ -27,7 +27,7 @@ pub(super) struct Grown {
     expanded: bool,
 }
 
-/// An account of its time is worth a message of its own after this long, microseconds.
+/// After this long, in microseconds, an account of its time is worth a message of its own.
 const REPORT_US: u64 = 50_000;
 
 /// See the module documentation.
@@ -214,7 +214,7 @@ impl Proposer {
                 .take_while(|(id, node)| !node.payload.computed && !taken.contains(id))
                 .map(|(id, _)| id)
                 .collect();
-            // What does not fit is cut from below: a branch deeper than the room still gets on by a few rows.
+            // What does not fit is cut off at the bottom: a branch deeper than the room still advances by a few rows.
             missing.reverse();
             missing.truncate(room - rows.len());
             taken.extend(missing.iter().copied());
@@ -254,7 +254,7 @@ impl Proposer {
         }
         self.round_steps = self.round_steps.saturating_add(1);
         let calibration = learned.calibration.of(Source::Draft);
-        // A model whose answer is not a number gives no guesses; the target finds its own way.
+        // A model whose answer is not a number gives no guesses; the target continues without them.
         let mut answers = answers.iter().map(|answer| match answer {
             Answer::Guesses(guesses) => guesses.as_slice(),
             _ => &[],
@@ -312,7 +312,7 @@ impl Proposer {
                 },
             };
             if let Some(Grafted::Existing(id)) = tree.graft(parent, graft) {
-                // Another contributor was faster; what is known of it here still teaches.
+                // Another contributor was faster; this draft still learns from its own guess.
                 if let Some(held) = tree.payload_mut(id) {
                     held.own.guess = own.guess;
                     held.own.origin = own.origin;
@@ -329,7 +329,7 @@ impl Proposer {
             Some(|held: &Held<Grown>| held.own.origin),
         );
         let round_done = (self.growth.round.is_some() && self.pauses()).then(|| self.replica.len());
-        // An idle draft still says from time to time how it has spent its life.
+        // An idle draft still reports its activity from time to time.
         let is_aged = activity.life_us >= self.told_life_us + REPORT_US;
         let is_new =
             is_aged || !nodes.is_empty() || (round_done.is_some() && round_done != self.told_round);

@@ -90,7 +90,7 @@ impl Verifier {
             }
         };
         let replica = Replica::new(spec, capacity.vocab, cached);
-        // Advice is nobody's text: its scores would be of no use.
+        // Advice is not text: its scores would be of no use.
         let scoring = match advice {
             None => spec.scoring,
             Some(_) => Scoring::default(),
@@ -159,7 +159,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// The text went on without us: true for a qualifier, whose advice either led there or is void.
+    /// The target has extended the text: the advice of this session either led there or is void.
     fn follow(&mut self, now: Time, tokens: &[u32]) {
         let committed = self.replica.extend(tokens);
         self.is_stuck = false;
@@ -304,7 +304,7 @@ impl Verifier {
         if let (Some(advice), 0) = (self.advice, next.guesses)
             && self.bare_share > advice.bare_share
         {
-            // Not for ever: what keeps it waiting is its own history, which fades here.
+            // Not forever: the share that keeps it waiting decays here.
             self.bare_share *= 0.9;
             return Some(Poll::Parked);
         }
@@ -335,7 +335,7 @@ impl Verifier {
             None => !plan.asks.is_empty(),
             Some(tip) => (plan.rows.iter()).any(|row| row.node == tip && row.ask != Ask::Nothing),
         };
-        // Only the text was caught up with, for which the step had no more room.
+        // The step had room only to catch up with the text.
         if !is_decided {
             return;
         }
@@ -390,8 +390,8 @@ impl Verifier {
         }
     }
 
-    /// Whether the commit in `update` leaves nothing of a step in flight that would be of use: the advice it
-    /// continues has been overtaken or contradicted. A target's step is always of use, it makes the commits.
+    /// Whether the commit in `update` makes a step in flight useless: the advice it continues has been overtaken or
+    /// contradicted. A target's step is always useful: it makes the commits.
     pub(super) fn is_obsolete(&self, plan: &StepPlan, update: &ReplicaUpdate) -> bool {
         let Some(&tip) = self.ahead.last() else {
             return false;
@@ -463,7 +463,10 @@ impl Verifier {
         if walked.finish == Some(Finish::NotFinite) {
             // Nothing more until the text goes on; then the row that gave no number is computed again.
             self.finish = walked.finish;
-            let again = self.ahead.last().filter(|&&id| self.replica.is_computed(id));
+            let again = self
+                .ahead
+                .last()
+                .filter(|&&id| self.replica.is_computed(id));
             self.replica.drop_rows(again.copied().into_iter().collect());
             if walked.picks.is_empty() {
                 return;

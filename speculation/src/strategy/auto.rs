@@ -4,8 +4,7 @@
 use alloc::sync::Arc;
 
 use super::{
-    Advice, Candidates, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy,
-    Verification,
+    Advice, Candidates, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy, Verification,
 };
 use crate::duty::{Duties, Duty, Role};
 use crate::wait::{Start, Waits};

@@ -1,17 +1,17 @@
-//! What can be set about a strategy: declared by its file, sent by name, checked in one place.
+//! The knobs of a strategy: declared in its file, sent by name, checked in one place.
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-/// A number that a strategy can be given.
+/// A number that can be set for a strategy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Knob {
     /// The name users type.
     pub name: &'static str,
     /// The values it takes.
     pub range: Range,
-    /// The value it has if nothing is said.
+    /// The value if none is set.
     pub default: f64,
     /// What it does, in one sentence.
     pub help: &'static str,
@@ -29,7 +29,7 @@ pub enum Range {
 }
 
 impl Range {
-    /// Whether it has this value.
+    /// Whether it contains this value.
     #[must_use]
     pub fn holds(self, value: f64) -> bool {
         match self {
@@ -51,7 +51,7 @@ impl core::fmt::Display for Range {
     }
 }
 
-/// Why knobs cannot be set so.
+/// Why knobs are refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum KnobError {
     /// The strategy has no such knob.
@@ -59,7 +59,7 @@ pub enum KnobError {
     Unknown {
         /// What was asked for.
         name: String,
-        /// What there is.
+        /// The known ones.
         known: String,
     },
     /// The value is out of range.
@@ -106,7 +106,7 @@ impl Knobs {
         (self.values.iter()).map(|(name, &value)| (name.as_str(), value))
     }
 
-    /// A value; 0 for one that is not set, which complete knobs do not have.
+    /// A value; 0 if it is not set. Complete knobs have no unset values.
     pub fn get(&self, name: &str) -> f64 {
         self.values.get(name).copied().unwrap_or(0.0)
     }

@@ -1,4 +1,4 @@
-//! Strategies: how a request is decoded, one file each, and the one registry that everybody reads.
+//! Strategies: how a request is decoded, one file each, and the registry that all processes read.
 //!
 //! A [`Strategy`] says which duties each role gets, how a node is expanded and valued, when a draft pauses, when a
 //! verifier starts and what it submits. Under the acceptance rule `exact` every strategy gives the same text; they
@@ -10,6 +10,7 @@
 mod ar;
 mod auto;
 mod knobs;
+mod parallel;
 mod serial;
 mod serial_tree;
 
@@ -31,15 +32,16 @@ pub const BUILT_IN: &[&Entry] = &[
     &ar::ENTRY,
     &serial::ENTRY,
     &serial_tree::ENTRY,
+    &parallel::ENTRY,
     &auto::ENTRY,
 ];
 
 /// The strategy of a request that names none.
 pub const DEFAULT: &str = "auto";
 
-/// How a request is decoded. All methods are pure; what is measured is given to them.
+/// How a request is decoded. All methods are pure; measurements are passed to them.
 pub trait Strategy: fmt::Debug + Send + Sync {
-    /// What a worker of this role does for a session; nothing: the role is not used.
+    /// What a worker of this role does for a session; none: the role is not used.
     fn duties(&self, role: Role) -> Duties;
 
     /// The bounds of what a draft grows.
@@ -109,7 +111,7 @@ pub struct Growth {
 /// A node that could be expanded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frontier {
-    /// Estimated probability that the text comes this way.
+    /// Estimated probability that the text takes this path.
     pub path: f32,
     /// Whether it is this draft's to expand, where several drafts share a session.
     pub is_own: bool,
@@ -154,13 +156,12 @@ pub struct Verification {
     pub min_path: f32,
 }
 
-/// What keeps a qualifier a qualifier.
+/// The limits of a qualifier, without which it would be a slow draft.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Advice {
-    /// It runs at most this many tokens ahead of the committed text.
+    /// It starts no step while it is this many tokens ahead of the committed text.
     pub ahead: u16,
-    /// At most this share of its recent steps may be without a guess below its own tip; beyond that it would be a slow
-    /// draft.
+    /// At most this share of its recent steps may be without a guess below its own tip.
     pub bare_share: f32,
 }
 
@@ -207,7 +208,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The knobs of this name.
+    /// The knob with this name.
     pub fn knob(&self, name: &str) -> Option<&'static Knob> {
         self.knobs.iter().find(|knob| knob.name == name)
     }
@@ -258,7 +259,7 @@ impl Settings {
 /// A strategy that a session uses. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// What was asked for, so that workers can be told.
+    /// What was asked for, as it is sent to workers.
     pub settings: Settings,
     strategy: Arc<dyn Strategy>,
 }
@@ -274,12 +275,12 @@ impl core::ops::Deref for Chosen {
 /// Why there is no such strategy.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StrategyError {
-    /// Nobody has registered it.
+    /// It is not registered.
     #[error("unknown strategy {name:?}; known are {known}")]
     Unknown {
         /// What was asked for.
         name: String,
-        /// What there is.
+        /// The known ones.
         known: String,
     },
     /// A knob is wrong.
@@ -320,7 +321,7 @@ impl Registry {
         &self.entries
     }
 
-    /// The one of this name; an empty name is [`DEFAULT`].
+    /// The entry with this name; an empty name is [`DEFAULT`].
     ///
     /// # Errors
     /// When there is none.

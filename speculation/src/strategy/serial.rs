@@ -9,7 +9,7 @@ use crate::wait::{Start, Waits};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "serial",
-    about: "The draft makes a chain of gamma tokens, then waits for the target's verdict",
+    about: "The draft makes a chain of gamma tokens, then waits until the target has verified it",
     source: "arXiv 2211.17192, arXiv 2302.01318",
     knobs: &[Knob {
         name: "gamma",

@@ -9,7 +9,7 @@ use crate::wait::{Start, Waits};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "serial-tree",
-    about: "The draft makes a tree, then waits for the target's verdict on its best nodes",
+    about: "The draft makes a tree, then waits until the target has verified its best nodes",
     source: "arXiv 2305.09781",
     knobs: &[
         Knob {

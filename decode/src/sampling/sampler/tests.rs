@@ -39,7 +39,7 @@ fn every_width_equals_the_reference_that_takes_all_logarithms() {
         let wanted = reference_guesses(&logits, &want, &params, k);
         let got: Vec<(u32, f32)> = guesses
             .iter()
-            .map(|guess| (guess.token, guess.score))
+            .map(|guess| (guess.token, guess.margin))
             .collect();
         assert_eq!(got, wanted, "case {case}, k = {k}, {params:?} {logits:?}");
     }
@@ -70,6 +70,11 @@ fn reference_guesses(
         }
     }
     guesses.truncate(k);
+    // The first is told by its lead over the second, not by its distance to itself.
+    let second = guesses.get(1).map_or(f32::NEG_INFINITY, |guess| guess.1);
+    if let Some(first) = guesses.first_mut() {
+        first.1 = -second;
+    }
     guesses
 }
 
@@ -88,9 +93,9 @@ fn outsiders_follow_the_survivors_in_the_order_of_their_logits() {
         .unwrap();
     let got: Vec<(u32, f32)> = guesses
         .iter()
-        .map(|guess| (guess.token, guess.score))
+        .map(|guess| (guess.token, guess.margin))
         .collect();
-    assert_eq!(got, [(1, 0.0), (2, -2.0), (4, -4.0)]);
+    assert_eq!(got, [(1, 2.0), (2, -2.0), (4, -4.0)]);
     sampler
         .guesses(&logits, &params, 3, 9, &mut guesses)
         .unwrap();
@@ -123,7 +128,7 @@ fn wide_rows_equal_the_reference() {
             .unwrap();
         let got: Vec<(u32, f32)> = guesses
             .iter()
-            .map(|guess| (guess.token, guess.score))
+            .map(|guess| (guess.token, guess.margin))
             .collect();
         let wanted = reference_guesses(&logits[..4096], &want, &params, 8);
         assert_eq!(got, wanted, "{params:?}");
@@ -131,7 +136,7 @@ fn wide_rows_equal_the_reference() {
 }
 
 #[test]
-fn a_guess_has_scores_that_fall_from_zero_and_weights_that_add_up() {
+fn a_guess_has_margins_that_fall_and_weights_that_add_up() {
     let mut sampler = Sampler::new(100);
     let logits: Vec<f32> = (0..100).map(|id| (id as f32 * 0.7).sin() * 3.0).collect();
     let mut guesses = Vec::new();
@@ -144,19 +149,20 @@ fn a_guess_has_scores_that_fall_from_zero_and_weights_that_add_up() {
             .guesses(&logits, &params, 5, 6, &mut guesses)
             .unwrap();
         assert_eq!(guesses.len(), 6);
-        assert_eq!(guesses[0].score, 0.0);
+        assert!(guesses[0].margin >= 0.0);
+        assert_eq!(guesses[0].margin, -guesses[1].margin);
         assert!(
             guesses
                 .windows(2)
-                .all(|pair| pair[0].score >= pair[1].score)
+                .all(|pair| pair[0].margin >= pair[1].margin)
         );
         let sum: f32 = guesses.iter().map(|guess| guess.weight).sum();
         assert!((sum - 1.0).abs() < 1e-5, "{sum}");
         let ratio = guesses[1].weight / guesses[0].weight;
-        assert!((ratio - guesses[1].score.exp()).abs() < 1e-5);
+        assert!((ratio - guesses[1].margin.exp()).abs() < 1e-5);
         let pick = sampler.pick(&logits, &params, 5).unwrap();
         assert_eq!(pick.token, guesses[0].token);
-        assert!((pick.margin + guesses[1].score).abs() < 1e-6);
+        assert!((pick.margin - guesses[0].margin).abs() < 1e-6);
     }
     sampler
         .guesses(&logits, &SamplingParams::default(), 5, 0, &mut guesses)
@@ -166,6 +172,53 @@ fn a_guess_has_scores_that_fall_from_zero_and_weights_that_add_up() {
         .guesses(&logits, &SamplingParams::default(), 5, 1000, &mut guesses)
         .unwrap();
     assert_eq!(guesses.len(), 100);
+}
+
+/// The probability of a guess is the softmax of `l / T` over the vocabulary, whatever the filters are and wherever the
+/// guess stands: the same bits at every vector width, those of the reference that takes every weight.
+#[test]
+fn q_is_the_softmax_over_the_whole_vocabulary() {
+    let widths = Width::all();
+    let mut dice = Dice(0x9a);
+    for case in 0..20_000_u32 {
+        let logits = dice.logits();
+        let params = dice.params();
+        let k = dice.of(&[1, 2, 8, 40]);
+        let mut first: Option<Vec<Guess>> = None;
+        for &width in &widths {
+            let mut guesses = Vec::new();
+            Sampler::with_width(u32::MAX, width)
+                .guesses(&logits, &params, case, k, &mut guesses)
+                .unwrap();
+            for guess in &guesses {
+                let want = reference::probability(&logits, u32::MAX, &params, guess.token);
+                assert_eq!(guess.q.to_bits(), want.to_bits(), "{params:?} {logits:?}");
+                assert!((0.0..=1.0).contains(&guess.q));
+            }
+            assert!(guesses.iter().map(|guess| guess.q).sum::<f32>() < 1.0 + 1e-5);
+            match &first {
+                Some(narrow) => assert_eq!(narrow, &guesses, "{width:?} {params:?} {logits:?}"),
+                None => first = Some(guesses),
+            }
+        }
+    }
+    // By hand: probabilities 1/2, 1/4, 1/8, 1/8 at T = 1, and square roots of those ratios at T = 2.
+    let logits = [4.0_f32, 2.0, 1.0, 1.0].map(f32::ln);
+    let mut guesses = Vec::new();
+    for (temperature, root) in [(0.0, 1.0), (1.0, 1.0), (2.0, 0.5)] {
+        let params = SamplingParams {
+            temperature,
+            top_k: 1,
+            ..SamplingParams::default()
+        };
+        (Sampler::new(4).guesses(&logits, &params, 0, 4, &mut guesses)).unwrap();
+        let weights = [4.0_f32, 2.0, 1.0, 1.0].map(|weight| weight.powf(root));
+        let sum: f32 = weights.iter().sum();
+        for guess in &guesses {
+            let want = weights[guess.token as usize] / sum;
+            assert!((guess.q - want).abs() < 1e-6, "{guess:?} {want}");
+        }
+    }
 }
 
 /// The tokens that are ever picked, over many positions.
@@ -267,7 +320,8 @@ fn padding_and_masked_tokens_are_never_picked() {
 fn rows_without_a_finite_maximum_are_refused() {
     let mut guesses = vec![Guess {
         token: 1,
-        score: 0.0,
+        q: 1.0,
+        margin: 0.0,
         weight: 1.0,
     }];
     for width in Width::all() {

@@ -46,7 +46,7 @@ fn a_session_that_follows_its_text_equals_the_reference() {
             let past = History {
                 text: &text[..len],
                 path: &path,
-                prompt_len,
+                prompt_len: prompt_len as u32,
             };
             let output = [&text[prompt_len..len], &path].concat();
             let row = reference::shaped(&logits, &shaping, &text[..prompt_len], &output);
@@ -112,8 +112,11 @@ fn neutral_parameters_are_no_parameters() {
             min_tokens: dice.of(&[0, 5]),
             stop_ids: vec![0],
         };
-        let mut with = Recipe::new(params, neutral);
-        let mut without = Recipe::from(params);
+        let mut with = SamplerState::from(Sampling {
+            params,
+            shaping: neutral,
+        });
+        let mut without = SamplerState::from(params);
         let pick = sampler.pick_after(&logits, &mut without, &past).unwrap();
         assert_eq!(
             sampler.pick_after(&logits, &mut with, &past).unwrap(),
@@ -170,4 +173,84 @@ fn scores_are_logarithms_of_probabilities() {
     assert_eq!(ids, [0, 2, 1, 3]);
     let bad = [0.0, f32::NAN, 0.0, 0.0];
     assert_eq!(sampler.score(&bad, &raw, 0, 1), Err(NotFinite));
+}
+
+/// Every ask is answered with what its own function gives.
+#[test]
+fn an_answer_is_what_was_asked_for() {
+    let mut sampler = Sampler::new(u32::MAX);
+    let mut dice = Dice(0xa5c);
+    for case in 0..4_000 {
+        let logits = finite(&mut dice);
+        let vocab = logits.len();
+        let sampling = Sampling {
+            params: dice.params(),
+            shaping: dice.shaping(vocab),
+        };
+        let mut state = SamplerState::from(sampling);
+        let text = dice.text(9, vocab);
+        let past = History {
+            text: &text[..7],
+            path: &text[7..],
+            prompt_len: 4,
+        };
+        let mut answer = |ask| sampler.answer(ask, &logits, &mut state, &past);
+        let nothing = answer(Ask::Nothing);
+        let token = dice_token(vocab, case);
+        let top = dice.of(&[0, 1, 5, 20]);
+        let plain = answer(Ask::Pick { score: None });
+        let scored = [Basis::Raw, Basis::Processed].map(|basis| {
+            let score = Some((basis, top));
+            (basis, answer(Ask::Pick { score }))
+        });
+        let guessed = [0, 1, 2, 9].map(|most| (most, answer(Ask::Guesses(most))));
+        let known = answer(Ask::Score { token, top });
+
+        assert_eq!(nothing, None);
+        let pick = sampler.pick_after(&logits, &mut state, &past).unwrap();
+        assert_eq!(
+            (plain, &pick.score),
+            (Some(Answer::Pick(pick.clone())), &None)
+        );
+        let top = usize::from(top);
+        for (basis, got) in scored {
+            let score = sampler.score_after(&logits, &mut state, &past, pick.token, (basis, top));
+            let want = Pick {
+                score: Some(Box::new(score.unwrap())),
+                ..pick.clone()
+            };
+            assert_eq!(got, Some(Answer::Pick(want)), "{basis:?}");
+        }
+        let mut guesses = Vec::new();
+        (sampler.guesses_after(&logits, &mut state, &past, 9, &mut guesses)).unwrap();
+        for (most, got) in guessed {
+            let Some(Answer::Guesses(got)) = got else {
+                panic!("{got:?}")
+            };
+            let most = usize::from(most);
+            assert_eq!(got.len(), most.min(guesses.len()));
+            for (got, want) in got.iter().zip(&guesses) {
+                // Even an only guess is told by its lead over the second.
+                let facts = |guess: &Guess| (guess.token, guess.q, guess.margin);
+                assert_eq!(facts(got), facts(want), "of {most}");
+            }
+        }
+        let want = sampler.score(&logits, &SamplingParams::default(), token, top);
+        assert_eq!(known, Some(Answer::Score(Box::new(want.unwrap()))));
+
+        // Without a mask, which would hide the token.
+        let mut state = SamplerState::from(state.sampling.params);
+        let mut broken = logits.clone();
+        broken[token as usize] = f32::NAN;
+        for ask in [
+            Ask::Pick { score: None },
+            Ask::Guesses(3),
+            Ask::Score { token, top: 2 },
+        ] {
+            let got = sampler.answer(ask, &broken, &mut state, &past);
+            assert_eq!(got, Some(Answer::NotFinite));
+        }
+        let got = sampler.answer(Ask::Nothing, &broken, &mut state, &past);
+        assert_eq!(got, None);
+    }
 }

@@ -1,4 +1,4 @@
-//! The page: Markdown for people, JSON for programs.
+//! The report: a Markdown table and JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub fn line(series: &Series) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// The lines below the table: what else went wrong, with how often. Texts that differ in numbers only count as one.
+/// The lines below the table: other errors, with their number. Texts that differ only in numbers count as one.
 #[must_use]
 pub fn notes(series: &[Series]) -> Vec<String> {
     let mut lines = Vec::new();
@@ -71,7 +71,7 @@ fn without_numbers(text: &str) -> String {
     out
 }
 
-/// Everything, by repetition.
+/// All figures, by repetition.
 #[must_use]
 pub fn json(series: &[Series]) -> Value {
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
