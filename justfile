@@ -41,9 +41,9 @@ fuzz target minutes="60":
 deny:
     cargo deny check
 
-# The pure crate where there is no clock, thread or socket.
+# The pure crates where there is no clock, thread or socket (needs `rustup target add wasm32-unknown-unknown`).
 wasm:
-    cargo build --release -p offshoot-speculation --target wasm32-unknown-unknown
+    cargo build --release --target wasm32-unknown-unknown -p offshoot-decode -p offshoot-speculation -p offshoot-control -p offshoot-simulation
 
 # A million schedules of the simulated cluster; a failure prints its seed.
 simulate schedules="1000000" threads="2":

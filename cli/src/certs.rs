@@ -1,7 +1,7 @@
-//! `offshoot certs`: a small authority and an identity per role, for trying encryption out.
+//! `offshoot certs`: a test CA and a certificate for each role, to try TLS.
 //!
-//! Each certificate may do what its role needs and no more: workers are called, clients call, the coordinator does
-//! both. A certificate of a worker therefore opens no connection to another worker.
+//! Each certificate has only the key usages that its role needs: server for workers, client for clients, both for the
+//! coordinator. So a worker's certificate cannot be used to call another worker.
 
 use std::fs;
 use std::io::{self, Write};
@@ -19,17 +19,17 @@ use rcgen::{
 use crate::End;
 use crate::console;
 
-/// The authority's own files.
+/// The files of the CA.
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca-key.pem";
 
-/// Names under which the processes of one machine call each other.
+/// Names under which processes on one machine call each other.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// How much earlier than now certificates are valid, for clocks that differ.
+/// How long before now certificates become valid, to allow for clocks that differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
-/// The identities, and whether each is called, calls, or both.
+/// The certificates, and the key usages of each.
 const IDENTITIES: [(&str, &[ExtendedKeyUsagePurpose]); 5] = [
     (
         "coordinator",
@@ -51,17 +51,17 @@ Examples:
   offshoot certs --out certs
   offshoot certs --out certs --name worker-1.example --name 10.0.0.7
 
-Writes ca.pem and, for coordinator, target, qualifier, draft and client, NAME.pem and NAME-key.pem. Run again, it makes
-new identities under the same authority, which running processes pick up. Meant for trying out: whoever reads ca-key.pem
-can make identities of their own.")]
+Writes ca.pem and, for coordinator, target, qualifier, draft and client, NAME.pem and NAME-key.pem. If it is run again, it
+creates new certificates of the same CA, which running processes load. For tests only: whoever can read ca-key.pem can
+create valid certificates.")]
 pub(crate) struct CertsArgs {
-    /// Folder for the files; made if it is not there
+    /// Folder for the files; created if it does not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Host name or address at which servers are called, beside this machine's own; repeatable
+    /// Further host name or address of the servers, in addition to localhost; can be repeated
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
-    /// Days until the certificates end
+    /// Days until the certificates expire
     #[arg(
         long,
         value_name = "DAYS",
@@ -74,7 +74,7 @@ pub(crate) struct CertsArgs {
 /// Writes the files and prints their names.
 ///
 /// # Errors
-/// When a name is no name, the authority in the folder cannot be read, or a file cannot be written.
+/// When a name is invalid, the CA in the folder cannot be read, or a file cannot be written.
 pub(crate) fn run(args: &CertsArgs) -> Result<End> {
     let mut names: Vec<_> = LOCAL.iter().map(|&name| name.to_owned()).collect();
     for name in &args.names {
@@ -86,23 +86,23 @@ pub(crate) fn run(args: &CertsArgs) -> Result<End> {
         }
     }
     fs::create_dir_all(&args.out)
-        .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+        .with_context(|| format!("cannot create the folder {}", args.out.display()))?;
     let lifetime = Duration::from_secs(args.days * 86_400);
     let authority = authority(&args.out, lifetime)?;
     for (role, purposes) in IDENTITIES {
-        // A client is recognised by its authority alone.
+        // Clients have no host name; servers only check the CA.
         let called = purposes.contains(&ExtendedKeyUsagePurpose::ServerAuth);
         let names = if called { names.clone() } else { Vec::new() };
         let mut params = params(names, &format!("offshoot {role}"), lifetime)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = purposes.to_vec();
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().context("cannot make a key")?;
+        let key = KeyPair::generate().context("cannot generate a key")?;
         let certificate = params
             .signed_by(&key, &authority)
             .context("cannot sign a certificate")?;
         let (cert_file, key_file) = (format!("{role}.pem"), format!("{role}-key.pem"));
-        // The key first: a process that looks in between finds two files that do not match, and waits.
+        // The key first: a process that reads in between finds two files that do not match, and tries again later.
         write(
             &args.out.join(&key_file),
             &key.serialize_pem(),
@@ -121,35 +121,36 @@ pub(crate) fn run(args: &CertsArgs) -> Result<End> {
         ))?;
     }
     console::say(&format!(
-        "valid for {} days for {}; for trying out only",
+        "valid for {} days, for {}; for tests only",
         args.days,
         names.join(", ")
     ));
     Ok(End::Done)
 }
 
-/// The authority in the folder, made if there is none.
+/// The CA in the folder, created if there is none.
 fn authority(folder: &Path, lifetime: Duration) -> Result<Issuer<'static, KeyPair>> {
     let (cert_file, key_file) = (folder.join(CA), folder.join(CA_KEY));
-    let (key, made) = match (fs::read_to_string(&key_file), cert_file.exists()) {
+    let (key, origin) = match (fs::read_to_string(&key_file), cert_file.exists()) {
         (Ok(pem), true) => {
             let key = KeyPair::from_pem(&pem).with_context(|| {
-                format!("{} holds no key; use another folder", key_file.display())
+                format!("{} is not a key; use another folder", key_file.display())
             })?;
-            (key, Made::Before)
+            (key, Origin::Existing)
         }
-        (Err(error), false) if error.kind() == io::ErrorKind::NotFound => {
-            (KeyPair::generate().context("cannot make a key")?, Made::Now)
-        }
+        (Err(error), false) if error.kind() == io::ErrorKind::NotFound => (
+            KeyPair::generate().context("cannot generate a key")?,
+            Origin::New,
+        ),
         (Err(error), true) if error.kind() == io::ErrorKind::NotFound => {
             bail!(
-                "{} is there and its key {CA_KEY} is not; use another folder",
+                "{} exists without its key {CA_KEY}; use another folder",
                 cert_file.display()
             )
         }
         (Ok(_), false) => {
             bail!(
-                "{} is there and its certificate {CA} is not; use another folder",
+                "{} exists without its certificate {CA}; use another folder",
                 key_file.display()
             )
         }
@@ -157,11 +158,11 @@ fn authority(folder: &Path, lifetime: Duration) -> Result<Issuer<'static, KeyPai
             return Err(error).with_context(|| format!("cannot read {}", key_file.display()));
         }
     };
-    // Named by its key, so that two authorities are never taken for each other, and one keeps its name.
+    // The name contains a part of the key, so that two CAs never have the same name.
     let mark: String = (key.public_key_raw().iter().skip(1).take(4))
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let name = format!("offshoot trial authority {mark}");
+    let name = format!("offshoot test CA {mark}");
     let mut params = params(Vec::new(), &name, lifetime)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![
@@ -169,9 +170,9 @@ fn authority(folder: &Path, lifetime: Duration) -> Result<Issuer<'static, KeyPai
         KeyUsagePurpose::CrlSign,
         KeyUsagePurpose::DigitalSignature,
     ];
-    match made {
-        Made::Before => {}
-        Made::Now => {
+    match origin {
+        Origin::Existing => {}
+        Origin::New => {
             let certificate = params
                 .self_signed(&key)
                 .context("cannot sign a certificate")?;
@@ -182,16 +183,16 @@ fn authority(folder: &Path, lifetime: Duration) -> Result<Issuer<'static, KeyPai
     Ok(Issuer::new(params, key))
 }
 
-/// Whether the authority was found or has yet to be written.
+/// Whether the CA existed or is new and has to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Made {
-    Before,
-    Now,
+enum Origin {
+    Existing,
+    New,
 }
 
 fn params(names: Vec<String>, common_name: &str, lifetime: Duration) -> Result<CertificateParams> {
     let mut params =
-        CertificateParams::new(names).context("a name cannot stand in a certificate")?;
+        CertificateParams::new(names).context("a name is not valid in a certificate")?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params
         .distinguished_name
@@ -220,7 +221,7 @@ enum Reader {
     Anyone,
 }
 
-/// Writes a file whole or not at all, because a running process may read it at any time.
+/// Writes a file atomically, because a running process may read it at any time.
 fn write(path: &Path, text: &str, reader: Reader) -> Result<()> {
     let draft = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn every_role_gets_what_it_may_use_and_no_more() {
+    fn every_role_gets_only_the_key_usages_it_needs() {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path(), &["worker-1.example"]).unwrap();
         for (role, fits, not) in [
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_run_keeps_the_authority() {
+    fn a_second_run_keeps_the_ca() {
         let folder = tempfile::tempdir().unwrap();
         let read = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap();
         make(folder.path(), &[]).unwrap();
@@ -298,7 +299,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn keys_are_the_owners_alone() {
+    fn only_the_owner_can_read_keys() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         make(folder.path(), &[]).unwrap();
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_names_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         for bad in ["", "a b", "-.-\n", "http://a", "a..b"] {
             assert!(make(folder.path(), &[bad]).is_err(), "{bad:?}");

@@ -1,8 +1,9 @@
-//! A client of the coordinator: the same calls that any client makes, with the time of every arrival.
+//! A client of the coordinator, which also records when tokens arrive.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use proto::v1;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
@@ -15,7 +16,7 @@ use tonic::{Code, Request, Status};
 pub(crate) struct Client {
     address: String,
     stub: GenerationClient<Channel>,
-    /// What its calls belong to.
+    /// The trace that its calls belong to.
     trace: TraceContext,
 }
 
@@ -28,7 +29,7 @@ pub(crate) struct Arrival {
     pub(crate) tokens: usize,
 }
 
-/// A completion that ended well.
+/// A complete completion.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Completion {
     pub(crate) seed: u64,
@@ -42,7 +43,7 @@ impl Client {
     /// Connects to the coordinator at `HOST:PORT`.
     ///
     /// # Errors
-    /// When `address` is no address, nobody answers there, or there is no trust between the two sides.
+    /// When `address` is invalid, nothing answers there, or the TLS handshake fails.
     pub(crate) async fn connect(address: &str, caller: &Caller) -> Result<Client> {
         let channel = caller.connect(address).await?;
         let stub = GenerationClient::new(channel)
@@ -55,7 +56,7 @@ impl Client {
         })
     }
 
-    /// The same client; its calls belong to this trace.
+    /// The same client, with calls that belong to this trace.
     pub(crate) fn traced(self, trace: TraceContext) -> Client {
         Client { trace, ..self }
     }
@@ -71,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Streams one completion; `on_text` gets every piece of text as it comes. Dropping the future cancels the
+    /// Streams one completion; `on_text` gets each piece of text when it arrives. Dropping the future cancels the
     /// request.
     ///
     /// # Errors
@@ -83,7 +84,7 @@ impl Client {
     ) -> Result<Completion> {
         let mut received = Received::new();
         let done = self.attempt(request, &mut received, &mut on_text).await;
-        done.map_err(|trouble| trouble.error)?;
+        done.map_err(|failure| failure.error)?;
         Ok(received.completion)
     }
 
@@ -93,21 +94,21 @@ impl Client {
         request: v1::GenerateRequest,
         received: &mut Received,
         on_text: &mut impl FnMut(&str) -> Result<()>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Failure> {
         let mut request = Request::new(request);
         self.trace.write_metadata(request.metadata_mut());
         let response = self.stub.generate(request).await;
         let mut stream = response
-            .map_err(|status| Trouble::from_status(&status, &self.address))?
+            .map_err(|status| Failure::from_status(&status, &self.address))?
             .into_inner();
         loop {
             let event = stream
                 .message()
                 .await
-                .map_err(|status| Trouble::from_status(&status, &self.address))?;
+                .map_err(|status| Failure::from_status(&status, &self.address))?;
             let Some(event) = event else {
-                return Err(Trouble::passing(anyhow!(
-                    "the coordinator at {} ended the stream before the completion was finished",
+                return Err(Failure::temporary(anyhow!(
+                    "the coordinator at {} closed the stream before the completion was finished",
                     self.address
                 )));
             };
@@ -131,87 +132,96 @@ impl Client {
                 Some(Event::Finished(finished)) => {
                     on_text(&finished.text)?;
                     completion.reason = finished.reason();
-                    completion.statistics = finished
-                        .statistics
-                        .context("the coordinator sent no statistics; is its version the same?")?;
+                    completion.statistics = finished.statistics.context(
+                        "the coordinator sent no statistics; does it have the same version?",
+                    )?;
                     return Ok(());
                 }
-                // Sent by a newer coordinator; what it means cannot matter to an older client.
+                // From a newer coordinator; an older client can ignore it.
                 None => {}
             }
         }
     }
 }
 
-/// How long a completion that has begun may rest, while coordinators are asked to go on with it.
+/// How long coordinators are asked to resume a completion without getting a token.
 const RESUME_LIMIT: Duration = Duration::from_secs(20);
 
-/// The pause before a completion is asked for again, first and at most; each doubles the one before.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+/// The longest pause before the next attempt, without jitter.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The coordinators of one cluster: any of them goes on with what another one has begun.
+/// Pauses between attempts.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_factor(2.0)
+    .with_max_delay(LONGEST_PAUSE)
+    .without_max_times()
+    .with_jitter();
+
+/// The coordinators of one cluster; any of them can resume a completion that another one has begun.
 pub(crate) struct Coordinators<'a> {
     /// `HOST:PORT` of each, at least one, in the order in which they are asked.
     pub(crate) addresses: &'a [String],
     pub(crate) caller: &'a Caller,
-    /// What the calls belong to.
+    /// The trace that the calls belong to.
     pub(crate) trace: TraceContext,
 }
 
 impl Coordinators<'_> {
-    /// As [`Client::generate`]; when a coordinator is lost or full the next one is asked for the rest. `on_trouble`
-    /// hears of each loss.
+    /// As [`Client::generate`]; when a coordinator is lost or full, the next one is asked for the rest. `on_failure` is
+    /// called with the error of each failed attempt.
     ///
     /// # Errors
-    /// When the request is refused, no coordinator takes it, none goes on with it for [`RESUME_LIMIT`], or `on_text`
+    /// When the request is refused, no coordinator accepts it, none resumes it within [`RESUME_LIMIT`], or `on_text`
     /// fails.
     pub(crate) async fn generate(
         &self,
         request: v1::GenerateRequest,
         mut on_text: impl FnMut(&str) -> Result<()>,
-        mut on_trouble: impl FnMut(&anyhow::Error),
+        mut on_failure: impl FnMut(&anyhow::Error),
     ) -> Result<Completion> {
         let mut received = Received::new();
         let mut had = 0;
-        // Since when nothing came of asking.
-        let mut fruitless = None;
-        let mut pause = PAUSES[0];
-        let mut turns = self.addresses.iter().cycle();
-        let mut refusals = 0;
+        // The first failed attempt since the last token.
+        let mut failing_since = None;
+        let mut pauses = BACKOFF.build();
+        let mut addresses = self.addresses.iter().cycle();
+        let mut failures = 0;
         loop {
-            let address = turns.next().context("no coordinator is named")?;
+            let address = addresses.next().context("no coordinator is given")?;
             let attempt = async {
                 let client = Client::connect(address, self.caller).await;
-                let mut client = client.map_err(Trouble::passing)?.traced(self.trace.clone());
+                let mut client = client
+                    .map_err(Failure::temporary)?
+                    .traced(self.trace.clone());
                 let rest = received.rest(request.clone());
                 (client.attempt(rest, &mut received, &mut on_text)).await
             };
-            let Err(trouble) = attempt.await else {
+            let Err(failure) = attempt.await else {
                 return Ok(received.completion);
             };
             let tokens = received.completion.token_ids.len();
             if tokens > had {
-                (had, fruitless, pause) = (tokens, None, PAUSES[0]);
+                (had, failing_since, pauses) = (tokens, None, BACKOFF.build());
             }
-            refusals += 1;
-            let is_hopeless = match &received.started {
-                Some(_) => fruitless.get_or_insert_with(Instant::now).elapsed() > RESUME_LIMIT,
-                None => refusals >= self.addresses.len(),
+            failures += 1;
+            let has_given_up = match &received.started {
+                Some(_) => failing_since.get_or_insert_with(Instant::now).elapsed() > RESUME_LIMIT,
+                None => failures >= self.addresses.len(),
             };
-            if trouble.is_final || is_hopeless {
-                return Err(trouble.error);
+            if failure.is_final || has_given_up {
+                return Err(failure.error);
             }
-            on_trouble(&trouble.error);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES[1]);
+            on_failure(&failure.error);
+            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }
     }
 }
 
-/// What there is of a completion.
+/// The part of a completion that has arrived.
 struct Received {
     sent: Instant,
-    /// What its stream said first; it can be resumed by that.
+    /// The first event of its stream, which is needed to resume it.
     started: Option<v1::Started>,
     completion: Completion,
 }
@@ -225,7 +235,7 @@ impl Received {
         }
     }
 
-    /// The request for what is not there yet.
+    /// The request for what has not arrived yet.
     fn rest(&self, request: v1::GenerateRequest) -> v1::GenerateRequest {
         let Some(started) = &self.started else {
             return request;
@@ -234,16 +244,16 @@ impl Received {
     }
 }
 
-/// Why there is no completion.
-struct Trouble {
+/// Why an attempt failed.
+struct Failure {
     error: anyhow::Error,
-    /// No other coordinator, and no later time, would make a difference.
+    /// Neither another coordinator nor a later attempt would succeed.
     is_final: bool,
 }
 
-impl Trouble {
-    fn passing(error: impl Into<anyhow::Error>) -> Self {
-        Trouble {
+impl Failure {
+    fn temporary(error: impl Into<anyhow::Error>) -> Self {
+        Failure {
             error: error.into(),
             is_final: false,
         }
@@ -252,25 +262,25 @@ impl Trouble {
     fn from_status(status: &Status, address: &str) -> Self {
         let is_broken = runtime::client::broken(status).is_some();
         let is_busy = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
-        Trouble {
+        Failure {
             error: explain(status, address),
             is_final: !is_broken && !is_busy,
         }
     }
 }
 
-impl From<anyhow::Error> for Trouble {
+impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Trouble {
+        Failure {
             error,
             is_final: true,
         }
     }
 }
 
-/// A message for people: what happened, and what to do about it.
+/// The error message: what happened, and what to do about it.
 fn explain(status: &Status, address: &str) -> anyhow::Error {
-    let said = status.message();
+    let message = status.message();
     if let Some(why) = runtime::client::broken(status) {
         return anyhow!(
             "lost the connection to the coordinator at {address} ({why}); is it running?"
@@ -278,20 +288,20 @@ fn explain(status: &Status, address: &str) -> anyhow::Error {
     }
     match status.code() {
         Code::InvalidArgument | Code::OutOfRange | Code::NotFound | Code::FailedPrecondition => {
-            anyhow!("{said}")
+            anyhow!("{message}")
         }
-        Code::ResourceExhausted => anyhow!("the cluster is full: {said}; try again later"),
-        Code::Unavailable => anyhow!("the cluster cannot serve this now: {said}"),
+        Code::ResourceExhausted => anyhow!("the cluster is full: {message}; try again later"),
+        Code::Unavailable => anyhow!("the cluster cannot serve this request now: {message}"),
         Code::Unimplemented => {
             anyhow!(
                 "the process at {address} does not serve generation; name a coordinator, not a worker"
             )
         }
-        code => anyhow!("the coordinator at {address} failed: {code:?}: {said}"),
+        code => anyhow!("the coordinator at {address} failed: {code:?}: {message}"),
     }
 }
 
-/// How users call a finish reason.
+/// The name of a finish reason.
 pub(crate) fn reason_name(reason: v1::FinishReason) -> &'static str {
     match reason {
         v1::FinishReason::Unspecified => "unknown",
@@ -307,11 +317,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_in_the_servers_words() {
-        let status = Status::invalid_argument("temperature is 9, it has to be from 0 to 2");
+    fn a_refusal_has_the_servers_message() {
+        let status = Status::invalid_argument("temperature is 9, it must be from 0 to 2");
         assert_eq!(
             explain(&status, "a:1").to_string(),
-            "temperature is 9, it has to be from 0 to 2"
+            "temperature is 9, it must be from 0 to 2"
         );
     }
 
@@ -337,7 +347,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_transport_is_a_lost_connection() {
-        // Bound and dropped again, so nobody listens there.
+        // Bound and dropped again, so nothing listens there.
         let addr = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()

@@ -1,7 +1,7 @@
-//! Writing to people: standard output for what a command is for, standard error for everything else.
+//! Terminal output: the result of a command goes to standard output, everything else to standard error.
 //!
-//! Nothing here panics when a stream is closed. A closed standard output ends the command quietly, because its
-//! reader has seen enough; a closed standard error is ignored, because there is nobody left to tell.
+//! Nothing here panics when a stream is closed. A closed standard output ends the command without an error, because its
+//! reader has read enough; a closed standard error is ignored.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -10,11 +10,11 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 /// Writes one line to standard error.
 pub(crate) fn say(line: &str) {
-    // Nobody can be told that nobody can be told.
+    // There is nowhere else to report that this failed.
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Writes text to standard output, and flushes, so that a stream is seen as it comes.
+/// Writes text to standard output and flushes it, so that streamed text appears at once.
 ///
 /// # Errors
 /// When standard output is closed.
@@ -29,7 +29,7 @@ pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Whether the error means that the reader of our output has gone.
+/// Whether the error means that standard output was closed by its reader.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -37,15 +37,14 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Progress on standard error where that is a terminal, nothing elsewhere. Clones show the same bar, which goes
-/// when the last one does.
+/// A progress bar on standard error, if that is a terminal. Clones share the bar; it disappears with the last one.
 #[derive(Clone)]
 pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// Something of unknown length.
+    /// A spinner, for work of unknown length.
     pub(crate) fn spinner(message: &'static str) -> Progress {
         let bar = ProgressBar::new_spinner()
             .with_message(message)
@@ -54,7 +53,7 @@ impl Progress {
         Progress { bar }
     }
 
-    /// `len` things to do.
+    /// A bar for `len` items.
     pub(crate) fn counted(len: usize, message: impl Into<String>) -> Progress {
         let bar = ProgressBar::new(len as u64)
             .with_message(message.into())
@@ -65,7 +64,7 @@ impl Progress {
         Progress { bar }
     }
 
-    /// One of them is done.
+    /// Counts one item.
     pub(crate) fn step(&self) {
         self.bar.inc(1);
     }
@@ -75,7 +74,7 @@ impl Progress {
         self.bar.suspend(|| say(line));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn clear(&self) {
         self.bar.finish_and_clear();
     }
@@ -87,7 +86,7 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn a_broken_pipe_is_known_behind_its_context() {
+    fn a_broken_pipe_is_recognised_behind_its_context() {
         let broken = io::Error::from(io::ErrorKind::BrokenPipe);
         let error = Err::<(), _>(broken)
             .context("writing the completion")

@@ -11,8 +11,9 @@ use crate::End;
 use crate::client::{Completion, Coordinators, reason_name};
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::console::{self, Progress};
-use crate::decode::{KnobArgs, SamplingArgs, StrategyName};
+use crate::sampling::SamplingArgs;
 use crate::statistics::{self, Totals};
+use crate::strategy::{self, StrategyArgs};
 
 /// Arguments of `offshoot generate`.
 #[derive(Args, Clone, Debug)]
@@ -29,8 +30,8 @@ The completion goes to stdout, one line of statistics to stderr.")]
 pub(crate) struct GenerateArgs {
     /// Text to complete; - reads it from standard input
     prompt: String,
-    /// Use the running cluster whose coordinator listens here, instead of starting one. With several, separated by
-    /// commas, the next one goes on when one is lost
+    /// Use a running cluster: the address of its coordinator. With several addresses, separated by commas, the next
+    /// coordinator resumes the completion when one is lost
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -39,10 +40,7 @@ pub(crate) struct GenerateArgs {
         conflicts_with_all = ["target", "qualifier", "draft", "pace", "threads", "pin", "dtype"]
     )]
     connect: Vec<String>,
-    /// How to decode; the text is the same, the speed is not
-    #[arg(long, value_enum, default_value_t, help_heading = "Decoding")]
-    strategy: StrategyName,
-    /// Tokens to generate at most; 0: as many as the context has room for
+    /// Maximum number of tokens to generate; 0: as many as the context has room for
     #[arg(
         long,
         value_name = "N",
@@ -50,18 +48,19 @@ pub(crate) struct GenerateArgs {
         help_heading = "Decoding"
     )]
     max_tokens: u32,
-    /// Decides the text at temperatures above 0 [default: drawn, and reported]
+    /// Seed; it decides the text at temperatures above 0 [default: random, and reported]
     #[arg(long, help_heading = "Decoding")]
     seed: Option<u64>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    knobs: KnobArgs,
-    #[command(flatten)]
     cluster: ClusterArgs,
-    /// How to reach the running cluster of --connect.
+    /// How to connect to the running cluster of --connect.
     #[command(flatten)]
     tls: TlsArgs,
+    // Last, so that no knob takes the name of another flag.
+    #[command(flatten)]
+    strategy: StrategyArgs,
 }
 
 /// Completes the prompt.
@@ -82,12 +81,12 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
     outcome
 }
 
-/// Completes the prompt, on a cluster of its own or on one that runs.
+/// Completes the prompt, on a local cluster or on a running one.
 async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End> {
     if args.connect.is_empty() {
         if args.tls.given() {
             bail!(
-                "the --tls flags are for a running cluster; name it with --connect, or leave them out"
+                "the --tls flags are for a running cluster; give its address with --connect, or omit them"
             );
         }
         let plan = args.cluster.clone().plan()?;
@@ -106,7 +105,7 @@ async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End
     complete(&args, prompt, &args.connect, &caller, drain).await
 }
 
-/// Streams the completion from the coordinators at `addresses` until it ends or the process is told to stop.
+/// Streams the completion from the coordinators at `addresses` until it ends or the process is asked to stop.
 async fn complete(
     args: &GenerateArgs,
     prompt: String,
@@ -116,7 +115,7 @@ async fn complete(
 ) -> Result<End> {
     let show_prompt = console::stdout_is_terminal().then(|| prompt.clone());
     let mut request = args.sampling.request(prompt, args.max_tokens, args.seed);
-    request.strategy = Some(args.knobs.strategy(args.strategy));
+    strategy::apply(&args.strategy.settings, &mut request);
     request.no_qualifier = args.cluster.no_qualifier;
     request.drafts = args.cluster.drafts.map(u32::from);
     let mut span = Span::start("generate", SpanKind::Client, &TraceContext::none());
@@ -127,7 +126,7 @@ async fn complete(
         caller,
         trace: span.context().clone(),
     };
-    // The prompt is shown, dimmed, once the first text is there: an error message should not follow it.
+    // The prompt is shown, dimmed, with the first text, so that an error message does not follow it.
     let mut shown = show_prompt;
     let generation = coordinators.generate(
         request,
@@ -137,7 +136,7 @@ async fn complete(
             }
             Ok(console::put(text)?)
         },
-        |trouble| console::say(&format!("{trouble}; asking for the rest")),
+        |failure| console::say(&format!("{failure}; resuming")),
     );
     let completion = tokio::select! {
         completion = generation => match completion {
@@ -193,7 +192,7 @@ fn read_prompt() -> Result<String> {
         .read_to_end(&mut bytes)
         .context("cannot read the prompt from standard input")?;
     if bytes.len() > most {
-        bail!("the prompt on standard input is longer than {most} bytes; give a shorter one");
+        bail!("the prompt on standard input is longer than {most} bytes");
     }
     let mut prompt =
         String::from_utf8(bytes).context("the prompt on standard input is not UTF-8")?;
@@ -209,6 +208,7 @@ mod tests {
     use crate::client::Arrival;
     use clap::Parser;
     use proto::v1;
+    use speculation::strategy::Settings;
     use std::time::Duration;
 
     #[derive(Parser)]
@@ -222,7 +222,7 @@ mod tests {
         let args = Probe::try_parse_from(["probe", "fn main() {"])
             .unwrap()
             .generate;
-        assert_eq!(args.strategy, StrategyName::Auto);
+        assert_eq!(args.strategy.settings, Settings::new("auto"));
         assert_eq!(
             (args.max_tokens, args.sampling.temperature, args.seed),
             (128, 0.0, None)
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_says_what_happened() {
+    fn the_summary_has_the_statistics() {
         let completion = Completion {
             seed: 7,
             token_ids: vec![1, 2, 3],

@@ -1,23 +1,24 @@
 //! The `offshoot` binary: every role as a subcommand, local clusters of real processes, generation and benches.
 //!
-//! This file is the table of contents: it parses the command line, runs one command and turns its outcome into an
-//! exit status. Standard output carries what a command is for (a completion, addresses, a table), standard error
-//! everything else. What this crate does *not* do: it computes no token and relays none; workers and the
-//! coordinator do, in processes of their own, and clients here talk to them over the same gRPC as anybody.
+//! This file parses the command line, runs one command and turns its outcome into an exit status. A command writes its
+//! result to standard output (a completion, addresses, a table) and everything else to standard error. What this crate
+//! does *not* do: it neither computes nor relays tokens. Workers and the coordinator do, in their own processes, and the
+//! clients here talk to them over the same gRPC API as any other client.
 
 mod bench;
 mod certs;
 mod client;
 mod cluster;
 mod console;
-mod decode;
 mod deepen;
 mod engine_bench;
 mod evaluate;
 mod generate;
 mod models;
 mod roles;
+mod sampling;
 mod statistics;
+mod strategy;
 mod top;
 mod trace;
 mod up;
@@ -29,7 +30,7 @@ use clap::{Parser, Subcommand};
 /// Exit status after Ctrl-C, as shells report an interrupt.
 const INTERRUPTED: u8 = 130;
 
-/// Distributed speculative decoding: draft, qualifier and target models in separate processes that never wait for
+/// Distributed speculative decoding: draft, qualifier and target models run in separate processes that never wait for
 /// each other.
 #[derive(Parser)]
 #[command(name = "offshoot", version, propagate_version = true, after_help = EXAMPLES)]
@@ -43,32 +44,34 @@ Examples:
   offshoot generate \"fn main() {\"
   offshoot up --port 7000
   offshoot generate --connect 127.0.0.1:7000 --temperature 0.7 --seed 1 \"struct Point\"
-  offshoot bench --strategies ar,serial,serial-tree,auto --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2";
+  offshoot bench --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Complete a prompt on a local cluster, or on a running one
+    /// Complete a prompt, on a local cluster or on a running one
     Generate(Box<generate::GenerateArgs>),
-    /// Start a local cluster, print its addresses, stay until Ctrl-C
+    /// Start a local cluster, print its addresses and run until Ctrl-C
     Up(Box<up::UpArgs>),
-    /// Be a draft worker: grow guesses
+    /// Run a draft worker (proposes tokens)
     DraftWorker(Box<draft_worker::Args>),
-    /// Be a target worker, or a qualifier: judge guesses
+    /// Run a target or qualifier worker (verifies tokens)
     TargetWorker(Box<target_worker::Args>),
-    /// Be a coordinator: serve clients and relay between workers
+    /// Run a coordinator (serves clients and connects the workers)
     Coordinator(Box<coordinator::Args>),
-    /// Watch the workers of a running cluster
+    /// Show what the workers of a running cluster are doing
     Top(top::TopArgs),
-    /// Receive exported traces, and draw them
+    /// Collect traces and draw them
     #[command(subcommand)]
     Trace(trace::TraceCommand),
-    /// Measure strategies side by side on one local cluster
+    /// List the decoding strategies and their knobs
+    Strategies,
+    /// Compare strategies on a local cluster
     Bench(Box<bench::BenchArgs>),
-    /// Measure the engine's step time by number of rows
+    /// Measure the step time of the engine by number of rows
     BenchEngine(engine_bench::EngineBenchArgs),
-    /// Make an authority and an identity per role, for trying encryption out
+    /// Create a test CA and a certificate for each role, to try TLS
     Certs(certs::CertsArgs),
-    /// Work on model folders
+    /// Modify and evaluate models
     #[command(subcommand)]
     Models(deepen::ModelsCommand),
 }
@@ -76,9 +79,9 @@ enum Command {
 /// How a command ended when nothing failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// It did what it was asked.
+    /// It completed.
     Done,
-    /// It was told to stop first.
+    /// It was interrupted.
     Interrupted,
 }
 
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::run(*args).map(|()| End::Done),
         Command::Top(args) => roles::block_on(top::run(args)),
         Command::Trace(command) => trace::run(command),
+        Command::Strategies => strategy::list(),
         Command::Bench(args) => roles::block_on(bench::run(*args)),
         Command::BenchEngine(args) => engine_bench::run(&args).map(|()| End::Done),
         Command::Certs(args) => certs::run(&args),
@@ -100,7 +104,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(End::Done) => ExitCode::SUCCESS,
         Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
-        // The reader of our output has seen enough; that is its right and no failure.
+        // Whoever reads the output, such as `head`, has read enough; that is not a failure.
         Err(error) if console::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             console::say(&format!("error: {error:#}"));

@@ -1,35 +1,35 @@
-//! Where the bundled models are, and whether a folder holds a model at all.
+//! Finds the bundled models, and checks that a folder contains a model.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-/// The repository's models, for a binary that was built in a checkout and moved; absent on other machines.
+/// The models of the checkout in which this binary was built; absent on other machines.
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
 
 /// Finds the folder of the bundled models: `given` (flag or environment), else beside the executable
 /// (`models/`, `../share/offshoot/models`), else in a folder above it, else in the checkout it was built from.
 ///
 /// # Errors
-/// When none of these holds the models; the message says what to do.
+/// When the models are in none of them; the message says what to do.
 pub(crate) fn bundled(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(dir) = given {
         if !holds_models(dir) {
             bail!(
-                "no models in {}: there is no target/config.json; name a folder with the folders draft, qualifier \
+                "no models in {}: target/config.json is missing; name a folder with the subfolders draft, qualifier \
                  and target",
                 dir.display()
             );
         }
         return Ok(dir.to_owned());
     }
-    // A link to the binary must not hide what lies beside it.
+    // Resolved, so that a symbolic link to the binary finds the models beside the binary.
     let executable = env::current_exe().and_then(|path| path.canonicalize()).ok();
     match search(executable.as_deref(), Path::new(CHECKOUT)) {
         Some(dir) => Ok(dir),
         None => bail!(
-            "the bundled models are not beside this binary; name their folder with --models DIR or OFFSHOOT_MODELS, \
+            "cannot find the bundled models near this binary; name their folder with --models DIR or OFFSHOOT_MODELS, \
              or name each model with --target DIR, --qualifier DIR and --draft DIR"
         ),
     }
@@ -56,7 +56,7 @@ fn holds_models(dir: &Path) -> bool {
     dir.join("target").join("config.json").is_file()
 }
 
-/// Checks that `dir` looks like a model before a process is started for it.
+/// Checks that `dir` contains a model, before a process is started for it.
 ///
 /// # Errors
 /// When there is no `config.json`; the message says what to do.
@@ -69,7 +69,7 @@ pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf> {
     }
     if !dir.join("config.json").is_file() {
         bail!(
-            "no model at {}: there is no config.json; name a folder in the Hugging Face layout (config.json, \
+            "no model at {}: config.json is missing; name a folder in the Hugging Face layout (config.json, \
              tokenizer.json, *.safetensors)",
             dir.display()
         );
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nearer_models_win() {
+    fn the_nearest_models_are_used() {
         let root = tempfile::tempdir().unwrap();
         let executable = root.path().join("checkout/target/release/offshoot");
         let checkout = root.path().join("elsewhere/models");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_model_says_why() {
+    fn a_folder_without_a_model_is_explained() {
         let root = tempfile::tempdir().unwrap();
         let missing = checked(root.path().join("none")).unwrap_err().to_string();
         assert!(missing.contains("no such folder"), "{missing}");

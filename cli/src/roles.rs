@@ -1,4 +1,4 @@
-//! Running a role, or a command that talks to roles, on a tokio runtime.
+//! Runs a role, or a client command, on a tokio runtime.
 
 use std::future::Future;
 
@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 
 use crate::End;
 
-/// Asynchronous threads of one process. The model has threads of its own; what runs here waits for sockets, and a
-/// local cluster has several such processes on one machine.
+/// Threads of the asynchronous runtime. The model has its own threads; these only handle sockets, and a local cluster has
+/// several such processes on one machine.
 const MOST_THREADS: usize = 4;
 
-/// Runs a command to its end.
+/// Runs a command until it ends.
 pub(crate) fn block_on(command: impl Future<Output = Result<End>>) -> Result<End> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -21,7 +21,7 @@ pub(crate) fn block_on(command: impl Future<Output = Result<End>>) -> Result<End
     runtime.block_on(command)
 }
 
-/// Serves a worker until the process is told to stop.
+/// Runs a worker until the process is asked to stop.
 pub(crate) fn serve(worker: impl Future<Output = Result<()>>) -> Result<End> {
     block_on(async { worker.await.map(|()| End::Done) })
 }

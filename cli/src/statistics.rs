@@ -1,7 +1,7 @@
-//! Figures from completions: medians, percentiles, speeds, and shares of a session's life.
+//! Statistics of completions: medians, percentiles, speeds, and shares of a session's life.
 //!
-//! Everything here is a pure function of what was measured. Shares and rates over several requests are ratios of
-//! sums, so that a long request counts for more than a short one; speeds and latencies are medians over requests.
+//! Everything here is a pure function of the measurements. Shares and rates over several requests are ratios of sums, so
+//! that a long request counts for more than a short one; speeds and latencies are medians over requests.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use speculation::stats::ratio;
 
 use crate::client::Arrival;
 
-/// The median; the mean of the middle two for an even count; `None` for no values. NaN has no place here.
+/// The median; the mean of the middle two for an even count; `None` without values. Values must not be NaN.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -25,7 +25,7 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     })
 }
 
-/// The smallest value that at least `share` (0 to 1) of the values do not exceed (nearest rank); `None` for none.
+/// The smallest value that at least `share` (0 to 1) of the values do not exceed (nearest rank); `None` without values.
 pub(crate) fn percentile(values: impl IntoIterator<Item = f64>, share: f64) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -33,8 +33,8 @@ pub(crate) fn percentile(values: impl IntoIterator<Item = f64>, share: f64) -> O
     values.get(rank.max(1) - 1).copied()
 }
 
-/// Tokens per second after the first arrival: tokens that came later, over the time from the first to the last.
-/// `None` where everything came at once.
+/// Tokens per second after the first arrival: the number of later tokens over the time from the first to the last
+/// arrival. `None` if everything arrived at once.
 pub(crate) fn decode_speed(arrivals: &[Arrival]) -> Option<f64> {
     let (first, rest) = arrivals.split_first()?;
     let elapsed = rest.last()?.at.checked_sub(first.at)?.as_secs_f64();
@@ -42,8 +42,8 @@ pub(crate) fn decode_speed(arrivals: &[Arrival]) -> Option<f64> {
     (elapsed > 0.0).then(|| tokens as f64 / elapsed)
 }
 
-/// Gaps between consecutive tokens in milliseconds. Tokens that arrived together have none between them, except
-/// that the first of them waited since the arrival before.
+/// Gaps between consecutive tokens in milliseconds. The gaps within tokens that arrived together are 0; the first of
+/// them has the gap since the arrival before.
 pub(crate) fn token_gaps_ms(arrivals: &[Arrival]) -> Vec<f64> {
     let mut gaps = Vec::new();
     let mut before: Option<Duration> = None;
@@ -62,7 +62,7 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Sums over the statistics of requests. They saturate: a server may say anything.
+/// Sums over the statistics of requests. They saturate, because a server may send any value.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     walks: v1::WalkStats,
@@ -75,7 +75,7 @@ pub(crate) struct Totals {
     drafted_committed: u64,
 }
 
-/// Where the time of one role's workers went; shares are of the sessions' lives.
+/// How one role's workers spent their time; shares are of the sessions' lives.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct RoleTime {
     /// Mean time of a step, pace included.
@@ -83,7 +83,7 @@ pub(crate) struct RoleTime {
     /// Mean rows of a step, prefill included.
     pub(crate) rows: f64,
     pub(crate) steps: u64,
-    /// Steps given up because a commit had made them worthless.
+    /// Steps abandoned because a commit had made them useless.
     pub(crate) abandoned_steps: u64,
     pub(crate) busy: f64,
     pub(crate) bubble: f64,
@@ -162,7 +162,7 @@ impl Totals {
         )
     }
 
-    /// Share of the session's life in which the target was idle although the session was alive and not parked.
+    /// Share of the session's life in which the target was idle although the session was active.
     pub(crate) fn target_bubble(&self) -> f64 {
         ratio(self.target.bubble_us, self.target.life_us)
     }
@@ -177,17 +177,17 @@ impl Totals {
         ratio(self.target.busy_us, self.target.life_us)
     }
 
-    /// Share of the session's life in which drafts were idle although the session was alive and not parked.
+    /// Share of the session's life in which drafts were idle although the session was active.
     pub(crate) fn draft_bubble(&self) -> f64 {
         ratio(self.drafts.bubble_us, self.drafts.life_us)
     }
 
-    /// Guesses verified in a target step, on average; the row of the last committed token comes on top.
+    /// Guesses verified in a target step, on average, without the row of the last committed token.
     pub(crate) fn target_rows(&self) -> f64 {
         ratio(self.walks.guesses_submitted, self.walks.steps)
     }
 
-    /// Where each role's time went.
+    /// How each role's workers spent their time.
     pub(crate) fn roles(&self) -> BTreeMap<&'static str, RoleTime> {
         [
             ("target", &self.target),
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn speed_leaves_the_first_arrival_out() {
+    fn speed_excludes_the_first_arrival() {
         assert_eq!(decode_speed(&[]), None);
         assert_eq!(decode_speed(&arrivals(&[(5, 9)])), None);
         assert_eq!(decode_speed(&arrivals(&[(5, 1), (5, 1)])), None);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_come_together_have_no_gap() {
+    fn tokens_that_arrive_together_have_no_gap() {
         let gaps = token_gaps_ms(&arrivals(&[(10, 2), (15, 3), (45, 1)]));
         assert_eq!(gaps, [0.0, 5.0, 0.0, 0.0, 30.0]);
         assert!(token_gaps_ms(&[]).is_empty());

@@ -1,4 +1,4 @@
-//! `offshoot up`: a local cluster that stays.
+//! `offshoot up`: a local cluster that runs until Ctrl-C.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -16,25 +16,25 @@ Examples:
   offshoot up --drafts 3 --pace target=20,qualifier=7,draft=2
   offshoot up --port 7000 --admin 127.0.0.1:9090
 
-Prints one line per process: role, address, process id, model. With --admin the coordinator's admin port is there,
-workers get one each on a port of the system's choice, and the lines say where. Ctrl-C stops the cluster.")]
+Prints one line per process: role, address, process id, model. --admin sets the address of the coordinator's admin
+port; each worker gets one on a free port, and the lines show the addresses. Ctrl-C stops the cluster.")]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Where the coordinator listens; workers listen on loopback ports of the system's choice.
+    /// Where the coordinator listens; workers listen on free loopback ports.
     #[command(flatten)]
     net: NetArgs,
-    /// The identity of every process of the cluster.
+    /// The certificate of every process of the cluster.
     #[command(flatten)]
     tls: TlsArgs,
     #[command(flatten)]
     admin: AdminArgs,
 }
 
-/// Starts the cluster, prints where it is, and stays until it is told to stop.
+/// Starts the cluster, prints its addresses, and runs it until the process is asked to stop.
 ///
 /// # Errors
-/// When the cluster does not start, or its coordinator ends by itself.
+/// When the cluster does not start, or its coordinator exits by itself.
 pub(crate) async fn run(args: UpArgs) -> Result<End> {
     let drain = Drain::new();
     drain.on_signals()?;
@@ -78,13 +78,13 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
         cluster.address()
     ));
     let ended = tokio::select! {
-        how = cluster.watch(|line| console::say(&format!("warning: {line}; without a target requests end, without any other worker they go on"))) => Some(how),
+        how = cluster.watch(|line| console::say(&format!("warning: {line}; requests fail without a target, and go on without any other worker"))) => Some(how),
         () = drain.stopping() => None,
     };
     cluster.stop().await;
     match ended {
-        Some(how) => bail!("the coordinator ended ({how})"),
-        // Being told to stop is how this command is meant to end.
+        Some(how) => bail!("the coordinator exited ({how})"),
+        // Ctrl-C is the normal end of this command.
         None => Ok(End::Done),
     }
 }

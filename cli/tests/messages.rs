@@ -1,5 +1,4 @@
-//! What a user reads when something is wrong: one line that says what to do, exit status 1, and no panic. Nothing
-//! here needs a cluster.
+//! Error messages: one line that says what to do, exit status 1, and no panic. Nothing here needs a cluster.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::fs;
@@ -17,30 +16,30 @@ fn offshoot(arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
-/// Runs a command that has to fail with `status`, and returns what it said.
+/// Runs a command that must fail with `status`, and returns its standard error.
 fn failure(arguments: &[&str], status: i32) -> String {
     let output = offshoot(arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
         output.status.code(),
         Some(status),
-        "{arguments:?} said {said}"
+        "{arguments:?} printed {stderr}"
     );
     assert!(
         output.stdout.is_empty(),
-        "a failure leaves standard output alone"
+        "a failure writes nothing to standard output"
     );
-    assert!(!said.contains("panicked"), "{said}");
-    said
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
 }
 
 fn fails_with(arguments: &[&str], parts: &[&str]) {
-    let said = failure(arguments, 1);
-    assert!(said.starts_with("error: "), "{said}");
+    let stderr = failure(arguments, 1);
+    assert!(stderr.starts_with("error: "), "{stderr}");
     for part in parts {
         assert!(
-            said.contains(part),
-            "{arguments:?} said {said:?}, not {part:?}"
+            stderr.contains(part),
+            "{arguments:?} printed {stderr:?}, not {part:?}"
         );
     }
 }
@@ -64,7 +63,7 @@ fn an_unknown_model_is_named_before_anything_starts() {
 }
 
 #[test]
-fn a_folder_without_a_model_is_told_apart() {
+fn a_folder_without_a_model_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     fails_with(
@@ -89,8 +88,8 @@ fn a_worker_that_cannot_load_says_why_through_the_command() {
             "0",
         ],
         &[
-            "the target process ended before it was ready",
-            "it said",
+            "the target process exited before it was ready",
+            "its log ends with",
             "config.json",
         ],
     );
@@ -104,27 +103,42 @@ fn a_bad_flag_is_a_usage_error() {
             "milliseconds",
         ),
         (&["generate", "x", "--pace", "judge=3"][..], "not a role"),
-        (&["generate", "x", "--strategy", "magic"][..], "serial-tree"),
+        (
+            &["generate", "x", "--strategy", "magic"][..],
+            "unknown strategy \"magic\"; known are ar, serial, serial-tree",
+        ),
+        (
+            &["generate", "x", "--strategy", "serial", "--depth", "4"][..],
+            "strategy serial: there is no knob \"depth\"; it has gamma",
+        ),
+        (
+            &["generate", "x", "--width", "1.5"][..],
+            "width is 1.5; allowed are whole numbers",
+        ),
+        (
+            &["generate", "x", "--knob", "rows=many"][..],
+            "not a number",
+        ),
         (&["generate", "x", "--drafts", "1000"][..], "1000"),
         (&["generate"][..], "PROMPT"),
         (
             &["bench", "--prompts", "p", "--strategies", "serial:gamma=99"][..],
-            "gamma",
+            "gamma is 99; allowed are whole numbers from 1 to 64",
         ),
         (&["bench-engine", "--rows", "0"][..], "0"),
         (&["models", "deepen", "--layers", "9"][..], "--out"),
     ] {
-        let said = failure(arguments, 2);
+        let stderr = failure(arguments, 2);
         assert!(
-            said.contains(part),
-            "{arguments:?} said {said:?}, not {part:?}"
+            stderr.contains(part),
+            "{arguments:?} printed {stderr:?}, not {part:?}"
         );
     }
 }
 
 #[test]
-fn nobody_at_the_address() {
-    // Bound and dropped again, so nobody listens there.
+fn an_address_at_which_nothing_listens() {
+    // Bound and dropped again, so nothing listens there.
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -201,10 +215,35 @@ fn help_and_version_go_to_standard_output() {
         "draft-worker",
         "target-worker",
         "coordinator",
+        "strategies",
         "bench",
         "bench-engine",
     ] {
         let help = offshoot(&[command, "--help"]);
         assert!(help.status.success() && help.stderr.is_empty(), "{command}");
+    }
+}
+
+#[test]
+fn every_strategy_is_listed_with_its_knobs() {
+    let listed = offshoot(&["strategies"]);
+    assert!(listed.status.success() && listed.stderr.is_empty());
+    let text = String::from_utf8(listed.stdout).unwrap();
+    for part in [
+        "ar\n",
+        "auto (default)\n",
+        "arXiv 2305.09781",
+        "gamma    tokens drafted per round; whole numbers from 1 to 64 [default: 4]",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let help = offshoot(&["generate", "--help"]);
+    let help = String::from_utf8(help.stdout).unwrap();
+    for part in [
+        "--gamma <N>",
+        "serial: tokens drafted per round",
+        "Plain decoding",
+    ] {
+        assert!(help.contains(part), "{part} is not in {help}");
     }
 }

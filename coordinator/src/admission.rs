@@ -1,22 +1,17 @@
-//! How many requests run, how many wait and in which order, and that no more are taken in.
+//! Admission of requests: the completions that run and wait, as guards around the pure
+//! [`Admission`](control::admission::Admission).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use control::admission::{Admission as Decisions, Entered, QueueFull, Ticket as Number};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
 
-/// The shortest and the longest time after which a refused client is told to try again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-
-/// Weight of the newest request in the mean running time.
-const NEWEST: f64 = 0.1;
-
-/// The places of a coordinator. Cheap to clone.
+/// The running and waiting completions of a coordinator. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     inner: Arc<Inner>,
@@ -24,24 +19,17 @@ pub(crate) struct Admission {
 
 #[derive(Debug)]
 struct Inner {
-    max_sessions: usize,
-    max_queued: usize,
     state: Mutex<State>,
 }
 
-/// Who comes first: the lower priority value, then the earlier arrival.
-type Turn = (i32, u64);
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    running: usize,
-    arrivals: u64,
-    waiting: BTreeMap<Turn, oneshot::Sender<Running>>,
-    /// How long completions run, in seconds; 0 until the first has ended.
-    mean_s: f64,
+    decisions: Decisions,
+    /// How those that wait are let in.
+    waiting: BTreeMap<Number, oneshot::Sender<Running>>,
 }
 
-/// A completion that was taken in; dropping it frees its place.
+/// A completion that was taken in; dropping it makes room for another.
 #[derive(Debug)]
 pub(crate) enum Ticket {
     /// It may run.
@@ -50,29 +38,32 @@ pub(crate) enum Ticket {
     Waiting(Waiting),
 }
 
-/// A place in the queue; dropping it leaves the queue.
+/// An entry of the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     inner: Arc<Inner>,
-    turn: Turn,
+    number: Number,
     admitted: oneshot::Receiver<Running>,
 }
 
 /// The right to run; dropping it lets the next one in.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// `None` once the place was handed on.
+    /// `None` once the right was handed on.
     inner: Option<Arc<Inner>>,
     since: Instant,
 }
 
 impl Admission {
-    pub(crate) fn new(max_sessions: usize, max_queued: usize) -> Self {
+    /// At most so many completions run, and so many more wait.
+    pub(crate) fn new(max_running: usize, max_queued: usize) -> Self {
+        let state = State {
+            decisions: Decisions::new(max_running, max_queued),
+            waiting: BTreeMap::new(),
+        };
         Admission {
             inner: Arc::new(Inner {
-                max_sessions,
-                max_queued,
-                state: Mutex::default(),
+                state: Mutex::new(state),
             }),
         }
     }
@@ -80,55 +71,45 @@ impl Admission {
     /// Takes all completions of a request in, or refuses it at once.
     pub(crate) fn enter(&self, completions: usize, priority: i32) -> Result<Vec<Ticket>, Failure> {
         let mut state = self.inner.state.lock();
-        let vacant = self.inner.max_sessions - state.running;
-        let room = vacant + self.inner.max_queued - state.waiting.len();
-        if completions > room {
-            return Err(self.refusal(&state));
-        }
-        let mut tickets = Vec::with_capacity(completions);
-        for at in 0..completions {
-            if at < vacant {
-                state.running += 1;
-                tickets.push(Ticket::Running(Running::new(&self.inner)));
-                continue;
+        let entered = state.decisions.enter(completions, priority)?;
+        let tickets = entered.into_iter().map(|entered| match entered {
+            Entered::Running => Ticket::Running(Running::new(&self.inner)),
+            Entered::Waiting(number) => {
+                let (admit, admitted) = oneshot::channel();
+                state.waiting.insert(number, admit);
+                Ticket::Waiting(Waiting {
+                    inner: Arc::clone(&self.inner),
+                    number,
+                    admitted,
+                })
             }
-            let (admit, admitted) = oneshot::channel();
-            let turn = (priority, state.arrivals);
-            state.arrivals += 1;
-            state.waiting.insert(turn, admit);
-            tickets.push(Ticket::Waiting(Waiting {
-                inner: Arc::clone(&self.inner),
-                turn,
-                admitted,
-            }));
-        }
-        Ok(tickets)
-    }
-
-    fn refusal(&self, state: &State) -> Failure {
-        let Inner {
-            max_sessions,
-            max_queued,
-            ..
-        } = *self.inner;
-        // The queue moves on by one whenever one of those that run ends.
-        let ahead = (state.waiting.len() + 1) as f64 / max_sessions as f64;
-        let retry = Duration::from_secs_f64((ahead * state.mean_s).min(RETRY.1.as_secs_f64()));
-        Failure::QueueFull {
-            running: max_sessions,
-            queued: max_queued,
-            retry: retry.max(RETRY.0),
-        }
+        });
+        Ok(tickets.collect())
     }
 
     /// Completions that run now.
     pub(crate) fn running(&self) -> usize {
-        self.inner.state.lock().running
+        self.inner.state.lock().decisions.running()
     }
 
     /// Completions that wait now.
     pub(crate) fn waiting(&self) -> usize {
-        self.inner.state.lock().waiting.len()
+        self.inner.state.lock().decisions.waiting()
+    }
+}
+
+impl From<QueueFull> for Failure {
+    fn from(full: QueueFull) -> Self {
+        let QueueFull {
+            running,
+            queued,
+            retry,
+        } = full;
+        Failure::QueueFull {
+            running,
+            queued,
+            retry,
+        }
     }
 }
 
@@ -139,15 +120,17 @@ impl Ticket {
             Ticket::Running(running) => running,
             Ticket::Waiting(mut waiting) => (&mut waiting.admitted)
                 .await
-                .expect("the queue outlives who waits in it and drops nobody"),
+                .expect("the sender is dropped only after it was used, or with this receiver"),
         }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // If it was admitted in this moment, that right is dropped with the receiver.
-        self.inner.state.lock().waiting.remove(&self.turn);
+        // If it was admitted just now, that right is dropped with the receiver.
+        let mut state = self.inner.state.lock();
+        state.waiting.remove(&self.number);
+        state.decisions.handle_left(self.number);
     }
 }
 
@@ -165,36 +148,25 @@ impl Drop for Running {
         let Some(inner) = self.inner.take() else {
             return;
         };
-        {
-            let mut state = inner.state.lock();
-            let ran_s = self.since.elapsed().as_secs_f64();
-            state.mean_s = match state.mean_s {
-                0.0 => ran_s,
-                mean_s => mean_s + NEWEST * (ran_s - mean_s),
-            };
-        }
-        inner.hand_on();
+        let ran = self.since.elapsed();
+        let next = inner.state.lock().decisions.handle_ended(ran);
+        inner.admit(next);
     }
 }
 
 impl Inner {
-    /// A place is free: whoever is next gets it.
-    fn hand_on(self: Arc<Self>) {
-        loop {
-            let next = {
-                let mut state = self.state.lock();
-                let next = state.waiting.pop_first();
-                if next.is_none() {
-                    state.running -= 1;
+    /// Lets this completion in; where it has left in the meantime, the one after it.
+    fn admit(self: Arc<Self>, mut next: Option<Number>) {
+        while let Some(number) = next {
+            let admit = self.state.lock().waiting.remove(&number);
+            if let Some(admit) = admit {
+                match admit.send(Running::new(&self)) {
+                    Ok(()) => return,
+                    // It has left just now; the right is still to be given.
+                    Err(mut unused) => unused.inner = None,
                 }
-                next
-            };
-            let Some((_, admit)) = next else { return };
-            match admit.send(Running::new(&self)) {
-                Ok(()) => return,
-                // Gone in this moment; the place is still to be given.
-                Err(mut refused) => refused.inner = None,
             }
+            next = self.state.lock().decisions.next();
         }
     }
 }
@@ -202,6 +174,8 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use std::time::Duration;
 
     use super::*;
     use futures::FutureExt;

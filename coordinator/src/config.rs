@@ -1,4 +1,4 @@
-//! What was typed ([`Args`]) and what is meant ([`Config`]), with one conversion between them.
+//! The command-line flags ([`Args`]) and the checked configuration ([`Config`]), with one conversion between them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -8,7 +8,8 @@ use clap::Args as ClapArgs;
 use runtime::{
     AddressError, Caller, ClientAuth, CommonArgs, NetArgs, Purpose, Tls, TlsArgs, TlsError,
 };
-use speculation::relay::Role;
+use speculation::duty::Role;
+use speculation::strategy::{Registry, Settings, StrategyError};
 
 /// The flags of a coordinator. Each has an environment variable; lists are separated by commas there.
 #[derive(ClapArgs, Clone, Debug)]
@@ -62,12 +63,20 @@ pub struct Args {
     /// Seconds that a request whose target is lost waits for another of equal numerics, or for the same to return.
     #[arg(
         long,
-        env = "OFFSHOOT_REPLAY_WAIT",
+        env = "OFFSHOOT_FAILOVER_WAIT",
         value_name = "SECONDS",
         default_value_t = 10,
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
-    pub replay_wait: u64,
+    pub failover_wait: u64,
+    /// Strategy of requests that name none; it decides how fast a text is found, never what it says.
+    #[arg(
+        long,
+        env = "OFFSHOOT_STRATEGY",
+        value_name = "NAME",
+        default_value = speculation::strategy::DEFAULT
+    )]
+    pub strategy: String,
     /// Where to listen.
     #[command(flatten)]
     pub net: NetArgs,
@@ -107,24 +116,29 @@ pub struct Config {
     /// Requests that wait beyond those.
     pub max_queued: usize,
     /// How long a request whose target is lost waits for another.
-    pub replay_wait: Duration,
+    pub failover_wait: Duration,
+    /// The strategy of requests that name none; there is one of this name, and its knobs are in range.
+    pub strategy: Settings,
     /// How workers are called, and how clients are served; `None` for plaintext.
     pub tls: Option<Tls>,
 }
 
-/// Why flags cannot be meant.
+/// Why flags contradict each other or are wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// An address is no address.
+    /// An address is not valid.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// One worker under two flags.
+    /// One worker is named twice.
     #[error("the worker {0} is configured twice; a worker has one role")]
     Twice(String),
-    /// Nobody could decide a text.
+    /// Without a target there is no text.
     #[error("no target is configured; give --target HOST:PORT")]
     NoTarget,
-    /// The identity is no good.
+    /// There is no such strategy.
+    #[error(transparent)]
+    Strategy(#[from] StrategyError),
+    /// The TLS files cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -157,11 +171,13 @@ impl TryFrom<&Args> for Config {
         if args.targets.is_empty() {
             return Err(ConfigError::NoTarget);
         }
+        let strategy = Registry::default().choose(&Settings::new(&args.strategy))?;
         Ok(Config {
             workers,
             max_sessions: args.max_sessions.max(1) as usize,
             max_queued: args.max_queued as usize,
-            replay_wait: Duration::from_secs(args.replay_wait),
+            failover_wait: Duration::from_secs(args.failover_wait),
+            strategy: strategy.settings,
             tls,
         })
     }
@@ -212,10 +228,13 @@ mod tests {
             ]
         );
         assert_eq!(config.max_sessions, 64);
+        assert_eq!(config.strategy, Settings::new("auto"));
+        let serial = parse(&["--target", "a:1", "--strategy", "serial"]).unwrap();
+        assert_eq!(serial.strategy, Settings::new("serial"));
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_a_reason() {
+    fn wrong_flags_are_refused_with_a_reason() {
         for (flags, why) in [
             (&["--draft", "a:1"][..], "--target"),
             (&["--target", "a"][..], "port is missing"),
@@ -223,6 +242,7 @@ mod tests {
             (&["--target", "https://a:1"][..], "needs TLS"),
             (&["--target", "a:1", "--tls-ca", "ca.pem"][..], "--tls-cert"),
             (&["--target", "a:1", "--max-sessions", "0"][..], "0"),
+            (&["--target", "a:1", "--strategy", "warp"][..], "known are"),
         ] {
             let error = parse(flags).unwrap_err();
             assert!(error.contains(why), "{flags:?} gave {error}");

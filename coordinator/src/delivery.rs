@@ -13,7 +13,7 @@ use crate::stop::StopTexts;
 /// What the client's stream carries.
 pub(crate) type Item = Result<v1::GenerateEvent, Status>;
 
-/// Events on their way to one client. Few, because a client that does not read should be noticed soon.
+/// Events on their way to one client. Few, so that a client that does not read is noticed soon.
 pub(crate) const CLIENT_EVENTS: usize = 8;
 
 /// The text of one completion on its way to its client.
@@ -23,7 +23,7 @@ pub(crate) struct Delivery {
     choice: u32,
     detokenizer: Detokenizer,
     stops: StopTexts,
-    /// Until so many tokens are there, stop texts do not count.
+    /// Stop texts do not count within the first so many tokens.
     min_tokens: usize,
     /// Tokens of the completion so far.
     tokens: usize,
@@ -66,7 +66,7 @@ impl Delivery {
         self.started = Some(started);
     }
 
-    /// Goes over tokens that the client has already, with the text that came with them.
+    /// Skips tokens that the client has already, with the text that came with them.
     pub(crate) fn skip(&mut self, ids: &[u32]) {
         self.push(ids, None);
         self.ids.clear();
@@ -139,15 +139,15 @@ impl Delivery {
     pub(crate) fn flush(&mut self) -> u32 {
         let mut taken = 0;
         while self.is_pending() {
-            // Several completions of one request share the channel, so the place is taken first.
+            // Several completions of one request share the channel, so room is reserved first.
             let client = self.client.clone();
-            let Ok(place) = client.try_reserve() else {
+            let Ok(permit) = client.try_reserve() else {
                 break;
             };
             let Some((event, tokens)) = self.next() else {
                 break;
             };
-            place.send(Ok(event));
+            permit.send(Ok(event));
             taken += tokens;
         }
         taken
@@ -183,13 +183,13 @@ impl Delivery {
         }
     }
 
-    /// Resolves when there is room, or nobody will ever make any.
+    /// Resolves when there is room, or the client has disconnected.
     pub(crate) async fn room(&self) {
         let _ = self.client.reserve().await;
     }
 
-    /// Resolves when the client is gone.
-    pub(crate) async fn gone(&self) {
+    /// Resolves when the client has disconnected.
+    pub(crate) async fn disconnected(&self) {
         self.client.closed().await;
     }
 
@@ -214,7 +214,7 @@ impl Delivery {
 
     async fn drain(&mut self) {
         while let Some((event, _)) = self.next() {
-            // A client that is gone needs nothing more.
+            // A client that has disconnected needs nothing more.
             if self.client.send(Ok(event)).await.is_err() {
                 return;
             }

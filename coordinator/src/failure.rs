@@ -1,8 +1,9 @@
-//! Everything that can keep a client from its text, and the gRPC status it becomes.
+//! Every way in which a request can fail, and the gRPC status it becomes.
 
 use std::time::Duration;
 
 use proto::inward::WireError;
+use speculation::strategy::StrategyError;
 use text::TextError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -18,6 +19,8 @@ pub(crate) enum Failure {
     },
     #[error(transparent)]
     Wire(#[from] WireError),
+    #[error(transparent)]
+    Strategy(#[from] StrategyError),
     #[error(transparent)]
     Text(#[from] TextError),
     #[error(
@@ -42,7 +45,7 @@ pub(crate) enum Failure {
     NoTarget(String),
     #[error("this coordinator is stopping; send the request to another one")]
     Stopping,
-    /// The target's own words about an open call that cannot be served as it is.
+    /// The target's own message about an open call that it cannot serve.
     #[error("the target {target} refuses the request: {message}")]
     TargetRefused {
         target: String,
@@ -103,6 +106,7 @@ impl Failure {
         match self {
             Failure::Parameter { .. }
             | Failure::Wire(_)
+            | Failure::Strategy(_)
             | Failure::Text(_)
             | Failure::PromptTooLong { .. } => Code::InvalidArgument,
             Failure::QueueFull { .. } => Code::ResourceExhausted,
@@ -122,7 +126,7 @@ impl Failure {
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
 impl From<Failure> for Status {
-    /// What will pass says when to try again, as `google.rpc.RetryInfo`.
+    /// A failure that will pass says when to try again, as `google.rpc.RetryInfo`.
     fn from(failure: Failure) -> Self {
         let (code, text) = (failure.code(), failure.to_string());
         let retry = match failure {

@@ -1,16 +1,21 @@
 //! What a worker says about itself, and whether this cluster can use it.
 
-use proto::{PROTOCOL, v1};
-use speculation::relay::Role;
+use std::fmt;
+
+use proto::{OLDEST_PROTOCOL, PROTOCOL, v1};
+use speculation::duty::Role;
 use text::Vocabulary;
 
-/// Names in a hello are shown to people; longer ones are no names.
+/// Names in a handshake are shown to people; longer ones are refused.
 const MAX_NAME: usize = 256;
+
+/// Capabilities that a worker may name.
+const MAX_CAPABILITIES: usize = 32;
 
 /// The stop ids of a session hold the request's and these; see `request::MAX_STOP_IDS`.
 const MAX_EOS_IDS: usize = 32;
 
-/// A worker that speaks our protocol and our vocabulary.
+/// A worker that speaks our protocol and has our vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) model: String,
@@ -27,13 +32,69 @@ pub(crate) struct Hello {
     pub(crate) kv_page: u32,
 }
 
-/// Why a worker is not used, for people.
+/// The protocols that a peer speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Protocols {
+    oldest: u32,
+    newest: u32,
+}
+
+/// Those of this coordinator.
+const OURS: Protocols = Protocols {
+    oldest: OLDEST_PROTOCOL,
+    newest: PROTOCOL,
+};
+
+impl Protocols {
+    /// Peers before protocol 4 do not name their oldest one: they speak exactly one.
+    fn of(reply: &v1::HelloReply) -> Self {
+        let newest = reply.protocol;
+        let oldest = match reply.oldest_protocol {
+            0 => newest,
+            oldest => oldest.min(newest),
+        };
+        Protocols { oldest, newest }
+    }
+
+    fn meet(self, other: Protocols) -> bool {
+        self.oldest <= other.newest && other.oldest <= self.newest
+    }
+}
+
+impl fmt::Display for Protocols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Protocols { oldest, newest } = self;
+        if oldest == newest {
+            write!(f, "protocol {newest}")
+        } else {
+            write!(f, "protocols {oldest} to {newest}")
+        }
+    }
+}
+
+/// Why a worker is not used. The texts are for people; "it" is the worker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Mismatch {
-    #[error("it speaks protocol {theirs}, this coordinator speaks {PROTOCOL}; run equal versions")]
-    Protocol { theirs: u32 },
-    #[error("it is a {theirs:?}, but is configured as a {ours}")]
-    Role { theirs: String, ours: &'static str },
+    #[error(
+        "it speaks {theirs}, this coordinator speaks {OURS}; run versions that share a protocol"
+    )]
+    Protocol { theirs: Protocols },
+    /// It knows no `Worker` service.
+    #[error(
+        "it speaks an older protocol, or is no Offshoot worker (it has no Worker service); this coordinator speaks \
+         {OURS}: run versions that share a protocol"
+    )]
+    NoService,
+    #[error("its role is {theirs:?}, but it is configured as a {ours}")]
+    Role { theirs: String, ours: Role },
+    #[error(
+        "it cannot {missing}, which this coordinator needs of a {role}; its capabilities are: {theirs}"
+    )]
+    Capability {
+        role: Role,
+        missing: &'static str,
+        theirs: String,
+    },
     #[error(
         "its vocabulary is {theirs} with {theirs_len} tokens, the coordinator's tokenizer has {ours} with {ours_len}; \
          models that speculate together need the same tokenizer"
@@ -44,30 +105,29 @@ pub(crate) enum Mismatch {
         ours: String,
         ours_len: usize,
     },
-    #[error("its hello makes no sense: {0}")]
-    Nonsense(&'static str),
+    #[error("invalid handshake: {0}")]
+    Invalid(&'static str),
 }
 
-/// The word for a role on the wire.
-pub(crate) fn role_name(role: Role) -> &'static str {
+/// What a worker of each role has to be able to do, in the words of the handshake.
+fn needs(role: Role) -> &'static [&'static str] {
     match role {
-        Role::Draft => "draft",
-        Role::Qualifier => "qualifier",
-        Role::Target => "target",
+        Role::Draft => &["propose"],
+        Role::Qualifier => &["verify"],
+        Role::Target => &["verify", "commit"],
     }
 }
 
-/// Compares a hello with what was configured and with the coordinator's own tokenizer, and through it with every
+/// Compares a handshake with what was configured and with the coordinator's own tokenizer, and through it with every
 /// other worker. Logits may be wider than the tokenizer (padding), never narrower.
 pub(crate) fn check(
     reply: v1::HelloReply,
     role: Role,
     ours: &Vocabulary,
 ) -> Result<Hello, Mismatch> {
-    if reply.protocol != PROTOCOL {
-        return Err(Mismatch::Protocol {
-            theirs: reply.protocol,
-        });
+    let theirs = Protocols::of(&reply);
+    if !theirs.meet(OURS) {
+        return Err(Mismatch::Protocol { theirs });
     }
     let names = [
         &reply.role,
@@ -75,17 +135,34 @@ pub(crate) fn check(
         &reply.numerics_id,
         &reply.vocabulary_hash,
     ];
-    if names.iter().any(|name| name.len() > MAX_NAME) {
-        return Err(Mismatch::Nonsense("a name is longer than 256 bytes"));
+    let names = names.into_iter().chain(&reply.capabilities);
+    if { names }.any(|name| name.len() > MAX_NAME) {
+        return Err(Mismatch::Invalid("a name is longer than 256 bytes"));
     }
-    if reply.role != role_name(role) {
+    if reply.capabilities.len() > MAX_CAPABILITIES {
+        return Err(Mismatch::Invalid("more than 32 capabilities"));
+    }
+    if reply.role != role.name() {
         return Err(Mismatch::Role {
             theirs: reply.role,
-            ours: role_name(role),
+            ours: role,
         });
     }
-    let same = reply.vocabulary_hash == ours.hash();
-    if !same || (reply.vocabulary_len as usize) < ours.len() {
+    let lacks = |need: &&str| reply.capabilities.iter().all(|name| name != need);
+    let missing = needs(role).iter().copied().find(lacks);
+    if let Some(missing) = missing {
+        let theirs = match reply.capabilities.is_empty() {
+            true => "none".to_owned(),
+            false => reply.capabilities.join(", "),
+        };
+        return Err(Mismatch::Capability {
+            role,
+            missing,
+            theirs,
+        });
+    }
+    let is_same = reply.vocabulary_hash == ours.hash();
+    if !is_same || (reply.vocabulary_len as usize) < ours.len() {
         return Err(Mismatch::Vocabulary {
             theirs: reply.vocabulary_hash,
             theirs_len: reply.vocabulary_len,
@@ -94,16 +171,19 @@ pub(crate) fn check(
         });
     }
     if reply.max_sessions == 0 {
-        return Err(Mismatch::Nonsense("room for no session"));
+        return Err(Mismatch::Invalid("max_sessions is 0"));
     }
     if reply.max_context < 2 {
-        return Err(Mismatch::Nonsense("a context of less than 2 tokens"));
+        return Err(Mismatch::Invalid("max_context is less than 2 tokens"));
     }
-    if reply.kv_page == 0 || reply.kv_positions < reply.max_context {
-        return Err(Mismatch::Nonsense("a cache smaller than its context"));
+    if reply.kv_page == 0 {
+        return Err(Mismatch::Invalid("kv_page is 0"));
+    }
+    if reply.kv_positions < reply.max_context {
+        return Err(Mismatch::Invalid("kv_positions is less than max_context"));
     }
     if reply.eos_ids.len() > MAX_EOS_IDS {
-        return Err(Mismatch::Nonsense("more than 32 end-of-text ids"));
+        return Err(Mismatch::Invalid("more than 32 end-of-text ids"));
     }
     Ok(Hello {
         model: reply.model,
@@ -132,7 +212,9 @@ mod tests {
     fn reply(ours: &Vocabulary) -> v1::HelloReply {
         v1::HelloReply {
             protocol: PROTOCOL,
+            oldest_protocol: OLDEST_PROTOCOL,
             role: "draft".to_owned(),
+            capabilities: vec!["propose".to_owned(), "sing".to_owned()],
             model: "m".to_owned(),
             numerics_id: "n".to_owned(),
             vocabulary_hash: ours.hash().to_owned(),
@@ -146,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_that_fits_is_taken_whole() {
+    fn a_handshake_that_fits_is_taken_whole() {
         let tokenizer = tokenizer();
         let hello = check(
             reply(tokenizer.vocabulary()),
@@ -159,29 +241,78 @@ mod tests {
     }
 
     #[test]
-    fn every_misfit_is_told_apart() {
+    fn a_newer_worker_that_still_speaks_our_protocol_is_taken() {
+        let tokenizer = tokenizer();
+        let newer = v1::HelloReply {
+            protocol: PROTOCOL + 2,
+            ..reply(tokenizer.vocabulary())
+        };
+        assert!(check(newer, Role::Draft, tokenizer.vocabulary()).is_ok());
+    }
+
+    #[test]
+    fn every_mismatch_is_told_apart() {
         type Change = fn(&mut v1::HelloReply);
         let tokenizer = tokenizer();
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 16] = [
             (|r| r.protocol = 0, "protocol 0"),
-            (|r| r.role = "target".to_owned(), "is a \"target\""),
+            (
+                |r| (r.protocol, r.oldest_protocol) = (3, 0),
+                "it speaks protocol 3, this coordinator speaks protocol 4",
+            ),
+            (
+                |r| (r.protocol, r.oldest_protocol) = (9, 7),
+                "protocols 7 to 9",
+            ),
+            (|r| r.role = "target".to_owned(), "role is \"target\""),
+            (|r| r.capabilities.clear(), "cannot propose"),
+            (
+                |r| r.capabilities = vec!["verify".to_owned()],
+                "capabilities are: verify",
+            ),
+            (
+                |r| r.capabilities = vec!["a".to_owned(); 33],
+                "more than 32",
+            ),
             (
                 |r| r.vocabulary_hash = "beef".to_owned(),
                 "vocabulary is beef",
             ),
             (|r| r.vocabulary_len = 1, "1 tokens"),
             (|r| r.model = "m".repeat(300), "longer than 256"),
+            (|r| r.capabilities[1] = "m".repeat(300), "longer than 256"),
             (|r| r.max_context = 1, "less than 2"),
-            (|r| r.max_sessions = 0, "no session"),
+            (|r| r.max_sessions = 0, "max_sessions is 0"),
             (|r| r.eos_ids = vec![0; 33], "more than 32"),
-            (|r| r.kv_page = 0, "smaller than its context"),
-            (|r| r.kv_positions = 63, "smaller than its context"),
+            (|r| r.kv_page = 0, "kv_page is 0"),
+            (|r| r.kv_positions = 63, "less than max_context"),
         ];
         for (change, why) in cases {
-            let mut odd = reply(tokenizer.vocabulary());
-            change(&mut odd);
-            let error = check(odd, Role::Draft, tokenizer.vocabulary()).unwrap_err();
+            let mut wrong = reply(tokenizer.vocabulary());
+            change(&mut wrong);
+            let error = check(wrong, Role::Draft, tokenizer.vocabulary()).unwrap_err();
             assert!(error.to_string().contains(why), "{why:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn a_worker_has_to_be_able_to_do_what_its_role_needs() {
+        let tokenizer = tokenizer();
+        for (role, can, is_enough) in [
+            (Role::Target, &["verify", "commit"][..], true),
+            (Role::Target, &["verify"], false),
+            (Role::Target, &["commit"], false),
+            (Role::Qualifier, &["verify"], true),
+            (Role::Qualifier, &["propose"], false),
+            (Role::Draft, &["verify", "commit"], false),
+        ] {
+            let able = v1::HelloReply {
+                role: role.name().to_owned(),
+                capabilities: can.iter().map(|&name| name.to_owned()).collect(),
+                ..reply(tokenizer.vocabulary())
+            };
+            let checked = check(able, role, tokenizer.vocabulary());
+            assert_eq!(checked.is_ok(), is_enough, "{role} with {can:?}");
         }
     }
 }

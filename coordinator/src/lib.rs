@@ -1,44 +1,46 @@
 //! The coordinator: it owns the clients and the committed text, and holds no model.
 //!
-//! A request becomes a session: a task that owns one pure [`speculation::relay::Relay`] and only ferries. What workers
-//! say comes in by the session's inbox, what they are to be told goes out by one slot per worker
+//! A request becomes a session: one task whose driver owns a pure [`control::session::SessionMachine`] and the io around
+//! it. What workers say comes in by the session's inbox, what they are sent goes out by one slot per worker
 //! ([`runtime::outbox::Outbox`]), what the client gets goes out by a bounded channel; the session never waits for any of
 //! them on behalf of another.
 //!
 //! ```text
-//!  client <- delivery <- session (Relay) <- inbox <- link reader <- worker
-//!                               |-> outbox slot -> link writer -> worker
+//!  client <- delivery <- session driver <- inbox <- worker link (reads) <- worker
+//!                              |-> slot -> worker stream (writes) -------> worker
 //! ```
 //!
-//! The registry keeps one task and one link per worker: connect, compare protocol, role and vocabulary, pump. A lost
-//! draft or qualifier is bypassed; the sessions of a lost target are replayed on another of equal numerics.
+//! The registry keeps one link per worker: connect, compare protocol, role, capabilities and vocabulary, read the stream.
+//! Which worker a session gets, and who waits, is decided by the pure [`control::fleet::Fleet`] behind one lock. A lost
+//! draft or qualifier is bypassed; the sessions of a lost target go on at another of equal numerics.
 //!
-//! This crate never links candle, decides nothing about trees or acceptance (that is `speculation`), and parses no
-//! protobuf by hand (that is `proto`).
+//! This crate never links the engine. It decides nothing about trees or acceptance (that is `speculation`), nothing about
+//! placement, admission or failover (that is `control`), and parses no protobuf by hand (that is `proto`).
 
 mod admission;
+mod change;
+mod cluster;
 pub mod config;
 mod delivery;
 mod failure;
+mod fleet_handle;
 mod hello;
-mod link;
+mod mailbox;
 mod metrics;
-mod news;
 mod open;
 mod process;
-mod pump;
 mod registry;
-
 mod request;
-mod seat;
-mod seekers;
+mod request_metrics;
+mod reservation;
 mod service;
-mod session;
-mod shore;
+mod session_driver;
 mod start;
 mod stop;
-mod tally;
-mod watched;
+mod worker;
+mod worker_link;
+mod worker_stream;
+mod worker_totals;
 
 pub use config::{Args, Config, ConfigError};
 pub use process::{Coordinator, run, serve};

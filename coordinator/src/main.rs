@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match offshoot_coordinator::run(Cli::parse().args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where even standard error is closed, the exit status still tells.
+            // Where even standard error is closed, the exit status still reports the failure.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }

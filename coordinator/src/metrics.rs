@@ -9,19 +9,19 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use runtime::metrics::LATENCY_BUCKETS;
+use speculation::duty::Role;
 use speculation::message::Finish;
-use speculation::relay::{Role, SessionStats};
+use speculation::relay::SessionStats;
 use tonic::Code;
 
-use crate::hello::role_name;
-use crate::tally::Totals;
+use crate::worker_totals::Totals;
 
 /// One label and its value.
 type Label = [(&'static str, &'static str); 1];
 
-/// Why a request ended well, in vLLM's words.
+/// Why a request ended without an error, in vLLM's words.
 const FINISHED: [&str; 3] = ["stop", "length", "abort"];
-/// The statuses that a request can be turned away or fail with.
+/// The statuses that a request can be refused or fail with.
 const CODES: [Code; 7] = [
     Code::InvalidArgument,
     Code::OutOfRange,
@@ -33,7 +33,6 @@ const CODES: [Code; 7] = [
 ];
 /// What a worker can be doing.
 const STATES: [&str; 3] = ["ready", "connecting", "refused"];
-const ROLES: [Role; 3] = [Role::Target, Role::Qualifier, Role::Draft];
 
 /// Bounds of the whole time of a request, in seconds.
 const REQUEST_BUCKETS: [f64; 15] = [
@@ -64,7 +63,7 @@ pub(crate) struct CoordinatorMetrics {
     walks: WalkCounters,
 }
 
-/// Read off the targets' reports when somebody asks.
+/// Copied from the targets' reports whenever metrics are read.
 #[derive(Debug, Default)]
 struct WalkCounters {
     drafts: Counter,
@@ -105,7 +104,7 @@ impl Default for CoordinatorMetrics {
 }
 
 impl CoordinatorMetrics {
-    /// Describes them all. Every label's known values are there from the start, so that a rate has a beginning.
+    /// Describes them all. Every known value of a label is there from the start, so that rates can be computed from the first event on.
     pub(crate) fn register(&self, registry: &mut Registry) {
         for reason in FINISHED {
             self.success
@@ -117,9 +116,8 @@ impl CoordinatorMetrics {
             self.rejections
                 .get_or_create_owned(&[("reason", code_name(code))]);
         }
-        for role in ROLES {
-            self.bypasses
-                .get_or_create_owned(&[("role", role_name(role))]);
+        for role in Role::ALL {
+            self.bypasses.get_or_create_owned(&[("role", role.name())]);
         }
         self.register_vllm(registry);
         self.register_ours(registry);
@@ -163,7 +161,7 @@ impl CoordinatorMetrics {
                 ),
                 (
                     "vllm:num_requests_waiting",
-                    "Requests that wait for a place",
+                    "Requests that wait for their turn or for a target",
                     &self.waiting,
                 ),
             ],
@@ -200,7 +198,7 @@ impl CoordinatorMetrics {
         );
         registry.register(
             "vllm:request_success",
-            "Requests that ended without an error, by reason; abort: the client went away",
+            "Requests that ended without an error, by reason; abort: the client disconnected",
             self.success.clone(),
         );
         seconds(
@@ -235,7 +233,7 @@ impl CoordinatorMetrics {
             registry,
             [(
                 "offshoot_sessions",
-                "Sessions that have places on workers",
+                "Sessions that have a reservation on a target",
                 &self.sessions,
             )],
         );
@@ -284,19 +282,19 @@ impl CoordinatorMetrics {
                 ),
                 (
                     "offshoot_migrations",
-                    "Times that a session whose target was lost was given to a target again",
+                    "Times that a session that had lost its target was given to a target again",
                     &self.migrations,
                 ),
             ],
         );
         registry.register(
             "offshoot_rejections",
-            "Requests turned away at the door, by status",
+            "Requests refused on arrival, by status",
             self.rejections.clone(),
         );
         registry.register(
             "offshoot_request_failures",
-            "Requests that were taken in and failed, by status",
+            "Requests that were accepted and failed, by status",
             self.failures.clone(),
         );
         registry.register(
@@ -306,7 +304,7 @@ impl CoordinatorMetrics {
         );
     }
 
-    /// A request was turned away.
+    /// A request was refused on arrival.
     pub(crate) fn rejected(&self, code: Code) {
         self.rejections
             .get_or_create(&[("reason", code_name(code))])
@@ -320,7 +318,7 @@ impl CoordinatorMetrics {
             .inc();
     }
 
-    /// A request ended without an error; `None` when its client went away.
+    /// A request ended without an error; `None` when its client disconnected.
     pub(crate) fn succeeded(&self, finish: Option<Finish>) {
         self.success
             .get_or_create(&[("finished_reason", finish_name(finish))])
@@ -329,9 +327,7 @@ impl CoordinatorMetrics {
 
     /// A session went on without a worker of this role.
     pub(crate) fn bypassed(&self, role: Role) {
-        self.bypasses
-            .get_or_create(&[("role", role_name(role))])
-            .inc();
+        self.bypasses.get_or_create(&[("role", role.name())]).inc();
     }
 
     /// A session is over.
@@ -341,31 +337,31 @@ impl CoordinatorMetrics {
         self.wasted_nodes.inc_by(wasted);
     }
 
-    /// Sets what is read off other parts: requests that run and wait, open sessions, targets' totals, workers.
+    /// Sets what other parts know: requests that run and wait, open sessions, the totals of all targets, workers.
     pub(crate) fn refresh(
         &self,
         running: usize,
         waiting: usize,
-        targets: &Totals,
+        walked: &Totals,
         workers: &[(Role, &'static str, usize)],
     ) {
         use std::sync::atomic::Ordering::Relaxed;
         self.running.set(running as i64);
         self.waiting.set(waiting as i64);
-        for role in ROLES {
+        for role in Role::ALL {
             for state in STATES {
-                let there = workers
+                let count = workers
                     .iter()
                     .filter(|(r, s, _)| *r == role && *s == state)
                     .count();
-                let labels = [("role", role_name(role)), ("state", state)];
-                self.workers.get_or_create(&labels).set(there as i64);
+                let labels = [("role", role.name()), ("state", state)];
+                self.workers.get_or_create(&labels).set(count as i64);
             }
         }
-        let seats = workers.iter().filter(|(role, ..)| *role == Role::Target);
+        let targets = workers.iter().filter(|(role, ..)| *role == Role::Target);
         self.sessions
-            .set(seats.map(|(.., sessions)| *sessions as i64).sum());
-        let walks = &targets.walks;
+            .set(targets.map(|(.., sessions)| *sessions as i64).sum());
+        let walks = &walked.walks;
         for (counter, total) in [
             (
                 &self.walks.drafts,
@@ -405,7 +401,7 @@ fn seconds<const N: usize>(registry: &mut Registry, all: [(&str, &str, &Histogra
     }
 }
 
-/// vLLM's word for how a request ended.
+/// vLLM's name for how a request ended.
 pub(crate) fn finish_name(finish: Option<Finish>) -> &'static str {
     match finish {
         Some(Finish::Stop) => "stop",
@@ -415,7 +411,7 @@ pub(crate) fn finish_name(finish: Option<Finish>) -> &'static str {
     }
 }
 
-/// A status as a label.
+/// The label of a status.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "ok",

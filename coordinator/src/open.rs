@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use decode::Sampling;
 use futures::future::BoxFuture;
-use proto::{Sampling, outward, v1};
+use proto::{outward, v1};
 use runtime::TraceContext;
 use speculation::message::{SessionSpec, Term};
 use tonic::{Code, Request, Status};
 
-use crate::link::{Client, Link};
+use crate::worker_stream::WorkerStream;
 
-/// Pauses before an open that found the worker full is tried again. A session's seat here becomes free when its close
-/// is sent, which is a moment before the worker has freed it.
+/// Pauses before an open that found the worker full is tried again. A session's reservation becomes free when its close
+/// is sent, which is a moment before the worker has freed what it held.
 const FULL_PAUSES: [Duration; 3] = [
     Duration::from_millis(10),
     Duration::from_millis(40),
@@ -25,62 +26,61 @@ pub(crate) type Opening = BoxFuture<'static, Opened>;
 /// How an open call has ended.
 pub(crate) struct Opened {
     /// Where the session was to be opened.
-    pub(crate) link: Arc<Link>,
-    /// Under which term. By now the session may have parted with that worker, or been given to it anew.
+    pub(crate) stream: Arc<WorkerStream>,
+    /// Under which term. By now the session may have left that worker, or been given to it anew.
     pub(crate) term: Term,
     pub(crate) answer: Result<(), Status>,
 }
 
-/// Opens a session on a worker; what it does there belongs to `trace`. Ends when the link is lost; then nobody asks for the answer.
+/// Opens a session on a worker; what it does there belongs to `trace`. Ends when the stream is lost; then nobody asks for
+/// the answer.
 pub(crate) fn open(
-    link: Arc<Link>,
+    stream: Arc<WorkerStream>,
     spec: SessionSpec,
     sampling: Sampling,
     trace: TraceContext,
 ) -> Opening {
     Box::pin(async move {
         let term = spec.term;
-        let request = outward::open(link.name, spec, sampling);
-        let opened = link
+        let request = outward::open(stream.name, spec, sampling);
+        let opened = stream
             .lost
-            .run_until_cancelled(patiently(&link, request, &trace))
+            .run_until_cancelled(open_patiently(&stream, request, &trace))
             .await;
         let answer = opened.unwrap_or_else(|| {
-            let text = "the link was lost while the session was opened";
+            let text = "the stream was lost while the session was opened";
             Err(Status::unavailable(text))
         });
-        Opened { link, term, answer }
+        Opened {
+            stream,
+            term,
+            answer,
+        }
     })
 }
 
-async fn patiently(
-    link: &Link,
+async fn open_patiently(
+    stream: &WorkerStream,
     request: v1::OpenRequest,
     trace: &TraceContext,
 ) -> Result<(), Status> {
     for pause in FULL_PAUSES {
-        match once(link, request.clone(), trace).await {
+        match open_once(stream, request.clone(), trace).await {
             Err(status) if status.code() == Code::ResourceExhausted => {
                 tokio::time::sleep(pause).await;
             }
             decided => return decided,
         }
     }
-    once(link, request, trace).await
+    open_once(stream, request, trace).await
 }
 
-async fn once(link: &Link, request: v1::OpenRequest, trace: &TraceContext) -> Result<(), Status> {
+async fn open_once(
+    stream: &WorkerStream,
+    request: v1::OpenRequest,
+    trace: &TraceContext,
+) -> Result<(), Status> {
     let mut request = Request::new(request);
     trace.write_metadata(request.metadata_mut());
-    let opened = match link.client.clone() {
-        Client::Draft(mut client) => client.open(request).await,
-        Client::Verify(mut client) => client.open(request).await,
-    };
-    if let Err(status) = &opened
-        && status.code() == Code::FailedPrecondition
-    {
-        // The worker knows of no link: whatever this side still holds is not one.
-        link.lose();
-    }
-    opened.map(|_| ())
+    stream.client.clone().open(request).await.map(|_| ())
 }

@@ -14,10 +14,10 @@ use runtime::{
 use text::Tokenizer;
 
 use crate::admission::Admission;
+use crate::cluster::{Cluster, Policy};
 use crate::config::{Args, Config};
 use crate::registry::Registry;
 use crate::service::Service;
-use crate::start::Cluster;
 
 /// The name under which a coordinator announces itself.
 const ROLE: &str = "coordinator";
@@ -31,7 +31,7 @@ const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 /// Runs a coordinator until a signal ends it. Call it outside of any tokio runtime.
 ///
 /// # Errors
-/// When the configuration, the tokenizer or the address is no good.
+/// When the configuration, the tokenizer or the address cannot be used.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
     tokio::runtime::Builder::new_multi_thread()
@@ -69,7 +69,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let coordinator = Coordinator::start(&config, tokenizer, &readiness, &drain)?;
     let metrics = Arc::new(Metrics::new());
     coordinator.expose(&metrics);
-    let shown = admin::Shown {
+    let shown = admin::ProcessState {
         role: ROLE,
         metrics,
         readiness: readiness.clone(),
@@ -85,7 +85,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let mut serving = connections.spawn(grpc::serve(listener, router, connections.clone()));
     tracing::info!(%addr, workers = config.workers.len(), "serving");
 
-    // Whoever waits for the announcement wants to use the workers, so each gets its first chance before it.
+    // Whoever waits for the announcement wants to use the workers, so each is tried once before it.
     tokio::select! {
         () = coordinator.tried() => announce::announce(&args.common.announce, ROLE, addr, admin)?,
         () = drain.stopping() => {}
@@ -129,13 +129,11 @@ impl Coordinator {
         let first = seed::fresh()?;
         let registry = Registry::start(config, name, tokenizer, readiness.clone());
         let admission = Admission::new(config.max_sessions, config.max_queued);
-        let cluster = Cluster::new(
-            registry,
-            admission,
-            drain.clone(),
-            config.replay_wait,
-            first,
-        );
+        let policy = Policy {
+            failover_wait: config.failover_wait,
+            strategy: config.strategy.clone(),
+        };
+        let cluster = Cluster::new(registry, admission, drain.clone(), policy, first);
         Ok(Coordinator {
             cluster: Arc::new(cluster),
         })
@@ -147,10 +145,10 @@ impl Coordinator {
         let cluster = Arc::clone(&self.cluster);
         metrics.refresh(move || {
             let (registry, admission) = (&cluster.registry, &cluster.admission);
-            // A request that has no seat yet waits, whatever the queue calls it.
-            let seeking = registry.seekers.requests();
-            let running = admission.running().saturating_sub(seeking);
-            let waiting = admission.waiting() + seeking;
+            // A request that has no target yet waits, although admission counts it among those that run.
+            let (requests, _) = registry.waiting();
+            let running = admission.running().saturating_sub(requests);
+            let waiting = admission.waiting() + requests;
             let (targets, workers) = (registry.targets(), registry.states());
             (cluster.metrics).refresh(running, waiting, &targets, &workers);
         });
@@ -171,10 +169,11 @@ impl Coordinator {
         self.cluster.admission.running()
     }
 
-    /// Completions that wait for a seat on a target: new ones, and those that have lost theirs.
+    /// Completions that wait for a reservation on a target: new ones, and those that have lost theirs.
     #[must_use]
     pub fn seeking(&self) -> usize {
-        self.cluster.registry.seekers.len()
+        let (_, all) = self.cluster.registry.waiting();
+        all
     }
 
     /// Resolves when every worker was reached, refused or found missing once.
@@ -182,8 +181,8 @@ impl Coordinator {
         self.cluster.registry.tried().await;
     }
 
-    /// Begins the drain: new requests are refused with UNAVAILABLE. Lets running requests finish for nine tenths of `grace`, ends the others with UNAVAILABLE,
-    /// and lets go of the workers.
+    /// Begins the drain: new requests are refused with UNAVAILABLE. Running requests have nine tenths of `grace` to finish;
+    /// the others end with UNAVAILABLE. Then the links to the workers end.
     pub async fn stop(&self, grace: Duration) -> Drained {
         let drain = &self.cluster.drain;
         drain.begin();

@@ -4,15 +4,18 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use proto::{Sampling, inward, v1};
-use speculation::ferry::Wanted;
+use control::fleet::Wanted;
+use decode::Sampling;
+use decode::sampling::{SamplingParams, Shaping};
+use proto::{inward, v1};
+use speculation::duty::Role;
 use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
 use speculation::message::{Basis, PromptScoring, Scoring, Stopping};
-use speculation::policy::Strategy;
+use speculation::strategy::{Chosen, Registry, Settings};
 use tonic::Status;
 
 use crate::failure::Failure;
-use crate::link::Link;
+use crate::hello::Hello;
 use crate::stop::{Inclusion, StopTexts};
 
 /// Stop tokens a request may name; the target's own end-of-text ids come on top.
@@ -67,14 +70,16 @@ pub(crate) struct Request {
     pub(crate) priority: i32,
     stop_ids: Vec<u32>,
     end_of_text: EndOfText,
-    pub(crate) strategy: Strategy,
+    pub(crate) strategy: Chosen,
     pub(crate) wanted: Wanted,
 }
 
-/// Checks a request against a vocabulary of `vocab` tokens. `seed` is taken if the request has none.
+/// Checks a request against a vocabulary of `vocab` tokens. `default` and `seed` are taken where the request names no
+/// strategy and has no seed.
 pub(crate) fn parse(
     request: v1::GenerateRequest,
     vocab: usize,
+    default: &Settings,
     seed: impl FnOnce() -> io::Result<u64>,
 ) -> Result<Request, Failure> {
     if request.stop_token_ids.len() > MAX_STOP_IDS {
@@ -97,14 +102,15 @@ pub(crate) fn parse(
         }
     };
     let sampling = sampling(&request, vocab, seed)?;
-    let strategy = inward::strategy(request.strategy)?;
+    let strategy = strategy(request.strategy, request.knobs, default)?;
     let prompt = prompt(request.prompt, vocab)?;
-    let drafts = match (strategy.growth(), request.drafts) {
-        (None, _) => 0,
-        (Some(_), None) => usize::MAX,
-        (Some(_), Some(most)) => most as usize,
+    let uses = |role| !strategy.duties(role).is_empty();
+    let drafts = match request.drafts {
+        _ if !uses(Role::Draft) => 0,
+        None => usize::MAX,
+        Some(most) => most as usize,
     };
-    let qualifiers = usize::from(strategy.advice().is_some() && !request.no_qualifier);
+    let qualifiers = usize::from(uses(Role::Qualifier) && !request.no_qualifier);
     Ok(Request {
         prompt,
         received,
@@ -123,6 +129,22 @@ pub(crate) fn parse(
         strategy,
         wanted: Wanted { drafts, qualifiers },
     })
+}
+
+/// How to decode. Knobs without a name are those of the default strategy.
+fn strategy(
+    name: String,
+    knobs: impl IntoIterator<Item = (String, f64)>,
+    default: &Settings,
+) -> Result<Chosen, Failure> {
+    let mut asked = inward::settings(name, knobs)?;
+    if asked.name.is_empty() {
+        asked.name.clone_from(&default.name);
+        if asked.knobs.is_empty() {
+            asked.knobs.clone_from(&default.knobs);
+        }
+    }
+    Ok(Registry::default().choose(&asked)?)
 }
 
 /// How tokens are drawn. Workers check again; this is where the client learns which parameter is wrong.
@@ -167,17 +189,23 @@ fn sampling(
         number("logit_bias", value, -100.0, 100.0)?;
     }
     Ok(Sampling {
-        temperature: request.temperature,
-        top_k: request.top_k,
-        top_p,
-        min_p: request.min_p,
-        seed: request.seed.map_or_else(seed, Ok)?,
-        choice: request.resume.as_ref().map_or(0, |resume| resume.choice),
-        bias: ids.iter().copied().zip(values.iter().copied()).collect(),
-        repetition_penalty,
-        presence_penalty: request.presence_penalty,
-        frequency_penalty: request.frequency_penalty,
-        min_tokens: request.min_tokens,
+        params: SamplingParams {
+            temperature: request.temperature,
+            top_k: request.top_k,
+            top_p,
+            min_p: request.min_p,
+            seed: request.seed.map_or_else(seed, Ok)?,
+            choice: request.resume.as_ref().map_or(0, |resume| resume.choice),
+        },
+        shaping: Shaping {
+            bias: ids.iter().copied().zip(values.iter().copied()).collect(),
+            repetition_penalty,
+            presence_penalty: request.presence_penalty,
+            frequency_penalty: request.frequency_penalty,
+            min_tokens: request.min_tokens,
+            // They travel with the other reasons to end the text.
+            stop_ids: Vec::new(),
+        },
     })
 }
 
@@ -211,8 +239,8 @@ fn stops(stops: Vec<String>, include: bool) -> Result<StopTexts, Failure> {
             format!("at most {most} texts"),
         ));
     }
-    if let Some(odd) = (stops.iter()).find(|stop| stop.is_empty() || stop.len() > longest) {
-        let given = format!("a text of {} bytes", odd.len());
+    if let Some(bad) = (stops.iter()).find(|stop| stop.is_empty() || stop.len() > longest) {
+        let given = format!("a text of {} bytes", bad.len());
         return Err(Failure::parameter(
             "stop",
             given,
@@ -260,10 +288,10 @@ fn received(request: &v1::GenerateRequest, vocab: usize) -> Result<Option<Receiv
     }))
 }
 
-/// Whether a coordinator whose tokenizer has `vocab` tokens would take this request; `Err` says why not, in the words
-/// that a client gets. The prompt is not encoded, and its length not compared with any model's context.
+/// Whether a coordinator whose tokenizer has `vocab` tokens would take this request; `Err` is the status that a
+/// client would get. The prompt is not encoded, and its length not compared with any model's context.
 pub fn check(request: v1::GenerateRequest, vocab: usize) -> Result<(), Status> {
-    parse(request, vocab, || Ok(0))?;
+    parse(request, vocab, &Settings::default(), || Ok(0))?;
     Ok(())
 }
 
@@ -317,7 +345,7 @@ fn number(parameter: &'static str, value: f32, least: f32, most: f32) -> Result<
 
 impl Request {
     /// Positions that the text of a prompt of `prompt_len` tokens may take, if the context has room.
-    pub(crate) fn wish(&self, prompt_len: u32) -> u32 {
+    pub(crate) fn most_positions(&self, prompt_len: u32) -> u32 {
         match self.max_tokens {
             0 => u32::MAX,
             tokens => prompt_len.saturating_add(tokens),
@@ -325,19 +353,19 @@ impl Request {
     }
 
     /// When the text ends on this target, for a prompt of `prompt_len` tokens, which are fewer than its context.
-    pub(crate) fn stopping(&self, prompt_len: u32, target: &Link) -> Stopping {
-        let context = target.hello.max_context;
-        let wish = self.wish(prompt_len);
+    pub(crate) fn stopping(&self, prompt_len: u32, target: &Hello) -> Stopping {
+        let context = target.max_context;
+        let most = self.most_positions(prompt_len);
         let mut stop_ids = self.stop_ids.clone();
         if self.end_of_text == EndOfText::Stops {
-            stop_ids.extend_from_slice(&target.hello.eos_ids);
+            stop_ids.extend_from_slice(&target.eos_ids);
         }
         stop_ids.sort_unstable();
         stop_ids.dedup();
         Stopping {
             prompt_len,
-            max_len: wish.min(context),
-            max_len_is_context: context < wish,
+            max_len: most.min(context),
+            max_len_is_context: context < most,
             stop_ids,
         }
     }
@@ -357,22 +385,23 @@ mod tests {
         }
     }
 
-    fn strategy(name: &str) -> Option<v1::Strategy> {
-        Some(v1::Strategy {
-            name: name.to_owned(),
-            ..v1::Strategy::default()
-        })
+    fn parse(request: v1::GenerateRequest) -> Result<Request, Failure> {
+        super::parse(request, 10, &Settings::default(), || Ok(77))
     }
 
     #[test]
-    fn what_is_not_said_is_off() {
-        let request = parse(asked(), 10, || Ok(77)).unwrap();
+    fn what_is_not_set_is_off() {
+        let request = parse(asked()).unwrap();
         let off = Sampling {
-            seed: 77,
-            ..Sampling::default()
+            params: SamplingParams {
+                temperature: 0.0,
+                seed: 77,
+                ..SamplingParams::default()
+            },
+            shaping: Shaping::default(),
         };
         assert_eq!(request.sampling, off);
-        assert_eq!(request.strategy.name(), "auto");
+        assert_eq!(request.strategy.settings.name, "auto");
         assert_eq!(
             (request.wanted.qualifiers, request.wanted.drafts),
             (1, usize::MAX)
@@ -380,28 +409,49 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_names_no_strategy_gets_the_servers() {
+        let serial = Settings::new("serial").with("gamma", 3.0);
+        let chosen = |name: &str, knobs: &[(&str, f64)]| {
+            let request = v1::GenerateRequest {
+                strategy: name.to_owned(),
+                knobs: knobs
+                    .iter()
+                    .map(|&(name, v)| (name.to_owned(), v))
+                    .collect(),
+                ..asked()
+            };
+            let parsed = super::parse(request, 10, &serial, || Ok(0));
+            parsed.map(|request| request.strategy.settings)
+        };
+        assert_eq!(chosen("", &[]).unwrap(), serial);
+        let own = Settings::new("serial").with("gamma", 5.0);
+        assert_eq!(chosen("", &[("gamma", 5.0)]).unwrap(), own);
+        assert_eq!(chosen("auto", &[]).unwrap(), Settings::new("auto"));
+    }
+
+    #[test]
     fn workers_the_strategy_has_no_use_for_are_not_wanted() {
         for (name, drafts, qualifiers) in [("ar", 0, 0), ("serial", 2, 0), ("auto", 2, 1)] {
             let request = v1::GenerateRequest {
-                strategy: strategy(name),
+                strategy: name.to_owned(),
                 drafts: Some(2),
                 ..asked()
             };
-            let wanted = parse(request, 10, || Ok(0)).unwrap().wanted;
+            let wanted = parse(request).unwrap().wanted;
             assert_eq!(wanted, Wanted { drafts, qualifiers }, "{name}");
         }
         let without = v1::GenerateRequest {
             no_qualifier: true,
             ..asked()
         };
-        assert_eq!(parse(without, 10, || Ok(0)).unwrap().wanted.qualifiers, 0);
+        assert_eq!(parse(without).unwrap().wanted.qualifiers, 0);
     }
 
     #[test]
     fn a_refusal_names_the_parameter_its_value_and_its_range() {
         type Change = fn(&mut v1::GenerateRequest);
         let tokens = |ids| Some(Sent::Tokens(v1::TokenIds { ids }));
-        let cases: [(Change, [&str; 3]); 24] = [
+        let cases: [(Change, [&str; 3]); 28] = [
             (|r| r.prompt = None, ["prompt", "missing", "text or tokens"]),
             (
                 |r| r.prompt = Some(Sent::Text(String::new())),
@@ -482,14 +532,36 @@ mod tests {
                 ["resume.token_ids", "token 10", "below 10"],
             ),
             (
-                |r| r.strategy = strategy("magic"),
+                |r| r.strategy = "magic".to_owned(),
                 ["strategy", "magic", "serial-tree"],
+            ),
+            (
+                |r| {
+                    r.strategy = "serial".to_owned();
+                    r.knobs = [("depth".to_owned(), 3.0)].into();
+                },
+                ["serial", "depth", "gamma"],
+            ),
+            (
+                |r| {
+                    r.strategy = "serial".to_owned();
+                    r.knobs = [("gamma".to_owned(), 65.0)].into();
+                },
+                ["gamma", "65", "1 to 64"],
+            ),
+            (
+                |r| r.knobs = [("rows".to_owned(), f64::NAN)].into(),
+                ["knobs", "rows = NaN", "finite"],
+            ),
+            (
+                |r| r.knobs = (0..33).map(|i| (i.to_string(), 1.0)).collect(),
+                ["knobs", "33", "at most 32"],
             ),
         ];
         for (change, parts) in cases {
             let mut request = asked();
             change(&mut request);
-            let status = Status::from(parse(request, 10, || Ok(0)).unwrap_err());
+            let status = Status::from(parse(request).unwrap_err());
             assert_eq!(status.code(), tonic::Code::InvalidArgument);
             for part in parts {
                 assert!(
@@ -504,7 +576,7 @@ mod tests {
                 prompt: tokens(ids),
                 ..asked()
             };
-            assert!(parse(request, 10, || Ok(0)).is_err());
+            assert!(parse(request).is_err());
         }
     }
 }

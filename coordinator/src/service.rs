@@ -14,11 +14,12 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::admission::Ticket;
+use crate::cluster::Cluster;
 use crate::delivery::{CLIENT_EVENTS, Item};
 use crate::failure::Failure;
 use crate::request::{self, Request as Asked};
-use crate::start::{self, Cluster, Completion};
-use crate::watched::Arrival;
+use crate::request_metrics::Arrival;
+use crate::start::{self, Completion};
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ pub(crate) struct Service {
 impl Generation for Service {
     type GenerateStream = ReceiverStream<Item>;
 
-    /// Parameters and places are checked before this returns; what depends on a worker fails in the stream.
+    /// Parameters, and whether there is room, are checked before this returns; what depends on a worker fails in the stream.
     async fn generate(
         &self,
         request: Request<v1::GenerateRequest>,
@@ -39,22 +40,23 @@ impl Generation for Service {
         let deadline = deadline(request.metadata());
         let parent = TraceContext::from_metadata(request.metadata());
         let request = request.into_inner();
-        let arrival = Arrival::now(&cluster.metrics, parent, &request);
+        let default = &cluster.policy.strategy;
+        let arrival = Arrival::now(&cluster.metrics, parent, &request, default);
         let (request, tickets) =
             enter(cluster, request).map_err(|failure| arrival.refused(failure))?;
         let completions = request.completions;
         let request = Arc::new(request);
         let (client, events) = mpsc::channel(CLIENT_EVENTS * completions as usize);
         for (number, ticket) in (0..).zip(tickets) {
-            let watched = arrival.completion(number);
-            let logged = watched.log_span();
+            let metrics = arrival.completion(number);
+            let logged = metrics.log_span();
             let completion = Completion {
                 request: Arc::clone(&request),
                 number,
                 ticket,
                 deadline,
                 client: client.clone(),
-                watched,
+                metrics,
             };
             let serving = start::serve(Arc::clone(cluster), completion);
             (cluster.drain).spawn(serving.instrument(logged));
@@ -76,13 +78,18 @@ impl Generation for Service {
     }
 }
 
-/// The door: what is wrong with a request, or that there is no room for it, is said at once.
+/// Takes a request in. A bad parameter, or the lack of room, is reported at once.
 fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Vec<Ticket>), Failure> {
     if cluster.drain.is_stopping() {
         return Err(Failure::Stopping);
     }
     let vocab = cluster.registry.tokenizer().vocabulary().len();
-    let request = request::parse(request, vocab, runtime::seed::fresh)?;
+    let request = request::parse(
+        request,
+        vocab,
+        &cluster.policy.strategy,
+        runtime::seed::fresh,
+    )?;
     let tickets = (cluster.admission).enter(request.completions as usize, request.priority)?;
     Ok((request, tickets))
 }
@@ -126,8 +133,8 @@ mod tests {
             after("99999999H"),
             Some(Duration::from_secs(99_999_999 * 3600))
         );
-        for odd in ["", "S", "5", "1.5S", "123456789S", "-1S", "5s", "5µ"] {
-            assert_eq!(after(odd), None, "{odd:?}");
+        for bad in ["", "S", "5", "1.5S", "123456789S", "-1S", "5s", "5µ"] {
+            assert_eq!(after(bad), None, "{bad:?}");
         }
         assert_eq!(deadline(&MetadataMap::new()), None);
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Watches a completion for its stop texts. Text that might be the beginning of one is held back.
+/// Looks for stop texts in a completion. Text that might be the beginning of one is held back.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopTexts {
     stops: Vec<String>,
@@ -19,7 +19,7 @@ pub(crate) enum Inclusion {
     Included,
 }
 
-/// What can be said after one more piece.
+/// What is certain after one more piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Released {
     /// Text that is certain now.

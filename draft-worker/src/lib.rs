@@ -1,14 +1,11 @@
-//! The draft worker: service `Draft`. It drives the growth of speculation trees from a small model's output.
+//! The draft worker: a worker of role `draft`, which proposes tokens.
 //!
-//! [`grow`] translates between the state machine ([`speculation::draft`]) and the model; [`service`] between both and
-//! the wire. What to grow is decided in `speculation`, how a model is run in `worker` and `engine`; this crate knows
-//! nothing of targets or clients.
+//! It says what it offers; the work is done in the crate `worker`. This crate knows nothing of models, sessions or the
+//! wire.
 
-pub mod grow;
-pub mod service;
+use worker::{Duties, Duty, Offer, Role, WorkerArgs};
 
-pub use runtime::tls::install_provider as install_crypto;
-use worker::WorkerArgs;
+pub use worker::install_crypto;
 
 /// Flags of the draft worker.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,20 +15,18 @@ pub struct Args {
     pub worker: WorkerArgs,
 }
 
-/// Tree rows one session may hold in the cache: a whole tree of `auto`, and room.
-const SCRATCH_ROWS: u16 = 768;
+/// Tree rows that the cache holds for one session: a whole tree of `auto`, and room.
+const TREE_ROWS: u16 = 768;
 
 /// Runs the worker until it is told to stop.
 ///
 /// # Errors
 /// As [`worker::run`].
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    worker::run(
-        args.worker,
-        "draft",
-        SCRATCH_ROWS,
-        |info| grow::Grow::new(info.vocabulary_len),
-        |router, handle, drain| router.add_service(service::service(handle, "draft", drain)),
-    )
-    .await
+    let offer = Offer {
+        role: Role::Draft,
+        duties: Duties::of(Duty::Propose),
+        tree_rows: TREE_ROWS,
+    };
+    worker::run(args.worker, offer).await
 }

@@ -5,7 +5,7 @@
 
 use clap::Parser;
 
-/// A draft worker of an Offshoot cluster.
+/// Run a draft worker (proposes tokens)
 #[derive(Parser)]
 #[command(version)]
 struct Cli {

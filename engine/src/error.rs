@@ -1,8 +1,8 @@
-//! The ways in which a call on an engine is refused.
+//! The ways in which a call on a backend is refused.
 
-use crate::sequence::Slot;
+use decode::NodeId;
 
-/// Why a call on an [`Engine`](crate::Engine) was refused. Nothing has changed when one is returned.
+/// Why a call on a [`Backend`](crate::Backend) was refused. Nothing has changed when one is returned.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EngineError {
     /// Released, or of another engine.
@@ -56,39 +56,59 @@ pub enum EngineError {
         /// First position that does not exist.
         most: usize,
     },
-    /// Not in the scratch region.
-    #[error("slot {} is not below scratch_rows {scratch_rows}", slot.0)]
-    SlotOutOfRange {
-        /// The slot.
-        slot: Slot,
-        /// Slots of a sequence.
-        scratch_rows: usize,
+    /// More tree rows than the sequence has room for.
+    #[error("{rows} tree rows where {vacant} fit; drop some, or raise scratch_rows")]
+    TooManyTreeRows {
+        /// Tree rows of the sequence in the batch.
+        rows: usize,
+        /// Rows that are vacant.
+        vacant: usize,
     },
-    /// The slot holds an evaluated row, or is named twice in the batch.
-    #[error("slot {} is in use; free it first", slot.0)]
-    SlotInUse {
-        /// The slot.
-        slot: Slot,
+    /// The cache holds the node's row already, or the batch has it twice.
+    #[error("node {} is in the cache already; drop it first", node.index)]
+    NodeTwice {
+        /// The node.
+        node: NodeId,
     },
-    /// The parent is neither earlier in the batch nor alive from an earlier step.
-    #[error("slot {} is not an evaluated row that can be a parent", slot.0)]
+    /// The parent is neither earlier in the batch nor in the cache.
+    #[error("node {} has no row in the cache that could be a parent", node.index)]
     UnknownParent {
-        /// The parent's slot.
-        slot: Slot,
+        /// The parent.
+        node: NodeId,
     },
-    /// The path to commit is not a chain of evaluated rows from the tail.
-    #[error("slot {} does not continue the chain of evaluated rows from the tail", slot.0)]
+    /// What was to be kept is not a chain of cached rows behind the text.
+    #[error("node {} does not continue the chain of cached rows behind the text", node.index)]
     BrokenPath {
-        /// The first slot that breaks it.
-        slot: Slot,
+        /// The first node that breaks it.
+        node: NodeId,
     },
-    /// Nothing to drop.
-    #[error("cannot truncate to {len} positions, only {committed} are committed")]
-    TruncateBeyondEnd {
+    /// There is no such position to shorten to.
+    #[error("cannot shorten to {len} positions, only {committed} are cached")]
+    ShortenBeyondEnd {
         /// Length asked for.
         len: usize,
-        /// Committed length.
+        /// Cached positions of the text.
         committed: usize,
+    },
+    /// More is asked of appended tokens than there are.
+    #[error("{asks} answers are asked of {appended} appended tokens")]
+    TooManyAsks {
+        /// What is asked.
+        asks: usize,
+        /// Appended tokens.
+        appended: usize,
+    },
+    /// The text that came with a step does not hold the tokens that the step appends, where it appends them.
+    #[error("the text and the tokens appended at position {position} differ")]
+    TextDiffers {
+        /// Where the append begins.
+        position: usize,
+    },
+    /// The path that came with a row that is asked for something does not lead to it.
+    #[error("the path of node {} does not lead to it", node.index)]
+    PathDiffers {
+        /// The node.
+        node: NodeId,
     },
     /// A sequence may be in a batch once.
     #[error("a sequence appears twice in the batch")]

@@ -1,10 +1,11 @@
 //! The numerics identity: two engines with the same one compute the same bits.
 
-use crate::cache::PAGE;
+use decode::sampling;
+
 use crate::config::ModelConfig;
-use crate::kernels::WeightDtype;
 use crate::load::Checkpoint;
-use crate::sampling;
+use crate::options::WeightDtype;
+use crate::sequence::PAGE;
 
 /// Names the order in which the kernels, norms, softmax and elementary functions compute. Anything that changes a
 /// bit of a result needs a new name here.

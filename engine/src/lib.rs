@@ -1,44 +1,51 @@
-//! The model: weights, row-invariant kernels, ragged batches of tree rows, key/value cache, sampling.
+//! The model: weights, row-invariant kernels, ragged batches of tree rows, key/value cache, answers.
 //!
-//! The contract in one sentence: **a row's logits depend on nothing but its own token path**, bit for bit, whatever
-//! the row count, the tree's shape, the prefill chunks, the batch mates, the threads or the instruction set.
+//! The contract in one sentence: **a row's answer depends on nothing but its own token path, what it is asked and how its
+//! session samples**, bit for bit, whatever the row count, the tree's shape, the prefill chunks, the batch mates, the
+//! threads or the instruction set.
 //!
-//! The canonical loop: [`Engine::open`] a sequence, [`Engine::step`] with its prompt as `append`, then again and
-//! again: step with the next committed token and some guesses, [`Engine::commit`] the accepted path, let the rest
-//! go. What this crate does *not* know: gRPC, threads that own it, clocks, or why a guess was made.
+//! The canonical loop: [`load`] a [`Backend`], [`Backend::open`] a sequence, [`Backend::step`] with its prompt as
+//! `append`, then again and again: step with the next committed token and some guesses, read the answers, and
+//! [`Backend::apply`] what the session has decided: keep the accepted path, let the rest go. Logits never leave a backend.
+//!
+//! From the inside: `model` holds one file for each family, written in the operations of a `device`; [`cpu`] is the device
+//! there is. Which pages and rows belong to which sequence, and whether a step is a valid one, is worked out without it.
+//!
+//! What this crate does *not* know: gRPC, threads that own it, clocks, trees and their policy, or why a guess was made.
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("weights are packed for little-endian machines");
 
-mod attention;
-pub mod bench;
-mod cache;
-mod candle_op;
+mod answers;
+mod backend;
 mod config;
+pub mod cpu;
 mod deepen;
+mod device;
 mod engine;
 mod error;
 mod identity;
-pub mod kernels;
-mod llama;
 mod load;
-pub mod math;
+mod model;
 mod options;
-mod output;
-mod rope;
-pub mod sampling;
 mod sequence;
 mod step;
 
-pub use cache::PAGE;
-pub use candle_op::LaneMatmul;
+use std::path::Path;
+
+pub use backend::{Backend, Facts, SeqStep, StepEnd};
 pub use config::{ModelConfig, Rope, RopeScaling, Tied};
+pub use cpu::CpuEngine;
 pub use deepen::{DeepenError, DeepenReport, deepen};
-pub use engine::{Engine, StepEnd};
 pub use error::EngineError;
-pub use kernels::{Isa, WeightDtype};
 pub use load::LoadError;
-pub use options::EngineOptions;
-pub use output::StepOutput;
-pub use sequence::{Parent, SeqId, Slot};
-pub use step::{AppendLogits, SeqRows, TreeRow};
+pub use options::{EngineOptions, WeightDtype};
+pub use sequence::{PAGE, SeqId};
+
+/// Loads a Hugging Face checkpoint folder for a worker, on the device there is: the CPU.
+///
+/// # Errors
+/// As [`CpuEngine::load`].
+pub fn load(dir: &Path, options: &EngineOptions) -> Result<Box<dyn Backend>, LoadError> {
+    Ok(Box::new(CpuEngine::load(dir, options)?))
+}

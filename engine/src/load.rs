@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::config;
-use crate::kernels::{PackTooLarge, WeightDtype};
+use crate::options::WeightDtype;
 
 /// Why a checkpoint cannot be served, in words that say what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +82,14 @@ pub enum LoadError {
         /// Its full name.
         name: String,
     },
-    /// The packed weights do not fit in memory.
-    #[error(transparent)]
-    WeightsTooLarge(#[from] PackTooLarge),
+    /// A weight matrix does not fit in memory.
+    #[error("a weight matrix of {outputs} x {inputs} does not fit in memory")]
+    WeightTooLarge {
+        /// Rows of the checkpoint's matrix.
+        outputs: usize,
+        /// Columns of the checkpoint's matrix.
+        inputs: usize,
+    },
     /// The key/value cache does not fit in memory.
     #[error(
         "a key/value cache of {pages} pages does not fit in memory; lower kv_pages, max_sequences or scratch_rows"

@@ -2,15 +2,46 @@
 
 use std::num::NonZeroUsize;
 
-use crate::cache::PAGE;
-use crate::kernels::WeightDtype;
 use crate::load::LoadError;
+use crate::sequence::PAGE;
+
+/// How matmul weights are stored. Arithmetic is f32 fused multiply-add either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightDtype {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight, widened exactly to f32 as it is read.
+    Bf16,
+}
+
+impl WeightDtype {
+    /// Bytes of one stored weight.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            WeightDtype::F32 => 4,
+            WeightDtype::Bf16 => 2,
+        }
+    }
+
+    /// The name used in reports and in the numerics identity.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightDtype::F32 => "f32",
+            WeightDtype::Bf16 => "bf16",
+        }
+    }
+}
 
 /// Sizes of an engine, all reserved at load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
     /// How matmul weights are stored; none: as in the checkpoint (f16 becomes f32). Arithmetic is f32 either way.
     pub dtype: Option<WeightDtype>,
+    /// Tokens of the vocabulary: ids below it are answered, what logits the model has beyond it are padding. None: all
+    /// that the model has.
+    pub vocab: Option<u32>,
     /// Threads of one step, the calling one included.
     pub threads: NonZeroUsize,
     /// Pages for committed positions, of [`PAGE`] positions each.
@@ -36,6 +67,7 @@ impl EngineOptions {
     pub fn for_sequences(context: usize, sequences: usize) -> EngineOptions {
         EngineOptions {
             dtype: None,
+            vocab: None,
             threads: NonZeroUsize::MIN,
             kv_pages: context.div_ceil(PAGE).saturating_mul(sequences),
             max_sequences: sequences,
@@ -46,7 +78,9 @@ impl EngineOptions {
 
     /// Refuses sizes that cannot be served.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
+        let vocab = self.vocab.map_or(1, |vocab| vocab as usize);
         let bounds = [
+            ("vocab", vocab, u32::MAX as usize),
             ("threads", self.threads.get(), 1024),
             ("kv_pages", self.kv_pages, 1 << 28),
             ("max_sequences", self.max_sequences, 1 << 16),

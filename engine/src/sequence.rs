@@ -1,47 +1,54 @@
-//! Who owns which pages and which scratch rows: the bookkeeping of sequences, without a number computed.
+//! Who owns which pages and which tree rows: the bookkeeping of sequences, without a number computed.
+//!
+//! A sequence has pages for its text and a scratch region for the rows of its tree, reserved when it is opened. Callers
+//! name tree rows by node; which slot of the scratch region a node's row lies in is decided here, and nobody else knows.
 
-use crate::cache::{KvCache, PAGE, Place};
+use decode::NodeId;
+
 use crate::error::EngineError;
 
-/// A sequence of an engine. Stays invalid for ever once released, even when its place is given to another.
+/// Positions of one page; also the number of virtual lanes, so that lanes follow absolute positions.
+pub const PAGE: usize = 16;
+
+/// A sequence of a backend. Stays invalid for ever once released, even when its place is given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeqId {
     index: u32,
     generation: u32,
 }
 
-/// A scratch row of a sequence, chosen by the caller: `0 .. scratch_rows`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot(
-    /// Index in the sequence's scratch region.
-    pub u16,
-);
+/// Where one position's key and value lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) page: u32,
+    pub(crate) lane: u32,
+}
 
-/// What a tree row hangs from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Parent {
-    /// The last committed position after the step's append.
-    Tail,
-    /// A tree row earlier in the same batch, or one evaluated in an earlier step.
-    Slot(Slot),
+/// A computed tree row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) node: NodeId,
+    /// The slot of the row it hangs from; none for the text. That slot is always held too.
+    pub(crate) parent: Option<u16>,
 }
 
 /// One sequence's state.
 pub(crate) struct Sequence {
     generation: u32,
-    open: bool,
+    is_open: bool,
+    /// Positions of the text that are cached.
     pub(crate) len: usize,
     pub(crate) max_len: usize,
-    /// Pages of committed positions, in order; all that `max_len` needs.
+    /// Pages of the text, in order; all that `max_len` needs.
     pub(crate) pages: Vec<u32>,
     /// Pages of the scratch region, fixed for the life of the engine.
     pub(crate) scratch: Vec<u32>,
-    /// The evaluated tree rows and what they hang from. An entry's ancestors are always entries too.
-    rows: Vec<Option<Parent>>,
+    /// The rows of the scratch region, by slot.
+    slots: Vec<Option<Held>>,
 }
 
 impl Sequence {
-    /// Where an absolute committed position lies.
+    /// Where an absolute position of the text lies.
     pub(crate) fn position(&self, position: usize) -> Place {
         Place {
             page: self.pages[position / PAGE],
@@ -49,53 +56,55 @@ impl Sequence {
         }
     }
 
-    /// Where a scratch row lies.
-    pub(crate) fn slot(&self, slot: Slot) -> Place {
-        let slot = usize::from(slot.0);
+    /// Where a slot of the scratch region lies.
+    pub(crate) fn place(&self, slot: u16) -> Place {
+        let slot = usize::from(slot);
         Place {
             page: self.scratch[slot / PAGE],
             lane: (slot % PAGE) as u32,
         }
     }
 
-    /// What an evaluated row hangs from; none for a slot that is free.
-    pub(crate) fn parent(&self, slot: Slot) -> Option<Parent> {
-        self.rows.get(usize::from(slot.0)).copied().flatten()
+    /// The slot that holds a node's row.
+    pub(crate) fn slot_of(&self, node: NodeId) -> Option<u16> {
+        (0..)
+            .zip(&self.slots)
+            .find_map(|(slot, held)| held.is_some_and(|held| held.node == node).then_some(slot))
     }
 
-    pub(crate) fn scratch_rows(&self) -> usize {
-        self.rows.len()
+    /// What the row in a slot hangs from.
+    pub(crate) fn parent(&self, slot: u16) -> Option<u16> {
+        self.slots[usize::from(slot)].and_then(|held| held.parent)
     }
 
-    /// Enters an evaluated row.
-    pub(crate) fn set_row(&mut self, slot: Slot, parent: Parent) {
-        self.rows[usize::from(slot.0)] = Some(parent);
+    /// The slots that hold nothing, lowest first.
+    pub(crate) fn vacant(&self) -> impl Iterator<Item = u16> {
+        let slots = (0..).zip(&self.slots);
+        slots.filter_map(|(slot, held)| held.is_none().then_some(slot))
     }
 
-    /// Frees every scratch row.
-    pub(crate) fn clear_rows(&mut self) {
-        self.rows.fill(None);
+    /// Enters a computed row.
+    pub(crate) fn hold(&mut self, slot: u16, held: Held) {
+        self.slots[usize::from(slot)] = Some(held);
     }
 
-    /// Frees these rows and all their descendants.
-    pub(crate) fn free_rows(&mut self, slots: &[Slot]) {
-        for slot in slots {
-            if let Some(row) = self.rows.get_mut(usize::from(slot.0)) {
-                *row = None;
-            }
-        }
-        self.free_orphans();
+    /// Drops every tree row.
+    pub(crate) fn drop_rows(&mut self) {
+        self.slots.fill(None);
     }
 
-    /// Frees rows until each row's parent is alive.
-    fn free_orphans(&mut self) {
+    /// Drops rows until each row's parent is held.
+    fn drop_orphans(&mut self) {
         loop {
             let mut changed = false;
-            for i in 0..self.rows.len() {
-                if let Some(Parent::Slot(parent)) = self.rows[i]
-                    && self.parent(parent).is_none()
+            for i in 0..self.slots.len() {
+                if let Some(Held {
+                    parent: Some(parent),
+                    ..
+                }) = self.slots[i]
+                    && self.slots[usize::from(parent)].is_none()
                 {
-                    self.rows[i] = None;
+                    self.slots[i] = None;
                     changed = true;
                 }
             }
@@ -106,143 +115,177 @@ impl Sequence {
     }
 }
 
-/// All sequences an engine can hold.
-pub(crate) struct Sequences(Vec<Sequence>);
+/// All sequences an engine can hold, and the pages that none of them owns.
+pub(crate) struct Sequences {
+    all: Vec<Sequence>,
+    free: Vec<u32>,
+    total_pages: usize,
+}
 
 impl Sequences {
-    /// `count` closed sequences, sequence i with the scratch pages `first_page + i * pages_each ..`.
-    pub(crate) fn new(count: usize, scratch_rows: u16, first_page: usize) -> Sequences {
-        let each = usize::from(scratch_rows).div_ceil(PAGE);
+    /// `count` closed sequences over `pages` pages for text; sequence i has the scratch pages
+    /// `pages + i * scratch_pages(scratch_rows) ..`.
+    pub(crate) fn new(count: usize, scratch_rows: u16, pages: usize) -> Sequences {
+        let each = scratch_pages(scratch_rows);
+        let page = |page: usize| u32::try_from(page).expect("the cache has checked its page count");
         let sequence = |i: usize| {
-            let first = first_page + i * each;
+            let first = pages + i * each;
             Sequence {
                 generation: 0,
-                open: false,
+                is_open: false,
                 len: 0,
                 max_len: 0,
                 pages: Vec::new(),
-                scratch: (first..first + each)
-                    .map(|page| u32::try_from(page).expect("the cache has checked its page count"))
-                    .collect(),
-                rows: vec![None; usize::from(scratch_rows)],
+                scratch: (first..first + each).map(page).collect(),
+                slots: vec![None; usize::from(scratch_rows)],
             }
         };
-        Sequences((0..count).map(sequence).collect())
+        Sequences {
+            all: (0..count).map(sequence).collect(),
+            free: (0..pages).rev().map(page).collect(),
+            total_pages: pages,
+        }
     }
 
-    pub(crate) fn open(
-        &mut self,
-        max_len: usize,
-        cache: &mut KvCache,
-    ) -> Result<SeqId, EngineError> {
-        let most = self.0.len();
-        let Some((index, sequence)) = self.0.iter_mut().enumerate().find(|(_, s)| !s.open) else {
+    /// Pages for text that no sequence owns.
+    pub(crate) fn free_pages(&self) -> usize {
+        self.free.len()
+    }
+
+    /// All pages for text.
+    pub(crate) fn total_pages(&self) -> usize {
+        self.total_pages
+    }
+
+    pub(crate) fn open(&mut self, max_len: usize) -> Result<SeqId, EngineError> {
+        let most = self.all.len();
+        let closed = self.all.iter_mut().enumerate().find(|(_, s)| !s.is_open);
+        let Some((index, sequence)) = closed else {
             return Err(EngineError::TooManySequences { most });
         };
-        let needed = max_len.div_ceil(PAGE);
-        let free = cache.free_pages();
-        sequence.pages = cache
-            .take(needed)
-            .ok_or(EngineError::CacheFull { needed, free })?;
-        sequence.open = true;
+        let (needed, free) = (max_len.div_ceil(PAGE), self.free.len());
+        let Some(left) = free.checked_sub(needed) else {
+            return Err(EngineError::CacheFull { needed, free });
+        };
+        sequence.pages = self.free.split_off(left);
+        sequence.is_open = true;
         sequence.len = 0;
         sequence.max_len = max_len;
-        sequence.clear_rows();
+        sequence.drop_rows();
         Ok(SeqId {
             index: index as u32,
             generation: sequence.generation,
         })
     }
 
-    pub(crate) fn release(&mut self, seq: SeqId, cache: &mut KvCache) {
-        if let Ok(sequence) = self.get_mut(seq) {
-            sequence.open = false;
-            sequence.generation = sequence.generation.wrapping_add(1);
-            sequence.len = 0;
-            cache.give_back(&mut sequence.pages);
-        }
+    /// Takes back a sequence's pages; one that is not open has none.
+    pub(crate) fn release(&mut self, seq: SeqId) {
+        let Ok(index) = self.index(seq) else { return };
+        let sequence = &mut self.all[index];
+        sequence.is_open = false;
+        sequence.generation = sequence.generation.wrapping_add(1);
+        sequence.len = 0;
+        self.free.append(&mut sequence.pages);
     }
 
-    /// The index by which plans name a live sequence.
+    /// The index by which plans name an open sequence.
     pub(crate) fn index(&self, seq: SeqId) -> Result<usize, EngineError> {
-        self.get(seq).map(|_| seq.index as usize)
+        let index = seq.index as usize;
+        (self.all.get(index))
+            .filter(|s| s.is_open && s.generation == seq.generation)
+            .map(|_| index)
+            .ok_or(EngineError::UnknownSequence)
     }
 
     pub(crate) fn get(&self, seq: SeqId) -> Result<&Sequence, EngineError> {
-        self.0
-            .get(seq.index as usize)
-            .filter(|s| s.open && s.generation == seq.generation)
-            .ok_or(EngineError::UnknownSequence)
-    }
-
-    pub(crate) fn get_mut(&mut self, seq: SeqId) -> Result<&mut Sequence, EngineError> {
-        self.0
-            .get_mut(seq.index as usize)
-            .filter(|s| s.open && s.generation == seq.generation)
-            .ok_or(EngineError::UnknownSequence)
+        self.index(seq).map(|index| &self.all[index])
     }
 
     /// The sequence a plan has named by index.
     pub(crate) fn at(&self, index: usize) -> &Sequence {
-        &self.0[index]
+        &self.all[index]
     }
 
     pub(crate) fn at_mut(&mut self, index: usize) -> &mut Sequence {
-        &mut self.0[index]
+        &mut self.all[index]
     }
 
-    /// Commits a chain of scratch rows from the tail: their keys and values move behind it, the children of the
-    /// last one hang from the new tail, everything else is freed.
-    pub(crate) fn commit(
+    /// Makes a chain of tree rows behind the text part of it: gives what the cache has to copy where, in order. The
+    /// children of the last one then hang from the text; every other row is dropped.
+    pub(crate) fn keep(
         &mut self,
         seq: SeqId,
-        path: &[Slot],
-        cache: &mut KvCache,
-    ) -> Result<(), EngineError> {
-        let sequence = self.get_mut(seq)?;
-        if path.is_empty() {
-            return Ok(());
-        }
-        if sequence.len + path.len() > sequence.max_len {
+        chain: &[NodeId],
+    ) -> Result<Vec<(Place, Place)>, EngineError> {
+        let index = self.index(seq)?;
+        let sequence = &mut self.all[index];
+        let len = sequence.len + chain.len();
+        if len > sequence.max_len {
             return Err(EngineError::SequenceFull {
-                len: sequence.len + path.len(),
+                len,
                 max_len: sequence.max_len,
             });
         }
-        let mut parent = Parent::Tail;
-        for slot in path {
-            if sequence.parent(*slot) != Some(parent) {
-                return Err(EngineError::BrokenPath { slot: *slot });
-            }
-            parent = Parent::Slot(*slot);
+        let mut copies = Vec::with_capacity(chain.len());
+        let mut last = None;
+        for (&node, position) in chain.iter().zip(sequence.len..) {
+            let slot = sequence.slot_of(node);
+            let Some(slot) = slot.filter(|&slot| sequence.parent(slot) == last) else {
+                return Err(EngineError::BrokenPath { node });
+            };
+            copies.push((sequence.place(slot), sequence.position(position)));
+            last = Some(slot);
         }
-        for slot in path {
-            cache.copy(sequence.slot(*slot), sequence.position(sequence.len));
-            sequence.len += 1;
+        if last.is_none() {
+            return Ok(copies);
         }
-        // A chain below the tail now ends at the last committed row; all other rows lose their root.
-        for row in &mut sequence.rows {
-            *row = match *row {
-                Some(Parent::Tail) => None,
-                Some(above) if above == parent => Some(Parent::Tail),
+        sequence.len = len;
+        // Children of the last row hang from the text now, and everything else that did loses its root, the chain's
+        // first row among them.
+        for slot in &mut sequence.slots {
+            *slot = match *slot {
+                Some(held) if held.parent.is_none() => None,
+                Some(held) if held.parent == last => Some(Held {
+                    parent: None,
+                    ..held
+                }),
                 other => other,
             };
         }
-        sequence.free_rows(path);
+        sequence.drop_orphans();
+        Ok(copies)
+    }
+
+    /// Drops rows and what hangs from them; a node without a row is skipped.
+    pub(crate) fn drop(&mut self, seq: SeqId, nodes: &[NodeId]) -> Result<(), EngineError> {
+        let index = self.index(seq)?;
+        let sequence = &mut self.all[index];
+        for &node in nodes {
+            if let Some(slot) = sequence.slot_of(node) {
+                sequence.slots[usize::from(slot)] = None;
+            }
+        }
+        sequence.drop_orphans();
         Ok(())
     }
 
-    /// Drops committed positions beyond `len` and all scratch rows.
-    pub(crate) fn truncate(&mut self, seq: SeqId, len: usize) -> Result<(), EngineError> {
-        let sequence = self.get_mut(seq)?;
+    /// Forgets the text beyond `len` positions, and all tree rows.
+    pub(crate) fn shorten(&mut self, seq: SeqId, len: usize) -> Result<(), EngineError> {
+        let index = self.index(seq)?;
+        let sequence = &mut self.all[index];
         if len > sequence.len {
-            return Err(EngineError::TruncateBeyondEnd {
+            return Err(EngineError::ShortenBeyondEnd {
                 len,
                 committed: sequence.len,
             });
         }
         sequence.len = len;
-        sequence.clear_rows();
+        sequence.drop_rows();
         Ok(())
     }
+}
+
+/// Pages of one sequence's scratch region.
+pub(crate) fn scratch_pages(scratch_rows: u16) -> usize {
+    usize::from(scratch_rows).div_ceil(PAGE)
 }

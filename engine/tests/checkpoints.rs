@@ -5,12 +5,12 @@ mod support;
 
 use std::path::Path;
 
-use engine::{AppendLogits, Engine, EngineOptions, LoadError, StepOutput, WeightDtype, deepen};
+use engine::{Backend, CpuEngine, EngineOptions, LoadError, WeightDtype, deepen};
 use offshoot_engine as engine;
 use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
-use support::{append, bits, model, step, synthetic};
+use support::{Asked, append_to, bits, model, synthetic};
 use tempfile::TempDir;
 
 fn options(dtype: Option<WeightDtype>) -> EngineOptions {
@@ -23,24 +23,19 @@ fn options(dtype: Option<WeightDtype>) -> EngineOptions {
 }
 
 /// Bits of the logits of a few tokens.
-fn probe(engine: &mut Engine) -> Vec<Vec<u32>> {
+fn probe(engine: &mut CpuEngine) -> Vec<Vec<u32>> {
     let seq = engine.open(32).unwrap();
-    let mut output = StepOutput::new();
-    step(
-        engine,
-        &[append(seq, &[1, 17, 42, 99, 3, 3, 0], AppendLogits::All)],
-        &mut output,
-    );
+    let found = append_to(engine, seq, &[1, 17, 42, 99, 3, 3, 0], Asked::All);
     engine.release(seq);
-    (0..output.rows()).map(|i| bits(output.row(i))).collect()
+    found.iter().map(|row| bits(row)).collect()
 }
 
-fn load(dir: &Path) -> Engine {
-    Engine::load(dir, &options(None)).unwrap()
+fn load(dir: &Path) -> CpuEngine {
+    CpuEngine::load(dir, &options(None)).unwrap()
 }
 
 fn load_error(dir: &Path) -> LoadError {
-    match Engine::load(dir, &options(None)) {
+    match CpuEngine::load(dir, &options(None)) {
         Ok(_) => panic!("the checkpoint loads"),
         Err(error) => error,
     }
@@ -54,7 +49,7 @@ fn all_storage_types_hold_the_same_model() {
         let dir = synthetic::checkpoint(dtype, 2);
         assert_eq!(probe(&mut load(dir.path())), expected, "{dtype:?}");
         for stored in [WeightDtype::F32, WeightDtype::Bf16] {
-            let mut engine = Engine::load(dir.path(), &options(Some(stored))).unwrap();
+            let mut engine = CpuEngine::load(dir.path(), &options(Some(stored))).unwrap();
             assert_eq!(probe(&mut engine), expected, "{dtype:?} as {stored:?}");
         }
     }
@@ -86,37 +81,37 @@ fn shards_load_like_one_file_and_share_its_identity() {
     shard(dir.path(), &synthetic::tensors(Dtype::BF16, 2));
     let mut sharded = load(dir.path());
     assert_eq!(probe(&mut sharded), probe(&mut whole));
-    assert_eq!(sharded.numerics_id(), whole.numerics_id());
+    assert_eq!(sharded.facts().numerics_id, whole.facts().numerics_id);
 }
 
 #[test]
 fn the_identity_follows_what_results_depend_on() {
     let dir = synthetic::checkpoint(Dtype::BF16, 2);
-    let id = load(dir.path()).numerics_id().to_owned();
+    let id = load(dir.path()).facts().numerics_id.clone();
     assert_eq!(id.len(), 64);
-    assert_eq!(load(dir.path()).numerics_id(), id);
-    let other = Engine::load(dir.path(), &options(Some(WeightDtype::F32))).unwrap();
-    assert_ne!(other.numerics_id(), id);
+    assert_eq!(load(dir.path()).facts().numerics_id, id);
+    let other = CpuEngine::load(dir.path(), &options(Some(WeightDtype::F32))).unwrap();
+    assert_ne!(other.facts().numerics_id, id);
     let mut tensors = synthetic::tensors(Dtype::BF16, 2);
     tensors.get_mut("model.norm.weight").unwrap().bytes[0] ^= 1;
     synthetic::write(dir.path(), &synthetic::config(2), &tensors);
-    assert_ne!(load(dir.path()).numerics_id(), id);
+    assert_ne!(load(dir.path()).facts().numerics_id, id);
     let mut config = synthetic::config(2);
     config["rope_theta"] = json!(20000.0);
     synthetic::write(dir.path(), &config, &synthetic::tensors(Dtype::BF16, 2));
-    assert_ne!(load(dir.path()).numerics_id(), id);
+    assert_ne!(load(dir.path()).facts().numerics_id, id);
 }
 
 #[test]
 fn end_tokens_come_from_generation_config_first() {
     let dir = synthetic::checkpoint(Dtype::F32, 1);
-    assert_eq!(load(dir.path()).config().eos, [3, 5]);
+    assert_eq!(load(dir.path()).facts().eos, [3, 5]);
     std::fs::write(
         dir.path().join("generation_config.json"),
         r#"{"eos_token_id": 9}"#,
     )
     .unwrap();
-    assert_eq!(load(dir.path()).config().eos, [9]);
+    assert_eq!(load(dir.path()).facts().eos, [9]);
 }
 
 #[test]
@@ -173,7 +168,7 @@ fn whatever_is_wrong_is_named() {
         ..options(None)
     };
     assert!(
-        Engine::load(
+        CpuEngine::load(
             path,
             &EngineOptions {
                 max_rows: 0,
@@ -183,7 +178,7 @@ fn whatever_is_wrong_is_named() {
         .is_err()
     );
     // Whether this much address space exists is the machine's business; that it never panics is ours.
-    let _ = Engine::load(path, &huge).map(|_| ());
+    let _ = CpuEngine::load(path, &huge).map(|_| ());
 }
 
 #[test]
@@ -222,7 +217,7 @@ proptest! {
             prop_assert!(matches!(error, LoadError::Corrupt { .. } | LoadError::Io { .. }), "{error}");
         } else {
             std::fs::write(&file, &bytes).unwrap();
-            let _ = Engine::load(dir.path(), &options(None)).map(|_| ());
+            let _ = CpuEngine::load(dir.path(), &options(None)).map(|_| ());
         }
     }
 
@@ -234,7 +229,7 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = value;
         std::fs::write(&file, &bytes).unwrap();
-        let _ = Engine::load(dir.path(), &options(None)).map(|_| ());
+        let _ = CpuEngine::load(dir.path(), &options(None)).map(|_| ());
     }
 }
 
@@ -249,7 +244,7 @@ fn a_deepened_model_computes_the_same_bits() {
     );
     let mut engine = load(&deep);
     assert_eq!(engine.config().layers, 20);
-    assert_eq!(engine.config().eos, load(&model("target")).config().eos);
+    assert_eq!(engine.facts().eos, load(&model("target")).facts().eos);
     assert_eq!(probe(&mut engine), probe(&mut load(&model("target"))));
     assert!(deep.join("tokenizer.json").is_file());
 

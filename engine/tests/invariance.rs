@@ -8,15 +8,15 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
-use engine::kernels::{Matmul, PackedWeight, Rows, RowsMut};
-use engine::{
-    AppendLogits, Engine, EngineOptions, Parent, SeqRows, Slot, StepOutput, TreeRow, WeightDtype,
-};
+use decode::{Ask, CacheOp, Row, StepPlan};
+use engine::cpu::kernels::{Matmul, PackedWeight, Rows, RowsMut};
+use engine::{Backend, CpuEngine, EngineOptions, WeightDtype};
 use offshoot_engine as engine;
 use proptest::prelude::*;
 use safetensors::Dtype;
-use support::schedule::{Dice, Plain, Schedule, run};
-use support::{bits, model, step, synthetic};
+use support::plain::{Dice, Plain};
+use support::schedule::{Check, Schedule, run};
+use support::{Asked, append, append_to, bits, grow, logits, model, node, row, synthetic};
 
 /// Sizes for schedules over three sequences.
 fn options(dtype: WeightDtype) -> EngineOptions {
@@ -28,8 +28,8 @@ fn options(dtype: WeightDtype) -> EngineOptions {
     }
 }
 
-fn load(dir: &Path, dtype: WeightDtype) -> Engine {
-    Engine::load(dir, &options(dtype)).unwrap()
+fn load(dir: &Path, dtype: WeightDtype) -> CpuEngine {
+    CpuEngine::load(dir, &options(dtype)).unwrap()
 }
 
 fn schedule(seed: u64) -> Schedule {
@@ -41,6 +41,7 @@ fn schedule(seed: u64) -> Schedule {
         scratch_rows: 40,
         max_chunk: 40,
         max_tree: 24,
+        check: Check::Either,
     }
 }
 
@@ -74,44 +75,31 @@ fn every_row_count_from_1_to_64_on_the_bundled_target() {
         max_rows: 64,
         ..EngineOptions::for_sequences(96, 1)
     };
-    let mut engine = Engine::load(&model("target"), &options).unwrap();
+    let mut engine = CpuEngine::load(&model("target"), &options).unwrap();
     let prompt: Vec<u32> = (0..37).map(|i| 7 + i * 31 % 2000).collect();
     let seq = engine.open(64).unwrap();
-    let mut output = StepOutput::new();
-    step(
-        &mut engine,
-        &[support::append(seq, &prompt, AppendLogits::None)],
-        &mut output,
-    );
-    assert_eq!(output.rows(), 0);
+    assert!(append_to(&mut engine, seq, &prompt, Asked::None).is_empty());
     let mut dice = Dice(5);
     for rows in (1..=64).step_by(3).chain([2, 8, 12, 32, 63]) {
-        let mut tree: Vec<TreeRow> = Vec::new();
+        let mut tree: Vec<Row> = Vec::new();
         let mut paths: Vec<Vec<u32>> = Vec::new();
         for i in 0..rows {
             // A few tokens only: the plain decoder remembers paths, and many rows then share them.
             let token = 300 + dice.below(2) as u32;
             let (parent, mut path) = match dice.below(i + 1).min(6) {
-                0 => (Parent::Tail, prompt.clone()),
-                back => (
-                    Parent::Slot(Slot((i - back) as u16)),
-                    paths[i - back].clone(),
-                ),
+                0 => (None, prompt.clone()),
+                back => (Some((i - back) as u32), paths[i - back].clone()),
             };
             path.push(token);
             paths.push(path);
-            tree.push(TreeRow {
-                token,
-                parent,
-                slot: Slot(i as u16),
-            });
+            tree.push(row(token, parent, i as u32));
         }
-        step(&mut engine, &[support::tree(seq, &tree)], &mut output);
-        for (i, path) in paths.iter().enumerate() {
-            assert_eq!(bits(output.row(i)), plain.bits(path), "row {i} of {rows}");
+        let found = grow(&mut engine, seq, &tree);
+        for (i, (found, path)) in found.iter().zip(&paths).enumerate() {
+            assert_eq!(bits(found), plain.bits(path), "row {i} of {rows}");
         }
-        let slots: Vec<Slot> = tree.iter().map(|row| row.slot).collect();
-        engine.free(seq, &slots);
+        let nodes = tree.iter().map(|row| row.node).collect();
+        engine.apply(seq, &CacheOp::Drop(nodes)).unwrap();
     }
 }
 
@@ -157,10 +145,19 @@ fn the_same_check_fails_with_the_stock_matmul() {
         engine
     };
     let mut plain = Plain::new(stock());
-    let verdict = run(&mut stock(), &mut plain, &schedule(1));
-    let message =
-        verdict.expect_err("the stock matmul keeps the law here; then what are the lanes for?");
-    assert!(message.contains("logits differ"), "{message}");
+    for (check, differs) in [
+        (Check::Logits, "logits differ"),
+        (Check::Answers, "answers differ"),
+    ] {
+        let schedule = Schedule {
+            check,
+            ..schedule(1)
+        };
+        let verdict = run(&mut stock(), &mut plain, &schedule);
+        let message =
+            verdict.expect_err("the stock matmul keeps the law here; then what are the lanes for?");
+        assert!(message.contains(differs), "{message}");
+    }
 }
 
 #[test]
@@ -169,33 +166,38 @@ fn batch_mates_do_not_see_each_other() {
     let mut plain = Plain::new(load(dir.path(), WeightDtype::F32));
     let mut engine = load(dir.path(), WeightDtype::F32);
     let (a, b) = (engine.open(40).unwrap(), engine.open(40).unwrap());
-    let mut output = StepOutput::new();
     let (one, two) = ([1, 2, 3, 4, 5], [9, 8, 7]);
-    let tree = [TreeRow {
-        token: 11,
-        parent: Parent::Tail,
-        slot: Slot(3),
-    }];
+    // The same node in both: each sequence has its own.
+    let with_row = |mut plan: StepPlan| {
+        plan.rows = vec![row(11, None, 3)];
+        plan
+    };
     let batch = [
-        SeqRows {
-            seq: a,
-            append: &one,
-            append_logits: AppendLogits::All,
-            tree: &tree,
-        },
-        SeqRows {
-            seq: b,
-            append: &two,
-            append_logits: AppendLogits::Last,
-            tree: &tree,
-        },
+        (a, &with_row(append(&one, Asked::All))),
+        (b, &with_row(append(&two, Asked::Last))),
     ];
-    step(&mut engine, &batch, &mut output);
-    assert_eq!(output.rows(), 5 + 1 + 1 + 1);
+    let found = logits(&mut engine, &batch);
+    assert_eq!(found.len(), 5 + 1 + 1 + 1);
     for i in 0..5 {
-        assert_eq!(bits(output.row(i)), plain.bits(&one[..=i]));
+        assert_eq!(bits(&found[i]), plain.bits(&one[..=i]));
     }
-    assert_eq!(bits(output.row(5)), plain.bits(&[1, 2, 3, 4, 5, 11]));
-    assert_eq!(bits(output.row(6)), plain.bits(&two));
-    assert_eq!(bits(output.row(7)), plain.bits(&[9, 8, 7, 11]));
+    assert_eq!(bits(&found[5]), plain.bits(&[1, 2, 3, 4, 5, 11]));
+    assert_eq!(bits(&found[6]), plain.bits(&two));
+    assert_eq!(bits(&found[7]), plain.bits(&[9, 8, 7, 11]));
+    // Rows that are asked for nothing are cached all the same.
+    let mut below = row(12, Some(3), 4);
+    let silent = Row {
+        ask: Ask::Nothing,
+        ..row(13, Some(4), 5)
+    };
+    let found = grow(&mut engine, a, &[below.clone(), silent]);
+    assert_eq!(found.len(), 1);
+    assert_eq!(bits(&found[0]), plain.bits(&[1, 2, 3, 4, 5, 11, 12]));
+    below.node = node(6);
+    below.parent = Some(node(5));
+    let found = grow(&mut engine, a, &[below]);
+    assert_eq!(
+        bits(&found[0]),
+        plain.bits(&[1, 2, 3, 4, 5, 11, 12, 13, 12])
+    );
 }

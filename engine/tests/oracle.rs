@@ -8,11 +8,11 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig};
-use engine::{AppendLogits, Engine, StepOutput};
+use engine::{Backend, CpuEngine};
 use offshoot_engine as engine;
 use safetensors::Dtype;
 use serde_json::json;
-use support::{append, argmax, model, options, prompts, step, synthetic};
+use support::{Asked, append_to, argmax, healthy, model, options, prompts, synthetic};
 
 /// candle's model in f32, from the same folder.
 struct Oracle {
@@ -60,25 +60,16 @@ impl Oracle {
 }
 
 /// The engine's greedy continuation of `prompt` and the logits it was read from.
-fn greedy(engine: &mut Engine, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
+fn greedy(engine: &mut CpuEngine, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
     let seq = engine.open(prompt.len() + count).unwrap();
-    let mut output = StepOutput::new();
-    step(
-        engine,
-        &[append(seq, prompt, AppendLogits::Last)],
-        &mut output,
-    );
-    let mut logits = vec![output.row(0).to_vec()];
-    let mut tokens = vec![argmax(output.row(0))];
+    let mut logits = append_to(engine, seq, prompt, Asked::Last);
+    let mut tokens = vec![argmax(&logits[0])];
     while tokens.len() < count {
-        step(
-            engine,
-            &[append(seq, &tokens[tokens.len() - 1..], AppendLogits::Last)],
-            &mut output,
-        );
-        assert!(output.healthy(0));
-        logits.push(output.row(0).to_vec());
-        tokens.push(argmax(output.row(0)));
+        let last = &tokens[tokens.len() - 1..];
+        let found = append_to(engine, seq, last, Asked::Last).remove(0);
+        assert!(healthy(&found));
+        tokens.push(argmax(&found));
+        logits.push(found);
     }
     engine.release(seq);
     (tokens, logits)
@@ -92,7 +83,7 @@ fn error(a: &[f32], b: &[f32]) -> f32 {
 
 fn compare(name: &str, count: usize, dir: &Path) {
     let oracle = Oracle::load(dir);
-    let mut engine = Engine::load(dir, &options()).unwrap();
+    let mut engine = CpuEngine::load(dir, &options()).unwrap();
     let mut worst = 0.0_f32;
     for (i, prompt) in prompts(96).iter().take(count).enumerate() {
         let (tokens, logits) = greedy(&mut engine, prompt, 48);
@@ -137,24 +128,20 @@ fn compare_synthetic(rope: serde_json::Value) -> Vec<f32> {
         &synthetic::tensors_of_width(Dtype::F32, 2, synthetic::FULL_WIDTH),
     );
     let oracle = Oracle::load(dir.path());
-    let mut engine = Engine::load(dir.path(), &options()).unwrap();
+    let mut engine = CpuEngine::load(dir.path(), &options()).unwrap();
     let tokens: Vec<u32> = (0..200)
         .map(|i| (i * i * 31 + 7 * i) % synthetic::VOCAB as u32)
         .collect();
     let seq = engine.open(200).unwrap();
-    let mut output = StepOutput::new();
     let mut worst = 0.0_f32;
+    let mut last = Vec::new();
     let expected = oracle.logits(&tokens[..1], &tokens[1..]);
     for (token, theirs) in tokens.iter().zip(&expected) {
-        step(
-            &mut engine,
-            &[append(seq, &[*token], AppendLogits::Last)],
-            &mut output,
-        );
-        worst = worst.max(error(output.row(0), theirs));
+        last = append_to(&mut engine, seq, &[*token], Asked::Last).remove(0);
+        worst = worst.max(error(&last, theirs));
     }
     assert!(worst <= 1e-4, "error {worst} of the largest logit");
-    output.row(0).to_vec()
+    last
 }
 
 #[test]

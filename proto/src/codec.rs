@@ -1,10 +1,10 @@
-//! Protobuf over gRPC, with a look at a message before anything is allocated for it.
+//! Protobuf over gRPC, with a check of each message before anything is allocated for it.
 //!
 //! An empty sub-message takes two bytes on the wire and some two hundred in memory, so that a frame within its limit of
 //! bytes could still ask for a hundred times as much. Before a message is decoded, its fields are therefore counted;
 //! skipping from one to the next costs a few instructions each. Arrays of numbers are packed: one field, whatever their
 //! length. Only the outermost fields are counted, so a sub-message must not hold a repeated sub-message of its own
-//! unless who sends it is trusted.
+//! unless its sender is trusted; maps count as repeated sub-messages, so they stand outermost.
 
 use std::marker::PhantomData;
 
@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// Outermost fields of one message, at most; a frame speaks of 256 sessions and a few things more.
+/// Outermost fields of one message, at most; a frame has at most 256 sessions and a few other fields.
 pub const MAX_FIELDS: usize = 4096;
 
 /// The codec of all services.
@@ -116,7 +116,7 @@ mod tests {
             commit: vec![u32::MAX; 1024],
             ..v1::SessionUpdate::default()
         };
-        let frame = v1::RelayFrame {
+        let frame = v1::CoordinatorFrame {
             coordinator: 1,
             updates: vec![update; MAX_SESSIONS_PER_FRAME],
             closed_terms: vec![u32::MAX; MAX_SESSIONS_PER_FRAME],
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn many_empty_messages_are_refused_before_they_exist() {
-        let frame = v1::RelayFrame {
+        let frame = v1::CoordinatorFrame {
             updates: vec![v1::SessionUpdate::default(); MAX_FIELDS + 1],
-            ..v1::RelayFrame::default()
+            ..v1::CoordinatorFrame::default()
         };
         let status = check(&frame.encode_to_vec()).unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange);

@@ -1,21 +1,19 @@
-//! From the wire to the domain. Everything is checked here once; behind it, types are trusted.
+//! From the wire to the domain. Everything is checked here once; after that, types are trusted.
 
-use std::time::Duration;
-
-use speculation::limits::{MAX_BIASED, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
+use decode::sampling::{SamplingParams, Shaping};
+use decode::{PromptScores, Sampling};
+use speculation::duty::{Duties, Duty, Source};
+use speculation::limits::{MAX_BIASED, MAX_KNOBS, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
 use speculation::message::{
-    Activity, DraftReport, Finish, LinkName, NodeBatch, Prob16, PromptScores, ReplicaUpdate,
-    SessionId, SessionSpec, Shard, Stopping, Task, Term, VerifyReport,
-};
-pub use speculation::message::{Addressed, Relayed};
-use speculation::policy::{
-    AdvicePolicy, AutoKnobs, GrowthPolicy, Launch, Pause, Strategy, VerifyPolicy,
+    Activity, Addressed, CoordinatorFrame, Finish, FromWorker, Margin, NodeBatch, Origin, Outlook,
+    Prob16, ReplicaUpdate, Report, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
 };
 use speculation::stats::WalkStats;
+use speculation::strategy::{Knobs, Settings};
 
-use crate::{MAX_SESSIONS_PER_FRAME, Sampling, scores, v1};
+use crate::{MAX_SESSIONS_PER_FRAME, scores, v1};
 
-/// A message that cannot be understood. The text names the field.
+/// An invalid message. The text names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// A required field is missing.
@@ -31,9 +29,9 @@ pub enum WireError {
         /// What may be sent.
         allowed: &'static str,
     },
-    /// An unknown strategy.
-    #[error("unknown strategy {0:?}; known are ar, serial, serial-tree, auto")]
-    Strategy(String),
+    /// A duty that this version does not know.
+    #[error("unknown duty {0:?}; known are propose, advise and commit")]
+    Duty(String),
 }
 
 impl From<WireError> for tonic::Status {
@@ -52,14 +50,6 @@ pub(crate) fn range(field: &'static str, value: impl ToString, allowed: &'static
 
 fn u16_of(field: &'static str, value: u32) -> Result<u16, WireError> {
     u16::try_from(value).map_err(|_| range(field, value, "0..=65535"))
-}
-
-fn probability(field: &'static str, value: f32) -> Result<f32, WireError> {
-    if (0.0..=1.0).contains(&value) {
-        Ok(value)
-    } else {
-        Err(range(field, value, "0..=1"))
-    }
 }
 
 pub(crate) fn at_most(
@@ -111,6 +101,7 @@ fn nodes(nodes: Option<v1::Nodes>) -> Result<NodeBatch, WireError> {
     )?;
     Ok(NodeBatch {
         first_id: nodes.first_id,
+        origins: origins(&nodes)?,
         parents: nodes.parents,
         tokens: nodes.tokens,
         edges: edges("nodes.edges", &nodes.edges)?,
@@ -118,40 +109,63 @@ fn nodes(nodes: Option<v1::Nodes>) -> Result<NodeBatch, WireError> {
     })
 }
 
-fn walk(walk: Option<v1::Walk>) -> Result<VerifyPolicy, WireError> {
-    let walk = walk.ok_or(WireError::Missing("walk"))?;
-    let launch = match walk.launch() {
-        v1::walk::Launch::AtOnce => Launch::AtOnce,
-        v1::walk::Launch::Round => {
-            Launch::Round(Duration::from_micros(walk.round_deadline_us.into()))
-        }
-        v1::walk::Launch::WhenWaitingCosts => Launch::WhenWaitingCosts,
-        v1::walk::Launch::Unspecified => return Err(WireError::Missing("walk.launch")),
-    };
-    Ok(VerifyPolicy {
-        launch,
-        rows: u16_of("walk.rows", walk.rows)?,
-        min_path: probability("walk.min_path", walk.min_path)?,
+fn origins(nodes: &v1::Nodes) -> Result<Vec<Origin>, WireError> {
+    let len = nodes.sources.len();
+    let is_whole = nodes.qs.len() == len && nodes.margins.len() == len;
+    if !is_whole || ![0, nodes.tokens.len()].contains(&len) {
+        let value = format!(
+            "{len} sources, {} qs, {} margins",
+            nodes.qs.len(),
+            nodes.margins.len()
+        );
+        return Err(range(
+            "nodes.sources",
+            value,
+            "one of each for every node, or none",
+        ));
+    }
+    let qs = edges("nodes.qs", &nodes.qs)?;
+    let all = nodes.sources.iter().zip(qs).zip(&nodes.margins);
+    Ok(all
+        .map(|((&source, q), &margin)| Origin {
+            source: Source::from_code(source),
+            q,
+            margin: Margin(margin.cast_signed()),
+        })
+        .collect())
+}
+
+/// A strategy and its knobs. Whether there is such a strategy is checked where there is a registry.
+///
+/// # Errors
+/// When there are more knobs than any strategy has, or one is not a number.
+pub fn settings(
+    name: String,
+    knobs: impl IntoIterator<Item = (String, f64)>,
+) -> Result<Settings, WireError> {
+    let knobs: Vec<(String, f64)> = knobs.into_iter().collect();
+    at_most("knobs", knobs.len(), MAX_KNOBS, "at most 32")?;
+    if let Some((name, value)) = knobs.iter().find(|(_, value)| !value.is_finite()) {
+        return Err(range(
+            "knobs",
+            format!("{name} = {value}"),
+            "finite numbers",
+        ));
+    }
+    Ok(Settings {
+        name,
+        knobs: knobs.into_iter().collect::<Knobs>(),
     })
 }
 
-fn grow(grow: v1::Grow) -> Result<Task, WireError> {
-    let policy = GrowthPolicy {
-        width: u16_of("grow.width", grow.width)?.max(1),
-        branch: u16_of("grow.branch", grow.branch)?.clamp(1, 64),
-        depth: u16_of("grow.depth", grow.depth)?.max(1),
-        nodes: u16_of("grow.nodes", grow.nodes)?,
-        min_path: probability("grow.min_path", grow.min_path)?,
-        pause: match u16_of("grow.pause_after_steps", grow.pause_after_steps)? {
-            0 => Pause::WhenWorthless,
-            steps => Pause::AfterSteps(steps),
-        },
-    };
-    let shard = grow.shard.map_or(Ok(Shard::default()), shard)?;
-    Ok(Task::Grow { policy, shard })
+fn duties(names: Vec<String>) -> Result<Duties, WireError> {
+    at_most("duties", names.len(), 8, "at most 8")?;
+    (names.into_iter())
+        .map(|name| Duty::from_name(&name).ok_or(WireError::Duty(name)))
+        .collect()
 }
 
-/// An open call: what to do and how to sample. The text is checked against the model by who owns one.
+/// An open call: what to do and how to sample. The text is checked against the model by the model's owner.
 pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireError> {
     let stopping = request.stopping.ok_or(WireError::Missing("stopping"))?;
     let sampling = request.sampling.ok_or(WireError::Missing("sampling"))?;
@@ -178,17 +192,6 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
             "1 <= prompt_len <= tokens <= max_len, prompt_len < max_len",
         ));
     }
-    let task = match request.task.ok_or(WireError::Missing("task"))? {
-        v1::open_request::Task::Grow(task) => grow(task)?,
-        v1::open_request::Task::Commit(task) => Task::Commit(walk(Some(task))?),
-        v1::open_request::Task::Advise(task) => {
-            let advice = AdvicePolicy {
-                ahead: u16_of("advise.ahead", task.ahead)?,
-                bare_share: probability("advise.bare_share", task.bare_share)?,
-            };
-            Task::Advise(walk(task.walk)?, advice)
-        }
-    };
     let scoring = scores::scoring(request.scoring, stopping.prompt_len)?;
     let spec = SessionSpec {
         session: SessionId(request.session),
@@ -202,13 +205,16 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         },
         allowed_len: request.allowed_len,
         scoring,
-        task,
+        strategy: settings(request.strategy, request.knobs)?,
+        duties: duties(request.duties)?,
+        shard: request.shard.map_or(Ok(Shard::default()), shard)?,
     };
-    Ok((spec, self::sampling(sampling)?))
+    let sampling = self::sampling(sampling, &spec.stopping.stop_ids)?;
+    Ok((spec, sampling))
 }
 
-/// The counts are checked here; the values by who samples.
-fn sampling(sampling: v1::Sampling) -> Result<Sampling, WireError> {
+/// The counts are checked here; the values by the sampler.
+fn sampling(sampling: v1::Sampling, stop_ids: &[u32]) -> Result<Sampling, WireError> {
     if sampling.bias_ids.len() != sampling.bias_values.len() {
         let value = format!(
             "{} and {}",
@@ -224,38 +230,43 @@ fn sampling(sampling: v1::Sampling) -> Result<Sampling, WireError> {
         "at most 1024 tokens",
     )?;
     Ok(Sampling {
-        temperature: sampling.temperature,
-        top_k: sampling.top_k,
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        seed: sampling.seed,
-        choice: sampling.choice,
-        bias: (sampling.bias_ids.into_iter())
-            .zip(sampling.bias_values)
-            .collect(),
-        repetition_penalty: sampling.repetition_penalty,
-        presence_penalty: sampling.presence_penalty,
-        frequency_penalty: sampling.frequency_penalty,
-        min_tokens: sampling.min_tokens,
+        params: SamplingParams {
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            seed: sampling.seed,
+            choice: sampling.choice,
+        },
+        shaping: Shaping {
+            bias: (sampling.bias_ids.into_iter())
+                .zip(sampling.bias_values)
+                .collect(),
+            repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            min_tokens: sampling.min_tokens,
+            stop_ids: stop_ids.to_vec(),
+        },
     })
 }
 
 /// Who is calling, from the first frame of a stream or from an open call.
-pub fn link_name(coordinator: u64, incarnation: u64) -> Result<LinkName, WireError> {
+pub fn stream_name(coordinator: u64, incarnation: u64) -> Result<StreamName, WireError> {
     if coordinator == 0 {
         return Err(range("coordinator", 0, "a number that names the caller"));
     }
     if incarnation == 0 {
         return Err(range("incarnation", 0, "at least 1"));
     }
-    Ok(LinkName {
+    Ok(StreamName {
         coordinator,
         incarnation,
     })
 }
 
 /// A frame from a coordinator.
-pub fn relay_frame(frame: v1::RelayFrame) -> Result<Relayed, WireError> {
+pub fn coordinator_frame(frame: v1::CoordinatorFrame) -> Result<CoordinatorFrame, WireError> {
     at_most(
         "updates",
         frame.updates.len(),
@@ -280,7 +291,7 @@ pub fn relay_frame(frame: v1::RelayFrame) -> Result<Relayed, WireError> {
     let closed = (frame.closed.into_iter().map(SessionId))
         .zip(frame.closed_terms.into_iter().map(Term))
         .collect();
-    Ok(Relayed { updates, closed })
+    Ok(CoordinatorFrame { updates, closed })
 }
 
 fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireError> {
@@ -311,94 +322,59 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             allowed_len: update.allowed_len,
             prompt_scored: update.prompt_scored,
             shard: update.shard.map(shard).transpose()?,
+            outlook: outlook(update.outlook)?,
         },
     })
 }
 
-/// What a worker says in one frame.
-#[derive(Clone, Debug)]
-pub struct Reported<T> {
-    /// New states.
-    pub reports: Vec<Addressed<T>>,
-    /// Sessions it can no longer serve, and why.
-    pub faults: Vec<Addressed<String>>,
+fn outlook(accepted: Option<f32>) -> Result<Outlook, WireError> {
+    if let Some(odd) = accepted.filter(|accepted| !(0.0..=1e6).contains(accepted)) {
+        return Err(range("outlook", odd, "a number of tokens"));
+    }
+    Ok(Outlook { accepted })
 }
 
-/// Bytes of a fault's text that are kept: it is logged and told to clients.
+fn margins(margins: Vec<u8>) -> Vec<Margin> {
+    (margins.into_iter())
+        .map(|margin| Margin(margin.cast_signed()))
+        .collect()
+}
+
+/// Bytes of a fault's text that are kept: it is logged and shown to clients.
 const MAX_FAULT: usize = 1024;
 
-fn faults(faults: Vec<v1::Fault>) -> Result<Vec<Addressed<String>>, WireError> {
-    at_most(
-        "faults",
-        faults.len(),
-        MAX_SESSIONS_PER_FRAME,
-        "at most 256 sessions",
-    )?;
-    let addressed = |mut fault: v1::Fault| {
-        let kept = fault.message.char_indices().map(|(at, _)| at);
-        if let Some(end) = kept.take_while(|&at| at <= MAX_FAULT).last()
-            && fault.message.len() > MAX_FAULT
-        {
-            fault.message.truncate(end);
-        }
-        Addressed {
-            session: SessionId(fault.session),
-            term: Term(fault.term),
-            message: fault.message,
-        }
-    };
-    Ok(faults.into_iter().map(addressed).collect())
+fn fault(mut fault: v1::Fault) -> Addressed<FromWorker> {
+    let kept = fault.message.char_indices().map(|(at, _)| at);
+    if let Some(end) = kept.take_while(|&at| at <= MAX_FAULT).last()
+        && fault.message.len() > MAX_FAULT
+    {
+        fault.message.truncate(end);
+    }
+    Addressed {
+        session: SessionId(fault.session),
+        term: Term(fault.term),
+        message: FromWorker::Fault(fault.message),
+    }
 }
 
-/// A frame from a draft.
-pub fn draft_frame(frame: v1::DraftFrame) -> Result<Reported<DraftReport>, WireError> {
-    at_most(
-        "reports",
-        frame.reports.len(),
-        MAX_SESSIONS_PER_FRAME,
-        "at most 256 sessions",
-    )?;
-    let report = |report: v1::DraftSessionReport| {
-        Ok(Addressed {
-            session: SessionId(report.session),
-            term: Term(report.term),
-            message: DraftReport {
-                base_len: report.base_len,
-                nodes: nodes(report.nodes)?,
-                round_done: report.round_done,
-                activity: activity(report.activity),
-            },
-        })
-    };
-    Ok(Reported {
-        reports: frame
-            .reports
-            .into_iter()
-            .map(report)
-            .collect::<Result<_, WireError>>()?,
-        faults: faults(frame.faults)?,
-    })
+/// A frame from a worker: its messages about sessions.
+///
+/// # Errors
+/// When it is larger than a frame may be, or a report is invalid.
+pub fn worker_frame(frame: v1::WorkerFrame) -> Result<Vec<Addressed<FromWorker>>, WireError> {
+    for (field, len) in [
+        ("reports", frame.reports.len()),
+        ("faults", frame.faults.len()),
+    ] {
+        at_most(field, len, MAX_SESSIONS_PER_FRAME, "at most 256 sessions")?;
+    }
+    let reports = frame.reports.into_iter().map(report);
+    reports
+        .chain(frame.faults.into_iter().map(|told| Ok(fault(told))))
+        .collect()
 }
 
-/// A frame from a target or a qualifier.
-pub fn verify_frame(frame: v1::VerifyFrame) -> Result<Reported<VerifyReport>, WireError> {
-    at_most(
-        "reports",
-        frame.reports.len(),
-        MAX_SESSIONS_PER_FRAME,
-        "at most 256 sessions",
-    )?;
-    Ok(Reported {
-        reports: frame
-            .reports
-            .into_iter()
-            .map(verify_report)
-            .collect::<Result<_, WireError>>()?,
-        faults: faults(frame.faults)?,
-    })
-}
-
-fn verify_report(report: v1::VerifySessionReport) -> Result<Addressed<VerifyReport>, WireError> {
+fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError> {
     let finish = finish(report.finish());
     let picked = (report.scores)
         .map(|sent| scores::scores("scores", sent, report.picks.len()))
@@ -421,16 +397,19 @@ fn verify_report(report: v1::VerifySessionReport) -> Result<Addressed<VerifyRepo
     Ok(Addressed {
         session: SessionId(report.session),
         term: Term(report.term),
-        message: VerifyReport {
+        message: FromWorker::Report(Report {
             base_len: report.base_len,
             picks: report.picks,
-            margins: report.margins,
+            margins: margins(report.margins),
             scores: picked.map(Box::new),
             prompt_scores: prompt_scores.map(Box::new),
             finish,
+            nodes: nodes(report.nodes)?,
+            round_done: report.round_done,
+            outlook: outlook(report.outlook)?,
             activity: activity(report.activity),
             walks: walks(report.walks),
-        },
+        }),
     })
 }
 
@@ -473,33 +452,5 @@ pub fn walks(walks: Option<v1::WalkStats>) -> WalkStats {
         chain_accepted: walks.chain_accepted,
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
-    }
-}
-
-/// The strategy a client asks for.
-pub fn strategy(strategy: Option<v1::Strategy>) -> Result<Strategy, WireError> {
-    let asked = strategy.unwrap_or_default();
-    let knob = |field, value, default, most: u16, allowed| match value {
-        0 => Ok(default),
-        value if value <= u32::from(most) => Ok(value as u16),
-        value => Err(range(field, value, allowed)),
-    };
-    let gamma = knob("strategy.gamma", asked.gamma, 4, 64, "1..=64")?;
-    let auto = AutoKnobs::default();
-    match asked.name.as_str() {
-        "ar" => Ok(Strategy::Ar),
-        "serial" => Ok(Strategy::Serial { gamma }),
-        "serial-tree" => Ok(Strategy::SerialTree {
-            depth: knob("strategy.depth", asked.depth, 4, 64, "1..=64")?,
-            width: knob("strategy.width", asked.width, 4, 32, "1..=32")?,
-            rows: knob("strategy.rows", asked.rows, 16, 128, "1..=128")?,
-        }),
-        "" | "auto" => Ok(Strategy::Auto(AutoKnobs {
-            width: knob("strategy.width", asked.width, auto.width, 32, "1..=32")?,
-            rows: knob("strategy.rows", asked.rows, auto.rows, 128, "1..=128")?,
-            depth: knob("strategy.depth", asked.depth, auto.depth, 256, "1..=256")?,
-            ahead: knob("strategy.ahead", asked.ahead, auto.ahead, 128, "1..=128")?,
-        })),
-        other => Err(WireError::Strategy(other.to_owned())),
     }
 }

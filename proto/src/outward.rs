@@ -1,16 +1,16 @@
 //! From the domain to the wire.
 
+use decode::Sampling;
+use speculation::duty::{Duties, Duty};
 use speculation::message::{
-    Activity, DraftReport, Finish, LinkName, NodeBatch, Prob16, ReplicaUpdate, SessionSpec, Shard,
-    Task, VerifyReport, WorkerInfo,
+    Activity, Addressed, Finish, Margin, NodeBatch, Outlook, Prob16, ReplicaUpdate, Report,
+    SessionSpec, Shard, StreamName, WorkerInfo,
 };
-use speculation::policy::{Launch, Pause, Strategy, VerifyPolicy};
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
 
-use crate::inward::Addressed;
 pub use crate::scores::sent as token_scores;
-use crate::{PROTOCOL, Sampling, scores, v1};
+use crate::{OLDEST_PROTOCOL, PROTOCOL, scores, v1};
 
 fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
     (!nodes.is_empty()).then(|| v1::Nodes {
@@ -19,6 +19,11 @@ fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
         tokens: nodes.tokens,
         edges: nodes.edges.into_iter().map(edge).collect(),
         owners: nodes.owners,
+        sources: (nodes.origins.iter())
+            .map(|origin| origin.source.code())
+            .collect(),
+        qs: nodes.origins.iter().map(|origin| edge(origin.q)).collect(),
+        margins: margins(nodes.origins.iter().map(|origin| origin.margin)),
     })
 }
 
@@ -33,28 +38,39 @@ fn shard(shard: Shard) -> v1::Shard {
     }
 }
 
-fn walk(policy: VerifyPolicy) -> v1::Walk {
-    let (launch, deadline) = match policy.launch {
-        Launch::AtOnce => (v1::walk::Launch::AtOnce, 0),
-        Launch::Round(deadline) => (
-            v1::walk::Launch::Round,
-            u32::try_from(deadline.as_micros()).unwrap_or(u32::MAX),
-        ),
-        Launch::WhenWaitingCosts => (v1::walk::Launch::WhenWaitingCosts, 0),
-    };
-    v1::Walk {
-        launch: launch.into(),
-        round_deadline_us: deadline,
-        rows: policy.rows.into(),
-        min_path: policy.min_path,
+fn margins(margins: impl Iterator<Item = Margin>) -> Vec<u8> {
+    margins
+        .map(|Margin(margin)| margin.cast_unsigned())
+        .collect()
+}
+
+fn outlook(outlook: Outlook) -> Option<f32> {
+    outlook.accepted
+}
+
+/// What a worker can do, as the handshake names it: to advise is to verify without committing.
+fn capabilities(duties: Duties) -> Vec<String> {
+    let names = duties.iter().map(|duty| match duty {
+        Duty::Propose => "propose",
+        Duty::Advise => "verify",
+        Duty::Commit => "commit",
+    });
+    names.map(str::to_owned).collect()
+}
+
+/// A coordinator's side of the handshake.
+pub fn hello_request() -> v1::HelloRequest {
+    v1::HelloRequest {
+        protocol: PROTOCOL,
+        oldest_protocol: OLDEST_PROTOCOL,
     }
 }
 
 /// A worker's side of the handshake.
-pub fn hello(role: &str, info: &WorkerInfo) -> v1::HelloReply {
+pub fn hello(info: &WorkerInfo) -> v1::HelloReply {
     v1::HelloReply {
         protocol: PROTOCOL,
-        role: role.to_owned(),
+        role: info.role.name().to_owned(),
         model: info.model.clone(),
         numerics_id: info.numerics_id.clone(),
         vocabulary_hash: info.vocabulary_hash.clone(),
@@ -64,37 +80,17 @@ pub fn hello(role: &str, info: &WorkerInfo) -> v1::HelloReply {
         eos_ids: info.eos_ids.clone(),
         kv_positions: info.kv_positions,
         kv_page: info.kv_page,
+        capabilities: capabilities(info.duties),
+        oldest_protocol: OLDEST_PROTOCOL,
     }
 }
 
-/// An open call for a session that belongs to the stream `link`.
-pub fn open(link: LinkName, spec: SessionSpec, sampling: Sampling) -> v1::OpenRequest {
-    let task = match spec.task {
-        Task::Grow {
-            policy,
-            shard: part,
-        } => v1::open_request::Task::Grow(v1::Grow {
-            width: policy.width.into(),
-            branch: policy.branch.into(),
-            depth: policy.depth.into(),
-            nodes: policy.nodes.into(),
-            min_path: policy.min_path,
-            pause_after_steps: match policy.pause {
-                Pause::AfterSteps(steps) => steps.into(),
-                Pause::WhenWorthless => 0,
-            },
-            shard: Some(shard(part)),
-        }),
-        Task::Commit(policy) => v1::open_request::Task::Commit(walk(policy)),
-        Task::Advise(policy, advice) => v1::open_request::Task::Advise(v1::Advise {
-            walk: Some(walk(policy)),
-            ahead: advice.ahead.into(),
-            bare_share: advice.bare_share,
-        }),
-    };
+/// An open call for a session that belongs to this stream.
+pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::OpenRequest {
+    let Sampling { params, shaping } = sampling;
     v1::OpenRequest {
-        coordinator: link.coordinator,
-        incarnation: link.incarnation,
+        coordinator: stream.coordinator,
+        incarnation: stream.incarnation,
         session: spec.session.0,
         term: spec.term.0,
         text: spec.text,
@@ -105,27 +101,34 @@ pub fn open(link: LinkName, spec: SessionSpec, sampling: Sampling) -> v1::OpenRe
             stop_ids: spec.stopping.stop_ids,
         }),
         sampling: Some(v1::Sampling {
-            temperature: sampling.temperature,
-            top_k: sampling.top_k,
-            top_p: sampling.top_p,
-            min_p: sampling.min_p,
-            seed: sampling.seed,
-            choice: sampling.choice,
-            bias_ids: sampling.bias.iter().map(|&(id, _)| id).collect(),
-            bias_values: sampling.bias.iter().map(|&(_, value)| value).collect(),
-            repetition_penalty: sampling.repetition_penalty,
-            presence_penalty: sampling.presence_penalty,
-            frequency_penalty: sampling.frequency_penalty,
-            min_tokens: sampling.min_tokens,
+            temperature: params.temperature,
+            top_k: params.top_k,
+            top_p: params.top_p,
+            min_p: params.min_p,
+            seed: params.seed,
+            choice: params.choice,
+            bias_ids: shaping.bias.iter().map(|&(id, _)| id).collect(),
+            bias_values: shaping.bias.iter().map(|&(_, value)| value).collect(),
+            repetition_penalty: shaping.repetition_penalty,
+            presence_penalty: shaping.presence_penalty,
+            frequency_penalty: shaping.frequency_penalty,
+            min_tokens: shaping.min_tokens,
         }),
         allowed_len: spec.allowed_len,
-        task: Some(task),
         scoring: Some(scores::asked(spec.scoring)),
+        strategy: spec.strategy.name,
+        knobs: (spec.strategy.knobs.iter())
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+        duties: (spec.duties.iter())
+            .map(|duty| duty.name().to_owned())
+            .collect(),
+        shard: Some(shard(spec.shard)),
     }
 }
 
-/// The request for the rest of a completion of which these tokens have arrived: the same one, by what its stream said
-/// first. It asks for this one of several completions.
+/// The request that continues a completion of which these tokens have arrived: the same request, with what its stream
+/// said first, for this one of its completions.
 pub fn resume(
     request: v1::GenerateRequest,
     started: &v1::Started,
@@ -147,15 +150,15 @@ pub fn resume(
 }
 
 /// The first frame of a stream: who is calling.
-pub fn greeting(link: LinkName) -> v1::RelayFrame {
-    v1::RelayFrame {
-        coordinator: link.coordinator,
-        incarnation: link.incarnation,
-        ..v1::RelayFrame::default()
+pub fn greeting(stream: StreamName) -> v1::CoordinatorFrame {
+    v1::CoordinatorFrame {
+        coordinator: stream.coordinator,
+        incarnation: stream.incarnation,
+        ..v1::CoordinatorFrame::default()
     }
 }
 
-/// A coordinator's word about one session.
+/// A coordinator's update of one session.
 pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
     let message = update.message;
     let (rescored_ids, rescored_edges) = (message.rescored.into_iter())
@@ -173,39 +176,32 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         allowed_len: message.allowed_len,
         shard: message.shard.map(shard),
         prompt_scored: message.prompt_scored,
+        outlook: outlook(message.outlook),
     }
 }
 
-/// A draft's word about one session.
-pub fn draft_report(report: Addressed<DraftReport>) -> v1::DraftSessionReport {
-    v1::DraftSessionReport {
-        session: report.session.0,
-        term: report.term.0,
-        base_len: report.message.base_len,
-        nodes: nodes(report.message.nodes),
-        round_done: report.message.round_done,
-        activity: Some(activity(report.message.activity)),
-    }
-}
-
-/// A verifier's word about one session.
-pub fn verify_report(report: Addressed<VerifyReport>) -> v1::VerifySessionReport {
-    let (prompt_scores_first, prompt_scores) = match report.message.prompt_scores {
+/// A worker's report about one session.
+pub fn report(report: Addressed<Report>) -> v1::SessionReport {
+    let message = report.message;
+    let (prompt_scores_first, prompt_scores) = match message.prompt_scores {
         Some(part) => (part.first, Some(scores::sent(part.scores))),
         None => (0, None),
     };
-    v1::VerifySessionReport {
+    v1::SessionReport {
         session: report.session.0,
         term: report.term.0,
-        base_len: report.message.base_len,
-        picks: report.message.picks,
-        margins: report.message.margins,
-        finish: finish(report.message.finish).into(),
-        activity: Some(activity(report.message.activity)),
-        walks: Some(walks(report.message.walks)),
-        scores: report.message.scores.map(|scores| scores::sent(*scores)),
+        base_len: message.base_len,
+        picks: message.picks,
+        margins: margins(message.margins.into_iter()),
+        finish: finish(message.finish).into(),
+        activity: Some(activity(message.activity)),
+        walks: Some(walks(message.walks)),
+        scores: message.scores.map(|scores| scores::sent(*scores)),
         prompt_scores_first,
         prompt_scores,
+        nodes: nodes(message.nodes),
+        round_done: message.round_done,
+        outlook: outlook(message.outlook),
     }
 }
 
@@ -270,28 +266,4 @@ pub fn statistics(stats: SessionStats) -> v1::SessionStatistics {
         advised: stats.advised.0,
         advised_committed: stats.advised.1,
     }
-}
-
-/// A strategy as a client asks for it.
-pub fn strategy(strategy: Strategy) -> v1::Strategy {
-    let mut asked = v1::Strategy {
-        name: strategy.name().to_owned(),
-        ..v1::Strategy::default()
-    };
-    match strategy {
-        Strategy::Ar => {}
-        Strategy::Serial { gamma } => asked.gamma = gamma.into(),
-        Strategy::SerialTree { depth, width, rows } => {
-            asked.depth = depth.into();
-            asked.width = width.into();
-            asked.rows = rows.into();
-        }
-        Strategy::Auto(knobs) => {
-            asked.width = knobs.width.into();
-            asked.rows = knobs.rows.into();
-            asked.depth = knobs.depth.into();
-            asked.ahead = knobs.ahead.into();
-        }
-    }
-    asked
 }

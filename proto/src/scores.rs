@@ -1,7 +1,7 @@
-//! Scores and the wish for them, both ways.
+//! Scores and the requests for them, in both directions.
 
-use speculation::limits::MAX_TOP_SCORES;
-use speculation::message::{Basis, PromptScoring, Scores, Scoring};
+use decode::scores::MAX_TOP_SCORES;
+use decode::{Basis, PromptScoring, Scores, Scoring};
 
 use crate::inward::{WireError, at_most, range};
 use crate::v1;

@@ -1,9 +1,9 @@
-//! Accepting connections: counted, timed, encrypted.
+//! Accepting connections, with a cap on their number, a time limit for the handshake, and TLS.
 //!
-//! The transport library has no cap on connections and no limit on the time a peer may take to say its first word, so
-//! connections are accepted here and handed over with the count attached to them. A TLS handshake is made by whoever
-//! first reads or writes, which is the connection's own task: it delays no other connection, and its time is that of
-//! the first word.
+//! tonic limits neither the number of connections nor the time that a peer may take to send the HTTP/2 preface, so
+//! connections are accepted here. Each holds a semaphore permit for as long as it is open. The TLS handshake runs at
+//! the first read or write, which is in the connection's own task: it delays no other connection, and the time limit of
+//! the preface includes it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,27 +23,27 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::tls::{self, ALPN_H2, Acceptor};
 
-/// How long a new connection may take to shake hands and send the HTTP/2 preface. Pings start only after it, so
-/// without this limit a silent peer would hold its place.
+/// How long a new connection may take for the TLS handshake and the HTTP/2 preface. Keep-alive pings start only after
+/// these, so without this limit a silent peer would keep its connection open forever.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the HTTP/2 connection preface (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
-/// First byte of a TLS handshake (RFC 8446, section 5.1); the preface begins with a letter.
+/// First byte of a TLS handshake (RFC 8446, section 5.1). The HTTP/2 preface begins with a letter.
 const TLS_HANDSHAKE: u8 = 22;
-/// Pause after a failed accept: the usual cause is that the process has run out of descriptors, and trying again at
-/// once would only burn a core.
+/// Pause after a failed accept. The usual cause is that the process has run out of file descriptors, and retrying at
+/// once would only use up a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections under a cap.
+/// The accepted connections, as a stream.
 pub(crate) struct Incoming {
     tcp: TcpListener,
     /// One permit per open connection.
-    places: Arc<Semaphore>,
-    /// How long a peer may take to send its preface.
-    preface_limit: Duration,
+    permits: Arc<Semaphore>,
+    /// How long a peer may take to send the preface.
+    preface_timeout: Duration,
     /// `None` for plaintext.
     tls: Option<Acceptor>,
-    /// Set after a failed accept, until it has passed.
+    /// Set after a failed accept, until it is over.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -51,8 +51,8 @@ impl Incoming {
     pub(crate) fn new(tcp: TcpListener, max_connections: usize, tls: Option<Acceptor>) -> Self {
         Self {
             tcp,
-            places: Arc::new(Semaphore::new(max_connections)),
-            preface_limit: PREFACE_TIMEOUT,
+            permits: Arc::new(Semaphore::new(max_connections)),
+            preface_timeout: PREFACE_TIMEOUT,
             tls,
             pause: None,
         }
@@ -76,13 +76,13 @@ impl Stream for Incoming {
                     continue;
                 }
             };
-            // Closing at once tells the peer to go elsewhere; leaving it in the system's queue would look to it like
-            // a hung process.
-            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                tracing::warn!(%peer, "closing a connection: all places are taken");
+            // A closed connection tells the peer to go elsewhere; one that stays in the system's queue would look like
+            // a process that hangs.
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                tracing::warn!(%peer, "closing a connection: too many are open");
                 continue;
             };
-            // It has already gone if this fails, and reading will say so.
+            // This fails only if the peer has already disconnected, which the first read will report.
             let _ = tcp.set_nodelay(true);
             return Poll::Ready(Some(Ok(Connection {
                 info: tcp.connect_info(),
@@ -93,42 +93,42 @@ impl Stream for Incoming {
                 },
                 preface: Some(Preface {
                     missing: PREFACE_BYTES,
-                    deadline: Box::pin(tokio::time::sleep(self.preface_limit)),
+                    deadline: Box::pin(tokio::time::sleep(self.preface_timeout)),
                 }),
-                _place: place,
+                _permit: permit,
             })));
         }
     }
 }
 
-/// An accepted connection; its place is free again when it is dropped.
+/// An accepted connection; it counts towards the cap until it is dropped.
 pub(crate) struct Connection {
     info: TcpConnectInfo,
     peer: SocketAddr,
     stage: Stage,
-    /// Present until the peer has sent its preface.
+    /// Present until the peer has sent the preface.
     preface: Option<Preface>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// How far the connection has come.
+/// The state of the connection.
 enum Stage {
     Plain(TcpStream),
     Handshake(Box<Accept<TcpStream>>),
     Encrypted(Box<TlsStream<TcpStream>>),
-    /// There will be no connection; why not has been reported.
-    Refused,
+    /// The connection has failed, and the reason has been reported.
+    Failed,
 }
 
-/// What the peer has yet to send, and by when.
+/// The part of the preface that has not arrived, and its deadline.
 struct Preface {
     missing: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl Preface {
-    /// Fails when the time is up.
-    fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// Fails when the deadline has passed.
+    fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.deadline.as_mut().poll(cx).is_ready() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
@@ -140,15 +140,19 @@ impl Preface {
 }
 
 impl Connection {
-    /// Makes the handshake if there is one to make.
+    /// Completes the TLS handshake, if there is one.
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Stage::Handshake(accept) = &mut self.stage else {
             return Poll::Ready(Ok(()));
         };
-        let refusal = match Pin::new(accept).poll(cx) {
-            Poll::Pending => match self.preface.as_mut().map(|preface| preface.in_time(cx)) {
+        let error = match Pin::new(accept).poll(cx) {
+            Poll::Pending => match self
+                .preface
+                .as_mut()
+                .map(|preface| preface.check_deadline(cx))
+            {
                 Some(Err(late)) => {
-                    tracing::warn!(peer = %self.peer, "closing a connection: no TLS handshake in time");
+                    tracing::warn!(peer = %self.peer, "closing a connection: the TLS handshake timed out");
                     late
                 }
                 Some(Ok(())) | None => return Poll::Pending,
@@ -158,27 +162,24 @@ impl Connection {
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(Ok(_)) => {
-                tracing::warn!(peer = %self.peer, "refused a connection: it did not ask for HTTP/2 (ALPN h2)");
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the peer did not ask for HTTP/2",
-                )
+                tracing::warn!(peer = %self.peer, "refused a connection: the peer did not offer HTTP/2 (ALPN h2)");
+                io::Error::new(io::ErrorKind::InvalidData, "the peer did not offer HTTP/2")
             }
             Poll::Ready(Err(error)) => {
                 match tls_cause(&error) {
                     Some(cause) => {
                         tracing::warn!(peer = %self.peer, reason = tls::explain(cause), "refused a connection");
                     }
-                    // Whoever only looks whether the port is open leaves like this.
+                    // A probe that only checks whether the port is open ends like this.
                     None => {
-                        tracing::debug!(peer = %self.peer, %error, "a connection ended in its handshake");
+                        tracing::debug!(peer = %self.peer, %error, "a connection ended during its TLS handshake");
                     }
                 }
                 error
             }
         };
-        self.stage = Stage::Refused;
-        Poll::Ready(Err(refusal))
+        self.stage = Stage::Failed;
+        Poll::Ready(Err(error))
     }
 
     fn poll_read_stage(
@@ -189,18 +190,18 @@ impl Connection {
         match &mut self.stage {
             Stage::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Stage::Encrypted(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stage::Handshake(_) | Stage::Refused => Poll::Ready(Err(refused())),
+            Stage::Handshake(_) | Stage::Failed => Poll::Ready(Err(failed())),
         }
     }
 }
 
-/// What TLS has to say about an error, if it has anything to do with it.
+/// The TLS error inside an I/O error, if there is one.
 pub(crate) fn tls_cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn refused() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the connection was refused")
+fn failed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the connection has failed")
 }
 
 impl Connected for Connection {
@@ -224,25 +225,25 @@ impl AsyncRead for Connection {
         let Some(preface) = &mut this.preface else {
             return read;
         };
-        let news = &buf.filled()[before..];
+        let received = &buf.filled()[before..];
         if matches!(this.stage, Stage::Plain(_))
             && preface.missing == PREFACE_BYTES
-            && news.first() == Some(&TLS_HANDSHAKE)
+            && received.first() == Some(&TLS_HANDSHAKE)
         {
             tracing::warn!(
                 peer = %this.peer,
-                "refused a connection: it speaks TLS and this process was started without --tls-cert"
+                "refused a connection: the peer speaks TLS, but this process was started without --tls-cert"
             );
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the peer speaks TLS",
             )));
         }
-        preface.missing = preface.missing.saturating_sub(news.len());
+        preface.missing = preface.missing.saturating_sub(received.len());
         if preface.missing == 0 {
             this.preface = None;
         } else if read.is_pending()
-            && let Err(late) = preface.in_time(cx)
+            && let Err(late) = preface.check_deadline(cx)
         {
             return Poll::Ready(Err(late));
         }
@@ -260,7 +261,7 @@ impl AsyncWrite for Connection {
         match &mut self.stage {
             Stage::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Stage::Encrypted(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stage::Handshake(_) | Stage::Refused => Poll::Ready(Err(refused())),
+            Stage::Handshake(_) | Stage::Failed => Poll::Ready(Err(failed())),
         }
     }
 
@@ -269,7 +270,7 @@ impl AsyncWrite for Connection {
         match &mut self.stage {
             Stage::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Stage::Encrypted(stream) => Pin::new(stream).poll_flush(cx),
-            Stage::Handshake(_) | Stage::Refused => Poll::Ready(Err(refused())),
+            Stage::Handshake(_) | Stage::Failed => Poll::Ready(Err(failed())),
         }
     }
 
@@ -277,8 +278,8 @@ impl AsyncWrite for Connection {
         match &mut self.stage {
             Stage::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stage::Encrypted(stream) => Pin::new(stream).poll_shutdown(cx),
-            // There is nothing to close in order; dropping it closes the socket.
-            Stage::Handshake(_) | Stage::Refused => Poll::Ready(Ok(())),
+            // There is nothing to shut down; dropping the connection closes the socket.
+            Stage::Handshake(_) | Stage::Failed => Poll::Ready(Ok(())),
         }
     }
 
@@ -291,12 +292,12 @@ impl AsyncWrite for Connection {
         match &mut self.stage {
             Stage::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Stage::Encrypted(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stage::Handshake(_) | Stage::Refused => Poll::Ready(Err(refused())),
+            Stage::Handshake(_) | Stage::Failed => Poll::Ready(Err(failed())),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        // So are both kinds of stream; asked before there is one.
+        // True for both kinds of stream, and asked before the handshake has made one.
         true
     }
 }
@@ -309,40 +310,40 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_stream::StreamExt;
 
-    /// A peer that has sent `first`, and its connection as the server sees it.
-    async fn accept(first: &[u8], preface_limit: Duration) -> (TcpStream, Connection) {
+    /// A peer that has sent `first`, and the server side of its connection.
+    async fn accept(first: &[u8], preface_timeout: Duration) -> (TcpStream, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
         peer.write_all(first).await.unwrap();
         let mut incoming = Incoming::new(listener, 1, None);
-        incoming.preface_limit = preface_limit;
+        incoming.preface_timeout = preface_timeout;
         let connection = incoming.next().await.unwrap().unwrap();
         (peer, connection)
     }
 
     #[tokio::test]
-    async fn a_peer_without_a_preface_is_given_up() {
-        for said in [&b""[..], &[0; PREFACE_BYTES - 1]] {
-            let (_peer, mut connection) = accept(said, Duration::from_millis(1)).await;
+    async fn a_peer_without_a_preface_times_out() {
+        for sent in [&b""[..], &[0; PREFACE_BYTES - 1]] {
+            let (_peer, mut connection) = accept(sent, Duration::from_millis(1)).await;
             let error = connection.read_to_end(&mut Vec::new()).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
     }
 
     #[tokio::test]
-    async fn a_peer_with_a_preface_may_be_silent_afterwards() {
+    async fn a_peer_that_has_sent_its_preface_may_be_silent() {
         let (_peer, mut connection) = accept(&[0; PREFACE_BYTES], Duration::from_secs(60)).await;
         connection
             .read_exact(&mut [0; PREFACE_BYTES])
             .await
             .unwrap();
-        assert!(connection.preface.is_none(), "the limit still stands");
+        assert!(connection.preface.is_none(), "the deadline still applies");
     }
 
     #[tokio::test]
-    async fn a_peer_without_a_handshake_is_given_up() {
+    async fn a_peer_without_a_handshake_times_out() {
         let folder = tempfile::tempdir().unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -364,19 +365,19 @@ mod tests {
         let mut peer = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        // The beginning of a greeting that never ends.
+        // The beginning of a client hello that is never completed.
         peer.write_all(&[TLS_HANDSHAKE, 3, 1, 1, 0]).await.unwrap();
         let mut incoming = Incoming::new(listener, 1, Some(acceptor));
-        incoming.preface_limit = Duration::from_millis(1);
+        incoming.preface_timeout = Duration::from_millis(1);
         let mut connection = incoming.next().await.unwrap().unwrap();
         let error = connection.write_all(b"settings").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
-    async fn a_tls_greeting_on_a_plaintext_port_is_recognised() {
-        let greeting = [TLS_HANDSHAKE, 3, 1, 0, 0];
-        let (_peer, mut connection) = accept(&greeting, Duration::from_secs(60)).await;
+    async fn a_tls_client_hello_on_a_plaintext_port_is_recognised() {
+        let hello = [TLS_HANDSHAKE, 3, 1, 0, 0];
+        let (_peer, mut connection) = accept(&hello, Duration::from_secs(60)).await;
         let error = connection.read_u8().await.unwrap_err();
         assert!(error.to_string().contains("speaks TLS"), "{error}");
     }

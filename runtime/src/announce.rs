@@ -1,9 +1,8 @@
-//! How a child process tells its parent that it is ready, and where.
+//! How a child process tells its parent that it is ready and where it listens.
 //!
-//! Workers listen on ports that the system picks, so a parent cannot know them
-//! beforehand. A child with `--announce` writes exactly one line of JSON to its
-//! standard output, `{"role":"draft","addr":"127.0.0.1:1234"}`, once it serves.
-//! Logs go to standard error, so nothing else is ever on that stream.
+//! Workers listen on ports that the system picks, so a parent cannot know them in advance. Once it serves, a child
+//! with `--announce` writes exactly one line of JSON to its standard output,
+//! `{"role":"draft","addr":"127.0.0.1:1234"}`. Logs go to standard error, so nothing else appears on that stream.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -11,49 +10,48 @@ use std::net::SocketAddr;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-/// Longest line that a parent takes for an announcement, in bytes.
+/// Longest line that a parent accepts as an announcement, in bytes.
 pub const MAX_LINE: usize = 1024;
 
 /// Whether to announce.
 ///
-/// There is no environment variable on purpose: it would be inherited by
-/// grandchildren whose standard output belongs to somebody else.
+/// There is deliberately no environment variable: grandchildren would inherit it, and their standard output may have
+/// another purpose.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AnnounceArgs {
-    /// Print one JSON line with role and address on stdout when ready.
+    /// Print one line of JSON with role and address to stdout when ready.
     #[arg(long)]
     pub announce: bool,
 }
 
-/// The content of the line.
+/// The contents of the line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// What the child is: `draft`, `qualifier`, `target` or `coordinator`.
+    /// Role of the child: `draft`, `qualifier`, `target` or `coordinator`.
     pub role: String,
-    /// Where it serves; never port 0.
+    /// Address at which it serves; the port is never 0.
     pub addr: SocketAddr,
-    /// Where its admin port is, if it has one.
+    /// Address of its admin port, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
 }
 
 impl Announcement {
-    /// The line, without its end.
+    /// The line, without the newline.
     #[must_use]
     pub fn to_line(&self) -> String {
         serde_json::to_string(self).expect("a string and an address always serialise")
     }
 
-    /// Reads a line that a child wrote.
+    /// Parses a line that a child wrote.
     ///
     /// # Errors
-    /// When the line is longer than [`MAX_LINE`], is not the expected JSON
-    /// object, or names port 0.
+    /// When the line is longer than [`MAX_LINE`], is not the expected JSON object, or has port 0.
     pub fn from_line(line: &str) -> io::Result<Self> {
         let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         if line.len() > MAX_LINE {
             return Err(invalid(format!(
-                "an announcement of {} bytes is longer than {MAX_LINE}",
+                "an announcement of {} bytes is longer than the limit of {MAX_LINE}",
                 line.len()
             )));
         }
@@ -66,10 +64,10 @@ impl Announcement {
     }
 }
 
-/// Writes the line to standard output if `args` ask for it, and flushes.
+/// Writes the line to standard output and flushes it, if `args` ask for it.
 ///
 /// # Errors
-/// When standard output is closed, which means that the parent is gone.
+/// When standard output is closed, which means that the parent has exited.
 pub fn announce(
     args: &AnnounceArgs,
     role: &str,

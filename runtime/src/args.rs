@@ -1,8 +1,8 @@
 //! The flags that every role shares.
 //!
-//! Precedence is flag over environment variable over default. A process that
-//! starts others passes `--host` and `--port` to each of them explicitly,
-//! because children inherit the environment and must not all bind one port.
+//! A flag overrides an environment variable, which overrides the default. A process that starts others passes `--host`
+//! and `--port` to each of them explicitly, because children inherit the environment and must not all bind the same
+//! port.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use clap::Args;
 
 use crate::{AdminArgs, AnnounceArgs, ParentArgs, TelemetryArgs, TraceArgs};
 
-/// Settings of the process itself, the same for every role.
+/// Settings of a process that do not depend on its role.
 #[derive(Args, Clone, Debug)]
 pub struct CommonArgs {
-    /// How and how much to log.
+    /// Log format and filter.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
     /// Whether to export traces.
@@ -22,13 +22,13 @@ pub struct CommonArgs {
     /// Whether to serve metrics.
     #[command(flatten)]
     pub admin: AdminArgs,
-    /// Whether to tell a parent where this process listens.
+    /// Whether to announce the address to a parent process.
     #[command(flatten)]
     pub announce: AnnounceArgs,
-    /// Whether to end when the parent does.
+    /// Whether to exit when the parent does.
     #[command(flatten)]
     pub parent: ParentArgs,
-    /// Seconds that running work gets to finish after a signal to stop.
+    /// Seconds that running requests get to finish after a signal to stop.
     #[arg(
         long,
         env = "OFFSHOOT_DRAIN_GRACE",
@@ -40,26 +40,26 @@ pub struct CommonArgs {
 }
 
 impl CommonArgs {
-    /// How long running work gets to finish after a signal to stop.
+    /// How long running requests get to finish after a signal to stop.
     #[must_use]
     pub fn drain_grace(&self) -> Duration {
         Duration::from_secs(self.drain_grace_s)
     }
 }
 
-/// Where a process listens and how many peers it admits.
+/// Where a process listens and how many connections it accepts.
 #[derive(Args, Clone, Debug)]
 pub struct NetArgs {
     /// Host name or address to listen on.
     #[arg(long, env = "OFFSHOOT_HOST", default_value = "127.0.0.1")]
     pub host: String,
-    /// Port to listen on; 0 asks the system for a free one.
+    /// Port to listen on; 0 picks a free port.
     #[arg(long, env = "OFFSHOOT_PORT", default_value_t = 0)]
     pub port: u16,
-    /// Listen on a non-loopback address although the traffic is not encrypted.
+    /// Allow listening on a non-loopback address without TLS.
     #[arg(long, env = "OFFSHOOT_ALLOW_PLAINTEXT_BIND")]
     pub allow_plaintext_bind: bool,
-    /// Connections admitted at one time; more are closed as they arrive.
+    /// Open connections at most; further connections are closed at once.
     #[arg(
         long,
         env = "OFFSHOOT_MAX_CONNECTIONS",
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_values_are_refused() {
         for bad in [
             ["--port", "70000"],
             ["--max-connections", "0"],

@@ -1,4 +1,4 @@
-//! Channels to other processes, with the timeouts that find a dead peer.
+//! Client channels to other processes, with the timeouts that detect a dead peer.
 
 use std::error::Error;
 use std::net::Ipv6Addr;
@@ -16,75 +16,75 @@ use crate::tls::Tls;
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest address taken, in bytes; a DNS name has at most 253.
+/// Longest accepted address in bytes; a DNS name has at most 253.
 const MAX_ADDRESS: usize = 300;
 
-/// Why a text is not the address of an Offshoot process.
+/// Why a string is not the address of an Offshoot process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is not an address: {why}; give HOST:PORT, for example 127.0.0.1:7000")]
 pub struct AddressError {
-    /// What was given, shortened if it is very long.
+    /// The string, truncated if it is very long.
     pub given: String,
     /// What is wrong with it.
     pub why: &'static str,
 }
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address itself is no good.
+    /// The address is not valid.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// Nobody answered there.
+    /// No server answered.
     #[error(
-        "cannot reach {addr}: {}; is the process running and the port right?",
+        "cannot reach {addr}: {}; is the process running, and is the port right?",
         cause(source)
     )]
     Unreachable {
-        /// Where we tried.
+        /// The address that was called.
         addr: String,
-        /// What the transport said.
+        /// The transport's error.
         source: tonic::transport::Error,
     },
-    /// Somebody answered, and one side does not want the other or cannot understand it.
-    #[error("no connection to {addr}: {why}")]
+    /// The server answered, but one side rejects the other or speaks another protocol.
+    #[error("cannot connect to {addr}: {why}")]
     Refused {
-        /// Where we tried.
+        /// The address that was called.
         addr: String,
-        /// What was wrong; "it" is whoever answered.
+        /// The reason; in its text, "it" is the server.
         why: String,
     },
 }
 
-/// How this process calls others: in plaintext, or with its identity.
+/// Opens channels to other processes, in plaintext or with the TLS identity of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
     tls: Option<Tls>,
-    pulse: Pulse,
+    keep_alive: KeepAlive,
 }
 
-/// How soon a peer that has fallen silent counts as lost.
+/// Keep-alive settings of a connection: how soon a silent peer is considered lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pulse {
-    /// How often an HTTP/2 ping goes out.
+pub struct KeepAlive {
+    /// Time between HTTP/2 pings.
     pub interval: Duration,
-    /// How long a ping may go unanswered.
+    /// How long the answer to a ping may take.
     pub timeout: Duration,
 }
 
-impl Pulse {
-    /// Between a coordinator and a worker. Either that hangs, or that no packet reaches, holds up sessions or holds what
-    /// is theirs: it has to be noticed long before a person would. Pings are answered by other threads than the model's,
-    /// so a long step is no silence.
-    pub const LINK: Pulse = Pulse {
+impl KeepAlive {
+    /// For connections between a coordinator and a worker. A peer that hangs or cannot be reached stalls sessions or
+    /// occupies their resources, so it has to be detected within a few seconds. Pings are not answered by the model
+    /// thread, so a long step does not look like a lost worker.
+    pub const LINK: KeepAlive = KeepAlive {
         interval: Duration::from_millis(500),
         timeout: Duration::from_millis(1500),
     };
 }
 
-impl Default for Pulse {
+impl Default for KeepAlive {
     fn default() -> Self {
-        Pulse {
+        KeepAlive {
             interval: KEEPALIVE_INTERVAL,
             timeout: KEEPALIVE_TIMEOUT,
         }
@@ -92,33 +92,35 @@ impl Default for Pulse {
 }
 
 impl Caller {
-    /// Encrypts if there is an identity.
+    /// Uses TLS if `tls` is set, plaintext otherwise.
     #[must_use]
     pub fn new(tls: Option<Tls>) -> Self {
         Self {
             tls,
-            pulse: Pulse::default(),
+            keep_alive: KeepAlive::default(),
         }
     }
 
-    /// The same with another pulse.
+    /// Returns the same caller with other keep-alive settings.
     #[must_use]
-    pub fn with_pulse(self, pulse: Pulse) -> Self {
-        Self { pulse, ..self }
+    pub fn with_keep_alive(self, keep_alive: KeepAlive) -> Self {
+        Self { keep_alive, ..self }
     }
 
-    /// The checked `HOST:PORT` in `addr`. `http://` and `https://` may stand before it if they say what this process
-    /// does anyway: a connection is never less protected than its address claims, nor than the flags ask for.
+    /// Validates `addr` and returns its `HOST:PORT`. The address may begin with `http://` or `https://` if that matches
+    /// the flags of this process: a connection is never less protected than its address or the flags demand.
     ///
     /// # Errors
-    /// When `addr` is not an address, or wants another kind of connection.
+    /// When `addr` is not an address, or its scheme contradicts the flags.
     pub fn authority<'a>(&self, addr: &'a str) -> Result<&'a str, AddressError> {
         let (scheme, authority) = parse(addr)?;
         let why = match (scheme, &self.tls) {
             (Some(Scheme::Https), None) => {
-                "https:// needs TLS: --tls-ca, and --tls-cert and --tls-key"
+                "https:// needs TLS: give --tls-ca, and --tls-cert and --tls-key"
             }
-            (Some(Scheme::Http), Some(_)) => "http:// is plaintext and the --tls flags ask for TLS",
+            (Some(Scheme::Http), Some(_)) => {
+                "http:// is plaintext, but the --tls flags ask for TLS"
+            }
             (Some(Scheme::Http), None) | (Some(Scheme::Https), Some(_)) | (None, _) => {
                 return Ok(authority);
             }
@@ -126,8 +128,8 @@ impl Caller {
         Err(refusal(addr, why))
     }
 
-    /// A channel to `addr` that connects at the first call and again after a loss, each time with the identity of
-    /// that moment. Call it inside a tokio runtime.
+    /// A channel to `addr` that connects at the first call and reconnects after a loss, each time with the TLS identity
+    /// that is current then. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// As [`Caller::authority`].
@@ -137,10 +139,10 @@ impl Caller {
         Ok(self.endpoint(addr)?.connect_with_connector_lazy(connector))
     }
 
-    /// A channel to `addr` that is connected now.
+    /// Connects to `addr` and returns the channel.
     ///
     /// # Errors
-    /// When `addr` is not an address, nobody answers within [`CONNECT_TIMEOUT`], or one side refuses the other's
+    /// When `addr` is not an address, no server answers within [`CONNECT_TIMEOUT`], or one side rejects the other's
     /// certificate.
     pub async fn connect(&self, addr: &str) -> Result<Channel, ConnectError> {
         let endpoint = self.endpoint(addr)?;
@@ -166,25 +168,25 @@ impl Caller {
         let uri = |scheme: &str| {
             format!("{scheme}://{authority}")
                 .parse::<Uri>()
-                .map_err(|_| refusal(addr, "the host has characters that do not belong there"))
+                .map_err(|_| refusal(addr, "the host contains invalid characters"))
         };
         let endpoint = Endpoint::from(uri("http")?)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(self.pulse.interval)
-            .keep_alive_timeout(self.pulse.timeout)
+            .http2_keep_alive_interval(self.keep_alive.interval)
+            .keep_alive_timeout(self.keep_alive.timeout)
             .keep_alive_while_idle(true);
         Ok(match self.tls {
-            // What the calls say about their scheme; the connection itself is made by `dial`.
+            // The scheme that requests carry; the connection itself is made by `dial`.
             Some(_) => endpoint.origin(uri("https")?),
             None => endpoint,
         })
     }
 }
 
-/// A plaintext channel to `addr`, as [`Caller::channel`].
+/// A plaintext channel to `addr`; see [`Caller::channel`].
 ///
 /// # Errors
 /// When `addr` is not an address.
@@ -192,15 +194,15 @@ pub fn channel(addr: &str) -> Result<Channel, AddressError> {
     Caller::default().channel(addr)
 }
 
-/// A plaintext channel to `addr` that is connected now, as [`Caller::connect`].
+/// Connects to `addr` in plaintext; see [`Caller::connect`].
 ///
 /// # Errors
-/// When `addr` is not an address or nobody answers within [`CONNECT_TIMEOUT`].
+/// When `addr` is not an address or no server answers within [`CONNECT_TIMEOUT`].
 pub async fn connect(addr: &str) -> Result<Channel, ConnectError> {
     Caller::default().connect(addr).await
 }
 
-/// The settings of a plaintext channel to `addr`, for whoever wants other ones.
+/// The endpoint of a plaintext channel to `addr`, for callers that change its settings.
 ///
 /// # Errors
 /// When `addr` is not an address.
@@ -208,8 +210,8 @@ pub fn endpoint(addr: &str) -> Result<Endpoint, AddressError> {
     Caller::default().endpoint(addr)
 }
 
-/// The innermost reason of an error. What stands around it is the transport library's own structure, and tells a
-/// reader nothing ("transport error").
+/// The message of the innermost source of an error. The outer messages of a transport error say little
+/// ("transport error").
 #[must_use]
 pub fn cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
@@ -237,7 +239,7 @@ fn find_refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {
     None
 }
 
-/// What an address says about encryption.
+/// The scheme of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     Http,
@@ -251,7 +253,7 @@ fn refusal(addr: &str, why: &'static str) -> AddressError {
     }
 }
 
-/// The scheme and the checked `HOST:PORT` in `addr`.
+/// The scheme and the validated `HOST:PORT` of `addr`.
 fn parse(addr: &str) -> Result<(Option<Scheme>, &str), AddressError> {
     let refuse = |why| refusal(addr, why);
     if addr.len() > MAX_ADDRESS {
@@ -267,7 +269,7 @@ fn parse(addr: &str) -> Result<(Option<Scheme>, &str), AddressError> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = rest.rsplit_once(':').ok_or(refuse("the port is missing"))?;
     match port.parse::<u16>() {
-        Ok(0) => return Err(refuse("port 0 cannot be called")),
+        Ok(0) => return Err(refuse("port 0 is not a valid destination")),
         Ok(_) if port.bytes().all(|byte| byte.is_ascii_digit()) => {}
         Ok(_) | Err(_) => return Err(refuse("the port is not a number from 1 to 65535")),
     }
@@ -277,7 +279,7 @@ fn parse(addr: &str) -> Result<(Option<Scheme>, &str), AddressError> {
     {
         return match inner.parse::<Ipv6Addr>() {
             Ok(_) => Ok((scheme, rest)),
-            Err(_) => Err(refuse("there is no IPv6 address between the brackets")),
+            Err(_) => Err(refuse("the text in brackets is not an IPv6 address")),
         };
     }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
@@ -286,7 +288,7 @@ fn parse(addr: &str) -> Result<(Option<Scheme>, &str), AddressError> {
     } else if host.contains(':') {
         Err(refuse("an IPv6 address needs brackets"))
     } else if !host.bytes().all(plain) {
-        Err(refuse("the host has characters that do not belong there"))
+        Err(refuse("the host contains invalid characters"))
     } else {
         Ok((scheme, rest))
     }
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_says_why() {
+    fn errors_name_the_reason() {
         for (bad, why) in [
             ("", "port is missing"),
             ("localhost", "port is missing"),
@@ -334,7 +336,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_unreachable() {
-        // Bound and dropped again, so nobody listens there.
+        // The port is bound and released again, so nothing listens on it.
         let addr = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()

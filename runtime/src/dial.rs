@@ -1,10 +1,10 @@
-//! Making the connections below a channel: TCP, and TLS where this process has an identity.
+//! Opens the connections of a channel: TCP, and TLS if this process has an identity.
 //!
-//! A connection counts as made once the server has said its first word, which an HTTP/2 server does as soon as it has
-//! the client's preface. Only then is known that it speaks what we speak, and, because a TLS 1.3 client has finished
-//! its handshake before the server has looked at its certificate, that it wants to talk to us. So the preface is sent
-//! here, and the transport library's own is swallowed; a refusal is an error of the connection, with its reason, and
-//! not a broken pipe under the first call.
+//! A connection is considered open once the server has sent its first bytes, which an HTTP/2 server does as soon as it
+//! has received the client's preface. Only then do we know that the server speaks HTTP/2, and that it accepts our
+//! certificate: in TLS 1.3 the client completes its handshake before the server has checked the client's certificate.
+//! So the preface is sent here, and the copy that hyper writes is skipped. A refusal is then a connection error with a
+//! reason, instead of a broken pipe in the first call.
 
 use std::error::Error;
 use std::io;
@@ -22,15 +22,15 @@ use tower::{Service, ServiceExt};
 use crate::accept::tls_cause;
 use crate::tls::{self, ALPN_H2, Tls};
 
-/// The client's first word (RFC 9113, section 3.4).
+/// The HTTP/2 connection preface of a client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// First byte of a TLS alert (RFC 8446, section 5.1), which is how a TLS server answers plaintext. The first byte of
-/// an HTTP/2 server's first frame is the highest of its length, and that frame is short.
+/// First byte of a TLS alert (RFC 8446, section 5.1), with which a TLS server answers plaintext. An HTTP/2 server
+/// cannot send it first: a frame begins with the high byte of its length, and the first frame is short.
 const TLS_ALERT: u8 = 21;
-/// First byte of an HTTP/1 answer.
+/// First byte of an HTTP/1 response.
 const HTTP_1: u8 = b'H';
 
-/// Why there is no connection although somebody answered; "it" is the peer.
+/// Why a connection failed although a server answered; "it" is the server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(pub(crate) String);
@@ -42,15 +42,16 @@ pub(crate) async fn dial(
 ) -> Result<TokioIo<Transport>, Box<dyn Error + Send + Sync>> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
-    // Messages are tens of bytes and answer each other: waiting to fill a segment would cost more than any model step.
+    // Messages are tens of bytes long and answer each other. Waiting to fill a segment (Nagle's algorithm) would cost
+    // more time than a model step.
     connector.set_nodelay(true);
     let host = uri.host().unwrap_or_default().to_owned();
     let mut tcp = connector.ready().await?.call(uri).await?.into_inner();
     let Some(tls) = tls else {
         tcp.write_all(PREFACE).await?;
         let mut first = [0];
-        let said = tcp.peek(&mut first).await?;
-        check(&first[..said])?;
+        let received = tcp.peek(&mut first).await?;
+        check(&first[..received])?;
         return Ok(TokioIo::new(Transport::new(Stage::Plain(tcp))));
     };
     let bare = host
@@ -65,26 +66,26 @@ pub(crate) async fn dial(
     if stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
         return Err(Refusal("it does not speak HTTP/2 over TLS".to_owned()).into());
     }
-    let greeted = async {
+    let first = async {
         stream.write_all(PREFACE).await?;
         stream.flush().await?;
         stream.fill_buf().await
     };
-    check(greeted.await.map_err(|error| refusal(&error))?)?;
+    check(first.await.map_err(|error| refusal(&error))?)?;
     Ok(TokioIo::new(Transport::new(Stage::Encrypted(Box::new(
         stream,
     )))))
 }
 
-/// Whether the beginning of the server's first word is one of HTTP/2.
+/// Whether the first bytes from the server look like HTTP/2.
 fn check(first: &[u8]) -> Result<(), Refusal> {
     let why = match first.first() {
-        None => "it closed the connection at once; does it have too many?",
+        None => "it closed the connection at once; does it have too many connections?",
         Some(&TLS_ALERT) => {
-            "it speaks TLS and was called without; give --tls-ca, and --tls-cert and --tls-key where it asks for a \
-             certificate"
+            "it speaks TLS, but this connection is plaintext; give --tls-ca, and --tls-cert and --tls-key if it \
+             requires a certificate"
         }
-        Some(&HTTP_1) => "it speaks HTTP/1 and not gRPC",
+        Some(&HTTP_1) => "it speaks HTTP/1, not gRPC",
         Some(_) => return Ok(()),
     };
     Err(Refusal(why.to_owned()))
@@ -97,11 +98,11 @@ fn refusal(error: &io::Error) -> Refusal {
     })
 }
 
-/// A connection as a client has it.
+/// The client side of a connection.
 #[derive(Debug)]
 pub(crate) struct Transport {
     stage: Stage,
-    /// What of the preface the transport library has yet to write; it was sent before.
+    /// The part of the preface that hyper has yet to write. It has already been sent, so it is skipped.
     preface: &'static [u8],
 }
 
@@ -119,8 +120,8 @@ impl Transport {
         }
     }
 
-    /// Takes what was sent before; `None` once all of it was.
-    fn swallow(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
+    /// Skips `bytes` as far as they are the preface; `None` once all of the preface has been skipped.
+    fn skip_preface(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
         if self.preface.is_empty() {
             return None;
         }
@@ -129,7 +130,7 @@ impl Transport {
         if sent != &bytes[..len] {
             return Some(Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "a connection made for HTTP/2 was used for something else",
+                "the first bytes on an HTTP/2 connection were not the preface",
             )));
         }
         self.preface = rest;
@@ -156,8 +157,8 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Some(swallowed) = self.swallow(bytes) {
-            return Poll::Ready(swallowed);
+        if let Some(skipped) = self.skip_preface(bytes) {
+            return Poll::Ready(skipped);
         }
         match &mut self.stage {
             Stage::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
@@ -186,9 +187,9 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         let first = slices.iter().find(|slice| !slice.is_empty());
         if let Some(first) = first
-            && let Some(swallowed) = self.swallow(first)
+            && let Some(skipped) = self.skip_preface(first)
         {
-            return Poll::Ready(swallowed);
+            return Poll::Ready(skipped);
         }
         match &mut self.stage {
             Stage::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
@@ -212,37 +213,41 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
-    /// What comes of calling a server that answers the preface with `first`, and what it heard.
+    /// Calls a server that answers the preface with `first`; returns the connection and what the server received.
     async fn call(first: &'static [u8]) -> (Result<Transport, String>, [u8; PREFACE.len()]) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let server = async {
             let (mut peer, _) = listener.accept().await.unwrap();
-            let mut heard = [0; PREFACE.len()];
-            peer.read_exact(&mut heard).await.unwrap();
+            let mut received = [0; PREFACE.len()];
+            peer.read_exact(&mut received).await.unwrap();
             peer.write_all(first).await.unwrap();
-            heard
+            received
         };
-        let (dialled, heard) = tokio::join!(dial(uri.parse().unwrap(), None), server);
+        let (dialled, received) = tokio::join!(dial(uri.parse().unwrap(), None), server);
         let made = dialled.map(TokioIo::into_inner);
-        (made.map_err(|error| error.to_string()), heard)
+        (made.map_err(|error| error.to_string()), received)
     }
 
     #[tokio::test]
     async fn the_preface_is_sent_once() {
-        let (made, heard) = call(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
-        assert_eq!(heard, PREFACE);
+        let (made, received) = call(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+        assert_eq!(received, PREFACE);
         let mut made = made.unwrap();
         made.write_all(&PREFACE[..9]).await.unwrap();
         made.write_all(&PREFACE[9..]).await.unwrap();
-        assert!(made.preface.is_empty(), "something is still swallowed");
-        let mut said = Vec::new();
-        made.read_to_end(&mut said).await.unwrap();
-        assert_eq!(said, [0, 0, 0, 4, 0, 0, 0, 0, 0], "the first word was lost");
+        assert!(made.preface.is_empty(), "bytes are still skipped");
+        let mut answer = Vec::new();
+        made.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(
+            answer,
+            [0, 0, 0, 4, 0, 0, 0, 0, 0],
+            "the first bytes were lost"
+        );
     }
 
     #[tokio::test]
-    async fn who_speaks_something_else_is_recognised() {
+    async fn servers_of_other_protocols_are_recognised() {
         for (first, why) in [
             (&[21, 3, 3, 0, 2, 2, 50][..], "it speaks TLS"),
             (b"HTTP/1.1 400 Bad Request\r\n", "HTTP/1"),

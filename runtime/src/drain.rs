@@ -1,8 +1,7 @@
-//! Orderly shutdown: one token says that the process is stopping, one tracker
-//! knows every task that has yet to finish.
+//! Graceful shutdown: one token says that the process is stopping, and one tracker knows every task that has yet to
+//! finish.
 //!
-//! The first SIGTERM or SIGINT (Ctrl-C) begins the drain. A second one means
-//! that somebody has lost patience, and ends the process at once.
+//! The first SIGTERM or SIGINT (Ctrl-C) begins the drain. A second one ends the process at once.
 
 use std::future::Future;
 use std::io;
@@ -12,13 +11,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Exit status after a second signal, as shells report an interrupt.
-pub const IMPATIENT_EXIT: i32 = 130;
+/// Exit status after a second signal: 128 + SIGINT, as shells report an interrupted process.
+pub const FORCED_EXIT: i32 = 130;
 
-/// The stop token and the tasks of one process. Clones share both.
+/// The stop token and the tracked tasks of a process. Clones share both.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
-    /// Cancelled once, by a signal, a lost parent or the code; never reset.
+    /// Cancelled once, by a signal, by the exit of the parent or by [`Drain::begin`]; never reset.
     stop: CancellationToken,
     /// Every task that shutdown has to wait for.
     tasks: TaskTracker,
@@ -29,9 +28,9 @@ pub struct Drain {
 pub enum Drained {
     /// Every tracked task finished.
     Clean,
-    /// The grace time ran out with this many tasks still running.
+    /// The grace period ended with tasks still running.
     TimedOut {
-        /// Tasks that were abandoned.
+        /// How many tasks were abandoned.
         tasks: usize,
     },
 }
@@ -43,28 +42,27 @@ impl Drain {
         Self::default()
     }
 
-    /// Begins the drain at SIGTERM or SIGINT and ends the process with
-    /// [`IMPATIENT_EXIT`] at the next one. Call it inside a tokio runtime.
+    /// Begins the drain on SIGTERM or SIGINT, and ends the process with [`FORCED_EXIT`] on the next one. Call it inside
+    /// a tokio runtime.
     ///
     /// # Errors
-    /// When the system refuses to install a signal handler.
+    /// When the signal handlers cannot be installed.
     pub fn on_signals(&self) -> io::Result<()> {
         let mut signals = Signals::install()?;
         let drain = self.clone();
-        // Not tracked: this task outlives the drain by design, to see the
-        // second signal, so waiting for it would never end.
+        // Not tracked: this task outlives the drain to catch the second signal, so waiting for it would never end.
         tokio::spawn(async move {
             signals.next().await;
-            tracing::info!("stopping; a second signal ends the process at once");
+            tracing::info!("shutting down; a second signal exits immediately");
             drain.begin();
             signals.next().await;
-            tracing::warn!("stopped by a second signal, without draining");
-            std::process::exit(IMPATIENT_EXIT);
+            tracing::warn!("second signal: exiting without draining");
+            std::process::exit(FORCED_EXIT);
         });
         Ok(())
     }
 
-    /// Begins the drain from code. Further calls change nothing.
+    /// Begins the drain. Further calls have no effect.
     pub fn begin(&self) {
         self.stop.cancel();
     }
@@ -75,13 +73,13 @@ impl Drain {
         self.stop.is_cancelled()
     }
 
-    /// Resolves when the drain begins; borrows nothing.
+    /// Resolves when the drain begins. The future borrows nothing.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         self.stop.clone().cancelled_owned()
     }
 
-    /// A token cancelled when the drain begins. Cancelling it does not begin
-    /// the drain, so a session may hold and cancel its own.
+    /// A token that is cancelled when the drain begins. Cancelling it does not begin the drain, so a session can hold
+    /// and cancel its own.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
         self.stop.child_token()
@@ -96,14 +94,13 @@ impl Drain {
         self.tasks.spawn(task)
     }
 
-    /// The tracker itself, for tasks that are spawned elsewhere.
+    /// The tracker, for tasks that are spawned elsewhere.
     #[must_use]
     pub fn tracker(&self) -> &TaskTracker {
         &self.tasks
     }
 
-    /// Begins the drain if it has not begun, then waits for the tracked tasks,
-    /// but no longer than `grace`.
+    /// Begins the drain if it has not begun, then waits for the tracked tasks, but no longer than `grace`.
     pub async fn shutdown(&self, grace: Duration) -> Drained {
         self.begin();
         self.tasks.close();
@@ -111,7 +108,11 @@ impl Drain {
             Ok(()) => Drained::Clean,
             Err(_) => {
                 let tasks = self.tasks.len();
-                tracing::warn!(tasks, ?grace, "the grace time ran out; abandoning tasks");
+                tracing::warn!(
+                    tasks,
+                    ?grace,
+                    "the grace period is over; abandoning the remaining tasks"
+                );
                 Drained::TimedOut { tasks }
             }
         }
@@ -151,8 +152,7 @@ impl Signals {
     }
 
     async fn next(&mut self) {
-        // Where Ctrl-C cannot be watched there is nothing to wait for, and a
-        // process must not stop because of it.
+        // If the handler cannot be installed, there is no signal to wait for, and the process must not stop.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -183,12 +183,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shutdown_gives_up_after_the_grace_time() {
+    async fn shutdown_gives_up_after_the_grace_period() {
         let drain = Drain::new();
         let stuck = drain.spawn(std::future::pending::<()>());
         let ended = drain.shutdown(Duration::from_millis(1)).await;
         assert_eq!(ended, Drained::TimedOut { tasks: 1 });
-        assert!(!stuck.is_finished(), "a task that was abandoned had ended");
+        assert!(!stuck.is_finished(), "an abandoned task had ended");
         stuck.abort();
     }
 

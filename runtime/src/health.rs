@@ -1,14 +1,12 @@
 //! The standard gRPC health service (`grpc.health.v1`) and readiness.
 //!
-//! Three service names answer: `liveness` is serving for as long as the process
-//! runs its event loop, `readiness` and `""` once every latch was dropped and
-//! until the drain begins.
+//! There are three service names: `liveness` is serving for as long as the process runs its event loop; `readiness` and
+//! `""` are serving from when the last latch is dropped until the drain begins.
 //!
-//! Readiness is a count of latches: each part that has something to do before
-//! the process is of use (load a model, reach a worker) takes one and drops it
-//! when done. A part that fails drops nothing, so a half-started process never
-//! claims to be ready. A part that is lost later takes a new latch, and the
-//! process is not ready again until that is dropped too.
+//! Readiness is a count of latches: each component that has to finish something before the process is usable (load a
+//! model, reach a worker) takes one and drops it when done. A component that fails keeps its latch, so a half-started
+//! process never claims to be ready. A component that is lost later takes a new latch, and the process is not ready
+//! until that one is dropped as well.
 
 use std::sync::Arc;
 
@@ -19,24 +17,23 @@ use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::Drain;
 
-/// Name of the service that answers while the process lives.
+/// Name of the service that reports whether the process is alive.
 pub const LIVENESS: &str = "liveness";
-/// Name of the service that answers whether to send work here.
+/// Name of the service that reports whether to send work here.
 pub const READINESS: &str = "readiness";
-/// Readiness under the name that most clients ask for.
+/// Readiness under the name that most clients check.
 const OVERALL: &str = "";
 
-/// Counts what still stands between the process and being of use. Clones share
-/// the count. Take every latch before the first one is dropped: with none
-/// outstanding the process is ready.
+/// Counts the latches that keep the process from being ready. Clones share the count. Take every latch before the first
+/// one is dropped: with none outstanding the process is ready.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     outstanding: Arc<watch::Sender<usize>>,
 }
 
-/// One thing that has to happen first; dropping it says that it has.
+/// One thing that has to be done before the process is ready; drop it when it is done.
 #[derive(Debug)]
-#[must_use = "a latch that is dropped at once holds nothing back"]
+#[must_use = "a latch that is dropped at once has no effect"]
 pub struct Latch {
     outstanding: Arc<watch::Sender<usize>>,
 }
@@ -50,13 +47,13 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// No latch taken.
+    /// Ready until a latch is taken.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Holds readiness back until the result is dropped.
+    /// The process is not ready until the returned latch is dropped.
     pub fn latch(&self) -> Latch {
         self.outstanding.send_modify(|count| *count += 1);
         Latch {
@@ -86,10 +83,10 @@ impl Drop for Latch {
     }
 }
 
-/// The health service of a process, following `readiness` and `drain`.
+/// The health service of a process. It follows `readiness` and `drain`.
 ///
-/// At the drain every open `Watch` is told and ended, so that a watcher never
-/// holds up the shutdown.
+/// When the drain begins, every open `Watch` stream gets the new status and ends, so that no watcher delays the
+/// shutdown.
 pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl Health> {
     let (reporter, server) = health_reporter();
     set(&reporter, ServingStatus::NotServing).await;
@@ -133,8 +130,8 @@ async fn set(reporter: &HealthReporter, status: ServingStatus) {
     }
 }
 
-/// Replaces every status by a fresh one of the same value: those who watch the
-/// old one have read it and come to its end, those who ask anew find the new.
+/// Replaces every status entry by a new one of the same value: streams that watch the old entry end after its last
+/// value, and new calls find the new entry.
 async fn end_watches(mut reporter: HealthReporter) {
     for (name, status) in [
         (OVERALL, ServingStatus::NotServing),

@@ -1,9 +1,8 @@
-//! What every Offshoot process needs, whatever its role: command-line
-//! settings, logs, metrics, traces, health, orderly shutdown, a listening socket with limits, a
-//! channel to a peer, encryption of both, and the line by which a child tells its parent where it
-//! listens.
+//! What every Offshoot process needs, whatever its role: command-line flags, logs, metrics, traces, health checks,
+//! graceful shutdown, a gRPC server with limits, client channels, TLS for both, and the line on standard output by
+//! which a child process tells its parent its address.
 //!
-//! The order in a `main` is always the same:
+//! Every `main` has the same order:
 //!
 //! ```no_run
 //! # use clap::Parser;
@@ -33,8 +32,8 @@
 //! # }
 //! ```
 //!
-//! This crate knows nothing of models, tokens, trees or the wire's messages. It
-//! never links candle, and no other Offshoot crate stands below it.
+//! This crate knows nothing of models, tokens, trees or the messages of the wire protocol. It never links candle, and
+//! depends on no other Offshoot crate.
 
 mod accept;
 pub mod admin;
@@ -56,7 +55,7 @@ pub mod trace;
 pub use admin::{AdminArgs, AdminError};
 pub use announce::{AnnounceArgs, Announcement};
 pub use args::{CommonArgs, NetArgs};
-pub use client::{AddressError, Caller, ConnectError, Pulse, channel, connect};
+pub use client::{AddressError, Caller, ConnectError, KeepAlive, channel, connect};
 pub use drain::{Drain, Drained};
 pub use health::{Latch, Readiness};
 pub use metrics::Metrics;

@@ -1,8 +1,8 @@
-//! What a process counts, in the text form that Prometheus reads (OpenMetrics 1.0).
+//! The metrics of a process, in the OpenMetrics 1.0 text format that Prometheus scrapes.
 //!
-//! Counters are atomics that their owners keep: a model thread adds to them without a lock. Gauges that can be read
-//! off something that exists anyway (open sessions, the length of a queue) are read when somebody asks, by a refresh
-//! step, so that they cannot drift.
+//! Counters are atomics that their owners hold: a model thread adds to them without a lock. Gauges whose value already
+//! exists elsewhere (open sessions, the length of a queue) are set by a refresh callback when the metrics are rendered,
+//! so that they cannot drift.
 
 use std::fmt;
 
@@ -32,23 +32,23 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// None yet.
+    /// An empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets `register` add its metrics, described and with their units.
+    /// Calls `register` to add metrics, with their descriptions and units.
     pub fn register(&self, register: impl FnOnce(&mut Registry)) {
         register(&mut self.inner.lock().registry);
     }
 
-    /// Runs `refresh` before every rendering: it sets gauges to what is true now, and must not wait.
+    /// Calls `refresh` before every rendering, to set gauges to their current values. It must not block.
     pub fn refresh(&self, refresh: impl Fn() + Send + 'static) {
         self.inner.lock().refresh.push(Box::new(refresh));
     }
 
-    /// Everything, as it is now.
+    /// Renders the current values of all metrics.
     #[must_use]
     pub fn render(&self) -> String {
         let inner = self.inner.lock();
@@ -61,7 +61,7 @@ impl Metrics {
     }
 }
 
-/// Bounds of a latency histogram in seconds, from a fast step to a slow request.
+/// Bucket bounds of a latency histogram in seconds, from a fast step to a slow request.
 pub const LATENCY_BUCKETS: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     120.0,

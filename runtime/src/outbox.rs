@@ -1,14 +1,15 @@
 //! One slot per session and direction of a link: *state, not events*.
 //!
-//! The owner of a session fills its slot when it is vacant; the writer of the link takes whatever is there. Nothing
-//! queues, a slow link costs one value per session, and neither side ever waits for the other.
+//! The owner of a session puts the session's latest state into its slot; the task that writes to the link sends what
+//! the slots hold. Nothing queues: a slow link holds at most one value per session, and neither side waits for the
+//! other.
 
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The slots of one direction of one link. `K` names a session, `T` is the state it sends.
+/// The slots of one direction of one link. `K` identifies a session, `T` is the state it sends.
 #[derive(Debug)]
 pub struct Outbox<K, T> {
     slots: Mutex<BTreeMap<K, T>>,
@@ -25,18 +26,19 @@ impl<K: Ord + Copy, T> Default for Outbox<K, T> {
 }
 
 impl<K: Ord + Copy, T> Outbox<K, T> {
-    /// Whether the session's last state was taken. Only its owner fills it, so for the owner a yes stays true.
+    /// Whether the session's slot is empty. Only the owner of the session fills it, so for the owner `true` stays true
+    /// until its next [`Outbox::put`].
     pub fn is_vacant(&self, key: K) -> bool {
         !self.slots.lock().contains_key(&key)
     }
 
-    /// Fills the session's slot; what the link has not taken yet is replaced.
+    /// Puts `state` into the session's slot; a state that has not been taken yet is replaced.
     pub fn put(&self, key: K, state: T) {
         self.slots.lock().insert(key, state);
         self.filled.notify_one();
     }
 
-    /// Empties up to `most` slots, waiting until there is at least one. The sessions named are vacant again.
+    /// Takes the states of up to `most` sessions, and waits until there is at least one.
     pub async fn take(&self, most: usize) -> Vec<(K, T)> {
         loop {
             let taken = self.try_take(most);
@@ -62,7 +64,7 @@ impl<K: Ord + Copy, T> Outbox<K, T> {
         taken
     }
 
-    /// Empties the session's slot without sending it.
+    /// Empties the session's slot without sending its state.
     pub fn discard(&self, key: K) {
         self.slots.lock().remove(&key);
     }

@@ -1,61 +1,56 @@
-//! A child that ends when its parent does, whatever killed the parent.
+//! Child processes that exit when their parent does, however the parent ended.
 //!
-//! The parent holds the write end of the child's standard input and never
-//! writes to it. When the parent dies, even by SIGKILL, the system closes the
-//! pipe, the child reads end-of-file and drains. That is portable and needs no
-//! `unsafe`, unlike a death signal, which also follows the parent's *thread*.
+//! The parent holds the write end of the child's standard input and never writes to it. When the parent exits, even by
+//! SIGKILL, the system closes the pipe; the child reads end-of-file and drains. That is portable and needs no `unsafe`,
+//! unlike a parent-death signal (`PR_SET_PDEATHSIG`), which is also sent when the parent's *thread* ends.
 //!
-//! A parent must therefore start such a child with a piped standard input and
-//! keep the handle; with a null one the child would stop at once.
+//! A parent must therefore start such a child with a piped standard input and keep the handle; with `/dev/null` the
+//! child would stop at once.
 
 use std::io::{self, Read};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use clap::Args;
 
 use crate::Drain;
 
-/// How long an orphan may drain before it is ended. Longer than any usual
-/// grace time; it bounds a child that hangs before it comes to its own drain.
+/// How long an orphaned child may drain before it is forced to exit. It is longer than a usual grace period, and also
+/// limits a child that hangs before it starts to drain.
 pub const ORPHAN_LIMIT: Duration = Duration::from_secs(30);
 
-/// Whether to end when the parent does.
+/// Whether to exit when the parent does.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ParentArgs {
-    /// Stop when standard input closes, that is, when the parent is gone.
+    /// Exit when standard input is closed, that is, when the parent has exited.
     #[arg(long)]
     pub exit_with_parent: bool,
 }
 
-/// Begins `drain` when standard input closes, if `args` ask for it, and ends
-/// the process [`ORPHAN_LIMIT`] later if it is still there.
+/// If `args` ask for it, begins `drain` when standard input is closed, and ends the process after [`ORPHAN_LIMIT`] if
+/// it is still running.
 ///
 /// # Errors
-/// When the watching thread cannot be started.
+/// When the thread that reads standard input cannot be started.
 pub fn exit_with_parent(args: &ParentArgs, drain: &Drain) -> io::Result<()> {
     if !args.exit_with_parent {
         return Ok(());
     }
     let drain = drain.clone();
-    // A plain thread: tokio's standard input would keep the runtime from
-    // shutting down for as long as the read is pending.
+    // A plain thread: a pending read of tokio's standard input would keep the runtime from shutting down.
     std::thread::Builder::new()
         .name("parent-watch".to_owned())
         .spawn(move || {
             wait_for_end(io::stdin().lock());
-            tracing::info!("the parent is gone; stopping");
+            tracing::info!("the parent process has exited; shutting down");
             drain.begin();
-            // A channel whose sender is kept: the wait always lasts its time.
-            let (_keep, never) = mpsc::channel::<()>();
-            let _ = never.recv_timeout(ORPHAN_LIMIT);
+            std::thread::sleep(ORPHAN_LIMIT);
             std::process::exit(1);
         })?;
     Ok(())
 }
 
-/// Reads and ignores everything until the end of the input or an error other
-/// than an interruption, both of which mean that nobody holds the other end.
+/// Reads and discards everything until the end of the input or an error other than an interruption, both of which mean
+/// that the other end is closed.
 fn wait_for_end(mut input: impl Read) {
     let mut ignored = [0_u8; 64];
     loop {
@@ -72,7 +67,7 @@ fn wait_for_end(mut input: impl Read) {
 mod tests {
     use super::*;
 
-    /// Plays a script of read results and counts what was taken.
+    /// Returns scripted results, one per read.
     struct Script(Vec<io::Result<usize>>);
 
     impl Read for Script {
@@ -91,7 +86,7 @@ mod tests {
             Ok(1),
         ]);
         wait_for_end(&mut script);
-        assert_eq!(script.0.len(), 1, "stopped before or after the end");
+        assert_eq!(script.0.len(), 1, "it stopped before or after the end");
     }
 
     #[test]

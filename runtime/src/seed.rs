@@ -1,14 +1,12 @@
-//! Seeds for requests that name none.
+//! Seeds for requests that do not set one.
 //!
-//! The text of a request is a function of its seed, so the seed that was drawn
-//! is part of the answer: whoever wants the text again sends it back. This is
-//! the only place where a process draws a random number.
+//! The text of a request is a function of its seed, so the seed is part of the response: a client that wants the same
+//! text again sends it back. This is the only place where a process draws a random number.
 
-/// A seed from the system's random source.
+/// Draws a seed from the system's random source.
 ///
 /// # Errors
-/// When the system has no random source to read, which an early boot or a
-/// sandbox without `/dev/urandom` can cause.
+/// When the system's random source cannot be read, as in early boot or in a sandbox without `/dev/urandom`.
 pub fn fresh() -> std::io::Result<u64> {
     getrandom::u64().map_err(std::io::Error::from)
 }
@@ -21,7 +19,7 @@ mod tests {
 
     #[test]
     fn seeds_differ() {
-        // A repetition among 64 has a chance below 2^-52.
+        // The chance of a repeated value among 64 is below 2^-52.
         let drawn: BTreeSet<u64> = (0..64).map(|_| super::fresh().unwrap()).collect();
         assert_eq!(drawn.len(), 64);
     }

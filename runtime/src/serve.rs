@@ -1,8 +1,7 @@
-//! A listening socket that knows its address before it serves, and a gRPC
-//! server with limits.
+//! A listening socket that knows its address before it serves, and a gRPC server with limits.
 //!
-//! Connections are accepted by [`crate::accept`], encrypted where there is an
-//! identity for it. Without one, only this machine is listened to.
+//! Connections are accepted by the module `accept`, with TLS if the process has an identity. Without one, the process
+//! listens on loopback only, unless `--allow-plaintext-bind` is given.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,36 +13,36 @@ use tonic::transport::server::Router;
 
 use crate::accept::Incoming;
 use crate::tls::Acceptor;
-use crate::{Drain, NetArgs, Pulse};
+use crate::{Drain, KeepAlive, NetArgs};
 
-/// How often an HTTP/2 ping goes out on every connection, both ways.
+/// Time between HTTP/2 pings on every connection, in both directions.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a ping may go unanswered before the connection counts as lost.
+/// How long the answer to a ping may take before the connection is considered lost.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Bytes that may be under way on one stream and not yet read, both ways. What a link says is only worth its newest
-/// state, so a link that is slow should not have more than this to catch up with.
+/// Flow-control window of a stream in bytes, in both directions: data sent and not yet read. Only the newest state on a
+/// link matters, so a slow link should not have much more than that to catch up on.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
-/// The same for a connection. The transport library also derives from it how many small frames may wait unread before
-/// it takes the peer for an attacker and ends the connection (half of it, at 256 bytes a frame): a stream's whole
-/// window in frames of a few bytes, as a link has them after a stall, has to stay below that.
+/// Flow-control window of a connection in bytes. h2 also derives from it how many small frames may wait unread before
+/// it treats the peer as an attacker and closes the connection (half of the window, at 256 bytes per frame). A full
+/// stream window in frames of a few bytes, which a link can have after a stall, must stay below that.
 pub(crate) const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// Limits of a gRPC server; the defaults suit every role.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Calls per connection that may wait for their first answer; more are
-    /// refused with RESOURCE_EXHAUSTED.
+    /// Calls per connection that may wait for the start of their response; further calls fail with
+    /// RESOURCE_EXHAUSTED.
     pub pending_calls: usize,
     /// Open streams per connection.
     pub streams: u32,
-    /// Bytes of one request's headers.
+    /// Size of the headers of a request, in bytes.
     pub header_list: u32,
-    /// Reset streams kept per connection (the rapid-reset attack's lever).
+    /// Reset streams remembered per connection; this limits rapid-reset attacks.
     pub reset_streams: usize,
-    /// How long a call may take until its first answer. Streams may then last.
-    pub first_answer: Duration,
-    /// How soon a silent peer counts as lost.
-    pub pulse: Pulse,
+    /// How long a call may take until its response starts. A stream may then last as long as it likes.
+    pub response_start: Duration,
+    /// How soon a silent peer is considered lost.
+    pub keep_alive: KeepAlive,
 }
 
 impl Default for ServerLimits {
@@ -53,31 +52,31 @@ impl Default for ServerLimits {
             streams: 1024,
             header_list: 16 * 1024,
             reset_streams: 64,
-            first_answer: Duration::from_secs(60),
-            pulse: Pulse::default(),
+            response_start: Duration::from_secs(60),
+            keep_alive: KeepAlive::default(),
         }
     }
 }
 
-/// Why a process does not listen.
+/// Why a process cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address can be reached from other machines and nothing is encrypted.
+    /// Other machines can reach the address, and TLS is off.
     #[error(
         "refusing to listen on {addr}: other machines can reach it and the traffic is not \
          encrypted; give --tls-cert, --tls-key and --tls-ca, or use --host 127.0.0.1, or \
          --allow-plaintext-bind if the network is trusted"
     )]
     Plaintext {
-        /// What the host resolved to.
+        /// The address that the host resolved to.
         addr: SocketAddr,
     },
-    /// The host has no address.
+    /// The host does not resolve to an address.
     #[error("cannot resolve --host {host:?}: {source}; give an address such as 127.0.0.1")]
     Resolve {
-        /// What was given.
+        /// The value of `--host`.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
     /// The address cannot be bound.
@@ -85,12 +84,12 @@ pub enum BindError {
     Bind {
         /// The last address tried.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A bound socket that does not serve yet.
+/// A bound socket that is not served yet.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
@@ -100,18 +99,16 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `args.host:args.port` for plaintext. Peers that connect from now
-    /// on wait in the system's queue until [`serve`] takes them.
+    /// Binds `args.host:args.port` for plaintext. Peers that connect from now on wait in the system's queue until
+    /// [`serve`] accepts them.
     ///
     /// # Errors
-    /// When the host does not resolve, is not loopback without
-    /// `--allow-plaintext-bind`, or cannot be bound.
+    /// When the host does not resolve, cannot be bound, or is not loopback and `--allow-plaintext-bind` is not given.
     pub async fn bind(args: &NetArgs) -> Result<Self, BindError> {
         Self::bind_with(args, None).await
     }
 
-    /// As [`Listener::bind`]; with `tls`, connections are encrypted and any
-    /// address may be bound.
+    /// As [`Listener::bind`], but with `tls` connections are encrypted and any address may be bound.
     ///
     /// # Errors
     /// As [`Listener::bind`].
@@ -141,10 +138,10 @@ impl Listener {
                 Err(source) => failed = Some(BindError::Bind { addr, source }),
             }
         }
-        Err(failed.expect("resolve returns at least one address and each failed"))
+        Err(failed.expect("resolve returns at least one address, and binding to each failed"))
     }
 
-    /// Where peers reach this process, with the port that the system picked.
+    /// The bound address, with the port that the system picked.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
@@ -167,13 +164,13 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
     if found.is_empty() {
         return Err(refuse(io::Error::new(
             io::ErrorKind::NotFound,
-            "the name has no address",
+            "the host has no address",
         )));
     }
     Ok(found)
 }
 
-/// Loopback also in the mapped form `::ffff:127.0.0.1`.
+/// Whether `ip` is loopback, also in the IPv4-mapped form `::ffff:127.0.0.1`.
 pub(crate) fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
@@ -184,23 +181,21 @@ pub fn server(limits: &ServerLimits) -> Server {
     Server::builder()
         .concurrency_limit_per_connection(limits.pending_calls)
         .load_shed(true)
-        .timeout(limits.first_answer)
+        .timeout(limits.response_start)
         .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(limits.header_list)
         .http2_max_pending_accept_reset_streams(Some(limits.reset_streams))
         .http2_max_local_error_reset_streams(Some(limits.reset_streams))
-        .http2_keepalive_interval(Some(limits.pulse.interval))
-        .http2_keepalive_timeout(Some(limits.pulse.timeout))
+        .http2_keepalive_interval(Some(limits.keep_alive.interval))
+        .http2_keepalive_timeout(Some(limits.keep_alive.timeout))
 }
 
-/// Serves `router` on `listener` until `drain` begins, then until the calls
-/// that are running have ended.
+/// Serves `router` on `listener` until `drain` begins, and then until the running calls have ended.
 ///
 /// # Errors
-/// When the transport fails as a whole; a single connection's failure is its
-/// own.
+/// When the server itself fails; the failure of a single connection is no error here.
 pub async fn serve(
     listener: Listener,
     router: Router,

@@ -1,7 +1,6 @@
 //! Logs on standard error, as text for people or JSON for collectors.
 //!
-//! Standard output is left to what a process is for: completions, tables, or
-//! the one line of [`crate::announce`].
+//! Standard output is reserved for the results of a process: completions, tables, or the line of [`crate::announce`].
 
 use std::io;
 
@@ -10,10 +9,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// How and how much to log.
+/// Log format and filter.
 #[derive(Args, Clone, Debug)]
 pub struct TelemetryArgs {
-    /// Form of the log lines on stderr.
+    /// Format of the log lines on stderr.
     #[arg(long, env = "OFFSHOOT_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
     /// What to log: a level, or directives such as `info,offshoot_worker=debug`.
@@ -35,7 +34,7 @@ impl Default for TelemetryArgs {
     }
 }
 
-/// Form of a log line.
+/// Format of a log line.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// One readable line per event.
@@ -48,18 +47,18 @@ pub enum LogFormat {
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter does not parse.
+    /// The filter is malformed.
     #[error(
-        "cannot read the log filter {filter:?}: {source}; give a level (error, warn, info, debug, \
+        "invalid log filter {filter:?}: {source}; give a level (error, warn, info, debug, \
          trace) or directives such as info,offshoot_worker=debug"
     )]
     Filter {
-        /// What was given.
+        /// The value of the flag.
         filter: String,
-        /// What is wrong with it.
+        /// The parser's error.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// Logging was set up before in this process.
+    /// Logging is already set up in this process.
     #[error("logging is already set up in this process")]
     Installed(#[source] tracing_subscriber::util::TryInitError),
 }
@@ -67,14 +66,14 @@ pub enum TelemetryError {
 /// Installs the process's log subscriber, writing to standard error.
 ///
 /// # Errors
-/// When the filter does not parse or a subscriber is already installed.
+/// When the filter is malformed or a subscriber is already installed.
 pub fn init(args: &TelemetryArgs) -> Result<(), TelemetryError> {
     build(args, io::stderr)?
         .try_init()
         .map_err(TelemetryError::Installed)
 }
 
-/// The subscriber, over any writer so that tests can read what it writes.
+/// Builds the subscriber with any writer, so that tests can read what it writes.
 fn build<W>(
     args: &TelemetryArgs,
     writer: W,
@@ -153,7 +152,7 @@ mod tests {
         assert_eq!(value["level"], "INFO");
         assert_eq!(
             value["span"]["trace_id"], "0af7",
-            "a line says which trace it is of"
+            "the line does not name its trace"
         );
     }
 

@@ -1,4 +1,4 @@
-//! Signals, the parent's death and the announcement, between real processes.
+//! Signals, the exit of the parent and the announcement, with real processes.
 //!
 //! The child is this test binary again, running [`child`] alone.
 #![cfg(unix)]
@@ -8,19 +8,19 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use offshoot_runtime::drain::IMPATIENT_EXIT;
+use offshoot_runtime::drain::FORCED_EXIT;
 use offshoot_runtime::{
     AnnounceArgs, Announcement, Drain, Listener, NetArgs, ParentArgs, announce, parent,
 };
 
-/// Names what the child does once it is told to stop: `leave` or `linger`.
-const MANNER: &str = "OFFSHOOT_RUNTIME_TEST_CHILD";
+/// What the child does when it is told to stop: `leave` or `linger`.
+const BEHAVIOUR: &str = "OFFSHOOT_RUNTIME_TEST_CHILD";
 
 /// Not a test of its own: the body of the child process.
 #[test]
 #[ignore = "the child process of the tests in this file"]
 fn child() {
-    let Ok(manner) = std::env::var(MANNER) else {
+    let Ok(behaviour) = std::env::var(BEHAVIOUR) else {
         return;
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -35,9 +35,9 @@ fn child() {
         let ready = AnnounceArgs { announce: true };
         announce::announce(&ready, "draft", listener.local_addr(), None).unwrap();
         drain.stopping().await;
-        // The same line again says that the first signal has arrived.
+        // Another line tells the test that the first signal has arrived.
         announce::announce(&ready, "stopping", listener.local_addr(), None).unwrap();
-        if manner == "linger" {
+        if behaviour == "linger" {
             drain.spawn(std::future::pending::<()>());
         }
         drain.shutdown(Duration::from_secs(600)).await;
@@ -52,16 +52,16 @@ struct Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        // Already gone unless a check failed first.
+        // It has already exited, unless an assertion failed first.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-fn spawn(manner: &str) -> Spawned {
+fn spawn(behaviour: &str) -> Spawned {
     let mut process = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--ignored", "--nocapture"])
-        .env(MANNER, manner)
+        .env(BEHAVIOUR, behaviour)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -72,7 +72,7 @@ fn spawn(manner: &str) -> Spawned {
 }
 
 impl Spawned {
-    /// The next announcement; the test runner's own words stand around it.
+    /// The next announcement; the output of the test runner is skipped.
     fn announcement(&mut self) -> Announcement {
         loop {
             let line = self.lines.next().expect("the child ended early").unwrap();
@@ -94,7 +94,7 @@ impl Spawned {
 }
 
 #[test]
-fn a_child_announces_itself_and_drains_at_sigterm() {
+fn a_child_announces_itself_and_drains_on_sigterm() {
     let mut child = spawn("leave");
     let found = child.announcement();
     assert_eq!(found.role, "draft");
@@ -111,11 +111,11 @@ fn a_second_signal_ends_a_lingering_child_at_once() {
     child.signal("INT");
     assert_eq!(child.announcement().role, "stopping");
     child.signal("TERM");
-    assert_eq!(child.status().code(), Some(IMPATIENT_EXIT));
+    assert_eq!(child.status().code(), Some(FORCED_EXIT));
 }
 
 #[test]
-fn a_child_ends_when_its_parent_lets_go() {
+fn a_child_exits_when_its_standard_input_is_closed() {
     let mut child = spawn("leave");
     child.announcement();
     drop(child.process.stdin.take());

@@ -1,4 +1,4 @@
-//! A served socket: health, limits, refusals and the end of it, over loopback.
+//! A server over loopback: health, limits, refusals and shutdown.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 
 use std::io;
@@ -89,7 +89,7 @@ async fn health_follows_latches_and_drain() {
 }
 
 #[tokio::test]
-async fn a_process_that_never_got_ready_drains_too() {
+async fn a_process_that_was_never_ready_drains_too() {
     let readiness = Readiness::new();
     let _latch = readiness.latch();
     let running = start(NetArgs::default(), readiness).await;
@@ -97,7 +97,7 @@ async fn a_process_that_never_got_ready_drains_too() {
 }
 
 #[tokio::test]
-async fn only_loopback_without_a_word_from_the_operator() {
+async fn plaintext_binds_to_loopback_unless_allowed() {
     let open = NetArgs {
         host: "0.0.0.0".to_owned(),
         ..NetArgs::default()
@@ -113,7 +113,7 @@ async fn only_loopback_without_a_word_from_the_operator() {
 }
 
 #[tokio::test]
-async fn a_taken_port_and_a_bad_host_are_typed() {
+async fn a_taken_port_and_a_bad_host_have_typed_errors() {
     let first = Listener::bind(&NetArgs::default()).await.unwrap();
     let again = NetArgs {
         port: first.local_addr().port(),
@@ -134,7 +134,7 @@ async fn a_taken_port_and_a_bad_host_are_typed() {
 }
 
 #[tokio::test]
-async fn a_connection_over_the_cap_is_closed_and_its_place_comes_back() {
+async fn a_connection_above_the_cap_is_closed_and_a_closed_one_makes_room() {
     let args = NetArgs {
         max_connections: 1,
         ..NetArgs::default()
@@ -144,12 +144,15 @@ async fn a_connection_over_the_cap_is_closed_and_its_place_comes_back() {
     first.check(service("liveness")).await.unwrap();
 
     let mut second = TcpStream::connect(running.addr).await.unwrap();
-    assert!(ended(&mut second).await, "the second peer was admitted");
+    assert!(
+        ended(&mut second).await,
+        "the second connection was accepted"
+    );
     first.check(service("liveness")).await.unwrap();
 
     drop(first);
-    // The server notices the loss in its own time; each attempt is a real
-    // exchange, so this neither sleeps nor spins.
+    // The server learns of the closed connection in its own time; every attempt is a real exchange, so this neither
+    // sleeps nor spins.
     tokio::time::timeout(LIMIT, async {
         loop {
             let Ok(channel) = connect(&running.addr.to_string()).await else {
@@ -165,11 +168,10 @@ async fn a_connection_over_the_cap_is_closed_and_its_place_comes_back() {
         }
     })
     .await
-    .expect("the place never came back");
+    .expect("the closed connection never made room");
 }
 
-/// Reads until the server closes the connection; what it says before (HTTP/2
-/// settings) does not matter.
+/// Reads until the server closes the connection, and ignores what it sends before (HTTP/2 settings).
 async fn ended(stream: &mut TcpStream) -> bool {
     let mut ignored = Vec::new();
     match tokio::time::timeout(LIMIT, stream.read_to_end(&mut ignored)).await {

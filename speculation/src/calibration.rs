@@ -2,7 +2,9 @@
 //! agrees, learned from commits.
 //!
 //! Under shared noise the probability a draft gives a token says little; how clearly the token won the draft's own
-//! noisy draw says much. The weight of a guess is the softmax of the noisy scores of the guesses at that place.
+//! noisy draw says much. The weight of a guess is the softmax of the noisy scores of the guesses at that position.
+
+use decode::math;
 
 /// What is known of a guess when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +17,7 @@ const RANKS: usize = 5;
 const BUCKETS: usize = 12;
 
 impl Feature {
-    /// A guess of this rank (0 is the best at its place) and weight (`0..=1`).
+    /// A guess of this rank (0 is the best at its position) and weight (`0..=1`).
     pub fn new(rank: usize, weight: f32) -> Self {
         let rank = match rank {
             0..=2 => rank as u8,
@@ -24,14 +26,14 @@ impl Feature {
         };
         // Buckets are even in log-odds, where both a sure and a hopeless guess have room.
         let weight = weight.clamp(1e-4, 1.0 - 1e-4);
-        let odds = (weight / (1.0 - weight)).ln();
+        let odds = math::ln(f64::from(weight / (1.0 - weight))) as f32;
         let bucket = ((odds + 6.0).clamp(0.0, 11.99)) as u8;
         Feature { rank, bucket }
     }
 
-    /// The best guess at its place, which led the second by `margin` (logits over temperature).
+    /// The best guess at its position, which led the second by `margin` (logits over temperature).
     pub fn from_margin(margin: f32) -> Self {
-        Feature::new(0, 1.0 / (1.0 + (-margin).exp()))
+        Feature::new(0, 1.0 / (1.0 + math::exp(-margin)))
     }
 }
 
@@ -41,7 +43,7 @@ struct Cell {
     total: f32,
 }
 
-/// Learned frequencies by feature. One per contributor, shared by its sessions.
+/// Learned frequencies by feature. One for each source of guesses, shared by all sessions.
 #[derive(Clone, Debug)]
 pub struct Calibration {
     cells: [[Cell; BUCKETS]; RANKS],
@@ -62,7 +64,7 @@ impl Default for Calibration {
         for row in &mut cells {
             for (bucket, cell) in row.iter_mut().enumerate() {
                 let odds = bucket as f32 - 5.5;
-                cell.came_true = PRIOR * 0.9 / (1.0 + (-odds).exp());
+                cell.came_true = PRIOR * 0.9 / (1.0 + math::exp(-odds));
             }
         }
         Calibration { cells }
@@ -76,7 +78,7 @@ impl Calibration {
         (cell.came_true / cell.total).clamp(0.001, 0.999)
     }
 
-    /// Learns what became of a guess whose parent came true.
+    /// Learns whether a guess came true whose parent did.
     pub fn observe(&mut self, feature: Feature, came_true: Outcome) {
         let cell = &mut self.cells[usize::from(feature.rank)][usize::from(feature.bucket)];
         if cell.total >= MEMORY {
@@ -90,7 +92,7 @@ impl Calibration {
     }
 }
 
-/// What became of a guess.
+/// Whether a guess came true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The target picked it.

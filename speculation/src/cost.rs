@@ -18,7 +18,7 @@ pub struct CostModel {
 const DECAY: f64 = 0.98;
 
 impl CostModel {
-    /// A model that knows nothing but that no step takes less than `floor` (the pace of a paced worker).
+    /// A model without observations. No step takes less than `floor` (the pace of a paced worker).
     pub fn new(floor: Time) -> Self {
         CostModel {
             floor_us: floor.as_secs_f64() * 1e6,
@@ -59,8 +59,8 @@ impl CostModel {
             .max(1.0)
     }
 
-    /// How many of `values` (best first) to take along when `base_rows` rows worth `base_value` are computed anyway:
-    /// the prefix with the most value per time.
+    /// How many of `values` (best first) to add when `base_rows` rows worth `base_value` are computed anyway: the
+    /// prefix with the most value per time.
     pub fn best_prefix(&self, base_rows: usize, base_value: f64, values: &[f64]) -> usize {
         let mut best = (0, base_value / self.estimate_us(base_rows));
         let mut total = base_value;

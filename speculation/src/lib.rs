@@ -4,38 +4,40 @@
 //! A request is a committed token sequence plus a [`tree::Tree`] of guesses that hangs off its last token. Every
 //! process that serves the request holds its own replica of that tree and drives it with one state machine:
 //!
-//! - [`draft::DraftSession`] grows guesses, [`verify::VerifySession`] walks and commits (target) or advises
-//!   (qualifier), [`relay::Relay`] merges contributions and brings every replica up to date (coordinator).
+//! - [`session::Session`] on a worker proposes, advises or commits, according to its duty;
+//! - [`relay::Relay`] at the coordinator merges contributions and keeps every replica up to date.
 //!
-//! All three are used the same way: feed inputs with `handle_*`, ask for work with `poll_*` until there is none.
+//! How a request is decoded is a [`strategy`], one file each. Both machines are used the same way: feed inputs with
+//! `handle_*`, ask for work with `poll_*` until there is none.
 //!
-//! This crate takes no clock, no dice, no socket and no thread: `now` is an argument ([`Time`]), tokens are picked
-//! by whoever owns a model, and iteration order never depends on a hash. It knows nothing of gRPC, tokio, candle
-//! or of how a model is evaluated.
+//! This crate is `no_std`. It uses no clock, no random numbers, no socket and no thread: `now` is an argument
+//! ([`Time`]), tokens are picked by the owner of a model, and iteration order never depends on a hash. It knows nothing
+//! of gRPC, tokio or candle, of how a model is evaluated, or of which workers there are.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod calibration;
 pub mod cost;
-pub mod draft;
-pub mod ferry;
-pub mod holdings;
-pub mod launch;
-pub mod lease;
-mod ledger;
+pub mod duty;
+pub mod learned;
 pub mod limits;
-pub mod link;
+mod logprobs;
 pub mod message;
-pub mod policy;
+pub mod numbering;
 pub mod relay;
-pub mod replay;
 pub mod replica;
-pub mod score;
-mod scored;
+pub mod session;
 pub mod stats;
+pub mod strategy;
 pub mod tree;
-pub mod verify;
+pub mod wait;
 pub mod walk;
 
 /// A point on a monotonic clock: the time since an epoch of the caller's choice.
 ///
 /// Only differences mean anything, and only within one process.
-pub type Time = std::time::Duration;
+pub type Time = core::time::Duration;

@@ -1,12 +1,15 @@
 //! The caps every receiver enforces before it allocates.
 
+pub use decode::sampling::MAX_BIASED;
+pub use decode::scores::{MAX_PROMPT_SCORES, MAX_TOP_SCORES};
+
 /// Nodes one message may add to one session.
 pub const MAX_NODES_PER_UPDATE: usize = 512;
 
 /// Nodes one replica of a session may hold.
 pub const MAX_TREE: usize = 1024;
 
-/// Committed tokens or picks one message may carry for one session. Prompts travel by the open call.
+/// Committed tokens or picks one message may carry for one session. Prompts travel in the open call.
 pub const MAX_COMMIT: usize = 1024;
 
 /// Tokens a client may leave unread before its session parks.
@@ -15,14 +18,8 @@ pub const CLIENT_CREDIT: u32 = 256;
 /// Drafts that may share one session.
 pub const MAX_DRAFTS: usize = 64;
 
-/// Of the strongest tokens of a place, how many a session may ask to be scored.
-pub const MAX_TOP_SCORES: u8 = 20;
+/// Knobs that one message may set.
+pub const MAX_KNOBS: usize = 32;
 
-/// Prompt tokens whose scores one message may carry for one session.
-pub const MAX_PROMPT_SCORES: usize = 256;
-
-/// Tokens whose logits a request may bias.
-pub const MAX_BIASED: usize = 1024;
-
-/// Logits of prompt rows that one session may have in memory at the same time, to be scored: 16 MiB.
+/// Prompt rows of one session that may be scored in one step, times the vocabulary: a bound on the work of a step.
 pub const MAX_SCORED_LOGITS: usize = 1 << 22;

@@ -1,25 +1,31 @@
-//! What replicas tell each other, as plain data. The wire format (protobuf) lives in the `proto` crate.
+//! The messages between replicas, as plain data. The wire format (protobuf) lives in the `proto` crate.
 //!
-//! Messages name a *committed* base (length and term) plus tokens; a node is named by a number that one sender uses
-//! once on one link, or by the path of tokens from the base. Nobody asks who sent a message.
+//! Messages name a *committed* base (length and term) plus tokens; a node is named by a number that a sender uses once
+//! per stream, or by the path of tokens from the base. What a message means does not depend on who sent it.
 
-use crate::policy::{AdvicePolicy, GrowthPolicy, VerifyPolicy};
-pub use crate::score::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::duty::{Duties, Role, Source};
+use crate::stats::WalkStats;
+use crate::strategy::Settings;
+pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
 
 /// Names a request inside a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-/// Incremented by the coordinator whenever it gives a session to other workers; a message of an older term changes
-/// nothing.
+/// Counted by the coordinator: each time it gives a session to a worker, that worker gets the next one. A message of an
+/// older term changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Term(pub u32);
 
-/// The number of a node on one direction of one link; counted from 1, never reused. 0 names the sender's root.
-pub type LinkId = u32;
+/// The number of a node on one direction of one stream; counted from 1, never reused. 0 names the sender's root.
+pub type NodeNumber = u32;
 
 /// The parent number that means "continues the committed text".
-pub const ROOT: LinkId = 0;
+pub const ROOT: NodeNumber = 0;
 
 /// A probability in steps of 1/65535, as it crosses the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -28,8 +34,8 @@ pub struct Prob16(pub u16);
 impl Prob16 {
     /// Rounds a probability; NaN counts as 0.
     pub fn from_f32(p: f32) -> Self {
-        // `as` saturates and maps NaN to 0, which is what is wanted here.
-        Prob16((p.clamp(0.0, 1.0) * 65535.0).round() as u16)
+        // `as` saturates, cuts off, and maps NaN to 0, which is what is wanted here.
+        Prob16((p.clamp(0.0, 1.0) * 65535.0 + 0.5) as u16)
     }
 
     /// The probability.
@@ -42,15 +48,52 @@ impl Prob16 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeBatch {
     /// Number of the first node.
-    pub first_id: LinkId,
+    pub first_id: NodeNumber,
     /// Number of each node's parent, [`ROOT`] for the sender's base.
-    pub parents: Vec<LinkId>,
+    pub parents: Vec<NodeNumber>,
     /// Token ids.
     pub tokens: Vec<u32>,
     /// Edge probabilities.
     pub edges: Vec<Prob16>,
     /// Which draft should expand each node.
     pub owners: Vec<u8>,
+    /// Where each node came from, or empty if the sender did not make them.
+    pub origins: Vec<Origin>,
+}
+
+/// Where a node came from, and how its source rated it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The contributor.
+    pub source: Source,
+    /// The probability that the source's model gives the token.
+    pub q: Prob16,
+    /// How far it leads the other guesses at its position.
+    pub margin: Margin,
+}
+
+/// A noisy margin in sixteenths of a logit over temperature, saturating at -8 and almost 8, as it crosses the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Margin(pub i8);
+
+impl Margin {
+    /// Rounds towards zero; NaN counts as 0.
+    pub fn from_f32(margin: f32) -> Self {
+        // `as` saturates and maps NaN to 0.
+        Margin((margin * 16.0) as i8)
+    }
+
+    /// In logits over temperature.
+    pub fn to_f32(self) -> f32 {
+        f32::from(self.0) / 16.0
+    }
+}
+
+/// What the target expects of its next steps; a hint for proposers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outlook {
+    /// Guesses accepted in a step, as a mean that follows recent steps; `None` before the first.
+    pub accepted: Option<f32>,
 }
 
 impl NodeBatch {
@@ -80,18 +123,18 @@ impl Default for Shard {
     }
 }
 
-/// Coordinator to worker: the state of one session, as the difference to what this link was told before.
+/// Coordinator to worker: the state of one session, as the difference from what was sent before on this stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaUpdate {
     /// Number of committed tokens before `commit`.
     pub base_len: u32,
-    /// The committed tokens behind `base_len`.
+    /// The committed tokens after `base_len`.
     pub commit: Vec<u32>,
     /// New guesses; their root is the end of `commit`.
     pub nodes: NodeBatch,
-    /// New edge probabilities of nodes already told.
-    pub rescored: Vec<(LinkId, Prob16)>,
-    /// The committed length for which all drafts have finished their round, for the turn-taking strategies.
+    /// New edge probabilities of nodes that were sent before.
+    pub rescored: Vec<(NodeNumber, Prob16)>,
+    /// The committed length for which all drafts have finished their round, for strategies that take turns.
     pub round_done: Option<u32>,
     /// The text may grow to this length for now (flow control by the client); 0 leaves it as it was.
     pub allowed_len: u32,
@@ -99,44 +142,53 @@ pub struct ReplicaUpdate {
     pub prompt_scored: u32,
     /// The receiver's part of the frontier; meant for drafts.
     pub shard: Option<Shard>,
+    /// What the target expects; meant for drafts, with every commit.
+    pub outlook: Outlook,
 }
 
-/// Draft to coordinator: what one session has grown.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DraftReport {
-    /// Committed length at the root of `nodes`.
-    pub base_len: u32,
-    /// New guesses.
-    pub nodes: NodeBatch,
-    /// The committed length for which this draft has finished its round.
-    pub round_done: Option<u32>,
-    /// Totals since the session was opened.
-    pub activity: Activity,
-}
-
-/// Verifier to coordinator: the tokens it picked behind `base_len`, cumulative since the last acknowledged base.
+/// Worker to coordinator: what one session has picked and grown, cumulative since the last acknowledged base.
 ///
-/// From a target they are the text. From a qualifier they are advice, and the next report may take them back.
+/// Picks of a session that commits are the text. Picks of one that advises are advice, and the next report may take
+/// them back.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct VerifyReport {
-    /// Position of the first pick.
+pub struct Report {
+    /// Position of the first pick; the committed length where there are none.
     pub base_len: u32,
     /// The picked tokens.
     pub picks: Vec<u32>,
-    /// How clearly each token won, in units of logits over temperature, saturating at 255 sixteenths.
-    pub margins: Vec<u8>,
+    /// How clearly each pick won.
+    pub margins: Vec<Margin>,
     /// The scores of the picks, one for each, if the session asked for them.
     pub scores: Option<Box<Scores>>,
-    /// The prompt's scores behind what the coordinator has acknowledged ([`ReplicaUpdate::prompt_scored`]), as far as
-    /// they are known and fit a message. They go on after `finish`: a coordinator that asked for them closes the
+    /// The prompt's scores after what the coordinator has acknowledged ([`ReplicaUpdate::prompt_scored`]), as far as
+    /// they are known and fit a message. They continue after `finish`: a coordinator that asked for them closes the
     /// session when it has them all.
     pub prompt_scores: Option<Box<PromptScores>>,
     /// Set once the text is complete.
     pub finish: Option<Finish>,
+    /// New guesses; their root is the end of the picks.
+    pub nodes: NodeBatch,
+    /// The committed length for which this worker has finished its round of guesses.
+    pub round_done: Option<u32>,
+    /// What a worker that commits expects of its next steps.
+    pub outlook: Outlook,
     /// Totals since the session was opened.
     pub activity: Activity,
     /// Totals of the verification walk since the session was opened.
-    pub walks: crate::stats::WalkStats,
+    pub walks: WalkStats,
+}
+
+/// A worker's message about one session.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of them are reports, which would each need an allocation of its own"
+)]
+pub enum FromWorker {
+    /// What is new.
+    Report(Report),
+    /// The worker gives the session up.
+    Fault(String),
 }
 
 /// Why a text ended.
@@ -167,7 +219,7 @@ pub struct Activity {
     pub parked_us: u64,
     /// Time since the session was opened.
     pub life_us: u64,
-    /// Steps given up because a commit had made them worthless.
+    /// Steps given up because a commit had made them useless.
     pub abandoned_steps: u64,
 }
 
@@ -190,11 +242,11 @@ impl Activity {
 /// When a text ends; belongs to the target's walk, which truncates inside an accepted path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stopping {
-    /// Length of the prompt within the text, so that the limits survive a replay.
+    /// Length of the prompt within the text, so that the limits survive a failover.
     pub prompt_len: u32,
     /// The text may have this many tokens at most, prompt included.
     pub max_len: u32,
-    /// Whether `max_len` is the model's context rather than the caller's wish.
+    /// Whether `max_len` is the model's context rather than the caller's limit.
     pub max_len_is_context: bool,
     /// Tokens that end the text; the token itself is the last one committed.
     pub stop_ids: Vec<u32>,
@@ -215,55 +267,12 @@ pub struct SessionSpec {
     pub allowed_len: u32,
     /// The scores that are wanted.
     pub scoring: Scoring,
-    /// What the worker is to do.
-    pub task: Task,
-}
-
-/// A worker's part in a session.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Task {
-    /// Grow guesses.
-    Grow {
-        /// How.
-        policy: GrowthPolicy,
-        /// Which part of the frontier.
-        shard: Shard,
-    },
-    /// Walk the tree; what is picked is the text.
-    Commit(VerifyPolicy),
-    /// Walk the tree ahead of the target; what is picked is advice.
-    Advise(VerifyPolicy, AdvicePolicy),
-}
-
-impl Task {
-    /// The same task for a worker that can hold only `rows` tree rows of a session.
-    #[must_use]
-    pub fn within(self, rows: u16) -> Task {
-        match self {
-            Task::Grow { policy, shard } => Task::Grow {
-                policy: GrowthPolicy {
-                    nodes: policy.nodes.min(rows),
-                    width: policy.width.min(rows),
-                    ..policy
-                },
-                shard,
-            },
-            Task::Commit(policy) => Task::Commit(VerifyPolicy {
-                rows: policy.rows.min(rows),
-                ..policy
-            }),
-            Task::Advise(policy, advice) => Task::Advise(
-                VerifyPolicy {
-                    rows: policy.rows.min(rows / 2),
-                    ..policy
-                },
-                AdvicePolicy {
-                    ahead: advice.ahead.min(rows / 2),
-                    ..advice
-                },
-            ),
-        }
-    }
+    /// How it is decoded.
+    pub strategy: Settings,
+    /// What the worker does for it.
+    pub duties: Duties,
+    /// Which part of the frontier a draft grows.
+    pub shard: Shard,
 }
 
 /// One message about one session.
@@ -273,38 +282,42 @@ pub struct Addressed<T> {
     pub session: SessionId,
     /// The term under which it was sent.
     pub term: Term,
-    /// What is said.
+    /// The message itself.
     pub message: T,
 }
 
 /// One stream between a coordinator and a worker, as the coordinator names it. An open call names the stream it belongs
 /// to: one that outlives its stream must not open a session on the next, where nobody would close it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkName {
-    /// The coordinator: random, another one in each life of the process; never 0.
+pub struct StreamName {
+    /// Names the coordinator: a random number, another one in each run of the process; never 0.
     pub coordinator: u64,
     /// Counts the coordinator's streams; never 0.
     pub incarnation: u64,
 }
 
-impl std::fmt::Display for LinkName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Display for StreamName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "{:x}.{}", self.coordinator, self.incarnation)
     }
 }
 
-/// What a coordinator says to a worker at one time.
+/// One frame from a coordinator to a worker.
 #[derive(Clone, Debug, Default)]
-pub struct Relayed {
-    /// New states.
+pub struct CoordinatorFrame {
+    /// Updates of sessions.
     pub updates: Vec<Addressed<ReplicaUpdate>>,
-    /// Sessions to forget, unless they were opened anew under a later term.
+    /// Sessions to close, unless they were opened again under a later term.
     pub closed: Vec<(SessionId, Term)>,
 }
 
-/// What a worker says of itself in the handshake.
+/// What a worker says about itself in the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerInfo {
+    /// What it is used for.
+    pub role: Role,
+    /// What it can do for a session.
+    pub duties: Duties,
     /// Name of the model directory.
     pub model: String,
     /// Names everything the text depends on.
@@ -321,6 +334,6 @@ pub struct WorkerInfo {
     pub eos_ids: Vec<u32>,
     /// Positions that the key/value cache holds, all sessions together.
     pub kv_positions: u32,
-    /// A session takes whole pages of so many positions.
+    /// A session takes whole pages of this many positions.
     pub kv_page: u32,
 }

@@ -1,48 +1,42 @@
-//! The coordinator's side of a session: merges every contribution into one tree, brings every replica up to date,
-//! and owns the committed text. It never waits for one worker on behalf of another.
+//! The coordinator's side of a session: merges every contribution into one tree, keeps every replica up to date, and
+//! owns the committed text. It never waits for one worker on behalf of another.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
-use crate::calibration::{Calibration, Feature, Outcome};
+use crate::calibration::{Feature, Outcome};
+use crate::duty::{Duties, Duty, Role, Source};
+use crate::learned::Calibrations;
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
-use crate::link::{Inbound, LinkError, Outbound, len_u32};
+use crate::logprobs::ClientScores;
 use crate::message::{
-    Activity, Addressed, DraftReport, Finish, PromptScores, ReplicaUpdate, Scores, Scoring,
-    SessionId, SessionSpec, Shard, Stopping, Task, Term, VerifyReport,
+    Activity, Addressed, Finish, Outlook, PromptScores, ReplicaUpdate, Report, Scores, Scoring,
+    SessionId, SessionSpec, Shard, Stopping, Term,
 };
-use crate::policy::Strategy;
-use crate::scored::Scored;
+use crate::numbering::{Inbound, Outbound, PeerError, len_u32};
 use crate::stats::{WalkStats, ratio};
+use crate::strategy::Chosen;
 use crate::tree::{Graft, Grafted, NodeId, Tree};
 
-/// Names a worker within one session.
+/// Names a worker within one coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkKey(pub u32);
-
-/// What a worker does for a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Grows guesses.
-    Draft,
-    /// Gives advice.
-    Qualifier,
-    /// Decides the text.
-    Target,
-}
+pub struct WorkerKey(pub u32);
 
 /// What the coordinator keeps about a node.
 #[derive(Clone, Copy, Debug, Default)]
 struct Merged {
-    /// The best edge a draft gave it.
-    drafted: Option<f32>,
+    /// The best edge a proposer gave it.
+    proposed: Option<f32>,
     /// Set while a qualifier's newest advice runs through it.
     advised: Option<Feature>,
 }
 
+/// A worker that has the session, or is asked to take it.
 #[derive(Debug)]
-struct Link {
+struct Member {
     role: Role,
-    /// The session was given to this worker under this term; what it says under another is not for us.
+    duties: Duties,
+    /// The session was given to this worker under this term; what it sends under another one is ignored.
     term: Term,
     opened: bool,
     inbound: Inbound,
@@ -58,15 +52,15 @@ struct Link {
     walks: WalkStats,
 }
 
-/// What a relayed worker did wrong.
+/// Why a report is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RelayError {
     /// A malformed message.
     #[error(transparent)]
-    Link(#[from] LinkError),
-    /// A report of a worker of another role.
-    #[error("report from a worker that does not serve the session in that role")]
-    WrongRole,
+    Peer(#[from] PeerError),
+    /// A report beyond the worker's duties.
+    #[error("a report with {0} from a worker that has no such duty in the session")]
+    Duty(&'static str),
     /// Scores that do not fit the tokens or were not asked for.
     #[error("scores that were not asked for in this form: {0}")]
     Scores(&'static str),
@@ -106,14 +100,14 @@ impl SessionStats {
 pub struct RelayConfig {
     /// The session.
     pub session: SessionId,
-    /// Prompt token ids, and behind them what the client of a resumed request has already.
+    /// Prompt token ids, followed by what the client of a resumed request has already.
     pub text: Vec<u32>,
     /// When the text ends.
     pub stopping: Stopping,
     /// The scores that are wanted.
     pub scoring: Scoring,
     /// How it is decoded.
-    pub strategy: Strategy,
+    pub strategy: Chosen,
     /// Number of tokens in the vocabulary.
     pub vocab: u32,
 }
@@ -122,18 +116,19 @@ pub struct RelayConfig {
 #[derive(Debug)]
 pub struct Relay {
     config: RelayConfig,
-    /// The last one that was given out.
+    /// The last term that was assigned.
     term: Term,
     text: Vec<u32>,
     tree: Tree<Merged>,
-    links: BTreeMap<LinkKey, Link>,
+    members: BTreeMap<WorkerKey, Member>,
     finish: Option<Finish>,
-    scored: Scored,
+    scores: ClientScores,
+    outlook: Outlook,
     /// Text that was handed to the client.
     delivered: u32,
     /// Text that the client has taken.
     consumed: u32,
-    advice_calibration: Calibration,
+    calibration: Calibrations,
     drafted_nodes: u64,
     drafted_committed: u64,
     advised: (u64, u64),
@@ -148,12 +143,13 @@ impl Relay {
             term: Term(0),
             text: config.text.clone(),
             tree: Tree::new(len),
-            links: BTreeMap::new(),
+            members: BTreeMap::new(),
             finish: None,
-            scored: Scored::new(config.scoring),
+            scores: ClientScores::new(config.scoring),
+            outlook: Outlook::default(),
             delivered: len,
             consumed: len,
-            advice_calibration: Calibration::default(),
+            calibration: Calibrations::default(),
             drafted_nodes: 0,
             drafted_committed: 0,
             advised: (0, 0),
@@ -162,20 +158,26 @@ impl Relay {
         }
     }
 
-    /// Replaces what is known about how well qualifiers advise, so that sessions learn from each other.
-    pub fn with_calibration(mut self, calibration: Calibration) -> Self {
-        self.advice_calibration = calibration;
+    /// Replaces what is known about how far each source can be trusted, so that sessions learn from each other.
+    #[must_use]
+    pub fn with_calibration(mut self, calibration: Calibrations) -> Self {
+        self.calibration = calibration;
         self
     }
 
-    /// What was learned about how well qualifiers advise.
-    pub fn calibration(&self) -> &Calibration {
-        &self.advice_calibration
+    /// What was learned about how far each source can be trusted.
+    pub fn calibration(&self) -> &Calibrations {
+        &self.calibration
     }
 
     /// The term under which a worker holds the session; `None` when it does not.
-    pub fn term_of(&self, key: LinkKey) -> Option<Term> {
-        self.links.get(&key).map(|link| link.term)
+    pub fn term_of(&self, key: WorkerKey) -> Option<Term> {
+        self.members.get(&key).map(|member| member.term)
+    }
+
+    /// The term that was given out last.
+    pub fn last_term(&self) -> Term {
+        self.term
     }
 
     /// The committed text, prompt included.
@@ -184,31 +186,20 @@ impl Relay {
     }
 
     /// Gives the session to a worker, under a new term, and says how to open it there; `None` when the strategy has no
-    /// use for it. A worker that held it before starts anew: what it said under its older term changes nothing.
-    pub fn add_link(&mut self, key: LinkKey, role: Role) -> Option<SessionSpec> {
-        let task = match role {
-            Role::Target => Task::Commit(self.config.strategy.verify()),
-            Role::Qualifier => {
-                let (verify, advice) = self.config.strategy.advice()?;
-                Task::Advise(verify, advice)
-            }
-            Role::Draft => {
-                if self.drafts() >= MAX_DRAFTS {
-                    return None;
-                }
-                Task::Grow {
-                    policy: self.config.strategy.growth()?,
-                    shard: Shard::default(),
-                }
-            }
-        };
+    /// use for it. A worker that held it before starts over: what it sent under its older term changes nothing.
+    pub fn add_worker(&mut self, key: WorkerKey, role: Role) -> Option<SessionSpec> {
+        let duties = self.config.strategy.duties(role);
+        if duties.is_empty() || (duties.has(Duty::Propose) && self.proposers() >= MAX_DRAFTS) {
+            return None;
+        }
         let allowed_len = self.allowed_len();
         self.handle_lost(key);
         self.term.0 += 1;
-        self.links.insert(
+        self.members.insert(
             key,
-            Link {
+            Member {
                 role,
+                duties,
                 term: self.term,
                 opened: false,
                 inbound: Inbound::default(),
@@ -216,7 +207,7 @@ impl Relay {
                 told_len: len_u32(&self.text),
                 told_round: None,
                 told_allowed: allowed_len,
-                told_scored: self.scored.prompt_next(),
+                told_scored: self.scores.prompt_next(),
                 told_shard: None,
                 round_done: None,
                 advice: Vec::new(),
@@ -230,67 +221,113 @@ impl Relay {
             text: self.text.clone(),
             stopping: self.config.stopping.clone(),
             allowed_len,
-            scoring: match role {
-                Role::Target => self.scored.wanted(),
-                Role::Draft | Role::Qualifier => Scoring::default(),
+            scoring: if duties.has(Duty::Commit) {
+                self.scores.wanted()
+            } else {
+                Scoring::default()
             },
-            task,
+            strategy: self.config.strategy.settings.clone(),
+            duties,
+            shard: Shard::default(),
         })
     }
 
-    fn drafts(&self) -> usize {
-        (self.links.values())
-            .filter(|link| link.role == Role::Draft)
+    fn proposers(&self) -> usize {
+        (self.members.values())
+            .filter(|member| member.duties.has(Duty::Propose))
             .count()
     }
 
-    /// The worker has acknowledged the open: from now on it is told.
-    pub fn handle_opened(&mut self, key: LinkKey) {
-        if let Some(link) = self.links.get_mut(&key) {
-            link.opened = true;
+    /// The worker has acknowledged the open call: from now on it gets updates.
+    pub fn handle_opened(&mut self, key: WorkerKey) {
+        if let Some(member) = self.members.get_mut(&key) {
+            member.opened = true;
         }
     }
 
     /// The worker is gone. The text goes on without a draft or a qualifier; without a target it cannot.
-    pub fn handle_lost(&mut self, key: LinkKey) -> Option<Role> {
-        let link = self.links.remove(&key)?;
-        for &id in &link.advice {
+    pub fn handle_lost(&mut self, key: WorkerKey) -> Option<Role> {
+        let member = self.members.remove(&key)?;
+        for &id in &member.advice {
             retract(&mut self.tree, id);
         }
-        match link.role {
-            Role::Draft => self.gone.drafts.push(link.activity),
-            Role::Qualifier => self.gone.qualifiers.push(link.activity),
+        match member.role {
+            Role::Draft => self.gone.drafts.push(member.activity),
+            Role::Qualifier => self.gone.qualifiers.push(member.activity),
             Role::Target => {
-                self.gone.target = self.gone.target.plus(link.activity);
-                self.gone.walks = self.gone.walks.plus(link.walks);
+                self.gone.target = self.gone.target.plus(member.activity);
+                self.gone.walks = self.gone.walks.plus(member.walks);
             }
         }
-        Some(link.role)
+        Some(member.role)
     }
 
-    /// A draft has grown something.
-    pub fn handle_draft(
+    /// A worker has something new: picks that are committed or merged as advice, guesses, or both.
+    ///
+    /// # Errors
+    /// When no correct worker would send this.
+    pub fn handle_report(
         &mut self,
-        key: LinkKey,
+        key: WorkerKey,
         term: Term,
-        report: &DraftReport,
+        report: &Report,
     ) -> Result<(), RelayError> {
-        let link = match self.links.get_mut(&key) {
-            Some(link) if link.term != term => return Ok(()),
-            None => return Ok(()),
-            Some(link) if link.role == Role::Draft => link,
-            Some(_) => return Err(RelayError::WrongRole),
+        let duties = match self.members.get(&key) {
+            Some(member) if member.term == term => member.duties,
+            Some(_) | None => return Ok(()),
         };
-        link.activity = report.activity;
-        link.round_done = report.round_done.or(link.round_done);
-        let named = link.inbound.receive(
+        self.check_picks(report)?;
+        let proposes = !report.nodes.is_empty() || report.round_done.is_some();
+        if proposes && !duties.has(Duty::Propose) {
+            return Err(RelayError::Duty("guesses"));
+        }
+        if duties.has(Duty::Commit) {
+            self.commit(report)?;
+            self.outlook = report.outlook;
+        } else if duties.has(Duty::Advise) {
+            self.take_advice(key, report);
+        } else if !report.picks.is_empty() {
+            return Err(RelayError::Duty("picks"));
+        }
+        if proposes {
+            self.take_guesses(key, report)?;
+        }
+        if let Some(member) = self.members.get_mut(&key) {
+            member.activity = report.activity;
+            member.walks = report.walks;
+            member.round_done = report.round_done.or(member.round_done);
+        }
+        Ok(())
+    }
+
+    fn check_picks(&self, report: &Report) -> Result<(), PeerError> {
+        if report.picks.len() > MAX_COMMIT || report.margins.len() != report.picks.len() {
+            return Err(PeerError::TooLong(report.picks.len()));
+        }
+        let vocab = self.config.vocab;
+        if let Some(&token) = report.picks.iter().find(|&&token| token >= vocab) {
+            return Err(PeerError::Token { token, vocab });
+        }
+        let have = len_u32(&self.text);
+        if report.base_len > have {
+            let got = report.base_len;
+            return Err(PeerError::Gap { got, have });
+        }
+        Ok(())
+    }
+
+    fn take_guesses(&mut self, key: WorkerKey, report: &Report) -> Result<(), RelayError> {
+        let Some(member) = self.members.get_mut(&key) else {
+            return Ok(());
+        };
+        let named = member.inbound.receive(
             &mut self.tree,
             &self.text,
             self.config.vocab,
-            report.base_len,
+            report.base_len.saturating_add(len_u32(&report.picks)),
             &report.nodes,
             |batch, at| Merged {
-                drafted: Some(batch.edges[at].to_f32()),
+                proposed: Some(batch.edges[at].to_f32()),
                 advised: None,
             },
         )?;
@@ -301,62 +338,27 @@ impl Relay {
                 let Some(node) = self.tree.get(id) else {
                     continue;
                 };
-                let best = node.payload.drafted.unwrap_or(0.0).max(edge);
-                let advised = node.payload.advised.is_some();
+                let best = node.payload.proposed.unwrap_or(0.0).max(edge);
+                let is_advised = node.payload.advised.is_some();
                 if let Some(merged) = self.tree.payload_mut(id) {
-                    merged.drafted = Some(best);
+                    merged.proposed = Some(best);
                 }
-                if !advised {
+                if !is_advised {
                     self.tree.set_edge(id, best);
                 }
             }
-            link.outbound.heard(grafted.id(), report.nodes.edges[at]);
+            member.outbound.heard(grafted.id(), report.nodes.edges[at]);
         }
         Ok(())
     }
 
-    /// A verifier has picked: a target's picks are committed, a qualifier's are merged as advice.
-    pub fn handle_verify(
-        &mut self,
-        key: LinkKey,
-        term: Term,
-        report: &VerifyReport,
-    ) -> Result<(), RelayError> {
-        let role = match self.links.get(&key) {
-            Some(link) if link.term == term => link.role,
-            Some(_) | None => return Ok(()),
-        };
-        if report.picks.len() > MAX_COMMIT || report.margins.len() != report.picks.len() {
-            return Err(LinkError::TooLong(report.picks.len()).into());
-        }
-        if let Some(&token) = report.picks.iter().find(|&&t| t >= self.config.vocab) {
-            let vocab = self.config.vocab;
-            return Err(LinkError::Token { token, vocab }.into());
-        }
-        let have = len_u32(&self.text);
-        if report.base_len > have {
-            let got = report.base_len;
-            return Err(LinkError::Gap { got, have }.into());
-        }
-        match role {
-            Role::Target => self.commit(report)?,
-            Role::Qualifier => self.take_advice(key, report),
-            Role::Draft => return Err(RelayError::WrongRole),
-        }
-        if let Some(link) = self.links.get_mut(&key) {
-            link.activity = report.activity;
-            link.walks = report.walks;
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self, report: &VerifyReport) -> Result<(), RelayError> {
+    fn commit(&mut self, report: &Report) -> Result<(), RelayError> {
         let known = self.text.len() - report.base_len as usize;
         for (offset, &token) in report.picks.iter().enumerate().take(known) {
             let position = report.base_len as usize + offset;
             let committed = self.text[position];
             if committed != token {
-                return Err(LinkError::Conflict {
+                return Err(PeerError::Conflict {
                     position: position as u32,
                     got: token,
                     have: committed,
@@ -366,9 +368,9 @@ impl Relay {
         }
         let fresh = report.picks.get(known..).unwrap_or(&[]);
         if self.text.len() + fresh.len() > self.config.stopping.max_len as usize {
-            return Err(LinkError::TooLong(fresh.len()).into());
+            return Err(PeerError::TooLong(fresh.len()).into());
         }
-        self.scored.take(
+        self.scores.take(
             report,
             known,
             self.config.stopping.prompt_len,
@@ -379,13 +381,13 @@ impl Relay {
             self.text.extend_from_slice(fresh);
             let committed = self.tree.commit(fresh);
             self.drafted_committed += (committed.matched.iter())
-                .filter(|(_, node)| node.payload.drafted.is_some())
+                .filter(|(_, node)| node.payload.proposed.is_some())
                 .count() as u64;
-            for link in self.links.values_mut() {
-                link.inbound.committed(&committed);
-                link.outbound.committed(&self.tree);
+            for member in self.members.values_mut() {
+                member.inbound.committed(&committed);
+                member.outbound.committed(&self.tree);
                 let tree = &self.tree;
-                link.advice.retain(|&id| tree.get(id).is_some());
+                member.advice.retain(|&id| tree.get(id).is_some());
             }
         }
         if report.finish.is_some() {
@@ -404,7 +406,9 @@ impl Relay {
                 };
                 if let Some(feature) = node.payload.advised {
                     let outcome = Outcome::of(node.token, token);
-                    self.advice_calibration.observe(feature, outcome);
+                    self.calibration
+                        .of(Source::Qualifier)
+                        .observe(feature, outcome);
                     self.advised.0 += 1;
                     self.advised.1 += u64::from(outcome == Outcome::True);
                 }
@@ -416,7 +420,7 @@ impl Relay {
         }
     }
 
-    fn take_advice(&mut self, key: LinkKey, report: &VerifyReport) {
+    fn take_advice(&mut self, key: WorkerKey, report: &Report) {
         let known = self.text.len() - report.base_len as usize;
         let agreed = self.text[report.base_len as usize..]
             .iter()
@@ -427,8 +431,8 @@ impl Relay {
         } else {
             &[]
         };
-        let previous = match self.links.get_mut(&key) {
-            Some(link) => std::mem::take(&mut link.advice),
+        let previous = match self.members.get_mut(&key) {
+            Some(member) => core::mem::take(&mut member.advice),
             None => return,
         };
         for id in previous {
@@ -443,9 +447,8 @@ impl Relay {
             if position >= last || (new && self.tree.len() >= MAX_TREE) {
                 break;
             }
-            let margin = f32::from(report.margins[known + offset]) / 16.0;
-            let feature = Feature::from_margin(margin);
-            let edge = self.advice_calibration.probability(feature);
+            let feature = Feature::from_margin(report.margins[known + offset].to_f32());
+            let edge = self.calibration.of(Source::Qualifier).probability(feature);
             let graft = Graft {
                 token,
                 edge,
@@ -463,18 +466,18 @@ impl Relay {
             self.discount_rivals(parent, id, 1.0 - edge);
             advice.push(id);
         }
-        if let Some(link) = self.links.get_mut(&key) {
-            link.advice = advice;
+        if let Some(member) = self.members.get_mut(&key) {
+            member.advice = advice;
         }
     }
 
-    /// What advice leaves to the other guesses at its place: they share `left` in their own proportions.
+    /// Scales the other guesses at the position of advice down, so that together they keep at most `left`.
     fn discount_rivals(&mut self, parent: Option<NodeId>, chosen: NodeId, left: f32) {
         let rivals: Vec<(NodeId, f32)> = (self.tree.children(parent).iter())
             .filter(|&&id| id != chosen)
             .filter_map(|&id| {
                 let merged = self.tree.get(id)?.payload;
-                Some((id, merged.drafted?))
+                Some((id, merged.proposed?))
             })
             .collect();
         let total: f32 = rivals.iter().map(|(_, edge)| edge).sum();
@@ -497,12 +500,12 @@ impl Relay {
     pub fn poll_text(&mut self) -> (Vec<u32>, Option<Scores>) {
         let fresh = self.text[self.delivered as usize..].to_vec();
         self.delivered = len_u32(&self.text);
-        (fresh, self.scored.poll_picks())
+        (fresh, self.scores.poll_picks())
     }
 
     /// Scores of the prompt that were not handed out yet.
     pub fn poll_prompt_scores(&mut self) -> Option<PromptScores> {
-        self.scored.poll_prompt()
+        self.scores.poll_prompt()
     }
 
     /// Why the request is done, if it is: the text is complete, and so is what was asked about the prompt.
@@ -510,54 +513,60 @@ impl Relay {
         (self.finish).filter(|&why| why == Finish::NotFinite || self.is_prompt_done())
     }
 
-    /// Whether everything that was asked about the prompt was handed out or is there to be.
+    /// Whether everything that was asked about the prompt was handed out or is ready to be.
     pub fn is_prompt_done(&self) -> bool {
-        self.scored.is_prompt_done(self.config.stopping.prompt_len)
+        self.scores.is_prompt_done(self.config.stopping.prompt_len)
     }
 
-    /// What a worker has to be told, if anything. Call it when the link has taken the previous update.
-    pub fn poll_update(&mut self, key: LinkKey) -> Option<Addressed<ReplicaUpdate>> {
+    /// The next update for a worker, if there is anything new. Call it when the stream has taken the previous update.
+    pub fn poll_update(&mut self, key: WorkerKey) -> Option<Addressed<ReplicaUpdate>> {
         let round_done = self.round_done();
         let allowed_len = self.allowed_len();
         let shard = self.shard_of(key);
-        let link = self.links.get_mut(&key)?;
-        if !link.opened {
+        let member = self.members.get_mut(&key)?;
+        if !member.opened {
             return None;
         }
-        let (room, min_path) = match link.role {
-            Role::Target | Role::Qualifier => (MAX_NODES_PER_UPDATE, 0.0008),
-            Role::Draft => (MAX_NODES_PER_UPDATE, 0.01),
-        };
-        let base_len = link.told_len;
+        let base_len = member.told_len;
         let until = self.text.len().min(base_len as usize + MAX_COMMIT);
-        // Guesses hang off the end of the text: a worker that is told only a part of it gets them later.
-        let room = if until == self.text.len() { room } else { 0 };
-        let (nodes, rescored) = link.outbound.diff(&self.tree, min_path, room);
+        // Guesses hang off the end of the text: a worker that gets only a part of it is sent them later.
+        let room = if until == self.text.len() {
+            MAX_NODES_PER_UPDATE
+        } else {
+            0
+        };
+        let least = self.config.strategy.least_told(member.role);
+        let (nodes, rescored) = member.outbound.diff(&self.tree, least, room, None);
         let commit = self.text[base_len as usize..until].to_vec();
-        let round_done = round_done.filter(|_| link.told_round != round_done);
+        let round_done = round_done.filter(|_| member.told_round != round_done);
         // Credit that has barely moved is not worth a message of its own.
-        let more_credit = allowed_len >= link.told_allowed + CLIENT_CREDIT / 4;
-        let new_shard = shard.filter(|_| link.told_shard != shard);
-        let scored = self.scored.prompt_next();
-        let more_scored = link.role == Role::Target && scored > link.told_scored;
-        let quiet = nodes.is_empty()
+        let more_credit = allowed_len >= member.told_allowed + CLIENT_CREDIT / 4;
+        let new_shard = shard.filter(|_| member.told_shard != shard);
+        let scored = self.scores.prompt_next();
+        let more_scored = member.duties.has(Duty::Commit) && scored > member.told_scored;
+        let is_quiet = nodes.is_empty()
             && rescored.is_empty()
             && commit.is_empty()
             && round_done.is_none()
             && !more_credit
             && !more_scored
             && new_shard.is_none();
-        if quiet {
+        if is_quiet {
             return None;
         }
-        link.told_len = until as u32;
-        link.told_round = round_done.or(link.told_round);
-        link.told_allowed = allowed_len;
-        link.told_scored = scored;
-        link.told_shard = new_shard.or(link.told_shard);
+        member.told_len = until as u32;
+        member.told_round = round_done.or(member.told_round);
+        member.told_allowed = allowed_len;
+        member.told_scored = scored;
+        member.told_shard = new_shard.or(member.told_shard);
+        let outlook = if member.duties.has(Duty::Propose) && !commit.is_empty() {
+            self.outlook
+        } else {
+            Outlook::default()
+        };
         Some(Addressed {
             session: self.config.session,
-            term: link.term,
+            term: member.term,
             message: ReplicaUpdate {
                 base_len,
                 commit,
@@ -567,42 +576,44 @@ impl Relay {
                 allowed_len,
                 prompt_scored: if more_scored { scored } else { 0 },
                 shard: new_shard,
+                outlook,
             },
         })
     }
 
-    /// The committed length for which every draft has finished its round; at once where there is none.
+    /// The committed length for which every proposer has finished its round; at once where there is none.
     fn round_done(&self) -> Option<u32> {
         let len = len_u32(&self.text);
-        // A draft that has not opened the session yet has nothing to finish.
-        let mut drafts =
-            (self.links.values()).filter(|link| link.role == Role::Draft && link.opened);
-        self.config.strategy.growth()?;
-        drafts
-            .all(|link| link.round_done == Some(len))
+        self.config.strategy.growth().round?;
+        // One that has not opened the session yet has nothing to finish.
+        let mut proposers = (self.members.values())
+            .filter(|member| member.duties.has(Duty::Propose) && member.opened);
+        proposers
+            .all(|member| member.round_done == Some(len))
             .then_some(len)
     }
 
-    fn shard_of(&self, key: LinkKey) -> Option<Shard> {
-        let drafts = (self.links.iter()).filter(|(_, link)| link.role == Role::Draft);
-        let index = drafts.clone().position(|(&other, _)| other == key)?;
+    fn shard_of(&self, key: WorkerKey) -> Option<Shard> {
+        let proposers =
+            (self.members.iter()).filter(|(_, member)| member.duties.has(Duty::Propose));
+        let index = proposers.clone().position(|(&other, _)| other == key)?;
         Some(Shard {
             index: index as u8,
-            count: drafts.count() as u8,
+            count: proposers.count() as u8,
         })
     }
 
     /// How the session went so far.
     pub fn stats(&self) -> SessionStats {
         let mut stats = self.gone.clone();
-        for link in self.links.values() {
-            match link.role {
+        for member in self.members.values() {
+            match member.role {
                 Role::Target => {
-                    stats.target = stats.target.plus(link.activity);
-                    stats.walks = stats.walks.plus(link.walks);
+                    stats.target = stats.target.plus(member.activity);
+                    stats.walks = stats.walks.plus(member.walks);
                 }
-                Role::Draft => stats.drafts.push(link.activity),
-                Role::Qualifier => stats.qualifiers.push(link.activity),
+                Role::Draft => stats.drafts.push(member.activity),
+                Role::Qualifier => stats.qualifiers.push(member.activity),
             }
         }
         stats.drafted_nodes = self.drafted_nodes;
@@ -625,11 +636,11 @@ fn retract(tree: &mut Tree<Merged>, id: NodeId) {
     for sibling in tree.children(parent).to_vec() {
         let merged = tree.get(sibling).map(|node| node.payload);
         if let Some(Merged {
-            drafted,
+            proposed,
             advised: None,
         }) = merged
         {
-            tree.set_edge(sibling, drafted.unwrap_or(WITHDRAWN));
+            tree.set_edge(sibling, proposed.unwrap_or(WITHDRAWN));
         }
     }
 }

@@ -1,110 +1,25 @@
 //! One worker's replica of a session: the text, the tree of guesses, and how far the model's cache has followed.
 
+use alloc::vec::Vec;
+
+use decode::step::{Ask, CacheOp, Row, StepPlan};
+
 use crate::Time;
 use crate::limits::MAX_COMMIT;
-use crate::link::{Inbound, LinkError, len_u32};
 use crate::message::{Prob16, ReplicaUpdate, SessionSpec, Stopping};
-use crate::tree::{Committed, Grafted, Node, NodeId, Tree};
+use crate::numbering::{Inbound, PeerError, len_u32};
+use crate::tree::{Committed, Grafted, NodeId, Tree};
 
 /// What a worker keeps about a node.
 #[derive(Clone, Debug, Default)]
-pub struct Row<X> {
+pub struct Held<X> {
     /// Whether the model's cache holds the row of this node.
     pub computed: bool,
     /// The session's own data.
     pub own: X,
 }
 
-/// What the owner of the cache has to do, in order, before it runs the next step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CacheOp {
-    /// These rows, a chain behind the cached text, have become text.
-    Keep(Vec<NodeId>),
-    /// These rows are not needed any more.
-    Drop(Vec<NodeId>),
-    /// Only this many positions of the text stay cached; every row beyond is dropped.
-    Shorten(u32),
-}
-
-/// One row of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlannedRow {
-    /// The node.
-    pub node: NodeId,
-    /// The node it continues; `None` for the text.
-    pub parent: Option<NodeId>,
-    /// Its token.
-    pub token: u32,
-}
-
-/// Which appended tokens the model has to give logits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TailLogits {
-    /// None: a prefill chunk, or a tail that was known before.
-    Skip,
-    /// The last: the guesses or the walk start there.
-    Keep,
-    /// Every one: the tokens behind them are to be scored. There are no tree rows then.
-    All,
-}
-
-/// What one session puts into one step of its worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StepPlan {
-    /// Committed tokens to append to the cache.
-    pub append: Vec<u32>,
-    /// Which of them need logits.
-    pub tail: TailLogits,
-    /// Tree rows, parents before children; each needs logits.
-    pub rows: Vec<PlannedRow>,
-}
-
-impl StepPlan {
-    /// Rows of the step.
-    pub fn rows(&self) -> usize {
-        self.append.len() + self.rows.len()
-    }
-
-    /// Appended tokens that need logits, always the last ones.
-    pub fn kept_appends(&self) -> usize {
-        match self.tail {
-            TailLogits::Skip => 0,
-            TailLogits::Keep => 1,
-            TailLogits::All => self.append.len(),
-        }
-    }
-}
-
-/// Where in a step's output the logits of a row are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowAt {
-    /// The last appended token.
-    Tail,
-    /// A tree row, by its place in [`StepPlan::rows`].
-    Row(usize),
-    /// An appended token, by its place in [`StepPlan::append`]; there only under [`TailLogits::All`].
-    Appended(usize),
-}
-
-/// The tokens before a token that is to be picked or guessed.
-#[derive(Clone, Copy, Debug)]
-pub struct History<'a> {
-    /// Prompt and committed tokens. Within a session it only grows.
-    pub text: &'a [u32],
-    /// The guesses behind the text, down to the token of the row that is asked.
-    pub path: &'a [u32],
-    /// How many tokens of the text are the prompt.
-    pub prompt_len: u32,
-}
-
-impl History<'_> {
-    /// The position of the token that is to be picked or guessed.
-    pub fn position(&self) -> u32 {
-        len_u32(self.text) + len_u32(self.path)
-    }
-}
-
-/// What a session wants of its worker now.
+/// What a session needs from its worker now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Poll {
     /// Compute this.
@@ -124,7 +39,7 @@ pub struct Replica<X> {
     pub(crate) stopping: Stopping,
     pub(crate) allowed_len: u32,
     pub(crate) vocab: u32,
-    pub(crate) tree: Tree<Row<X>>,
+    pub(crate) tree: Tree<Held<X>>,
     /// Positions of the text that the cache holds.
     pub(crate) cached: u32,
     inbound: Inbound,
@@ -140,7 +55,7 @@ impl<X: Clone + Default> Replica<X> {
             allowed_len: spec.allowed_len,
             vocab,
             tree: Tree::new(len_u32(&spec.text)),
-            // The last token is computed again, because a step has to give its logits.
+            // The last token is computed again, because its row has to answer.
             cached: cached.min(len_u32(&spec.text).saturating_sub(1)),
             inbound: Inbound::default(),
             ops: Vec::new(),
@@ -152,6 +67,13 @@ impl<X: Clone + Default> Replica<X> {
         &self.text[..self.text.len().min(self.cached as usize)]
     }
 
+    /// Tree rows that the cache holds once the pending operations are done.
+    pub(crate) fn rows_held(&self) -> usize {
+        (self.tree.iter())
+            .filter(|(_, node)| node.payload.computed)
+            .count()
+    }
+
     /// See [`Inbound::foreseen`].
     pub(crate) fn foreseen(&self) -> u32 {
         self.inbound.foreseen()
@@ -161,33 +83,24 @@ impl<X: Clone + Default> Replica<X> {
         len_u32(&self.text)
     }
 
-    /// What comes before a token that follows the text and this path.
-    pub(crate) fn history<'a>(&'a self, path: &'a [u32]) -> History<'a> {
-        History {
-            text: &self.text,
-            path,
-            prompt_len: self.stopping.prompt_len,
-        }
-    }
-
     /// The committed tokens of an update that are new here, after checking all of them.
-    pub(crate) fn fresh<'a>(&self, update: &'a ReplicaUpdate) -> Result<&'a [u32], LinkError> {
+    pub(crate) fn fresh<'a>(&self, update: &'a ReplicaUpdate) -> Result<&'a [u32], PeerError> {
         if update.commit.len() > MAX_COMMIT {
-            return Err(LinkError::TooLong(update.commit.len()));
+            return Err(PeerError::TooLong(update.commit.len()));
         }
         let have = self.len();
         if update.base_len > have {
-            return Err(LinkError::Gap {
+            return Err(PeerError::Gap {
                 got: update.base_len,
                 have,
             });
         }
         if update.base_len as usize + update.commit.len() > self.stopping.max_len as usize {
-            return Err(LinkError::TooLong(update.commit.len()));
+            return Err(PeerError::TooLong(update.commit.len()));
         }
         for (offset, &token) in update.commit.iter().enumerate() {
             if token >= self.vocab {
-                return Err(LinkError::Token {
+                return Err(PeerError::Token {
                     token,
                     vocab: self.vocab,
                 });
@@ -195,7 +108,7 @@ impl<X: Clone + Default> Replica<X> {
             let position = update.base_len as usize + offset;
             match self.text.get(position) {
                 Some(&committed) if committed != token => {
-                    return Err(LinkError::Conflict {
+                    return Err(PeerError::Conflict {
                         position: position as u32,
                         got: token,
                         have: committed,
@@ -209,7 +122,7 @@ impl<X: Clone + Default> Replica<X> {
     }
 
     /// Appends tokens to the text; the tree and the cache follow.
-    pub(crate) fn extend(&mut self, tokens: &[u32]) -> Committed<Row<X>> {
+    pub(crate) fn extend(&mut self, tokens: &[u32]) -> Committed<Held<X>> {
         let up_to_date = self.cached == self.len();
         self.text.extend_from_slice(tokens);
         let committed = self.tree.commit(tokens);
@@ -239,12 +152,12 @@ impl<X: Clone + Default> Replica<X> {
         committed
     }
 
-    /// Takes the nodes and scores of an update whose commit was taken before. Returns the nodes it told of, with the
-    /// edges it gave them.
+    /// Takes the nodes and scores of an update whose commit was handled before. Returns the nodes it named, with their
+    /// edges.
     pub(crate) fn graft(
         &mut self,
         update: &ReplicaUpdate,
-    ) -> Result<Vec<(NodeId, Prob16)>, LinkError> {
+    ) -> Result<Vec<(NodeId, Prob16)>, PeerError> {
         let sender_len = update.base_len.saturating_add(update.commit.len() as u32);
         let named = self.inbound.receive(
             &mut self.tree,
@@ -252,19 +165,19 @@ impl<X: Clone + Default> Replica<X> {
             self.vocab,
             sender_len,
             &update.nodes,
-            |_, _| Row::default(),
+            |_, _| Held::default(),
         )?;
         let mut told = Vec::with_capacity(named.len());
         for (at, grafted) in named {
             let edge = update.nodes.edges[at];
-            // A node that was known already has been scored anew by who sees every contribution.
+            // The coordinator sees every contribution, so its score of a known node replaces the one here.
             if let Grafted::Existing(id) = grafted {
                 self.tree.set_edge(id, edge.to_f32());
             }
             told.push((grafted.id(), edge));
         }
-        for &(link_id, edge) in &update.rescored {
-            if let Some(id) = self.inbound.node(link_id) {
+        for &(number, edge) in &update.rescored {
+            if let Some(id) = self.inbound.node(number) {
                 self.tree.set_edge(id, edge.to_f32());
                 told.push((id, edge));
             }
@@ -275,7 +188,7 @@ impl<X: Clone + Default> Replica<X> {
         Ok(told)
     }
 
-    /// Tokens of the text that the cache does not hold yet; at least the last one, so that a step gives logits.
+    /// Tokens of the text that the cache does not hold yet; at least the last one, so that a row can answer.
     pub(crate) fn pending(&mut self) -> &[u32] {
         if self.cached >= self.len() {
             self.cached = self.len().saturating_sub(1);
@@ -292,11 +205,7 @@ impl<X: Clone + Default> Replica<X> {
     /// A plan for a chunk of `room` tokens, if the text is further ahead of the cache than that.
     pub(crate) fn prefill(&self, room: usize) -> Option<StepPlan> {
         let pending = self.text.get(self.cached as usize..)?;
-        (pending.len() > room).then(|| StepPlan {
-            append: pending[..room].to_vec(),
-            tail: TailLogits::Skip,
-            rows: Vec::new(),
-        })
+        (pending.len() > room).then(|| StepPlan::append(&pending[..room]))
     }
 
     /// Notes that a plan was computed.
@@ -321,15 +230,21 @@ impl<X: Clone + Default> Replica<X> {
     }
 
     pub(crate) fn take_ops(&mut self) -> Vec<CacheOp> {
-        std::mem::take(&mut self.ops)
+        core::mem::take(&mut self.ops)
     }
 
     /// The row of a live node.
-    pub(crate) fn row(&self, id: NodeId) -> Option<PlannedRow> {
-        self.tree.get(id).map(|node: &Node<Row<X>>| PlannedRow {
+    pub(crate) fn row(&self, id: NodeId, ask: Ask) -> Option<Row> {
+        let node = self.tree.get(id)?;
+        Some(Row {
             node: id,
             parent: node.parent,
             token: node.token,
+            path: match ask {
+                Ask::Nothing => Vec::new(),
+                _ => self.tree.tokens_to(id),
+            },
+            ask,
         })
     }
 

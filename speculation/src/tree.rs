@@ -1,16 +1,13 @@
 //! The speculation tree: guessed tokens that hang off the last committed token of a request.
 //!
-//! An arena with generational ids, so that an id held by someone else (a link table, a step in flight) never comes
+//! An arena with generational ids, so that an id held elsewhere (a table of node numbers, a step in flight) never comes
 //! to mean another node. The root is not a node: it is the committed text itself, of which the tree knows only the
-//! length. Scores are probabilities: the *edge* of a node estimates how likely its token is committed given that
-//! its parent is, the *path* is the product of the edges from the root down.
+//! length. Scores are probabilities: the *edge* of a node estimates how likely its token is committed given that its
+//! parent is, the *path* is the product of the edges from the root down.
 
-/// Names one node of one [`Tree`]; never reused within it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId {
-    index: u32,
-    generation: u32,
-}
+use alloc::vec::Vec;
+
+pub use decode::NodeId;
 
 /// A guessed token at an absolute position.
 #[derive(Clone, Debug)]
@@ -191,7 +188,7 @@ impl<P> Tree<P> {
     /// The node and its ancestors, nearest first.
     pub fn ancestors(&self, id: NodeId) -> impl Iterator<Item = (NodeId, &Node<P>)> {
         let mut next = Some(id);
-        std::iter::from_fn(move || {
+        core::iter::from_fn(move || {
             let id = next?;
             let node = self.get(id)?;
             next = node.parent;
@@ -282,7 +279,7 @@ impl<P> Tree<P> {
     }
 
     fn refresh_paths(&mut self, top: NodeId, parent_path: f32) {
-        let mut stack = vec![(top, parent_path)];
+        let mut stack = alloc::vec![(top, parent_path)];
         while let Some((id, above)) = stack.pop() {
             let Some(node) = self.node_mut(id) else {
                 continue;
@@ -291,22 +288,6 @@ impl<P> Tree<P> {
             let path = node.path;
             stack.extend(node.children.iter().map(|&child| (child, path)));
         }
-    }
-
-    /// Removes a node and everything below it; returns what was removed.
-    pub fn prune(&mut self, id: NodeId) -> Vec<(NodeId, Node<P>)> {
-        let Some(parent) = self.get(id).map(|node| node.parent) else {
-            return Vec::new();
-        };
-        match parent {
-            None => self.roots.retain(|&child| child != id),
-            Some(parent) => {
-                if let Some(node) = self.node_mut(parent) {
-                    node.children.retain(|&child| child != id);
-                }
-            }
-        }
-        self.remove_below(vec![id])
     }
 
     fn remove_below(&mut self, mut stack: Vec<NodeId>) -> Vec<(NodeId, Node<P>)> {
@@ -356,7 +337,7 @@ impl<P> Tree<P> {
             removed.append(&mut self.remove_below(losers));
             match chosen.and_then(|id| self.take(id).map(|node| (id, node))) {
                 Some((id, mut node)) => {
-                    self.roots = std::mem::take(&mut node.children);
+                    self.roots = core::mem::take(&mut node.children);
                     matched.push((id, node));
                 }
                 None => hit = false,
@@ -374,13 +355,6 @@ impl<P> Tree<P> {
             removed,
             hit,
         }
-    }
-
-    /// Drops every guess and starts again behind `committed_len` tokens, earlier or later than before.
-    pub fn rebase(&mut self, committed_len: u32) -> Vec<(NodeId, Node<P>)> {
-        let roots = std::mem::take(&mut self.roots);
-        self.committed_len = committed_len;
-        self.remove_below(roots)
     }
 
     /// Up to `limit` descendants of `top` (`None`: of the committed text), best path first, a parent always before
@@ -466,10 +440,13 @@ mod tests {
     fn an_id_never_means_another_node() {
         let mut tree = Tree::new(0);
         let a = graft(&mut tree, None, 1, 1.0);
-        tree.prune(a);
+        let gone = graft(&mut tree, None, 7, 1.0);
+        tree.commit(&[1]);
+        assert!(tree.get(a).is_none() && tree.get(gone).is_none());
         let b = graft(&mut tree, None, 1, 1.0);
-        assert_ne!(a, b);
-        assert!(tree.get(a).is_none());
+        let c = graft(&mut tree, None, 7, 1.0);
+        assert!(![a, gone].contains(&b) && ![a, gone].contains(&c));
+        assert!(tree.get(a).is_none() && tree.get(gone).is_none());
     }
 
     #[test]

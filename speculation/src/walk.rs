@@ -1,61 +1,62 @@
 //! The verification walk: from the last token down the tree, along the tokens the model itself picks.
 
-use crate::message::{Finish, Score, Stopping};
-use crate::tree::{NodeId, Tree};
+use alloc::vec::Vec;
 
-/// One token as a model picked it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Picked {
-    /// The token id.
-    pub token: u32,
-    /// How far it was ahead of the second best, in units of logits over temperature.
-    pub margin: f32,
-    /// How likely the model found it, if the session asks for that.
-    pub score: Option<Score>,
-}
+use decode::{NodeId, NotFinite, Pick, Rule};
 
-/// Where a walk went.
+use crate::message::{Finish, Stopping};
+use crate::tree::Tree;
+
+/// The result of a walk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Walked {
-    /// The picked tokens: one for each accepted node and one more, unless the text ended earlier.
-    pub picks: Vec<Picked>,
+    /// The picked tokens: one for each accepted node and one more, unless the text ended earlier. None behind the last
+    /// accepted node where the model's answer is not a number.
+    pub picks: Vec<Pick>,
     /// The accepted nodes.
     pub path: Vec<NodeId>,
     /// Why the text ends with the last pick.
     pub finish: Option<Finish>,
 }
 
-/// Walks from `anchor`, whose token is at `len - 1`, through nodes for which `computed` holds.
+/// Walks from `anchor`, whose token is at `len - 1`, through nodes for which `is_computed` holds.
 ///
 /// `pick` is asked for the token that follows a node (`None`: the committed text) and is never asked twice for the
 /// same one, nor for a row that was not computed. The text is cut at a stop token and at `stopping.max_len`, inside
-/// an accepted path too.
-pub fn walk<P, E>(
+/// an accepted path too, and where a pick is not a number; what was picked before stays, so that the text does not
+/// depend on how far one walk went.
+pub fn walk<P>(
     tree: &Tree<P>,
+    rule: Rule,
     anchor: Option<NodeId>,
     len: u32,
     stopping: &Stopping,
-    computed: impl Fn(NodeId) -> bool,
-    mut pick: impl FnMut(Option<NodeId>) -> Result<Picked, E>,
-) -> Result<Walked, E> {
+    is_computed: impl Fn(NodeId) -> bool,
+    mut pick: impl FnMut(Option<NodeId>) -> Result<Pick, NotFinite>,
+) -> Walked {
     let mut walked = Walked::default();
     let mut at = anchor;
     let mut len = len;
     loop {
-        let picked = pick(at)?;
+        let Ok(picked) = pick(at) else {
+            walked.finish = Some(Finish::NotFinite);
+            return walked;
+        };
         let token = picked.token;
         walked.picks.push(picked);
         len += 1;
         walked.finish = stopping.check(token, len);
         if walked.finish.is_some() {
-            return Ok(walked);
+            return walked;
         }
-        match tree.child(at, token) {
-            Some(child) if computed(child) => {
+        let accepted = (tree.children(at).iter().copied())
+            .find(|&child| (tree.get(child)).is_some_and(|node| rule.accepts(node.token, token)));
+        match accepted {
+            Some(child) if is_computed(child) => {
                 walked.path.push(child);
                 at = Some(child);
             }
-            Some(_) | None => return Ok(walked),
+            Some(_) | None => return walked,
         }
     }
 }
@@ -81,6 +82,7 @@ impl Stopping {
 mod tests {
     use super::*;
     use crate::tree::Graft;
+    use alloc::vec;
 
     fn tree_of(paths: &[&[u32]]) -> Tree<()> {
         let mut tree = Tree::new(4);
@@ -99,25 +101,17 @@ mod tests {
         tree
     }
 
+    /// Walks with these picks; behind them the model's answer is not a number.
     fn run(tree: &Tree<()>, stopping: &Stopping, text: &[u32]) -> Walked {
         let mut tokens = text.iter();
-        walk::<_, std::convert::Infallible>(
-            tree,
-            None,
-            4,
-            stopping,
-            |_| true,
-            |_| {
-                Ok(Picked {
-                    token: *tokens
-                        .next()
-                        .expect("the walk asks no further than the tree"),
-                    margin: 0.0,
-                    score: None,
-                })
-            },
-        )
-        .expect("infallible")
+        let pick = |_| {
+            Ok(Pick {
+                token: *tokens.next().ok_or(NotFinite)?,
+                margin: 0.0,
+                score: None,
+            })
+        };
+        walk(tree, Rule::Exact, None, 4, stopping, |_| true, pick)
     }
 
     #[test]
@@ -130,6 +124,20 @@ mod tests {
         let walked = run(&tree, &open, &[1, 5, 9]);
         assert_eq!((walked.picks.len(), walked.path.len()), (3, 2));
         assert_eq!(walked.finish, None);
+    }
+
+    #[test]
+    fn what_was_picked_before_an_answer_that_is_not_a_number_stays() {
+        let tree = tree_of(&[&[1, 2, 3]]);
+        let open = Stopping {
+            max_len: 100,
+            ..Stopping::default()
+        };
+        for picks in 0..3 {
+            let walked = run(&tree, &open, &[1, 2, 3][..picks]);
+            assert_eq!((walked.picks.len(), walked.path.len()), (picks, picks));
+            assert_eq!(walked.finish, Some(Finish::NotFinite));
+        }
     }
 
     #[test]

@@ -1,17 +1,14 @@
-//! The target worker: service `Verify`. It walks speculation trees with the tokens its own model picks.
+//! The target worker: a worker of role `target`, which verifies guesses and commits tokens, or of role `qualifier`, which
+//! verifies them ahead of the target and whose picks are advice.
 //!
-//! The same binary serves as target and as qualifier: the role is announced in the handshake, and whether a session's
-//! picks are the text or advice is part of how a coordinator opens it, never a branch in the code here. [`walk`]
-//! translates between the state machine ([`speculation::verify`]) and the model; [`service`] between both and the
-//! wire. This crate knows nothing of drafts or clients.
+//! It says what it offers; the work is done in the crate `worker`. This crate knows nothing of models, sessions or the
+//! wire.
 
-pub mod service;
-pub mod walk;
+use worker::{Duties, Duty, Offer, WorkerArgs};
 
-pub use runtime::tls::install_provider as install_crypto;
-use worker::WorkerArgs;
+pub use worker::install_crypto;
 
-/// What the worker is used for; told to coordinators in the handshake.
+/// What the worker is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
     /// Decides the text.
@@ -21,11 +18,20 @@ pub enum Role {
 }
 
 impl Role {
-    /// The name in the handshake.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Target => "target",
-            Role::Qualifier => "qualifier",
+    /// What a worker of this role offers to coordinators.
+    #[must_use]
+    pub fn offer(self) -> Offer {
+        let (role, duties) = match self {
+            Role::Target => (
+                worker::Role::Target,
+                Duties::of(Duty::Advise).and(Duty::Commit),
+            ),
+            Role::Qualifier => (worker::Role::Qualifier, Duties::of(Duty::Advise)),
+        };
+        Offer {
+            role,
+            duties,
+            tree_rows: TREE_ROWS,
         }
     }
 }
@@ -41,21 +47,31 @@ pub struct Args {
     pub worker: WorkerArgs,
 }
 
-/// Tree rows one session may hold in the cache: a step's rows and what a qualifier has computed ahead.
-const SCRATCH_ROWS: u16 = 256;
+/// Tree rows that the cache holds for one session: a step's rows and what a qualifier has computed ahead.
+const TREE_ROWS: u16 = 256;
 
 /// Runs the worker until it is told to stop.
 ///
 /// # Errors
 /// As [`worker::run`].
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let role = args.role.name();
-    worker::run(
-        args.worker,
-        role,
-        SCRATCH_ROWS,
-        |info| walk::Walk::new(info.vocabulary_len),
-        |router, handle, drain| router.add_service(service::service(handle, role, drain)),
-    )
-    .await
+    worker::run(args.worker, args.role.offer()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_target_offers_to_commit_and_neither_proposes() {
+        let (target, qualifier) = (Role::Target.offer(), Role::Qualifier.offer());
+        assert_eq!(
+            (target.role.name(), qualifier.role.name()),
+            ("target", "qualifier")
+        );
+        assert!(target.duties.has(Duty::Commit) && !qualifier.duties.has(Duty::Commit));
+        for offer in [target, qualifier] {
+            assert!(offer.duties.has(Duty::Advise) && !offer.duties.has(Duty::Propose));
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use clap::Parser;
 
-/// A target or qualifier worker of an Offshoot cluster.
+/// Run a target worker (verifies and commits tokens), or a qualifier (gives advice)
 #[derive(Parser)]
 #[command(version)]
 struct Cli {

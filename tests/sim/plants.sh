@@ -5,9 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly root=$PWD
-readonly copy=$root/target/plants/sources
+readonly work=${CARGO_TARGET_DIR:-$root/target}/plants
+readonly copy=$work/sources
 readonly schedules=${SCHEDULES:-10000}
-export CARGO_TARGET_DIR=$root/target/plants/build
+export CARGO_TARGET_DIR=$work/build
 export CARGO_TERM_COLOR=never
 # A plant may leave something unused.
 export RUSTFLAGS=-Awarnings
@@ -31,13 +32,13 @@ for name in "${names[@]}"; do
     patch=$root/tests/sim/plants/$name.patch
     patch --quiet --strip=1 <"$patch"
     if ! cargo build --quiet --release -p offshoot-sim --bin simulate; then
-        printf '%-36s does not build\n' "$name"
+        printf '%-40s does not build\n' "$name"
         missed=1
     elif verdict=$("$CARGO_TARGET_DIR/release/simulate" --schedules "$schedules"); then
-        printf '%-36s NOT FOUND in %s schedules\n' "$name" "$schedules"
+        printf '%-40s NOT FOUND in %s schedules\n' "$name" "$schedules"
         missed=1
     else
-        printf '%-36s %s\n' "$name" "$(head -n 1 <<<"$verdict" | cut -c 1-120)"
+        printf '%-40s %s\n' "$name" "$(head -n 1 <<<"$verdict" | cut -c 1-120)"
     fi
     patch --quiet --strip=1 --reverse <"$patch"
 done

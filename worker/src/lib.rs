@@ -1,27 +1,35 @@
-//! What draft and target workers share: the model on its own thread, its sessions, and the links to coordinators.
+//! A worker of any role: a model on its own thread, the sessions it serves, and the service that coordinators call.
 //!
-//! One OS thread owns the engine and every session ([`thread`]). It is fed through a bounded channel of plain data and
-//! speaks through one slot per session ([`runtime::outbox`]), so it never blocks on output. What a worker *does* with
-//! a session is a [`Kind`]; the thread, the slots of the cache, batching, pacing and the accounting of idle time are
-//! the same for all.
+//! One OS thread owns the model ([`engine::Backend`]) and every session ([`thread`]). It is fed through a bounded channel
+//! of plain data and reports through one slot per session ([`runtime::outbox`]), so it never blocks on output. What is
+//! done with a session is decided by [`control::host`] and [`speculation::session`]; here are the clock, the model, the
+//! streams ([`service`]) and what is counted. What a worker is used for and which duties it offers is said by its binary
+//! ([`Offer`]).
 //!
-//! This crate knows nothing of the wire format and of what its kinds decide.
+//! This crate knows nothing of clients, of other workers, or of how a model is evaluated.
 
-mod activity;
+mod error;
+mod event;
 pub mod handle;
-pub mod kind;
 pub mod metrics;
 pub mod model;
 pub mod process;
-mod rows;
+pub mod service;
+mod step;
+mod stream;
+#[cfg(test)]
+mod tests;
 pub mod thread;
 mod trace;
 mod watch;
 mod watchdog;
 
-pub use handle::{LinkEnd, LinkOver, OpenError, WorkerHandle};
-pub use kind::{Computed, Kind, Logits};
+pub use error::OpenError;
+pub use handle::WorkerHandle;
 pub use metrics::WorkerMetrics;
-pub use model::ModelArgs;
+pub use model::{ModelArgs, Offer};
 pub use process::{WorkerArgs, run};
+pub use runtime::tls::install_provider as install_crypto;
+pub use speculation::duty::{Duties, Duty, Role};
+pub use stream::{Reports, StreamOver};
 pub use thread::start;

@@ -1,4 +1,4 @@
-//! What a worker process counts: where the time of its model thread goes, and what it holds.
+//! Metrics of a worker process: where the time of its model thread goes, and what it holds.
 //!
 //! The four times together are the life of the model thread, but for the moments between steps: *busy* in steps,
 //! a *bubble* while an open session waits for others, *parked* while more work has no value to any of them, *vacant*
@@ -7,14 +7,14 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use engine::Engine;
+use control::activity::Status;
+use engine::Backend;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use runtime::metrics::LATENCY_BUCKETS;
-
-use crate::activity::Mood;
+use speculation::duty::Role;
 
 /// A total of seconds.
 type Seconds = Counter<f64, AtomicU64>;
@@ -65,8 +65,8 @@ impl Default for WorkerMetrics {
 
 impl WorkerMetrics {
     /// Describes them all to `registry`, with the worker's role as a label.
-    pub fn register(&self, registry: &mut Registry, role: &'static str) {
-        let registry = registry.sub_registry_with_label(("role".into(), role.into()));
+    pub fn register(&self, registry: &mut Registry, role: Role) {
+        let registry = registry.sub_registry_with_label(("role".into(), role.name().into()));
         let times = [
             (
                 "offshoot_busy",
@@ -117,7 +117,7 @@ impl WorkerMetrics {
             ),
             (
                 "offshoot_sessions_refused",
-                "Sessions that were not taken",
+                "Open calls that were refused",
                 &self.refused,
             ),
             (
@@ -143,7 +143,7 @@ impl WorkerMetrics {
             ),
             (
                 "offshoot_kv_pages_total",
-                "Cache pages there are",
+                "Cache pages in all",
                 &self.pages_total,
             ),
         ];
@@ -166,17 +166,17 @@ impl WorkerMetrics {
         self.busy.inc_by(took.as_secs_f64());
     }
 
-    /// The thread had nothing to compute for this long; its sessions were in these moods.
-    pub(crate) fn idled(&self, time: Duration, moods: impl Iterator<Item = Mood>) {
+    /// The thread had nothing to compute for this long; this is what its sessions were doing.
+    pub(crate) fn idled(&self, time: Duration, sessions: impl Iterator<Item = Status>) {
         let mut why = &self.vacant;
-        for mood in moods {
-            match mood {
-                Mood::Waiting | Mood::Working => {
+        for status in sessions {
+            match status {
+                Status::Waiting | Status::Working => {
                     why = &self.bubble;
                     break;
                 }
-                Mood::Parked => why = &self.parked,
-                Mood::Done => {}
+                Status::Parked => why = &self.parked,
+                Status::Done => {}
             }
         }
         why.inc_by(time.as_secs_f64());
@@ -196,10 +196,10 @@ impl WorkerMetrics {
     }
 
     /// Pages were taken or given back.
-    pub(crate) fn pages(&self, engine: &Engine) {
-        let total = engine.total_pages();
+    pub(crate) fn pages(&self, backend: &dyn Backend) {
+        let total = backend.facts().total_pages;
         self.pages_total.set(total as i64);
-        self.pages_used.set((total - engine.free_pages()) as i64);
+        self.pages_used.set((total - backend.free_pages()) as i64);
     }
 }
 
@@ -208,13 +208,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_time_goes_to_who_waits_first() {
+    fn idle_time_is_a_bubble_if_any_session_waits() {
         let metrics = WorkerMetrics::default();
         let second = Duration::from_secs(1);
         metrics.idled(second, [].into_iter());
-        metrics.idled(second * 2, [Mood::Done, Mood::Parked].into_iter());
-        metrics.idled(second * 4, [Mood::Parked, Mood::Waiting].into_iter());
-        metrics.idled(second * 8, [Mood::Done].into_iter());
+        metrics.idled(second * 2, [Status::Done, Status::Parked].into_iter());
+        metrics.idled(second * 4, [Status::Parked, Status::Waiting].into_iter());
+        metrics.idled(second * 8, [Status::Done].into_iter());
         assert_eq!(metrics.vacant.get(), 9.0);
         assert_eq!(metrics.parked.get(), 2.0);
         assert_eq!(metrics.bubble.get(), 4.0);

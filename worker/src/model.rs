@@ -1,18 +1,19 @@
-//! Loading a model for a worker: its flags, its sizes, and what it tells coordinators about itself.
+//! Loading a model for a worker: its flags, its sizes, and what the handshake says about it.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
+use engine::{Backend, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
+use speculation::duty::{Duties, Role};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
 use crate::metrics::WorkerMetrics;
 use crate::watchdog::StepClock;
 
-/// Flags about the model that both kinds of worker share.
+/// Flags about the model, the same for every role.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {
     /// Hugging Face checkpoint directory: config.json, safetensors, tokenizer.json.
@@ -27,7 +28,7 @@ pub struct ModelArgs {
     /// Pad every step to this many milliseconds, to stand in for a larger model. Figures become *paced*.
     #[arg(long, env = "OFFSHOOT_PACE", default_value = "0", value_name = "MS", value_parser = milliseconds)]
     pub pace: Duration,
-    /// How weights are held: as in the checkpoint unless given.
+    /// Data type of the weights in memory; as in the checkpoint if not given.
     #[arg(long, env = "OFFSHOOT_DTYPE", value_name = "f32|bf16", value_parser = dtype)]
     pub dtype: Option<WeightDtype>,
     /// Sessions served at the same time.
@@ -69,7 +70,7 @@ pub enum ModelError {
     Text(#[from] TextError),
     /// More tokens than logits.
     #[error(
-        "the tokenizer has {tokens} tokens, but the model only gives {logits} logits; is this the model's own tokenizer.json?"
+        "the tokenizer has {tokens} tokens, but the model has only {logits} logits; is this the model's own tokenizer.json?"
     )]
     Vocabulary {
         /// Tokens in the tokenizer.
@@ -79,20 +80,28 @@ pub enum ModelError {
     },
 }
 
+/// What a worker is used for and what it does for sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Announced in the handshake, and the label of logs, metrics and spans.
+    pub role: Role,
+    /// What a session may be opened for.
+    pub duties: Duties,
+    /// Tree rows that the cache holds for one session.
+    pub tree_rows: u16,
+}
+
 /// A loaded model with the sizes of its worker.
 pub struct Loaded {
-    pub(crate) engine: Engine,
-    pub(crate) scratch_rows: u16,
-    pub(crate) max_rows: usize,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) tree_rows: u16,
     pub(crate) pace: Duration,
     pub(crate) pin: Option<usize>,
     /// For the handshake.
     pub info: WorkerInfo,
-    /// What the worker is, for the names of its spans.
-    pub role: &'static str,
-    /// What the model thread counts; whoever shows them keeps a clone.
+    /// Counted by the model thread; the process exports a clone.
     pub metrics: WorkerMetrics,
-    /// Wound by the model thread; whoever watches it keeps a clone.
+    /// Written by the model thread; the process checks a clone.
     pub(crate) clock: Arc<StepClock>,
 }
 
@@ -105,8 +114,9 @@ fn positions(count: usize) -> u32 {
 
 /// Reads everything a worker needs. Slow: call it off the async threads.
 ///
-/// `scratch_rows` is the number of tree rows one session may hold in the cache.
-pub fn load(args: &ModelArgs, scratch_rows: u16) -> Result<Loaded, ModelError> {
+/// # Errors
+/// When the model or its tokenizer cannot be read, or do not belong together.
+pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     let config = ModelConfig::read(&args.model)?;
     let tokenizer = Tokenizer::load(&args.model)?;
     let vocabulary = tokenizer.vocabulary();
@@ -116,50 +126,51 @@ pub fn load(args: &ModelArgs, scratch_rows: u16) -> Result<Loaded, ModelError> {
             logits: config.vocab_size,
         });
     }
+    let vocabulary_len = vocabulary.len() as u32;
     let page_bytes = config.layers * 2 * config.kv_heads * config.head_dim * 4 * PAGE;
     let budget = args.kv_mib as usize * (1 << 20) / page_bytes.max(1);
     let sessions = usize::from(args.max_num_seqs);
     let kv_pages = (config.max_positions.div_ceil(PAGE) * sessions).min(budget.max(1));
-    let engine = Engine::load(
+    let backend = engine::load(
         &args.model,
         &EngineOptions {
             dtype: args.dtype,
+            vocab: Some(vocabulary_len),
             threads: args.threads,
             kv_pages,
             max_sequences: sessions,
-            scratch_rows,
+            scratch_rows: offer.tree_rows,
             max_rows: MAX_ROWS,
         },
     )?;
-    let vocabulary_len = vocabulary.len() as u32;
     let name = args.model.file_name().map_or_else(
         || args.model.display().to_string(),
         |name| name.to_string_lossy().into_owned(),
     );
     let info = WorkerInfo {
+        role: offer.role,
+        duties: offer.duties,
         model: name,
         numerics_id: format!(
             "{}-{}",
-            engine.numerics_id(),
+            backend.facts().numerics_id,
             vocabulary.hash().get(..16).unwrap_or_default()
         ),
         vocabulary_hash: vocabulary.hash().to_owned(),
         vocabulary_len,
-        // What could never fit the cache is no context that is offered.
+        // A context that could never fit the cache is not offered.
         max_context: positions(config.max_positions.min(kv_pages * PAGE)),
         max_sessions: args.max_num_seqs.into(),
-        eos_ids: config.eos.clone(),
+        eos_ids: backend.facts().eos.clone(),
         kv_positions: positions(kv_pages * PAGE),
         kv_page: positions(PAGE),
     };
     Ok(Loaded {
-        engine,
-        scratch_rows,
-        max_rows: MAX_ROWS,
+        backend,
+        tree_rows: offer.tree_rows,
         pace: args.pace,
         pin: args.pin,
         info,
-        role: "worker",
         metrics: WorkerMetrics::default(),
         clock: Arc::new(StepClock::new()),
     })

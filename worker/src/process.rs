@@ -1,21 +1,18 @@
-//! A worker process from its flags to its end; the same for every kind.
+//! A worker process from its flags to its end; the same for every role.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use runtime::{
-    ClientAuth, CommonArgs, Drain, Listener, Metrics, NetArgs, Pulse, Purpose, Readiness,
+    ClientAuth, CommonArgs, Drain, KeepAlive, Listener, Metrics, NetArgs, Purpose, Readiness,
     ServerLimits, TlsArgs, admin, trace,
 };
-use speculation::message::WorkerInfo;
-use tonic::transport::server::Router;
+use speculation::strategy::Registry;
 
-use crate::handle::WorkerHandle;
-use crate::kind::Kind;
 use crate::metrics::WorkerMetrics;
-use crate::model::{self, ModelArgs};
-use crate::thread;
+use crate::model::{self, ModelArgs, Offer};
+use crate::{service, thread};
 
 /// Flags that every worker has.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,10 +23,11 @@ pub struct WorkerArgs {
     /// Where to listen.
     #[command(flatten)]
     pub net: NetArgs,
-    /// The identity; coordinators have to show one too.
+    /// The worker's TLS identity; coordinators have to present one too.
     #[command(flatten)]
     pub tls: TlsArgs,
-    /// Seconds that a step may last; then the model hangs, and the process ends so that its sessions go elsewhere.
+    /// Longest step in seconds; after that the model counts as hung, and the process exits so that other workers take
+    /// over its sessions.
     #[arg(
         long,
         env = "OFFSHOOT_STEP_TIMEOUT",
@@ -48,18 +46,10 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 /// Runs a worker until it is told to stop.
 ///
-/// `role` is what it announces, `scratch_rows` how many tree rows one session may hold in the cache, `kind` what it
-/// does with sessions, and `serve` adds its gRPC service to the server.
-///
 /// # Errors
 /// When the model cannot be loaded, the address cannot be bound, or the model thread or the server ends by itself.
-pub async fn run<K: Kind>(
-    args: WorkerArgs,
-    role: &'static str,
-    scratch_rows: u16,
-    kind: impl FnOnce(&WorkerInfo) -> K,
-    serve: impl FnOnce(Router, WorkerHandle<K::Report>, &Drain) -> Router,
-) -> anyhow::Result<()> {
+pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
+    let role = offer.role.name();
     runtime::telemetry::init(&args.common.telemetry)?;
     let drain = Drain::new();
     drain.on_signals()?;
@@ -77,8 +67,8 @@ pub async fn run<K: Kind>(
     let addr = listener.local_addr();
     let exporting = trace::init(&args.common.trace, role, &addr.to_string())?;
     let (counters, metrics) = (WorkerMetrics::default(), Arc::new(Metrics::new()));
-    metrics.register(|registry| counters.register(registry, role));
-    let shown = admin::Shown {
+    metrics.register(|registry| counters.register(registry, offer.role));
+    let shown = admin::ProcessState {
         role,
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
@@ -86,26 +76,23 @@ pub async fn run<K: Kind>(
     };
     let admin = admin::start(&args.common.admin, &args.net, shown)?;
     let model = args.model.clone();
-    let mut loaded =
-        tokio::task::spawn_blocking(move || model::load(&model, scratch_rows)).await??;
-    loaded.role = role;
+    let mut loaded = tokio::task::spawn_blocking(move || model::load(&model, &offer)).await??;
     loaded.metrics = counters.clone();
     let clock = Arc::clone(&loaded.clock);
     let step_timeout = Duration::from_secs(args.step_timeout);
-    let kind = kind(&loaded.info);
-    let handle = thread::start(loaded, kind)?;
+    let handle = thread::start(loaded, Registry::default())?;
     let seen = handle.clone();
     metrics.refresh(move || {
         counters.sessions.set(seen.sessions() as i64);
         counters.inbox.set(seen.queued() as i64);
     });
     let limits = ServerLimits {
-        pulse: Pulse::LINK,
+        keep_alive: KeepAlive::LINK,
         ..ServerLimits::default()
     };
     let router = runtime::serve::server(&limits)
-        .add_service(runtime::health::service(&readiness, &drain).await);
-    let router = serve(router, handle.clone(), &drain);
+        .add_service(runtime::health::service(&readiness, &drain).await)
+        .add_service(service::service(handle.clone(), &drain));
     let mut serving = tokio::spawn(runtime::serve::serve(listener, router, drain.clone()));
     drop(loading);
     runtime::announce::announce(&args.common.announce, role, addr, admin)?;
@@ -115,7 +102,7 @@ pub async fn run<K: Kind>(
         biased;
         () = drain.stopping() => {}
         () = clock.outlasts(step_timeout) => hung(args.step_timeout),
-        () = handle.ended() => anyhow::bail!("the model thread has ended by itself; its last words are in the log"),
+        () = handle.ended() => anyhow::bail!("the model thread has ended by itself; the log says why"),
         served = &mut serving => return served?.context("the server has ended by itself"),
     }
     tokio::select! {
@@ -137,6 +124,6 @@ pub async fn run<K: Kind>(
 /// Ends the process. Nothing less would do: threads that wait for the hung one are never done, and the runtime would
 /// wait for them.
 fn hung(limit_s: impl std::fmt::Display) -> ! {
-    tracing::error!("a step has lasted longer than {limit_s} s: the model hangs");
+    tracing::error!("a step has lasted longer than {limit_s} s; the model hangs, exiting");
     std::process::exit(1)
 }

@@ -4,19 +4,12 @@
 
 use std::time::{Duration, Instant};
 
+use control::host::Outcome;
+use decode::StepPlan;
 use runtime::TraceContext;
 use runtime::trace::{KeyValue, Span, SpanKind, WallClock};
+use speculation::duty::Role;
 use speculation::message::{Activity, SessionSpec};
-use speculation::replica::StepPlan;
-
-/// How a step ended, for one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Its rows were computed and used.
-    Done,
-    /// A commit had made it worthless.
-    Abandoned,
-}
 
 /// The trace of one session; the span ends with it.
 #[derive(Debug)]
@@ -27,17 +20,16 @@ pub(crate) struct SessionTrace {
 }
 
 /// The names of a role's spans: of a session, and of a step.
-fn names(role: &str) -> (&'static str, &'static str) {
+fn names(role: Role) -> (&'static str, &'static str) {
     match role {
-        "draft" => ("draft session", "draft step"),
-        "qualifier" => ("qualifier session", "qualifier step"),
-        "target" => ("target session", "target step"),
-        _ => ("session", "step"),
+        Role::Draft => ("draft session", "draft step"),
+        Role::Qualifier => ("qualifier session", "qualifier step"),
+        Role::Target => ("target session", "target step"),
     }
 }
 
 impl SessionTrace {
-    pub(crate) fn start(role: &str, parent: &TraceContext, spec: &SessionSpec) -> Self {
+    pub(crate) fn start(role: Role, parent: &TraceContext, spec: &SessionSpec) -> Self {
         let (session, step) = names(role);
         let mut span = Span::continue_from(session, SpanKind::Server, parent);
         span.set("offshoot.session", format!("{:016x}", spec.session.0));
@@ -64,7 +56,7 @@ impl SessionTrace {
         self.span.child(self.step, from, to, attributes);
     }
 
-    /// What the session came to, as its last words.
+    /// The totals of the session, which ends.
     pub(crate) fn close(&mut self, totals: &Activity) {
         self.span.set("offshoot.steps", totals.steps as i64);
         self.span.set("offshoot.rows", totals.rows as i64);

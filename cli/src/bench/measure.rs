@@ -1,14 +1,15 @@
-//! Running requests: the same prompts by every contender in turn, on the same workers.
+//! Running requests: every contender in turn gets the same prompts, on the same workers.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
+use speculation::strategy::Knobs;
 
 use super::contender::Contender;
 use crate::client::{Client, Completion};
 use crate::console::Progress;
-use crate::decode::{KnobArgs, SamplingArgs};
+use crate::sampling::SamplingArgs;
 
 /// What every request of a run has in common.
 pub(crate) struct Rig {
@@ -16,24 +17,24 @@ pub(crate) struct Rig {
     pub(crate) prompts: Vec<String>,
     pub(crate) sampling: SamplingArgs,
     pub(crate) max_tokens: u32,
-    /// Requests at one time.
+    /// Concurrent requests.
     pub(crate) concurrency: usize,
-    /// From which each prompt's seed is made.
+    /// The seed of each prompt is derived from it.
     pub(crate) seed: u64,
     pub(crate) progress: Progress,
 }
 
-/// Everything one contender was measured on.
+/// Everything that was measured of one contender.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples {
-    /// In order of repeat, then prompt: the same place means the same request for every contender.
+    /// In order of repeat, then prompt: the same index is the same request for every contender.
     pub(crate) completions: Vec<Completion>,
-    /// Time during which at least one of its requests was running.
+    /// Time with at least one of its requests running.
     pub(crate) wall: Duration,
 }
 
 impl Rig {
-    /// One completion of each of the prompts numbered `prompts`, all at one time.
+    /// One completion of each of the prompts numbered `prompts`, concurrently.
     ///
     /// # Errors
     /// When one of them fails; the message names prompt and contender.
@@ -62,7 +63,7 @@ impl Rig {
         })
     }
 
-    /// The prompts in groups that run at one time.
+    /// The prompts in groups that run concurrently.
     fn groups(&self, prompts: usize) -> Vec<Vec<usize>> {
         let numbers: Vec<_> = (0..prompts.min(self.prompts.len())).collect();
         numbers
@@ -72,7 +73,7 @@ impl Rig {
     }
 
     /// Runs every contender on every prompt, `repeats` times. Contenders take turns on each group of prompts, and
-    /// the first turn moves on from group to group, so that drift of the machine hits all of them alike.
+    /// each group starts with another contender, so that drift of the machine affects all of them alike.
     ///
     /// # Errors
     /// When a request fails.
@@ -94,7 +95,7 @@ impl Rig {
         Ok(samples)
     }
 
-    /// One uncounted request by each contender, so that the first measured one finds everything warm.
+    /// One request of each contender that is not counted, so that the first measured request is not a cold start.
     ///
     /// # Errors
     /// When a request fails.
@@ -105,17 +106,19 @@ impl Rig {
         Ok(())
     }
 
-    /// The knobs with which `contender` is fastest on the first `prompts` prompts, by tokens over time: all
-    /// candidates run on the first group of them, and after each group the slower half goes (a successive halving,
-    /// arXiv 1502.07943, section 3).
+    /// The knobs with which `contender` is fastest on the first `prompts` prompts, in tokens per second: all
+    /// candidates run on the first group of them, and after each group the slower half is dropped (successive
+    /// halving, arXiv 1502.07943, section 3).
     ///
     /// # Errors
     /// When a request fails.
-    pub(crate) async fn tune(&self, contender: Contender, prompts: usize) -> Result<Contender> {
+    pub(crate) async fn tune(&self, contender: &Contender, prompts: usize) -> Result<Contender> {
         let mut field: Vec<Trial> = contender.candidates().into_iter().map(Trial::new).collect();
         for group in self.groups(prompts) {
             for trial in &mut field {
-                let samples = self.group(&contender.with(trial.knobs), &group).await?;
+                let samples = self
+                    .group(&contender.with(trial.knobs.clone()), &group)
+                    .await?;
                 samples
                     .completions
                     .iter()
@@ -124,12 +127,11 @@ impl Rig {
             field.sort_by(|a, b| b.speed().total_cmp(&a.speed()));
             field.truncate(survivors(field.len()));
         }
-        Ok(field
-            .first()
-            .map_or(contender, |best| contender.with(best.knobs)))
+        let best = field.into_iter().next();
+        Ok(best.map_or_else(|| contender.clone(), |best| contender.with(best.knobs)))
     }
 
-    /// Requests that [`Rig::tune`] makes.
+    /// How many requests [`Rig::tune`] sends.
     pub(crate) fn tuning_requests(&self, contender: &Contender, prompts: usize) -> usize {
         let mut field = contender.candidates().len();
         let mut requests = 0;
@@ -141,20 +143,20 @@ impl Rig {
     }
 }
 
-/// Candidates that a round of tuning leaves of `field`.
+/// How many of `field` candidates remain after a round of tuning.
 fn survivors(field: usize) -> usize {
     field.div_ceil(2).max(3).min(field)
 }
 
-/// Knobs that are being tried.
+/// A candidate of a sweep.
 struct Trial {
-    knobs: KnobArgs,
+    knobs: Knobs,
     tokens: usize,
     time: Duration,
 }
 
 impl Trial {
-    fn new(knobs: KnobArgs) -> Trial {
+    fn new(knobs: Knobs) -> Trial {
         Trial {
             knobs,
             tokens: 0,
@@ -180,7 +182,7 @@ impl Trial {
     }
 }
 
-/// `0..len`, begun at another place each turn.
+/// `0..len`, starting one further each turn.
 fn rotation(len: usize, turn: usize) -> impl Iterator<Item = usize> {
     (0..len).map(move |index| (index + turn) % len)
 }
@@ -232,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_trial_counts_what_came_after_the_first_arrival() {
-        let mut trial = Trial::new(KnobArgs::default());
+        let mut trial = Trial::new(Knobs::default());
         assert_eq!(trial.speed(), 0.0);
         let at = |ms, tokens| Arrival {
             at: Duration::from_millis(ms),

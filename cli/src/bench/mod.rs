@@ -1,8 +1,8 @@
 //! `offshoot bench`: strategies side by side on one local cluster.
 //!
 //! Every figure is measured by a client, on real processes. Contenders take turns prompt by prompt, so that drift of
-//! the machine hits all of them alike; serial baselines are tuned first, so that they are beaten at their best or
-//! not at all; and every completion is compared, token by token, with plain decoding of the same request.
+//! the machine affects all of them alike. Strategies with a sweep are tuned first, so that baselines are compared at
+//! their best. Every completion is compared, token by token, with plain decoding of the same request.
 
 mod contender;
 mod measure;
@@ -16,12 +16,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use runtime::Drain;
+use speculation::duty::Role;
 
 use crate::End;
 use crate::client::Client;
-use crate::cluster::{Cluster, ClusterArgs, ClusterPlan, Role};
+use crate::cluster::{Cluster, ClusterArgs, ClusterPlan};
 use crate::console::{self, Progress};
-use crate::decode::{SamplingArgs, StrategyName};
+use crate::sampling::SamplingArgs;
+use crate::strategy::REFERENCE;
 use contender::Contender;
 use measure::Rig;
 pub(crate) use report::Machine;
@@ -35,18 +37,19 @@ Examples:
   offshoot bench --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2 --json out.json
   offshoot bench --prompts prompts.jsonl --strategies ar,serial:gamma=4,auto,auto:qualifier=off --drafts 2
 
-A strategy may carry knobs (NAME:KNOB=VALUE:...); serial and serial-tree without any are tuned by a sweep first.
-The table goes to stdout. Figures taken with --pace say so.")]
+Knobs follow the name of a strategy (NAME:KNOB=VALUE:...); `offshoot strategies` lists them. A strategy that has a sweep
+and is given no knobs is tuned first. The table goes to stdout; it says whether figures were taken with --pace.")]
 pub(crate) struct BenchArgs {
-    /// Strategies to compare
+    /// Strategies to compare [default: all]
     #[arg(
         long,
         value_delimiter = ',',
         value_name = "NAME,...",
-        default_value = "ar,serial,serial-tree,auto"
+        default_values_t = Contender::all(),
+        hide_default_value = true
     )]
     strategies: Vec<Contender>,
-    /// Prompts, one {"prompt": "..."} a line
+    /// File with one {"prompt": "..."} per line
     #[arg(long, value_name = "FILE.jsonl")]
     prompts: PathBuf,
     /// Use only the first N prompts
@@ -55,22 +58,22 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate per request
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
     max_tokens: u32,
-    /// From which each prompt's seed is made
+    /// Seed from which the seed of each prompt is derived
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// How often every prompt is run
+    /// Runs of each prompt
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
-    /// Requests at one time
+    /// Concurrent requests
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     concurrency: u32,
-    /// Prompts on which serial baselines are tuned; 0 takes the strategies' own knobs
+    /// Prompts to tune strategies on; 0 uses the default knobs
     #[arg(long, value_name = "N", default_value_t = 4)]
     tune_prompts: u32,
-    /// Do not run ar for comparison where it is not among the strategies
+    /// Do not run ar as the reference if it is not among the strategies
     #[arg(long)]
     no_reference: bool,
-    /// Also write everything as JSON
+    /// Also write all results to this file, as JSON
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
     #[command(flatten)]
@@ -79,10 +82,10 @@ pub(crate) struct BenchArgs {
     cluster: ClusterArgs,
 }
 
-/// Starts a cluster, measures, reports.
+/// Starts a cluster, measures and reports.
 ///
 /// # Errors
-/// When an input is no good, the cluster does not start, or a request fails.
+/// When an input is invalid, the cluster does not start, or a request fails.
 pub(crate) async fn run(args: BenchArgs) -> Result<End> {
     let drain = Drain::new();
     drain.on_signals()?;
@@ -96,7 +99,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<End> {
     }
     let mut plan = args.cluster.clone().plan()?;
     let concurrency = args.concurrency as usize;
-    // A session that has just ended may still hold its place when the next one opens.
+    // A session that has just ended may still occupy its slot when the next one opens.
     plan.sessions = (concurrency > 8).then_some(2 * concurrency);
     let progress = Progress::spinner("starting the cluster");
     let cluster = tokio::select! {
@@ -121,7 +124,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<End> {
     Ok(End::Done)
 }
 
-/// Everybody who runs, and how many of them, from the first, are shown.
+/// Who takes part, and how many of them, from the first, are reported.
 struct Field {
     contenders: Vec<Contender>,
     listed: usize,
@@ -133,14 +136,12 @@ impl Field {
         let listed = contenders.len();
         for (index, contender) in contenders.iter().enumerate() {
             if contenders[..index].contains(contender) {
-                bail!(
-                    "{contender} is among the strategies twice; use --repeats to measure more often"
-                );
+                bail!("{contender} is listed twice; use --repeats to measure it more often");
             }
         }
-        let plain = |contender: &Contender| contender.name == StrategyName::Ar;
+        let plain = |contender: &Contender| contender.name() == REFERENCE;
         if !args.no_reference && !contenders.iter().any(plain) {
-            contenders.push(Contender::new(StrategyName::Ar));
+            contenders.push(Contender::new(REFERENCE));
         }
         Ok(Field { contenders, listed })
     }
@@ -169,7 +170,7 @@ async fn measure(
         if requests > 0 {
             rig.progress.clear();
             rig.progress = Progress::counted(requests, format!("tuning {contender}"));
-            *contender = rig.tune(*contender, tuned).await?;
+            *contender = rig.tune(contender, tuned).await?;
         }
     }
     let repeats = args.repeats as usize;
@@ -198,9 +199,7 @@ async fn measure(
 
 /// The pace of every role that has one; `None` where none has.
 fn pace(plan: &ClusterPlan) -> Option<BTreeMap<&'static str, f64>> {
-    let roles = [Role::Target, Role::Qualifier, Role::Draft];
-    let pace: BTreeMap<_, _> = roles
-        .into_iter()
+    let pace: BTreeMap<_, _> = (Role::ALL.into_iter())
         .filter_map(|role| Some((role.name(), *plan.pace.get(role)?)))
         .collect();
     (!pace.is_empty()).then_some(pace)
@@ -218,7 +217,7 @@ fn models(plan: &ClusterPlan) -> BTreeMap<&'static str, String> {
         .collect()
 }
 
-/// The processor's name, where the system tells it, and the cores this process may use.
+/// The name of the CPU, if the system tells it, and the number of cores that this process may use.
 pub(crate) fn machine() -> Machine {
     let described = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = described
@@ -234,7 +233,7 @@ pub(crate) fn machine() -> Machine {
     }
 }
 
-/// Finds out before a long run that its result could not be written. What the file holds stays until then.
+/// Checks before a long run that its result can be written. The content of the file stays as it is.
 pub(crate) fn check_writable(path: &Path) -> Result<()> {
     let opened = OpenOptions::new().create(true).append(true).open(path);
     opened
@@ -259,19 +258,25 @@ mod tests {
     }
 
     #[test]
-    fn the_four_strategies_are_the_default() {
+    fn every_registered_strategy_is_the_default() {
         let args = parse(&[]).unwrap();
-        let names: Vec<_> = args.strategies.iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["ar", "serial", "serial-tree", "auto"]);
+        assert_eq!(args.strategies, Contender::all());
+        let names: Vec<_> = args.strategies.iter().map(Contender::name).collect();
+        for name in ["ar", "serial", "serial-tree", "auto"] {
+            assert!(names.contains(&name), "{name} is not among {names:?}");
+        }
         let field = Field::of(&args).unwrap();
-        assert_eq!((field.contenders.len(), field.listed), (4, 4));
+        assert_eq!(
+            (field.contenders.len(), field.listed),
+            (names.len(), names.len())
+        );
     }
 
     #[test]
-    fn the_reference_is_added_unless_unwanted() {
+    fn the_reference_is_added_unless_it_is_switched_off() {
         let field = Field::of(&parse(&["--strategies", "auto,serial:gamma=3"]).unwrap()).unwrap();
         assert_eq!((field.contenders.len(), field.listed), (3, 2));
-        assert_eq!(field.contenders[2].name, StrategyName::Ar);
+        assert_eq!(field.contenders[2].name(), "ar");
         let args = parse(&["--strategies", "auto", "--no-reference"]).unwrap();
         assert_eq!(Field::of(&args).unwrap().contenders.len(), 1);
     }

@@ -1,4 +1,4 @@
-//! The prompt file: one `{"prompt": "..."}` a line.
+//! The prompt file: one `{"prompt": "..."}` per line.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 /// Prompt files beyond this many bytes are refused before they are parsed.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// One line of the file; other fields are somebody else's.
+/// One line of the file; other fields are ignored.
 #[derive(Deserialize)]
 struct Line {
     prompt: String,
@@ -19,7 +19,7 @@ struct Line {
 /// Reads the prompts of a file.
 ///
 /// # Errors
-/// When the file cannot be read, a line is not as promised, or there is no prompt; the message names the line.
+/// When the file cannot be read, a line is invalid, or there is no prompt; the message names the line.
 pub(crate) fn read(path: &Path) -> Result<Vec<String>> {
     let place = path.display();
     let file = File::open(path).with_context(|| format!("cannot open the prompt file {place}"))?;
@@ -28,7 +28,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<String>> {
         .read_to_end(&mut content)
         .with_context(|| format!("cannot read the prompt file {place}"))?;
     if content.len() as u64 > MOST_BYTES {
-        bail!("the prompt file {place} is larger than {MOST_BYTES} bytes; split it");
+        bail!("the prompt file {place} is larger than {MOST_BYTES} bytes");
     }
     let content = String::from_utf8(content)
         .with_context(|| format!("the prompt file {place} is not UTF-8"))?;
@@ -47,7 +47,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<String>> {
         prompts.push(line.prompt);
     }
     if prompts.is_empty() {
-        bail!("the prompt file {place} holds no prompt; write one {{\"prompt\": \"...\"}} a line");
+        bail!(
+            "the prompt file {place} contains no prompt; write one {{\"prompt\": \"...\"}} per line"
+        );
     }
     Ok(prompts)
 }
@@ -65,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_prompts_and_blank_ones_are_not() {
+    fn each_line_is_a_prompt_and_blank_lines_are_skipped() {
         let text = "{\"prompt\": \"fn main\"}\n\n{\"source\": \"x\", \"prompt\": \"a\\nb\"}\r\n";
         assert_eq!(read_text(text).unwrap(), ["fn main", "a\nb"]);
     }

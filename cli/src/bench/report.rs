@@ -1,4 +1,4 @@
-//! What a comparison found: one object per strategy for programs, one table for people.
+//! The results of a comparison: one JSON object per strategy, and one table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::contender::{Contender, Qualifiers};
 use super::measure::Samples;
 use crate::client::Completion;
-use crate::decode::StrategyName;
 use crate::statistics::{self, RoleTime, Totals, median, milliseconds, percentile};
+use crate::strategy::REFERENCE;
 
 /// A whole run.
 #[derive(Serialize)]
 pub(crate) struct Report {
-    /// Least step times by role in milliseconds; null when steps took what they took.
+    /// Minimum step times by role in milliseconds; null when nothing was paced.
     pub(crate) paced: Option<BTreeMap<&'static str, f64>>,
     pub(crate) machine: Machine,
     /// Folder of each role's model.
@@ -29,18 +29,18 @@ pub(crate) struct Report {
     pub(crate) strategies: Vec<StrategyReport>,
 }
 
-/// Where it ran.
+/// The machine it ran on.
 #[derive(Serialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,
 }
 
-/// What one strategy did. Shares are of a session's life; rates and shares are ratios of sums over all requests,
-/// speeds and times to the first token medians over requests.
+/// The results of one strategy. Shares are of a session's life. Rates and shares are ratios of sums over all requests;
+/// speeds and times to the first token are medians over requests.
 #[derive(Serialize)]
 pub(crate) struct StrategyReport {
-    pub(crate) strategy: &'static str,
+    pub(crate) strategy: String,
     /// Tokens per second after the first arrival.
     pub(crate) tok_s: Option<f64>,
     /// Tokens per second of the whole request, prefill included.
@@ -63,7 +63,7 @@ pub(crate) struct StrategyReport {
     pub(crate) draft_bubble: f64,
     /// Guesses verified in a target step, on average.
     pub(crate) target_rows: f64,
-    /// Where each role's time went.
+    /// How each role's workers spent their time.
     pub(crate) roles: BTreeMap<&'static str, RoleTime>,
     pub(crate) ttft_ms: Option<f64>,
     /// 99th percentile of the gaps between tokens, over all requests.
@@ -73,14 +73,15 @@ pub(crate) struct StrategyReport {
     /// Per request, in order of repeat, then prompt.
     pub(crate) token_ids: Vec<Vec<u32>>,
     pub(crate) paced: bool,
-    pub(crate) knobs: BTreeMap<&'static str, u32>,
+    /// What was set or tuned, by name; drafts and qualifiers too.
+    pub(crate) knobs: BTreeMap<String, f64>,
     pub(crate) requests: usize,
     pub(crate) tokens: usize,
     /// As on the command line, knobs included.
     pub(crate) label: String,
 }
 
-/// Who the others are compared with.
+/// What the others are compared with.
 #[derive(Clone, Copy, Default)]
 struct Baselines<'a> {
     ar: Option<&'a Samples>,
@@ -88,26 +89,26 @@ struct Baselines<'a> {
     serial_tree: Option<&'a Samples>,
 }
 
-/// The objects of the first `listed` contenders; the rest are references that nobody asked to see.
+/// The results of the first `listed` contenders; the rest are references that were not asked for.
 pub(crate) fn strategies(
     contenders: &[Contender],
     samples: &[Samples],
     listed: usize,
     paced: bool,
 ) -> Vec<StrategyReport> {
-    let best = |name: StrategyName| {
+    let best = |name: &str| {
         let of_name = contenders
             .iter()
             .zip(samples)
-            .filter(|(contender, _)| contender.name == name);
+            .filter(|(contender, _)| contender.name() == name);
         of_name
             .map(|(_, samples)| samples)
             .max_by(|a, b| speed(a).total_cmp(&speed(b)))
     };
     let baselines = Baselines {
-        ar: best(StrategyName::Ar),
-        serial: best(StrategyName::Serial),
-        serial_tree: best(StrategyName::SerialTree),
+        ar: best(REFERENCE),
+        serial: best("serial"),
+        serial_tree: best("serial-tree"),
     };
     let all = contenders.iter().zip(samples).take(listed);
     all.map(|(contender, samples)| strategy(contender, samples, baselines, paced))
@@ -127,18 +128,19 @@ fn strategy(
         .map(|completion| completion.token_ids.len())
         .sum();
     let wall = samples.wall.as_secs_f64();
-    let mut knobs: BTreeMap<_, _> = contender.knobs.set().collect();
+    let set = contender.settings.knobs.iter();
+    let mut knobs: BTreeMap<_, _> = set.map(|(knob, value)| (knob.to_owned(), value)).collect();
     if let Some(drafts) = contender.drafts {
-        knobs.insert("drafts", drafts);
+        knobs.insert("drafts".to_owned(), f64::from(drafts));
     }
     match contender.qualifiers {
         Qualifiers::Allowed => {}
         Qualifiers::Off => {
-            knobs.insert("qualifiers", 0);
+            knobs.insert("qualifiers".to_owned(), 0.0);
         }
     }
     StrategyReport {
-        strategy: contender.name.name(),
+        strategy: contender.name().to_owned(),
         tok_s: median(completions.iter().filter_map(decode_speed)),
         total_tok_s: median(completions.iter().filter_map(total_speed)),
         throughput_tok_s: (wall > 0.0).then(|| tokens as f64 / wall),
@@ -224,12 +226,12 @@ impl Report {
                     .collect();
                 format!("PACED rig (each step padded to: {})", steps.join(", "))
             }
-            None => "not paced (steps take what they take)".to_owned(),
+            None => "not paced (steps run at full speed)".to_owned(),
         };
         let requests = self.prompts * self.repeats;
         let _ = writeln!(
             out,
-            "{pace}; {requests} requests x {} tokens, T = {}, {} at a time, {} draft(s); {}, {} cores",
+            "{pace}; {requests} requests x {} tokens, T = {}, concurrency {}, {} draft(s); {}, {} cores",
             self.max_tokens,
             self.temperature,
             self.concurrency,
@@ -405,7 +407,7 @@ mod tests {
         ] {
             assert!(!strategies[1][field].is_null(), "{field}");
         }
-        assert_eq!(strategies[1]["knobs"]["gamma"], 2);
+        assert_eq!(strategies[1]["knobs"]["gamma"], 2.0);
         assert_eq!(json["paced"]["target"], 20.0);
     }
 

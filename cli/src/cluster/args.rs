@@ -1,4 +1,4 @@
-//! What a user says about a local cluster, and what is meant by it.
+//! The flags of a local cluster, and the plan that they become.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,18 +7,19 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use runtime::{TlsArgs, TraceArgs};
+use speculation::duty::Role;
 
-use super::per_role::{self, PerRole, Role};
+use super::per_role::{self, PerRole};
 use crate::models;
 
 /// Models and processes of a local cluster.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Local cluster")]
 pub(crate) struct ClusterArgs {
-    /// Folder of the bundled models, with the folders draft, qualifier and target
+    /// Folder with the bundled models: draft, qualifier and target
     #[arg(long, env = "OFFSHOOT_MODELS", value_name = "DIR")]
     pub(crate) models: Option<PathBuf>,
-    /// Target model, in the Hugging Face layout [default: the bundled one]
+    /// Target model, a folder in the Hugging Face layout [default: the bundled one]
     #[arg(long, value_name = "DIR")]
     pub(crate) target: Option<PathBuf>,
     /// Qualifier model [default: the bundled one]
@@ -27,39 +28,39 @@ pub(crate) struct ClusterArgs {
     /// Draft model [default: the bundled one]
     #[arg(long, value_name = "DIR")]
     pub(crate) draft: Option<PathBuf>,
-    /// Draft workers to start, or to use of a running cluster [default: 1, or all]
+    /// Draft workers to start, or how many of a running cluster to use [default: 1, or all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) drafts: Option<u16>,
-    /// Start no qualifier
+    /// Do not use a qualifier
     #[arg(long, conflicts_with = "qualifier")]
     pub(crate) no_qualifier: bool,
-    /// Least time of a step by role in milliseconds, for example target=20,qualifier=7,draft=2
+    /// Minimum time of a step by role in milliseconds, for example target=20,qualifier=7,draft=2
     #[arg(long, value_name = "ROLE=MS,...", value_parser = per_role::pace)]
     pub(crate) pace: Option<PerRole<f64>>,
-    /// Threads of a step: a number for every role, or by role, for example target=2,draft=1
+    /// Threads of the model: one number for all roles, or by role, for example target=2,draft=1
     #[arg(long, value_name = "N | ROLE=N,...", value_parser = per_role::threads)]
     pub(crate) threads: Option<PerRole<NonZeroUsize>>,
-    /// CPU of the model thread by role, for example target=0,draft=1; further drafts take the next CPUs
+    /// CPU to pin the model thread to by role, for example target=0,draft=1; further drafts get the next CPUs
     #[arg(long, value_name = "ROLE=CPU,...", value_parser = per_role::pin)]
     pub(crate) pin: Option<PerRole<usize>>,
-    /// How weights are held in memory [default: as in the checkpoint]
+    /// Type of the weights in memory [default: as in the checkpoint]
     #[arg(long, value_parser = ["f32", "bf16"])]
     pub(crate) dtype: Option<String>,
-    /// Seconds that the processes get to load their models
+    /// Seconds that the processes may take to load their models
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) start_timeout: u64,
-    /// Show what the processes log: -v progress, -vv details
+    /// Show the logs of the processes: -v info, -vv debug
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// What the processes log, as a filter such as info,offshoot_worker=debug; overrides -v
+    /// Log filter of the processes, for example info,offshoot_worker=debug; overrides -v
     #[arg(long, env = "OFFSHOOT_LOG", value_name = "FILTER")]
     pub(crate) log_level: Option<String>,
-    /// Where this process and those of the cluster send their spans.
+    /// Where this process and those of the cluster export spans.
     #[command(flatten, next_help_heading = "Traces")]
     pub(crate) trace: TraceArgs,
 }
 
-/// A local cluster to start: every model is known to be there.
+/// A local cluster to start; the models of all roles exist.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterPlan {
     pub(crate) target: PathBuf,
@@ -72,20 +73,20 @@ pub(crate) struct ClusterPlan {
     pub(crate) dtype: Option<String>,
     pub(crate) log_level: String,
     pub(crate) start_timeout: Duration,
-    /// Requests served at one time, where the roles' own default is not enough.
+    /// Concurrent requests, where the roles' own default is not enough.
     pub(crate) sessions: Option<usize>,
-    /// Whether traces are exported.
+    /// Where spans are exported to, if anywhere.
     pub(crate) trace: TraceArgs,
-    /// Where the coordinator's admin port is to be; with it, workers get one on a loopback port of the system's choice.
+    /// Address of the coordinator's admin port. If it is set, each worker gets one on a free loopback port.
     pub(crate) admin: Option<String>,
-    /// Flags of the coordinator beyond those that every process gets.
+    /// Further flags of the coordinator.
     pub(crate) coordinator_flags: Vec<String>,
     /// The identity of every process, if connections are encrypted.
     pub(crate) tls: TlsArgs,
 }
 
 impl ClusterArgs {
-    /// Finds and checks the models.
+    /// Finds and checks the models of all roles.
     ///
     /// # Errors
     /// When a model is missing; the message says what to do.
@@ -128,10 +129,10 @@ impl ClusterArgs {
     }
 }
 
-/// What processes log unless more is asked for.
+/// The log filter of the processes without `-v`.
 pub(super) const QUIET: &str = "warn";
 
-/// The filter that a number of `-v` stands for.
+/// The log filter for a number of `-v`.
 fn level(verbose: u8) -> &'static str {
     match verbose {
         0 => QUIET,
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_model_is_found_out_before_anything_starts() {
+    fn a_missing_model_is_an_error_before_anything_starts() {
         let error = parse(&["--draft", "no/such/model"])
             .unwrap()
             .plan()

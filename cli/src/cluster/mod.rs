@@ -1,8 +1,8 @@
 //! A local cluster: one operating-system process per role, all of them this same executable.
 //!
-//! Workers start in parallel, because loading models takes the time; then the coordinator, which is told their
-//! addresses; and the cluster is handed out once the coordinator says that every worker is ready. Children are held
-//! by a pipe, so none survives this process however it ends.
+//! Workers start in parallel, because loading models takes most of the time. Then the coordinator starts with their
+//! addresses, and the cluster is ready once the coordinator reports every worker as ready. Each child ends when its
+//! standard input closes, so none survives this process, however it ends.
 
 mod args;
 mod per_role;
@@ -18,23 +18,23 @@ use futures::future::{join_all, try_join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use proto::v1;
 use runtime::{Caller, Purpose};
+use speculation::duty::Role;
 use tokio::time::Instant;
 
 pub(crate) use args::{ClusterArgs, ClusterPlan};
-pub(crate) use per_role::Role;
 pub(crate) use process::Process;
 
 use crate::client::Client;
 use crate::console::Progress;
-use process::{LastWords, Launch};
+use process::{ChildSpec, ShutdownLogs};
 
-/// Seconds a role gets to drain; nothing runs any more when a cluster is stopped in order.
+/// Seconds that a process may drain; no request runs any more when a cluster is stopped.
 const DRAIN_S: u64 = 2;
-/// After this a role that was told to stop is killed.
+/// A process that was asked to stop is killed after this time.
 const STOP_GRACE: Duration = Duration::from_secs(DRAIN_S + 1);
-/// How much longer that takes where the last spans have to reach a collector.
+/// Additional time where the last spans have to reach a collector.
 const FLUSH_GRACE: Duration = Duration::from_secs(4);
-/// Between two looks at a cluster that is not ready yet.
+/// Time between two `Cluster` calls while the cluster is not ready yet.
 const READY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running local cluster. Dropping it kills its processes; [`Cluster::stop`] lets them drain.
@@ -48,13 +48,13 @@ impl Cluster {
     /// Starts the processes and waits until all of them are ready.
     ///
     /// # Errors
-    /// When one of them fails, or is not ready in time; those already started are ended.
+    /// When one of them fails or is not ready in time; those already started are killed.
     pub(crate) async fn start(plan: &ClusterPlan, progress: &Progress) -> Result<Cluster> {
         let begun = Instant::now();
         let caller = Caller::new(plan.tls.load(Purpose::ServeAndCall)?);
         let started = workers(plan)
             .into_iter()
-            .map(|launch| Process::start(launch, progress));
+            .map(|child| Process::start(child, progress));
         let workers = try_join_all(started).await?;
         let coordinator = Process::start(coordinator(plan, &workers), progress).await?;
         let mut cluster = Cluster {
@@ -71,7 +71,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Where clients on this machine go.
+    /// The address for clients on this machine.
     pub(crate) fn address(&self) -> String {
         reachable(self.coordinator.addr()).to_string()
     }
@@ -84,12 +84,12 @@ impl Cluster {
     async fn wait_until_ready(&mut self, caller: &Caller, deadline: Instant) -> Result<()> {
         let mut client = Client::connect(&self.address(), caller)
             .await
-            .context("the coordinator does not answer")?;
+            .context("cannot connect to the coordinator")?;
         loop {
             for process in self.workers.iter_mut().chain([&mut self.coordinator]) {
                 if let Some(how) = process.ended() {
                     bail!(
-                        "the {} process ended while the cluster was starting ({how})",
+                        "the {} process exited while the cluster was starting ({how})",
                         process.name()
                     );
                 }
@@ -122,7 +122,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until the coordinator ends by itself. Lost workers are reported to `lost` and bypassed.
+    /// Waits until the coordinator exits by itself. Workers that exit are reported to `lost`.
     pub(crate) async fn watch(&mut self, lost: impl Fn(&str)) -> String {
         let Cluster {
             coordinator,
@@ -133,7 +133,7 @@ impl Cluster {
             .iter_mut()
             .map(|process| async move {
                 let how = process.end().await;
-                format!("the {} process ended ({how})", process.name())
+                format!("the {} process exited ({how})", process.name())
             })
             .collect();
         let coordinator = coordinator.end();
@@ -146,17 +146,17 @@ impl Cluster {
         }
     }
 
-    /// Lets the processes drain, the coordinator first because it holds the links, and ends those that do not.
+    /// Lets the processes drain, the coordinator first because workers serve it, and kills those that do not exit.
     pub(crate) async fn stop(self) {
-        self.processes().for_each(Process::hush);
+        self.processes().for_each(Process::mute);
         let grace = self.stop_grace;
         self.coordinator.stop(grace).await;
         join_all(self.workers.into_iter().map(|worker| worker.stop(grace))).await;
     }
 }
 
-/// Where a process that listens on `addr` is found from this machine. Every address of the machine is one to listen on
-/// and none to call, nor to find in a certificate.
+/// The address at which a process that listens on `addr` can be called from this machine. The unspecified address can be
+/// listened on, but neither called nor found in a certificate.
 fn reachable(mut addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -168,7 +168,7 @@ fn reachable(mut addr: SocketAddr) -> SocketAddr {
 
 fn states(workers: &[&v1::WorkerInfo]) -> String {
     if workers.is_empty() {
-        return "the coordinator does not know every worker".to_owned();
+        return "the coordinator does not list every worker".to_owned();
     }
     let states: Vec<_> = workers
         .iter()
@@ -178,21 +178,21 @@ fn states(workers: &[&v1::WorkerInfo]) -> String {
 }
 
 /// The workers' command lines: target, qualifier, drafts.
-fn workers(plan: &ClusterPlan) -> Vec<Launch> {
-    let mut launches = vec![worker(plan, Role::Target, &plan.target, 0)];
+fn workers(plan: &ClusterPlan) -> Vec<ChildSpec> {
+    let mut children = vec![worker(plan, Role::Target, &plan.target, 0)];
     if let Some(model) = &plan.qualifier {
-        launches.push(worker(plan, Role::Qualifier, model, 0));
+        children.push(worker(plan, Role::Qualifier, model, 0));
     }
     if let Some(model) = &plan.draft {
-        launches.extend(
+        children.extend(
             (0..usize::from(plan.drafts)).map(|number| worker(plan, Role::Draft, model, number)),
         );
     }
-    launches
+    children
 }
 
 /// The command line of a worker, the one with this number among those of its role.
-fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch {
+fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildSpec {
     let name = match role {
         Role::Draft if plan.drafts > 1 => format!("draft {}", number + 1),
         Role::Target | Role::Qualifier | Role::Draft => role.name().to_owned(),
@@ -224,16 +224,16 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> Launch
     if plan.admin.is_some() {
         line.flag("--admin", "127.0.0.1:0");
     }
-    Launch {
+    ChildSpec {
         name,
         role: role.name(),
         arguments: line.words,
         limit: plan.start_timeout,
-        last_words: last_words(plan),
+        shutdown_logs: shutdown_logs(plan),
     }
 }
 
-fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> Launch {
+fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> ChildSpec {
     let mut line = CommandLine::default();
     line.word("coordinator")
         .flag("--tokenizer", &plan.target)
@@ -253,21 +253,21 @@ fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> Launch {
     if let Some(admin) = &plan.admin {
         line.flag("--admin", admin);
     }
-    Launch {
+    ChildSpec {
         name: "coordinator".to_owned(),
         role: "coordinator",
         arguments: line.words,
         limit: plan.start_timeout,
-        last_words: last_words(plan),
+        shutdown_logs: shutdown_logs(plan),
     }
 }
 
-/// Whoever asked for more than the default wants to see everything.
-fn last_words(plan: &ClusterPlan) -> LastWords {
+/// Everything is shown to a user who asked for more logs than the default.
+fn shutdown_logs(plan: &ClusterPlan) -> ShutdownLogs {
     if plan.log_level == args::QUIET {
-        LastWords::Hidden
+        ShutdownLogs::Hidden
     } else {
-        LastWords::Shown
+        ShutdownLogs::Shown
     }
 }
 
@@ -287,7 +287,7 @@ impl CommandLine {
         self.word(name).word(value)
     }
 
-    /// What every process of a local cluster is told.
+    /// The flags of every process of a local cluster.
     fn every_process(&mut self, plan: &ClusterPlan) -> &mut CommandLine {
         self.word("--announce")
             .word("--exit-with-parent")
@@ -339,18 +339,18 @@ mod tests {
         ]);
         plan.sessions = Some(9);
         plan.admin = Some("127.0.0.1:9090".to_owned());
-        let launches = workers(&plan);
-        let names: Vec<_> = launches.iter().map(|launch| launch.name.as_str()).collect();
+        let children = workers(&plan);
+        let names: Vec<_> = children.iter().map(|child| child.name.as_str()).collect();
         assert_eq!(
             names,
             ["target", "qualifier", "draft 1", "draft 2", "draft 3"]
         );
-        for launch in launches.iter().chain([&coordinator(&plan, &[])]) {
+        for child in children.iter().chain([&coordinator(&plan, &[])]) {
             // Clap would refuse a flag that the role does not have. The coordinator lacks its workers here.
             let words = [OsString::from("offshoot")]
                 .into_iter()
-                .chain(launch.arguments.iter().cloned());
-            let addresses = if launch.role == "coordinator" {
+                .chain(child.arguments.iter().cloned());
+            let addresses = if child.role == "coordinator" {
                 &["--target", "127.0.0.1:1"][..]
             } else {
                 &[]
@@ -363,11 +363,11 @@ mod tests {
     }
 
     #[test]
-    fn every_role_gets_the_identity() {
+    fn every_role_gets_the_tls_flags() {
         let mut plan = plan(&[]);
         plan.tls.tls_ca = Some("ca.pem".into());
-        for launch in workers(&plan).iter().chain([&coordinator(&plan, &[])]) {
-            let words = &launch.arguments;
+        for child in workers(&plan).iter().chain([&coordinator(&plan, &[])]) {
+            let words = &child.arguments;
             let pair = ["--tls-ca", "ca.pem"];
             assert!(words.windows(2).any(|found| found == pair), "{words:?}");
         }
@@ -385,10 +385,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_asked_for_is_passed() {
-        let launches = workers(&plan(&["--no-qualifier"]));
-        assert_eq!(launches.len(), 2);
-        for launch in launches {
+    fn flags_that_were_not_given_are_not_passed() {
+        let children = workers(&plan(&["--no-qualifier"]));
+        assert_eq!(children.len(), 2);
+        for child in children {
             for absent in [
                 "--pace",
                 "--pin",
@@ -399,7 +399,7 @@ mod tests {
                 "--otlp-traces-endpoint",
             ] {
                 assert!(
-                    !launch.arguments.iter().any(|word| word == absent),
+                    !child.arguments.iter().any(|word| word == absent),
                     "{absent}"
                 );
             }

@@ -1,30 +1,8 @@
-//! Settings that each role may have its own value of: `target=20,qualifier=7,draft=2`.
+//! Settings with a value for each role: `target=20,qualifier=7,draft=2`.
 
 use std::num::NonZeroUsize;
 
-/// What a worker process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
-    /// Decides the text.
-    Target,
-    /// Judges early, without authority.
-    Qualifier,
-    /// Grows guesses.
-    Draft,
-}
-
-impl Role {
-    const ALL: [Role; 3] = [Role::Target, Role::Qualifier, Role::Draft];
-
-    /// The name users type and workers announce.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Role::Target => "target",
-            Role::Qualifier => "qualifier",
-            Role::Draft => "draft",
-        }
-    }
-}
+use speculation::duty::Role;
 
 /// One optional value for each role.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,10 +25,10 @@ impl<T> PerRole<T> {
     }
 }
 
-/// The longest a step may be padded to: beyond it a typing mistake is likelier than a purpose.
+/// The longest a step may be padded to; anything longer is more likely a typing mistake.
 const MOST_PACE_MS: f64 = 60_000.0;
 
-/// Parses `target=20,qualifier=7,draft=0.5`: the least time of a step, in milliseconds.
+/// Parses `target=20,qualifier=7,draft=0.5`: the minimum time of a step, in milliseconds.
 pub(crate) fn pace(given: &str) -> Result<PerRole<f64>, String> {
     per_role(given, |value| match value.parse::<f64>() {
         Ok(ms) if ms > 0.0 && ms <= MOST_PACE_MS => Ok(ms),
@@ -81,7 +59,7 @@ pub(crate) fn threads(given: &str) -> Result<PerRole<NonZeroUsize>, String> {
 pub(crate) fn pin(given: &str) -> Result<PerRole<usize>, String> {
     per_role(given, |value| match value.parse::<usize>() {
         Ok(cpu) if cpu < 65_536 => Ok(cpu),
-        _ => Err(format!("{value:?} is not the number of a CPU")),
+        _ => Err(format!("{value:?} is not a CPU number")),
     })
 }
 
@@ -93,7 +71,7 @@ fn per_role<T>(
     for item in given.split(',') {
         let Some((name, value)) = item.split_once('=') else {
             return Err(format!(
-                "{item:?} names no role; write ROLE=VALUE, for example target=20,draft=2"
+                "{item:?} has no role; write ROLE=VALUE, for example target=20,draft=2"
             ));
         };
         let Some(role) = Role::ALL
@@ -101,7 +79,7 @@ fn per_role<T>(
             .find(|role| role.name() == name.trim())
         else {
             return Err(format!(
-                "{name:?} is not a role; the roles are target, qualifier and draft"
+                "{name:?} is not a role; roles are target, qualifier and draft"
             ));
         };
         let place = &mut found.values[role as usize];
@@ -127,10 +105,10 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_says_why() {
+    fn mistakes_are_explained() {
         for (bad, why) in [
-            ("", "names no role"),
-            ("20", "names no role"),
+            ("", "has no role"),
+            ("20", "has no role"),
             ("judge=3", "not a role"),
             ("target=", "milliseconds"),
             ("target=-1", "milliseconds"),
@@ -139,7 +117,7 @@ mod tests {
             ("target=inf", "milliseconds"),
             ("target=1e9", "milliseconds"),
             ("target=1,target=2", "twice"),
-            ("target=1,", "names no role"),
+            ("target=1,", "has no role"),
         ] {
             let error = pace(bad).unwrap_err();
             assert!(error.contains(why), "{bad:?} gave {error}");

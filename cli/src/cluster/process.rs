@@ -1,4 +1,4 @@
-//! One child process: started, announced, watched, stopped.
+//! One child process: start it, wait for its announcement, forward its logs, stop it.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,30 +20,30 @@ use tokio::time::timeout;
 
 use crate::console::Progress;
 
-/// Lines of a failed child's standard error that go into the message about it.
+/// Lines of a failed child's standard error that are part of the error message.
 const TAIL: usize = 20;
-/// How long a dead child's last lines may take to arrive.
+/// How long the last lines of a child may take to arrive after it exited.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How to start a child.
-pub(crate) struct Launch {
-    /// What messages call it, for example `draft 2`.
+pub(crate) struct ChildSpec {
+    /// Its name in messages, for example `draft 2`.
     pub(crate) name: String,
-    /// The role it has to announce.
+    /// The role that it must announce.
     pub(crate) role: &'static str,
     /// The subcommand and its flags.
     pub(crate) arguments: Vec<OsString>,
-    /// How long it may take to announce itself.
+    /// How long it may take to announce its address.
     pub(crate) limit: Duration,
-    /// Whether it is heard while it is being stopped.
-    pub(crate) last_words: LastWords,
+    /// Whether what it logs while it is being stopped is shown.
+    pub(crate) shutdown_logs: ShutdownLogs,
 }
 
-/// What happens to the log lines of a child that was told to stop. All of them end at the same time, so each sees
-/// the others go; nobody needs to read about it who has not asked for details.
+/// What happens to the log lines of a child that was asked to stop. All children stop at the same time, so each logs
+/// that it lost the others; that is only of interest to a user who asked for details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LastWords {
-    /// Passed on like any other.
+pub(crate) enum ShutdownLogs {
+    /// Shown like any other line.
     Shown,
     /// Dropped.
     Hidden,
@@ -56,32 +56,33 @@ pub(crate) struct Process {
     addr: SocketAddr,
     admin: Option<SocketAddr>,
     child: Child,
-    /// The child ends when this pipe closes, even if this process is killed.
+    /// The child exits when this pipe closes, even if this process is killed.
     stdin: Option<ChildStdin>,
-    /// Passes the child's log lines on; ends with the child.
+    /// Forwards the child's log lines; ends with the child.
     log: JoinHandle<Vec<String>>,
-    last_words: LastWords,
-    /// Set when what the child logs is of no interest any more.
-    hushed: Arc<AtomicBool>,
-    /// Kept open, or the child's next write to it would fail.
+    shutdown_logs: ShutdownLogs,
+    /// Set when what the child logs is no longer shown.
+    muted: Arc<AtomicBool>,
+    /// Kept open, because otherwise the child's next write to it would fail.
     _stdout: BufReader<tokio::io::Take<ChildStdout>>,
 }
 
 impl Process {
-    /// Starts this same executable as another role and waits until it says where it serves.
+    /// Starts this same executable as another role and waits for the announcement of its address.
     ///
     /// # Errors
-    /// When it cannot be started, ends, says something else or says nothing in time; the message holds the end of
-    /// what it logged.
-    pub(crate) async fn start(launch: Launch, progress: &Progress) -> Result<Process> {
-        let Launch {
+    /// When it cannot be started, exits, or does not announce itself correctly and in time. The message contains the
+    /// end of its log.
+    pub(crate) async fn start(spec: ChildSpec, progress: &Progress) -> Result<Process> {
+        let ChildSpec {
             name,
             role,
             arguments,
             limit,
-            last_words,
-        } = launch;
-        let executable = std::env::current_exe().context("cannot find this program's own file")?;
+            shutdown_logs,
+        } = spec;
+        let executable =
+            std::env::current_exe().context("cannot find the path of this executable")?;
         let mut command = Command::new(executable);
         command
             .args(&arguments)
@@ -89,13 +90,13 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        // Settings of this process are not meant for that one: it gets everything it needs as flags.
+        // The environment configures this process; the child gets everything it needs as flags.
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("OFFSHOOT_") {
                 command.env_remove(variable);
             }
         }
-        // A group of its own keeps the terminal's Ctrl-C for this process, which stops the roles in order.
+        // In its own process group it does not get the terminal's Ctrl-C; this process stops the children in order.
         #[cfg(unix)]
         command.process_group(0);
         let mut child = command
@@ -112,38 +113,38 @@ impl Process {
             .context("the child's standard error was piped")?;
         let mut stdout = BufReader::new(stdout.take(MAX_LINE as u64 + 1));
         let (started, is_started) = oneshot::channel();
-        let hushed = Arc::new(AtomicBool::new(false));
-        let relay = LogRelay {
+        let muted = Arc::new(AtomicBool::new(false));
+        let forwarder = LogForwarder {
             name: name.clone(),
             progress: progress.clone(),
-            hushed: Arc::clone(&hushed),
+            muted: Arc::clone(&muted),
         };
-        let log = tokio::spawn(relay.run(BufReader::new(stderr).lines(), is_started));
+        let log = tokio::spawn(forwarder.run(BufReader::new(stderr).lines(), is_started));
         let mut line = String::new();
         let failure = match timeout(limit, stdout.read_line(&mut line)).await {
             Ok(Ok(0)) => None,
             Ok(Ok(_)) => match Announcement::from_line(line.trim_end()) {
-                Ok(said) if said.role == role => {
+                Ok(announced) if announced.role == role => {
                     let _ = started.send(());
                     return Ok(Process {
                         name,
                         role,
-                        addr: said.addr,
-                        admin: said.admin,
+                        addr: announced.addr,
+                        admin: announced.admin,
                         child,
                         stdin,
                         log,
-                        last_words,
-                        hushed,
+                        shutdown_logs,
+                        muted,
                         _stdout: stdout,
                     });
                 }
-                Ok(said) => Some(format!("announced itself as {}", said.role)),
-                Err(error) => Some(format!("wrote {error}")),
+                Ok(announced) => Some(format!("announced the role {}", announced.role)),
+                Err(error) => Some(format!("announced something else: {error}")),
             },
             Ok(Err(error)) => Some(format!("cannot be read: {error}")),
             Err(_) => Some(format!(
-                "was not ready after {} s; a large model may need a longer --start-timeout",
+                "was not ready after {} s; large models may need a longer --start-timeout",
                 limit.as_secs()
             )),
         };
@@ -155,9 +156,9 @@ impl Process {
                     .with_context(|| format!("cannot stop the {name} process"))?;
                 how
             }
-            // Its standard output closed, so it is ending; if it lingers, dropping it ends it.
+            // Its standard output closed, so it is about to exit; if it does not, dropping it kills it.
             None => match timeout(LAST_LINES, child.wait()).await {
-                Ok(status) => format!("ended before it was ready ({})", describe(status)),
+                Ok(status) => format!("exited before it was ready ({})", describe(status)),
                 Err(_) => "closed its standard output before it was ready".to_owned(),
             },
         };
@@ -171,76 +172,76 @@ impl Process {
             bail!("the {name} process {how}");
         }
         bail!(
-            "the {name} process {how}; it said:\n  {}",
+            "the {name} process {how}; its log ends with:\n  {}",
             tail.join("\n  ")
         );
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The role it announced.
+    /// Its role.
     pub(crate) fn role(&self) -> &'static str {
         self.role
     }
 
-    /// Where it serves.
+    /// The address of its gRPC port.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where its admin port is, if it was asked for one.
+    /// The address of its admin port, if it has one.
     pub(crate) fn admin(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// Its process id, while it runs.
+    /// Its process id while it runs.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// How it exited, if it has.
     pub(crate) fn ended(&mut self) -> Option<String> {
         self.child.try_wait().transpose().map(describe)
     }
 
-    /// Waits until it ends by itself, and says how.
+    /// Waits until it exits by itself, and returns how.
     pub(crate) async fn end(&mut self) -> String {
         describe(self.child.wait().await)
     }
 
-    /// From now on its end is expected.
-    pub(crate) fn hush(&self) {
-        match self.last_words {
-            LastWords::Shown => {}
-            LastWords::Hidden => self.hushed.store(true, Ordering::Relaxed),
+    /// Announces that it is about to be stopped, so that what it logs about that can be hidden.
+    pub(crate) fn mute(&self) {
+        match self.shutdown_logs {
+            ShutdownLogs::Shown => {}
+            ShutdownLogs::Hidden => self.muted.store(true, Ordering::Relaxed),
         }
     }
 
-    /// Lets it drain for `grace`, then ends it.
+    /// Lets it drain for `grace`, then kills it.
     pub(crate) async fn stop(mut self, grace: Duration) {
         drop(self.stdin.take());
         if timeout(grace, self.child.wait()).await.is_err() {
-            // It fails only if the child has ended in the meantime.
+            // This fails only if the child has exited in the meantime.
             let _ = self.child.kill().await;
         }
-        // Its last words are not worth waiting for any longer.
+        // If the end of its log does not arrive in time, it is not shown.
         let _ = timeout(LAST_LINES, self.log).await;
     }
 }
 
-/// Passes on what a child logs.
-struct LogRelay {
+/// Forwards what a child logs.
+struct LogForwarder {
     name: String,
     progress: Progress,
-    hushed: Arc<AtomicBool>,
+    muted: Arc<AtomicBool>,
 }
 
-impl LogRelay {
-    /// Runs until the child closes its standard error. Until the child is ready, its lines are held back: if it
-    /// never is, they are the return value, at most [`TAIL`] of them, and belong into the error message, once.
+impl LogForwarder {
+    /// Runs until the child closes its standard error. Lines are buffered until the child is ready. If it never is, the
+    /// last [`TAIL`] of them are returned for the error message, and are not shown otherwise.
     async fn run(
         self,
         mut lines: Lines<BufReader<ChildStderr>>,
@@ -251,7 +252,7 @@ impl LogRelay {
         tokio::pin!(started);
         loop {
             tokio::select! {
-                // Lines first: what was written before the end belongs to the tail.
+                // Lines first, so that everything that was written before the exit is part of the tail.
                 biased;
                 line = next(&mut lines) => match line {
                     Some(line) => {
@@ -269,22 +270,23 @@ impl LogRelay {
             }
         }
         for line in held {
-            self.pass(&line);
+            self.forward(&line);
         }
         while let Some(line) = next(&mut lines).await {
-            self.pass(&line);
+            self.forward(&line);
         }
         Vec::new()
     }
 
-    fn pass(&self, line: &str) {
-        if !self.hushed.load(Ordering::Relaxed) {
+    fn forward(&self, line: &str) {
+        if !self.muted.load(Ordering::Relaxed) {
             self.progress.say(&format!("[{}] {line}", self.name));
         }
     }
 }
 
-/// The next line that is text; `None` at the end. To stop reading earlier would stop the child at its next line.
+/// The next line that is valid UTF-8; `None` at the end. Reading goes on to the end, because a full pipe would block
+/// the child.
 async fn next(lines: &mut Lines<BufReader<ChildStderr>>) -> Option<String> {
     loop {
         match lines.next_line().await {
@@ -298,6 +300,6 @@ async fn next(lines: &mut Lines<BufReader<ChildStderr>>) -> Option<String> {
 fn describe(status: io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => status.to_string(),
-        Err(error) => format!("its status is unknown: {error}"),
+        Err(error) => format!("exit status unknown: {error}"),
     }
 }

@@ -8,16 +8,13 @@ mod report;
 mod stock;
 
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use engine::{
-    AppendLogits, Engine, EngineOptions, ModelConfig, Parent, SeqId, SeqRows, Slot, StepEnd,
-    StepOutput, TreeRow, WeightDtype,
-};
+use decode::{Ask, CacheOp, NodeId, Row, StepPlan};
+use engine::{Backend, CpuEngine, EngineOptions, ModelConfig, SeqId, WeightDtype};
 
 use crate::bench::{check_writable, machine};
 use crate::console::{self, Progress};
@@ -106,16 +103,30 @@ impl Shape {
         })
     }
 
-    /// `rows` rows, parents first, in slots of their own number.
-    fn rows(self, rows: u16, vocab: usize) -> Vec<TreeRow> {
-        let row = |index| TreeRow {
+    /// A step of `rows` rows, parents first, all of whose logits are computed.
+    fn plan(self, rows: u16, vocab: usize) -> StepPlan {
+        let row = |index| Row {
+            node: node(index),
+            parent: self.parent(index).map(node),
             token: token(usize::from(index), vocab),
-            parent: self
-                .parent(index)
-                .map_or(Parent::Tail, |parent| Parent::Slot(Slot(parent))),
-            slot: Slot(index),
+            path: Vec::new(),
+            ask: SHOWN,
         };
-        (0..rows).map(row).collect()
+        StepPlan {
+            rows: (0..rows).map(row).collect(),
+            ..StepPlan::default()
+        }
+    }
+}
+
+/// What each row is asked, so that its logits are computed. They are read and dropped: drawing a token from them is no
+/// part of the figures.
+const SHOWN: Ask = Ask::Guesses(0);
+
+fn node(index: u16) -> NodeId {
+    NodeId {
+        index: index.into(),
+        generation: 0,
     }
 }
 
@@ -140,8 +151,9 @@ pub(crate) fn run(args: &EngineBenchArgs) -> Result<()> {
     let mut bench = Bench::load(args, &dir)?;
     progress.clear();
     let progress = Progress::spinner("measuring the machine");
-    let bandwidth = engine::bench::read_bandwidth(args.threads).context("cannot start threads")?;
-    let flops = engine::bench::peak_flops(args.threads).context("cannot start threads")?;
+    let bandwidth =
+        engine::cpu::bench::read_bandwidth(args.threads).context("cannot start threads")?;
+    let flops = engine::cpu::bench::peak_flops(args.threads).context("cannot start threads")?;
     let stock = if args.no_stock {
         None
     } else {
@@ -190,9 +202,8 @@ fn dtype_name(bytes: usize, weights: usize) -> &'static str {
 
 /// A loaded model with one sequence in its cache.
 struct Bench {
-    engine: Engine,
+    engine: CpuEngine,
     sequence: SeqId,
-    output: StepOutput,
 }
 
 impl Bench {
@@ -220,40 +231,26 @@ impl Bench {
             max_rows: usize::from(most_rows).max(prefix),
             ..EngineOptions::for_sequences(deepest, 1)
         };
-        let mut engine = Engine::load(dir, &options)?;
+        let mut engine = CpuEngine::load(dir, &options)?;
         let sequence = engine.open(prefix)?;
-        let mut bench = Bench {
-            engine,
-            sequence,
-            output: StepOutput::new(),
-        };
+        let mut bench = Bench { engine, sequence };
         let tokens: Vec<_> = (0..prefix)
             .map(|index| token(index, config.vocab_size))
             .collect();
-        bench.step(&tokens, &[])?;
+        let mut prompt = StepPlan::append(&tokens);
+        prompt.asks = vec![SHOWN];
+        bench.step(&prompt)?;
         Ok(bench)
     }
 
     /// Runs one step and takes its rows out of the cache again.
-    fn step(&mut self, append: &[u32], tree: &[TreeRow]) -> Result<Duration> {
-        let rows = SeqRows {
-            seq: self.sequence,
-            append,
-            append_logits: AppendLogits::Last,
-            tree,
-        };
+    fn step(&mut self, plan: &StepPlan) -> Result<Duration> {
         let begun = Instant::now();
-        let end = self.engine.step(
-            &[rows],
-            &mut self.output,
-            &mut |_| ControlFlow::Continue(()),
-        )?;
+        self.engine
+            .read_logits(&[(self.sequence, plan)], &mut |_, _, _| {})?;
         let elapsed = begun.elapsed();
-        if end != StepEnd::Done {
-            bail!("a step that nobody interrupted was given up");
-        }
-        let slots: Vec<_> = tree.iter().map(|row| row.slot).collect();
-        self.engine.free(self.sequence, &slots);
+        let nodes = plan.rows.iter().map(|row| row.node).collect();
+        self.engine.apply(self.sequence, &CacheOp::Drop(nodes))?;
         Ok(elapsed)
     }
 
@@ -268,15 +265,15 @@ impl Bench {
                 stock: Vec::new(),
             })
             .collect();
-        let trees: Vec<_> = args
+        let plans: Vec<_> = args
             .rows
             .iter()
-            .map(|&rows| args.shape.rows(rows, vocab))
+            .map(|&rows| args.shape.plan(rows, vocab))
             .collect();
         let progress = Progress::counted((args.repeats as usize + 1) * all.len(), "measuring");
         for repeat in 0..=args.repeats {
-            for (times, tree) in all.iter_mut().zip(&trees) {
-                let step = self.step(&[], tree)?;
+            for (times, plan) in all.iter_mut().zip(&plans) {
+                let step = self.step(plan)?;
                 let stock = stock
                     .map(|stock| stock.pass(usize::from(times.rows)))
                     .transpose()?;
@@ -353,12 +350,11 @@ mod tests {
     #[test]
     fn parents_come_before_children() {
         for shape in [Shape::Tree, Shape::Chain] {
-            let rows = shape.rows(9, 100);
-            assert_eq!(rows[0].parent, Parent::Tail);
+            let rows = shape.plan(9, 100).rows;
+            assert_eq!(rows[0].parent, None);
             for (index, row) in rows.iter().enumerate().skip(1) {
-                assert!(
-                    matches!(row.parent, Parent::Slot(Slot(parent)) if usize::from(parent) < index)
-                );
+                let parent = row.parent.unwrap();
+                assert!(rows[..index].iter().any(|above| above.node == parent));
             }
         }
         assert_eq!(Shape::Tree.parent(5), Some(2));

@@ -1,8 +1,8 @@
 //! How often a smaller model's guesses hold a larger model's token, position by position.
 
 use anyhow::Result;
-use engine::math;
-use engine::sampling::{Guess, NotFinite, Sampler, SamplingParams};
+use decode::math;
+use decode::sampling::{Guess, NotFinite, Sampler, SamplingParams};
 use serde::Serialize;
 
 /// The numbers of guesses that are reported.
@@ -212,7 +212,8 @@ mod tests {
     fn ranks_are_counted_up_to_theirs() {
         let guess = |token| Guess {
             token,
-            score: 0.0,
+            q: 0.0,
+            margin: 0.0,
             weight: 0.0,
         };
         let guesses: Vec<Guess> = (0..8).map(guess).collect();

@@ -1,16 +1,16 @@
 //! Completions of functions: the second half of a body that no model has seen, written by each model.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
-use engine::sampling::{Sampler, SamplingParams};
-use engine::{AppendLogits, SeqId, SeqRows};
+use decode::StepPlan;
+use decode::sampling::{Sampler, SamplingParams};
+use engine::{Backend, SeqId};
 use serde::Serialize;
 use text::{Special, Tokenizer};
 
 use super::Settings;
-use super::family::{CHUNK, Family, Model, SIDE_BY_SIDE};
+use super::family::{CHUNK, Family, Model, SIDE_BY_SIDE, append};
 use super::function::{self, Function};
 use super::text_file::Document;
 use crate::console::Progress;
@@ -195,7 +195,7 @@ impl Writer<'_> {
             for chunk in task.ids.chunks(CHUNK) {
                 self.model.append(seq, chunk)?;
             }
-            let last = self.model.output.rows() - 1;
+            let last = self.model.output.len() - 1;
             let next = self.pick(last, first + index, task.ids.len())?;
             lines.push(Line {
                 task: index,
@@ -230,23 +230,11 @@ impl Writer<'_> {
 
     /// One step of all lines.
     fn advance(&mut self, lines: &mut [Line], batch: &[Task], first: usize) -> Result<()> {
-        let rows: Vec<SeqRows<'_>> = lines
-            .iter()
-            .map(|line| SeqRows {
-                seq: line.seq,
-                append: std::slice::from_ref(&line.next),
-                append_logits: AppendLogits::Last,
-                tree: &[],
-            })
+        let plans: Vec<StepPlan> = lines.iter().map(|line| append(&[line.next], 1)).collect();
+        let step: Vec<(SeqId, &StepPlan)> = (lines.iter().zip(&plans))
+            .map(|(line, plan)| (line.seq, plan))
             .collect();
-        let Model {
-            engine,
-            output,
-            name,
-        } = &mut *self.model;
-        engine
-            .step(&rows, output, &mut |_| ControlFlow::Continue(()))
-            .with_context(|| format!("the {name} failed"))?;
+        self.model.compute(&step)?;
         for (row, line) in lines.iter_mut().enumerate() {
             let position = batch[line.task].ids.len() + line.ids.len();
             line.next = self.pick(row, first + line.task, position)?;
@@ -255,7 +243,7 @@ impl Writer<'_> {
     }
 
     fn pick(&mut self, row: usize, task: usize, position: usize) -> Result<u32> {
-        let logits = &self.model.output.row(row)[..self.vocabulary];
+        let logits = &self.model.output[row][..self.vocabulary];
         let params = SamplingParams {
             seed: self.params.seed.wrapping_add(task as u64),
             ..self.params

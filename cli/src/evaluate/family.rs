@@ -1,10 +1,10 @@
 //! Three models with one vocabulary, loaded side by side.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use engine::{AppendLogits, Engine, EngineOptions, SeqId, SeqRows, StepOutput};
+use decode::{Ask, StepPlan};
+use engine::{CpuEngine, EngineOptions, SeqId};
 use text::Tokenizer;
 
 use super::Settings;
@@ -37,16 +37,26 @@ impl Folders {
 pub(super) struct Model {
     /// Its role: `target`, `qualifier` or `draft`.
     pub(super) name: &'static str,
-    pub(super) engine: Engine,
-    /// The last step's logits.
-    pub(super) output: StepOutput,
+    pub(super) engine: CpuEngine,
+    /// The last step's logits, row after row.
+    pub(super) output: Vec<Vec<f32>>,
+}
+
+/// Appended tokens, the last `shown` of which have their logits read.
+pub(super) fn append(tokens: &[u32], shown: usize) -> StepPlan {
+    StepPlan {
+        append: tokens.to_vec(),
+        // The logits are read instead of an answer, so that it makes no difference what is asked.
+        asks: vec![Ask::Guesses(0); shown],
+        rows: Vec::new(),
+    }
 }
 
 impl Model {
     fn load(name: &'static str, dir: &Path, settings: Settings) -> Result<Model> {
         let mut options = EngineOptions::for_sequences(settings.window, SIDE_BY_SIDE);
         options.threads = settings.threads;
-        let engine = Engine::load(dir, &options)
+        let engine = CpuEngine::load(dir, &options)
             .with_context(|| format!("cannot load the model in {}", dir.display()))?;
         let positions = engine.config().max_positions;
         if settings.window > positions {
@@ -58,26 +68,22 @@ impl Model {
         Ok(Model {
             name,
             engine,
-            output: StepOutput::new(),
+            output: Vec::new(),
         })
     }
 
     /// Appends tokens to a sequence; their logits are the rows of `output`.
     pub(super) fn append(&mut self, seq: SeqId, tokens: &[u32]) -> Result<()> {
-        let rows = SeqRows {
-            seq,
-            append: tokens,
-            append_logits: AppendLogits::All,
-            tree: &[],
-        };
+        self.compute(&[(seq, &append(tokens, tokens.len()))])
+    }
+
+    /// Computes a step; the logits that are read are the rows of `output`.
+    pub(super) fn compute(&mut self, batch: &[(SeqId, &StepPlan)]) -> Result<()> {
+        self.output.clear();
+        let output = &mut self.output;
         self.engine
-            .step(
-                &[rows],
-                &mut self.output,
-                &mut |_| ControlFlow::Continue(()),
-            )
-            .with_context(|| format!("the {} failed", self.name))?;
-        Ok(())
+            .read_logits(batch, &mut |_, _, logits| output.push(logits.to_vec()))
+            .with_context(|| format!("the {} failed", self.name))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Teacher-forced scores: every document goes through the three models in step.
 
 use anyhow::{Context, Result};
-use engine::sampling::Sampler;
+use decode::Sampler;
+use engine::{Backend, SeqId};
 use serde::Serialize;
 use text::Special;
 
@@ -72,7 +73,7 @@ pub(super) fn score(
                     for ((model, view), cost) in
                         family.models.iter().zip(&mut views).zip(&mut costs)
                     {
-                        let logits = &model.output.row(row)[..family.vocabulary as usize];
+                        let logits = &model.output[row][..family.vocabulary as usize];
                         view.look(&mut sampler, logits, seed, position, ids[start + at])?;
                         *cost += view.cost;
                     }
@@ -112,7 +113,7 @@ pub(super) fn score(
 }
 
 /// Opens one sequence per model.
-fn open(family: &mut Family, len: usize) -> Result<[engine::SeqId; 3]> {
+fn open(family: &mut Family, len: usize) -> Result<[SeqId; 3]> {
     let [target, qualifier, draft] = &mut family.models;
     Ok([
         target.engine.open(len)?,

@@ -1,4 +1,4 @@
-//! Figures from what a coordinator says of its cluster, at one time or between two.
+//! Figures from replies to the `Cluster` call: averages since the start, or between two replies.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use speculation::stats::ratio;
 /// What one frame shows.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Figures {
-    /// What the figures are about: the time since the start, or between two looks.
+    /// The time that the figures cover: since the start, or between two replies.
     pub(super) span: Duration,
     pub(super) since_start: bool,
     pub(super) running: u32,
     pub(super) waiting: u32,
     pub(super) tokens_per_s: f64,
     pub(super) tokens: u64,
-    /// Tokens per target step, where there was one.
+    /// Tokens per target step; `None` without a step.
     pub(super) acceptance: Option<f64>,
     pub(super) hit_rate: Option<f64>,
     /// Share of target steps without a live guess.
@@ -38,7 +38,7 @@ pub(super) struct WorkerFigures {
     pub(super) time: Option<Shares>,
 }
 
-/// Shares of the lives of the sessions served. The rest is waiting for a step of other sessions to end.
+/// Shares of the lives of the sessions served. The rest is the time of steps of other sessions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shares {
     pub(super) busy: f64,
@@ -46,7 +46,7 @@ pub(super) struct Shares {
     pub(super) parked: f64,
 }
 
-/// `part / whole`, if there is a whole.
+/// `part / whole`; `None` if `whole` is 0.
 fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| ratio(part, whole))
 }
@@ -61,7 +61,7 @@ impl Figures {
         }
     }
 
-    /// What happened between two looks. A coordinator that was started again in between counts from its start.
+    /// What happened between two replies. If the coordinator was restarted in between, since its start.
     pub(super) fn between(
         before: &v1::ClusterReply,
         now: &v1::ClusterReply,
@@ -133,7 +133,7 @@ fn line(worker: &v1::WorkerInfo, was: Option<v1::Activity>, span: Duration) -> W
     }
 }
 
-/// Adds to `sum` what is new in `is`. A server may say anything, so nothing overflows.
+/// Adds the difference between `was` and `is` to `sum`. A server may send any value, so this saturates.
 fn add(sum: &mut v1::WalkStats, was: Option<v1::WalkStats>, is: Option<v1::WalkStats>) {
     let (was, is) = (was.unwrap_or_default(), is.unwrap_or_default());
     let grow = |sum: &mut u64, was: u64, is: u64| *sum = sum.saturating_add(is.saturating_sub(was));
@@ -148,7 +148,7 @@ fn add(sum: &mut v1::WalkStats, was: Option<v1::WalkStats>, is: Option<v1::WalkS
 pub(super) mod tests {
     use super::*;
 
-    /// A cluster of two after `times` times some work.
+    /// A cluster of two workers after `times` units of work.
     pub(crate) fn reply(times: u64) -> v1::ClusterReply {
         let target = v1::WorkerInfo {
             role: "target".to_owned(),
@@ -178,7 +178,7 @@ pub(super) mod tests {
         let draft = v1::WorkerInfo {
             role: "draft".to_owned(),
             address: "127.0.0.1:7002".to_owned(),
-            state: "refused: its vocabulary is another".to_owned(),
+            state: "refused: it has another vocabulary".to_owned(),
             ..v1::WorkerInfo::default()
         };
         v1::ClusterReply {
@@ -191,7 +191,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn figures_are_of_the_time_between() {
+    fn figures_are_differences_of_two_replies() {
         let figures = Figures::between(&reply(1), &reply(3), Duration::from_secs(1));
         assert_eq!(figures.tokens_per_s, 60.0);
         assert_eq!(figures.acceptance, Some(3.0));
@@ -209,7 +209,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn where_nothing_happened_there_is_no_share() {
+    fn without_work_there_is_no_share() {
         let figures = Figures::between(&reply(2), &reply(2), Duration::from_secs(1));
         assert_eq!(figures.tokens_per_s, 0.0);
         assert_eq!((figures.acceptance, figures.hit_rate), (None, None));
@@ -219,7 +219,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_coordinator_that_was_started_again_counts_from_its_start() {
+    fn a_restarted_coordinator_counts_from_its_start() {
         let figures = Figures::between(&reply(9), &reply(1), Duration::from_secs(1));
         assert_eq!(figures.tokens_per_s, 30.0);
         assert_eq!(figures.acceptance, Some(3.0));

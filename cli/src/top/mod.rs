@@ -1,7 +1,7 @@
-//! `offshoot top`: the workers of a running cluster and where their time goes, in a terminal.
+//! `offshoot top`: the workers of a running cluster and how they spend their time, in a terminal.
 //!
-//! Everything shown is what the coordinator's `Cluster` call says: sums of what its sessions have reported. [`figures`]
-//! makes figures of two such answers, [`view`] draws them; this file asks, waits and listens to keys.
+//! Everything shown comes from the coordinator's `Cluster` call: sums of what its sessions have reported. [`figures`]
+//! computes what happened between two such replies and [`view`] draws it; this file calls, waits and reads keys.
 
 mod figures;
 mod view;
@@ -28,18 +28,18 @@ Examples:
   offshoot top --connect 127.0.0.1:7000
   offshoot top --connect 127.0.0.1:7000 --once
 
-Shares are of the lives of the sessions that a worker served. q, Esc or Ctrl-C ends it.")]
+Shares are of the lives of the sessions on a worker. q, Esc and Ctrl-C quit.")]
 pub(crate) struct TopArgs {
-    /// Where the coordinator listens
+    /// Address of the coordinator
     #[arg(long, value_name = "HOST:PORT", env = "OFFSHOOT_CONNECT")]
     connect: String,
-    /// Seconds between two looks; figures are those of the time between them
+    /// Seconds between updates
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     interval: Duration,
-    /// Print one frame with the figures since the coordinator started, and end
+    /// Print the averages since the coordinator started, once, and exit
     #[arg(long)]
     once: bool,
-    /// How to call a coordinator that takes only encrypted connections
+    /// How to connect to a coordinator that requires TLS
     #[command(flatten)]
     tls: TlsArgs,
 }
@@ -53,10 +53,10 @@ fn seconds(given: &str) -> Result<Duration, String> {
     }
 }
 
-/// Shows the cluster until it is told to stop.
+/// Shows the cluster until the user quits.
 ///
 /// # Errors
-/// When the coordinator cannot be reached, or the terminal not be used.
+/// When the coordinator cannot be reached or the terminal cannot be used.
 pub(crate) async fn run(args: TopArgs) -> Result<End> {
     let caller = Caller::new(args.tls.load(Purpose::Call)?);
     let mut client = Client::connect(&args.connect, &caller).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: TopArgs) -> Result<End> {
         return Ok(End::Done);
     }
     if !console::stdout_is_terminal() {
-        bail!("standard output is no terminal; use --once");
+        bail!("standard output is not a terminal; use --once");
     }
     let drain = Drain::new();
     drain.on_signals()?;
@@ -86,7 +86,7 @@ async fn show(
 ) -> Result<()> {
     let mut figures = Figures::since_start(&first);
     let (mut before, mut looked) = (first, Instant::now());
-    let mut trouble = None;
+    let mut stale = None;
     loop {
         terminal.draw(|frame| {
             view::draw(
@@ -94,14 +94,14 @@ async fn show(
                 frame.buffer_mut(),
                 &args.connect,
                 &figures,
-                trouble.as_deref(),
+                stale.as_deref(),
             );
         })?;
         let due = args.interval.saturating_sub(looked.elapsed());
-        // Waiting for a key blocks, which takes a thread that may.
+        // Waiting for a key blocks, so it needs a blocking thread.
         let waiting = tokio::task::spawn_blocking(move || wait(due));
         let woken = tokio::select! {
-            woken = waiting => woken.context("the reader of keys failed")??,
+            woken = waiting => woken.context("reading keys failed")??,
             () = drain.stopping() => Woken::Quit,
         };
         match woken {
@@ -114,17 +114,17 @@ async fn show(
                     Ok(after) => {
                         figures = Figures::between(&before, &after, elapsed);
                         before = after;
-                        trouble = None;
+                        stale = None;
                     }
-                    // It may come back; the last figures stay, and the line says that they are old.
-                    Err(error) => trouble = Some(error.to_string()),
+                    // It may come back; the last figures stay, marked as stale.
+                    Err(error) => stale = Some(error.to_string()),
                 }
             }
         }
     }
 }
 
-/// Why the wait for the next look is over.
+/// Why the wait for the next update ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Woken {
     Due,

@@ -1,4 +1,4 @@
-//! Drawing figures: the same for a terminal and for plain text.
+//! Draws the figures, the same way for a terminal and as plain text.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -8,9 +8,9 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table, Widget};
 
 use super::figures::{Figures, Shares, WorkerFigures};
 
-/// Columns of the plain form: nothing but a long reason of a refusal is cut.
+/// Columns of the plain form; only a long reason of a refusal is cut.
 const PLAIN_WIDTH: u16 = 140;
-/// Cells of the bar that shows where time goes.
+/// Width of the bar that shows how time is spent.
 const BAR: usize = 16;
 /// Lines above the table.
 const HEAD: u16 = 4;
@@ -29,17 +29,17 @@ const COLUMNS: [(&str, u16); 11] = [
     ("TIME", BAR as u16),
 ];
 
-/// Draws one frame. `trouble` is why the figures are old, if they are.
+/// Draws one frame. `stale` is the reason why the figures are not current, if they are not.
 pub(super) fn draw(
     area: Rect,
     buffer: &mut Buffer,
     cluster: &str,
     figures: &Figures,
-    trouble: Option<&str>,
+    stale: Option<&str>,
 ) {
     let [head, table] =
         Layout::vertical([Constraint::Length(HEAD), Constraint::Min(0)]).areas(area);
-    Paragraph::new(headline(cluster, figures, trouble)).render(head, buffer);
+    Paragraph::new(headline(cluster, figures, stale)).render(head, buffer);
     let names = COLUMNS.map(|(name, _)| name);
     let heading = Row::new(names).style(Style::new().add_modifier(Modifier::REVERSED));
     let rows = figures.workers.iter().map(line);
@@ -64,27 +64,24 @@ pub(super) fn plain(cluster: &str, figures: &Figures) -> String {
     text
 }
 
-fn headline<'a>(cluster: &'a str, figures: &Figures, trouble: Option<&'a str>) -> Vec<Line<'a>> {
+fn headline<'a>(cluster: &'a str, figures: &Figures, stale: Option<&'a str>) -> Vec<Line<'a>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let seconds = figures.span.as_secs_f64();
     let about = if figures.since_start {
-        format!("the {seconds:.1} s since it started")
+        format!("the {seconds:.1} s since its start")
     } else {
         format!("the last {seconds:.1} s")
     };
     let first = Line::from(vec![
         Span::styled(format!("offshoot {cluster}"), bold),
-        Span::raw(format!("   figures of {about}")),
+        Span::raw(format!("   over {about}")),
     ]);
     let second = Line::from(format!(
-        "{} running, {} waiting   {:.1} tok/s   {} tokens in all",
+        "{} running, {} waiting   {:.1} tok/s   {} tokens total",
         figures.running, figures.waiting, figures.tokens_per_s, figures.tokens
     ));
-    let third = match trouble {
-        Some(trouble) => Line::styled(
-            format!("these figures are old: {trouble}"),
-            Style::new().fg(Color::Red),
-        ),
+    let third = match stale {
+        Some(stale) => Line::styled(format!("stale: {stale}"), Style::new().fg(Color::Red)),
         None => Line::from(format!(
             "acceptance length {}   hits {}   starved steps {}",
             number(figures.acceptance, 2),
@@ -98,7 +95,7 @@ fn headline<'a>(cluster: &'a str, figures: &Figures, trouble: Option<&'a str>) -
 fn line(worker: &WorkerFigures) -> Row<'_> {
     let shares = worker.time;
     let part = |part: fn(Shares) -> f64| percent(shares.map(part));
-    // A refusal comes with its reason, which has the rest of the line.
+    // The reason of a refusal takes the rest of the line.
     if worker.state != "ready" && worker.state != "connecting" {
         return Row::new([
             Cell::from(worker.role.as_str()),
@@ -135,7 +132,7 @@ fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", share * 100.0))
 }
 
-/// Busy, then the bubble, then parked; what is left is waiting for other sessions' steps.
+/// Busy, bubble and parked; the rest is the time of other sessions' steps.
 fn bar(shares: Option<Shares>) -> Line<'static> {
     let Some(shares) = shares else {
         return Line::default();
@@ -184,24 +181,21 @@ mod tests {
             assert!(lines[5].contains(part), "{part} is not in {:?}", lines[5]);
         }
         assert!(
-            lines[6].contains("refused: its vocabulary is another"),
+            lines[6].contains("refused: it has another vocabulary"),
             "{text}"
         );
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
     }
 
     #[test]
-    fn what_is_old_says_so_and_a_small_window_is_no_failure() {
+    fn stale_figures_are_marked_and_a_small_window_is_no_failure() {
         let figures = Figures::since_start(&reply(1));
         for (width, height) in [(80, 24), (10, 2), (0, 0)] {
             let area = Rect::new(0, 0, width, height);
             let mut buffer = Buffer::empty(area);
-            draw(area, &mut buffer, "a:1", &figures, Some("nobody answers"));
+            draw(area, &mut buffer, "a:1", &figures, Some("no answer"));
             let shown = format!("{buffer:?}");
-            assert_eq!(
-                shown.contains("these figures are old: nobody answers"),
-                width == 80
-            );
+            assert_eq!(shown.contains("stale: no answer"), width == 80);
         }
     }
 }

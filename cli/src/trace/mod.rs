@@ -1,8 +1,8 @@
-//! `offshoot trace`: a collector for a desk, and pictures of what it got.
+//! `offshoot trace`: a small trace collector, and drawings of what it received.
 //!
 //! [`receive`] takes spans from any OTLP exporter and writes them as the OpenTelemetry Collector's file exporter does;
 //! [`timeline`] reads such files, [`svg`] and [`chrome`] draw one trace of them: a track for each process, on one time
-//! line. Nothing here knows more of a span than every viewer does, except which roles go first.
+//! line. Apart from the order of the roles, nothing here is specific to Offshoot's spans.
 
 mod chrome;
 mod receive;
@@ -18,12 +18,12 @@ use clap::{Args, Subcommand};
 use crate::{End, console, roles};
 use timeline::Timeline;
 
-/// Traces, without anything else to install.
+/// Traces without further software.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum TraceCommand {
-    /// Receive spans over OTLP (gRPC) and write them to a file, until Ctrl-C
+    /// Receive spans over OTLP/gRPC and write them to a file until Ctrl-C
     Receive(receive::ReceiveArgs),
-    /// Draw one trace of a file as an SVG timeline, or for Chrome and Perfetto
+    /// Draw one trace as an SVG timeline, or convert it for Chrome and Perfetto
     Draw(DrawArgs),
 }
 
@@ -37,15 +37,15 @@ Examples:
 
 The JSON opens in ui.perfetto.dev and chrome://tracing.")]
 pub(crate) struct DrawArgs {
-    /// What `trace receive`, or a collector's file exporter, has written: OTLP JSON, one export per line
+    /// File written by `trace receive` or a collector's file exporter: OTLP JSON, one export per line
     file: PathBuf,
-    /// Which trace, by the beginning of its number [default: the one with the most spans]
+    /// Prefix of the trace id [default: the trace with the most spans]
     #[arg(long, value_name = "HEX")]
     trace: Option<String>,
-    /// Write a self-contained picture here
+    /// Write a self-contained SVG to this file
     #[arg(long, value_name = "FILE", required_unless_present = "chrome")]
     svg: Option<PathBuf>,
-    /// Write the trace in Chrome's format here
+    /// Write the trace to this file in Chrome's format
     #[arg(long, value_name = "FILE")]
     chrome: Option<PathBuf>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct DrawArgs {
 /// Runs one of the commands.
 ///
 /// # Errors
-/// When a file cannot be read or written, or the address not be bound.
+/// When a file cannot be read or written, or the address cannot be bound.
 pub(crate) fn run(command: TraceCommand) -> Result<End> {
     match command {
         TraceCommand::Receive(args) => roles::block_on(receive::run(args)),
@@ -67,7 +67,7 @@ fn draw(args: &DrawArgs) -> Result<()> {
     let spans = timeline::parse(&text).with_context(|| format!("cannot read {path}"))?;
     let wanted = args.trace.as_deref().unwrap_or_default();
     let Some(timeline) = Timeline::of(spans, wanted) else {
-        bail!("{path} has no trace whose number begins with {wanted:?}");
+        bail!("{path} has no trace with an id that starts with {wanted:?}");
     };
     let write = |path: &PathBuf, content: String| {
         fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))

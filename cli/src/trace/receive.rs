@@ -19,16 +19,16 @@ use tonic::{Request, Response, Status};
 
 use crate::{End, console};
 
-/// How long exports under way may take at the end.
+/// How long running exports may take at the end.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Arguments of `offshoot trace receive`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReceiveArgs {
-    /// Write the spans here
+    /// File for the spans
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Where to listen; collectors have port 4317
+    /// Where to listen; the port of collectors is 4317
     #[command(flatten)]
     net: NetArgs,
 }
@@ -49,7 +49,7 @@ impl TraceService for Receiver {
         line.push('\n');
         let written = match self.file.lock() {
             Ok(mut file) => file.write_all(line.as_bytes()),
-            Err(_) => return Err(Status::internal("an earlier export broke off")),
+            Err(_) => return Err(Status::internal("an earlier export failed")),
         };
         match written {
             Ok(()) => Ok(Response::new(ExportTraceServiceResponse::default())),
@@ -58,10 +58,10 @@ impl TraceService for Receiver {
     }
 }
 
-/// Receives until it is told to stop.
+/// Receives spans until the process is asked to stop.
 ///
 /// # Errors
-/// When the file cannot be made or the address not be bound.
+/// When the file cannot be created or the address cannot be bound.
 pub(crate) async fn run(args: ReceiveArgs) -> Result<End> {
     let file =
         File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;

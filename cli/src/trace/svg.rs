@@ -1,4 +1,4 @@
-//! A timeline as a picture that needs nothing else: one band for each process, time to the right.
+//! A timeline as a self-contained SVG: one band for each process, time to the right.
 
 use std::fmt::Write;
 
@@ -10,14 +10,14 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 48.0;
 const LANE: f64 = 22.0;
 const GAP: f64 = 14.0;
-/// Bars are at least this wide, or they would not be seen.
+/// The minimum width of a bar; it would be invisible otherwise.
 const THINNEST: f64 = 0.6;
-/// What bars leave free at their end, so that one is told from the next.
+/// The space at the end of a bar that separates it from the next.
 const EDGE: f64 = 0.7;
-/// Characters that fit into one unit of width, for names inside bars.
+/// Width of a character, for names inside bars.
 const PER_CHARACTER: f64 = 6.4;
 
-/// Colours by role, from a palette that also those can tell apart who do not see red and green.
+/// Colours by role, from a palette for colour-blind readers.
 fn colour(service: &str) -> &'static str {
     match service.strip_prefix("offshoot-").unwrap_or(service) {
         "client" => "#888888",
@@ -43,8 +43,8 @@ pub(super) fn draw(timeline: &Timeline) -> String {
     ));
     let ms = timeline.length_ns as f64 / 1e6;
     put(format_args!(
-        "<text x=\"8\" y=\"18\" font-size=\"13\" fill=\"#222222\">trace {}, {ms:.1} ms; pale: given up because a commit \
-         had made it worthless</text>\n",
+        "<text x=\"8\" y=\"18\" font-size=\"13\" fill=\"#222222\">trace {}, {ms:.1} ms; pale: abandoned because a commit \
+         had made it useless</text>\n",
         escape(&timeline.trace)
     ));
     let scale = (WIDTH - LEFT - RIGHT) / ms.max(1e-6);
@@ -128,7 +128,7 @@ fn ticks(ms: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Names and attributes come from other processes.
+/// Escapes text for XML; names and attributes come from other processes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! One trace as tracks of bars: a track for each process, bars that overlap on lanes below each other.
+//! One trace as tracks of bars: a track for each process; bars that overlap are in different lanes.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) struct Exported {
     pub(super) attributes: Vec<(String, String)>,
 }
 
-/// A trace to draw. Times count from its first span.
+/// A trace to draw. Times are relative to its first span.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Timeline {
     pub(super) trace: String,
@@ -46,7 +46,7 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    /// Whether it says of itself that its work was given up.
+    /// Whether the step was abandoned.
     pub(super) fn is_abandoned(&self) -> bool {
         self.attributes
             .iter()
@@ -110,7 +110,7 @@ fn value(of: &AnyValue) -> String {
     }
 }
 
-/// From the one who asks to those who guess; others come after them, by name.
+/// The order of tracks: from the client to the drafts, then other services by name.
 fn rank(service: &str) -> usize {
     let roles = ["client", "coordinator", "target", "qualifier", "draft"];
     let role = service.strip_prefix("offshoot-").unwrap_or(service);
@@ -118,7 +118,7 @@ fn rank(service: &str) -> usize {
 }
 
 impl Timeline {
-    /// The trace with the most spans among those whose number begins with `wanted`.
+    /// The trace with the most spans among those whose id starts with `wanted`.
     pub(super) fn of(spans: Vec<Exported>, wanted: &str) -> Option<Timeline> {
         let mut traces: BTreeMap<String, Vec<Exported>> = BTreeMap::new();
         for span in spans {
@@ -129,7 +129,7 @@ impl Timeline {
         let (trace, mut spans) = traces.into_iter().max_by_key(|(_, spans)| spans.len())?;
         let first = spans.iter().map(|span| span.start_ns).min()?;
         let last = spans.iter().map(|span| span.end_ns).max()?;
-        // What contains comes before what it contains.
+        // A span comes before the spans that it contains.
         spans.sort_by_key(|span| (span.start_ns, u64::MAX - span.end_ns));
         let mut tracks: BTreeMap<(usize, String, String), Vec<Exported>> = BTreeMap::new();
         for span in spans {
@@ -152,7 +152,7 @@ impl Timeline {
 }
 
 fn track(service: String, instance: String, spans: Vec<Exported>, first: u64) -> Track {
-    // When each lane is free again.
+    // The end of the last bar of each lane.
     let mut lanes: Vec<u64> = Vec::new();
     let bars = (spans.into_iter())
         .map(|span| {
@@ -237,14 +237,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_trace_is_chosen_by_its_beginning() {
+    fn a_trace_is_chosen_by_the_prefix_of_its_id() {
         assert_eq!(Timeline::of(spans(), "c").unwrap().trace, "cd");
         assert_eq!(Timeline::of(spans(), "ef"), None);
         assert_eq!(Timeline::of(Vec::new(), ""), None);
     }
 
     #[test]
-    fn the_collectors_form_is_read_and_other_lines_are_named() {
+    fn the_collectors_format_is_read_and_invalid_lines_are_named() {
         let line = r#"{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"s"}}]},
             "scopeSpans":[{"spans":[{"traceId":"0af7651916cd43dd8448eb211c80319c","spanId":"b7ad6b7169203331",
             "name":"n","startTimeUnixNano":"5","endTimeUnixNano":"9","attributes":[{"key":"k","value":{"intValue":"3"}}]}]}]}]}"#
@@ -254,7 +254,7 @@ pub(super) mod tests {
         assert_eq!(spans[0].trace, "0af7651916cd43dd8448eb211c80319c");
         assert_eq!((spans[0].start_ns, spans[0].end_ns), (5, 9));
         assert_eq!(spans[0].attributes, [("k".to_owned(), "3".to_owned())]);
-        let error = parse(&format!("{line}\nnonsense\n")).unwrap_err();
+        let error = parse(&format!("{line}\nnot json\n")).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use tonic_types::StatusExt;
 use crate::fakes::rig::{Limits, Rig, event, prompt, request};
 use crate::fakes::target::{FakeTarget, Pace};
 use crate::fakes::{plain, until};
-use speculation::relay::Role;
+use speculation::duty::Role;
 
 fn text_of(ids: &[u32]) -> String {
     ids.iter().map(|&id| char::from(id as u8)).collect()

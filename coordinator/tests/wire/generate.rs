@@ -5,7 +5,7 @@ use crate::fakes::rig::{Rig, prompt, request};
 use crate::fakes::target::{FakeTarget, Pace};
 use crate::fakes::{hello, plain, until, vocabulary};
 use proto::v1;
-use speculation::relay::Role;
+use speculation::duty::Role;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_decoding_uses_the_target_alone() {
@@ -169,6 +169,34 @@ async fn the_target_is_told_how_to_sample_and_when_to_stop() {
     let reply = rig.generate(ignoring).await.unwrap();
     let opened = target.inner.seen.borrow().opened[&reply.started.session].clone();
     assert_eq!(opened.stopping.unwrap().stop_ids, [1, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_told_the_strategy_its_knobs_and_their_own_duty() {
+    let target = FakeTarget::start(Pace::OnAck).await;
+    let draft = FakeTarget::with(Pace::Hold, hello("draft", 512)).await;
+    let workers = [
+        (Role::Target, target.server.addr),
+        (Role::Draft, draft.server.addr),
+    ];
+    let rig = Rig::with(&workers, crate::fakes::rig::Limits::default()).await;
+    let asked = v1::GenerateRequest {
+        knobs: [("gamma".to_owned(), 3.0)].into(),
+        ..request("serial", 4)
+    };
+    let reply = rig.generate(asked).await.unwrap();
+    let session = reply.started.session;
+    until(&draft.inner.seen, |seen| seen.opened.contains_key(&session)).await;
+    for (worker, duty) in [(&target, "commit"), (&draft, "propose")] {
+        let opened = worker.inner.seen.borrow().opened[&session].clone();
+        assert_eq!(opened.strategy, "serial");
+        assert_eq!(opened.knobs, [("gamma".to_owned(), 3.0)].into());
+        assert_eq!(opened.duties, [duty]);
+    }
+    // Without a name it is the server's strategy.
+    let reply = rig.generate(request("", 4)).await.unwrap();
+    let opened = target.inner.seen.borrow().opened[&reply.started.session].clone();
+    assert_eq!(opened.strategy, "auto");
 }
 
 #[tokio::test(flavor = "multi_thread")]

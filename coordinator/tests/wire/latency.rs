@@ -20,7 +20,7 @@ async fn a_guess_crosses_without_a_timer_in_its_way() {
     let _stream = rig.send(request("auto", 100)).await.unwrap();
     let seen = until(&draft.inner.seen, |seen| seen.opened.len() == 1).await;
     let session = *seen.opened.first().unwrap();
-    until(&target.inner.seen, |seen| seen.told_guesses == 1).await;
+    until(&target.inner.seen, |seen| seen.guess_updates == 1).await;
     let mut times = Vec::new();
     for at in 0..120_u32 {
         let nodes = v1::Nodes {
@@ -30,22 +30,23 @@ async fn a_guess_crosses_without_a_timer_in_its_way() {
             tokens: vec![130 + at],
             edges: vec![30_000],
             owners: vec![0],
+            ..v1::Nodes::default()
         };
-        let report = v1::DraftSessionReport {
+        let report = v1::SessionReport {
             session,
             // Given to the target first.
             term: 2,
             base_len: 6,
             nodes: Some(nodes),
-            ..v1::DraftSessionReport::default()
+            ..v1::SessionReport::default()
         };
         let sent = Instant::now();
-        draft.send(v1::DraftFrame {
+        draft.send(v1::WorkerFrame {
             reports: vec![report],
             faults: Vec::new(),
         });
         let told = at as usize + 2;
-        until(&target.inner.seen, |seen| seen.told_guesses >= told).await;
+        until(&target.inner.seen, |seen| seen.guess_updates >= told).await;
         times.push(sent.elapsed());
     }
     times.sort();

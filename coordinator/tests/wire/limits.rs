@@ -1,10 +1,8 @@
 //! Requests that are refused, and requests that wait.
 
-use std::time::Duration;
-
 use proto::v1;
 use proto::v1::generate_request::Prompt;
-use speculation::relay::Role;
+use speculation::duty::Role;
 use tonic::Code;
 
 use crate::fakes::rig::{Limits, Rig, collect, prompt, request};
@@ -69,6 +67,20 @@ async fn parameters_out_of_range_are_named_and_disturb_nobody() {
             "holds 512",
         ),
         (request("warp", 4), "unknown strategy \"warp\""),
+        (
+            v1::GenerateRequest {
+                knobs: [("gamma".to_owned(), 0.0)].into(),
+                ..request("serial", 4)
+            },
+            "gamma is 0; allowed are whole numbers from 1",
+        ),
+        (
+            v1::GenerateRequest {
+                knobs: [("beams".to_owned(), 2.0)].into(),
+                ..good.clone()
+            },
+            "no knob \"beams\"",
+        ),
     ];
     for (asked, why) in cases {
         let status = rig.generate(asked).await.unwrap_err();
@@ -85,7 +97,7 @@ async fn parameters_out_of_range_are_named_and_disturb_nobody() {
     assert_eq!(
         rig.workers().await[0].sessions,
         0,
-        "a refusal leaves a seat behind"
+        "a refusal leaves a reservation behind"
     );
 }
 
@@ -129,8 +141,8 @@ async fn requests_wait_for_a_target_that_is_full() {
     }
 }
 
-/// A target with one seat that takes no step.
-async fn one_seat() -> FakeTarget {
+/// A target with room for one session that takes no step.
+async fn room_for_one() -> FakeTarget {
     let small = v1::HelloReply {
         max_sessions: 1,
         ..hello("target", 512)
@@ -138,14 +150,15 @@ async fn one_seat() -> FakeTarget {
     FakeTarget::with(Pace::Hold, small).await
 }
 
-/// Waits until so many completions look for a seat.
+/// Waits until so many completions wait for a target.
 async fn seeking(rig: &Rig, count: usize) {
     let there = async {
         while rig.coordinator.seeking() != count {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            // A call to the coordinator, so that it gets on meanwhile.
+            rig.workers().await;
         }
     };
-    (tokio::time::timeout(PATIENCE, there).await).expect("so many never looked for a seat");
+    (tokio::time::timeout(PATIENCE, there).await).expect("so many never waited for a target");
 }
 
 /// The text lengths of the sessions that a target was given, the newest last.
@@ -159,8 +172,8 @@ async fn lengths(target: &FakeTarget, count: usize) -> Vec<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_free_seat_goes_to_the_first_by_priority() {
-    let target = one_seat().await;
+async fn a_free_reservation_goes_to_the_first_by_priority() {
+    let target = room_for_one().await;
     let rig = Rig::start(&[&target], &[]).await;
     let mut streams = vec![rig.send(request("ar", 10)).await.unwrap()];
     lengths(&target, 1).await;
@@ -185,14 +198,14 @@ async fn a_free_seat_goes_to_the_first_by_priority() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_free_seat_goes_first_to_who_has_lost_its_own() {
-    let (first, second) = (one_seat().await, one_seat().await);
+async fn a_free_reservation_goes_first_to_who_has_lost_its_own() {
+    let (first, second) = (room_for_one().await, room_for_one().await);
     let limits = Limits {
-        replay_wait: PATIENCE,
+        failover_wait: PATIENCE,
         ..Limits::default()
     };
     let rig = Rig::limited(&[&first, &second], &[], limits).await;
-    let _orphan = rig.send(request("ar", 10)).await.unwrap();
+    let _lost = rig.send(request("ar", 10)).await.unwrap();
     lengths(&first, 1).await;
     let leaves = rig.send(request("ar", 20)).await.unwrap();
     lengths(&second, 1).await;

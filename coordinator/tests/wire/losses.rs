@@ -1,14 +1,15 @@
-//! Workers that die, hang up, refuse or talk nonsense.
+//! Workers that die, end their streams, refuse, or send invalid messages.
 
 use proto::v1;
 use proto::v1::generate_event::Event;
-use speculation::relay::Role;
+use speculation::duty::Role;
+use tonic::service::RoutesBuilder;
 use tonic::{Code, Status};
 
 use crate::fakes::draft::FakeDraft;
 use crate::fakes::rig::{Limits, Rig, collect, event, prompt, request};
 use crate::fakes::target::{FakeTarget, Pace};
-use crate::fakes::{PATIENCE, hello, plain, until, vocabulary};
+use crate::fakes::{PATIENCE, Server, hello, plain, until, vocabulary};
 
 /// The session is given to its target first, and then to its draft.
 const DRAFTS_TERM: u32 = 2;
@@ -54,9 +55,9 @@ async fn a_draft_that_comes_back_serves_new_requests() {
     let draft = FakeDraft::start().await;
     let rig = Rig::start(&[&target], &[&draft]).await;
     rig.generate(request("auto", 8)).await.unwrap();
-    draft.drop_link();
-    until(&draft.inner.seen, |seen| seen.links == 2).await;
-    // The link is up before the coordinator knows it; a request in between would go without a draft.
+    draft.drop_stream();
+    until(&draft.inner.seen, |seen| seen.streams == 2).await;
+    // The stream is up before the coordinator knows it; a request in between would go without a draft.
     let all_ready =
         async { while (rig.workers().await.iter()).any(|worker| worker.state != "ready") {} };
     tokio::time::timeout(PATIENCE, all_ready).await.unwrap();
@@ -137,11 +138,12 @@ async fn without_a_usable_target_the_client_learns_why() {
         (
             v1::HelloReply {
                 protocol: 99,
+                oldest_protocol: 99,
                 ..hello("target", 512)
             },
             "protocol 99",
         ),
-        (hello("qualifier", 512), "is a \"qualifier\""),
+        (hello("qualifier", 512), "role is \"qualifier\""),
         (
             v1::HelloReply {
                 vocabulary_len: 10,
@@ -159,6 +161,78 @@ async fn without_a_usable_target_the_client_learns_why() {
         assert!(status.message().contains(why), "{status}");
         assert!(status.message().contains(&target.server.addr.to_string()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_an_older_protocol_is_refused_with_both_sides_named() {
+    let target = FakeTarget::start(Pace::OnAck).await;
+    let ours = format!("this coordinator speaks protocol {}", proto::PROTOCOL);
+    let older = FakeDraft::with(v1::HelloReply {
+        protocol: 3,
+        oldest_protocol: 0,
+        capabilities: Vec::new(),
+        ..hello("draft", 512)
+    })
+    .await;
+    // Before protocol 4 there was no `Worker` service: every call of it is UNIMPLEMENTED.
+    let oldest = Server::start(|_| {
+        let none = RoutesBuilder::default().routes();
+        tonic::transport::Server::builder().add_routes(none)
+    })
+    .await;
+    let workers = [
+        (Role::Target, target.server.addr),
+        (Role::Draft, older.server.addr),
+        (Role::Draft, oldest.addr),
+    ];
+    let rig = Rig::with(&workers, Limits::default()).await;
+    let states: Vec<String> = (rig.workers().await.into_iter())
+        .map(|worker| worker.state)
+        .collect();
+    assert_eq!(states[0], "ready");
+    for (state, theirs) in [
+        (&states[1], "speaks protocol 3"),
+        (&states[2], "speaks an older protocol"),
+    ] {
+        assert!(state.starts_with("refused: "), "{state}");
+        assert!(state.contains(theirs) && state.contains(&ours), "{state}");
+    }
+    // Whoever is refused takes nothing from the others.
+    let reply = rig.generate(request("auto", 10)).await.unwrap();
+    assert_eq!(reply.ids, plain(&prompt(), 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_lacks_a_capability_is_refused() {
+    let target = FakeTarget::start(Pace::OnAck).await;
+    let lacking = FakeTarget::with(
+        Pace::OnAck,
+        v1::HelloReply {
+            capabilities: vec!["verify".to_owned()],
+            ..hello("target", 512)
+        },
+    )
+    .await;
+    let draft = FakeDraft::with(v1::HelloReply {
+        capabilities: Vec::new(),
+        ..hello("draft", 512)
+    })
+    .await;
+    let rig = Rig::start(&[&target, &lacking], &[&draft]).await;
+    let workers = rig.workers().await;
+    assert_eq!(workers[0].state, "ready");
+    for (worker, parts) in [
+        (&workers[1], ["cannot commit", "target", "are: verify"]),
+        (&workers[2], ["cannot propose", "draft", "are: none"]),
+    ] {
+        assert!(worker.state.starts_with("refused: "), "{worker:?}");
+        for part in parts {
+            assert!(worker.state.contains(part), "{part:?} in {worker:?}");
+        }
+    }
+    let reply = rig.generate(request("auto", 10)).await.unwrap();
+    assert_eq!(reply.ids, plain(&prompt(), 10));
+    assert!(lacking.inner.seen.borrow().opened.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,29 +279,30 @@ async fn a_refused_open_is_the_clients_only_from_the_target() {
 }
 
 /// A report whose arrays have these many parents and tokens, all with this edge.
-fn odd_report(session: u64, parents: usize, tokens: usize, edge: u32) -> v1::DraftFrame {
+fn invalid_report(session: u64, parents: usize, tokens: usize, edge: u32) -> v1::WorkerFrame {
     let nodes = v1::Nodes {
         first_id: 1000,
         parents: vec![0; parents],
         tokens: vec![1; tokens],
         edges: vec![edge; tokens],
         owners: vec![0; tokens],
+        ..v1::Nodes::default()
     };
-    let report = v1::DraftSessionReport {
+    let report = v1::SessionReport {
         session,
         term: DRAFTS_TERM,
         base_len: 6,
         nodes: Some(nodes),
-        ..v1::DraftSessionReport::default()
+        ..v1::SessionReport::default()
     };
-    v1::DraftFrame {
+    v1::WorkerFrame {
         reports: vec![report],
         faults: Vec::new(),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nonsense_from_a_draft_costs_only_the_draft() {
+async fn invalid_messages_from_a_draft_cost_only_the_draft() {
     let target = FakeTarget::start(Pace::Hold).await;
     let draft = FakeDraft::start().await;
     let rig = Rig::start(&[&target], &[&draft]).await;
@@ -236,19 +311,19 @@ async fn nonsense_from_a_draft_costs_only_the_draft() {
     let stream = rig.send(request("auto", 10)).await.unwrap();
     let seen = until(&draft.inner.seen, |seen| seen.opened.len() == 1).await;
     let session = *seen.opened.first().unwrap();
-    draft.send(odd_report(session, 2, 3, 1));
+    draft.send(invalid_report(session, 2, 3, 1));
     until(&draft.inner.seen, |seen| seen.closed.contains(&session)).await;
-    assert_eq!(draft.inner.seen.borrow().links, 1);
+    assert_eq!(draft.inner.seen.borrow().streams, 1);
     target.set(Pace::OnAck);
     assert_eq!(collect(stream).await.unwrap().ids, plain(&prompt(), 10));
 
-    // A number that no correct peer sends: the whole link is dropped, and built again.
+    // A number that no correct peer sends: the whole stream is dropped, and opened again.
     target.set(Pace::Hold);
     let stream = rig.send(request("auto", 10)).await.unwrap();
     let seen = until(&draft.inner.seen, |seen| seen.opened.len() == 2).await;
     let session = *seen.opened.last().unwrap();
-    draft.send(odd_report(session, 1, 1, 70_000));
-    until(&draft.inner.seen, |seen| seen.links == 2).await;
+    draft.send(invalid_report(session, 1, 1, 70_000));
+    until(&draft.inner.seen, |seen| seen.streams == 2).await;
     target.set(Pace::OnAck);
     assert_eq!(collect(stream).await.unwrap().ids, plain(&prompt(), 10));
 }
@@ -266,14 +341,14 @@ async fn a_faulty_draft_is_let_go_and_a_faulty_target_is_given_the_session_again
         term,
         message: "out of pages".to_owned(),
     };
-    draft.send(v1::DraftFrame {
+    draft.send(v1::WorkerFrame {
         reports: Vec::new(),
         faults: vec![fault(DRAFTS_TERM)],
     });
     until(&draft.inner.seen, |seen| seen.closed.contains(&session)).await;
     // Of an older term: it changes nothing.
     for term in [0, 1] {
-        target.send(v1::VerifyFrame {
+        target.send(v1::WorkerFrame {
             reports: Vec::new(),
             faults: vec![fault(term)],
         });

@@ -17,7 +17,7 @@ const LONG: u32 = 4000;
 
 fn patient() -> Limits {
     Limits {
-        replay_wait: PATIENCE,
+        failover_wait: PATIENCE,
         ..Limits::default()
     }
 }
@@ -59,10 +59,22 @@ async fn a_stream_that_breaks_goes_back_to_the_same_target() {
         seen.steps.values().any(|&steps| steps > 20)
     })
     .await;
-    first.drop_link();
+    first.drop_stream();
     let reply = collect(stream).await.unwrap();
     assert_eq!(reply.ids, plain(&prompt(), LONG as usize));
-    assert_eq!(first.inner.seen.borrow().links, 2);
+    assert_eq!(first.inner.seen.borrow().streams, 2);
+    assert!(second.inner.seen.borrow().opened.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_does_not_know_the_stream_gets_a_new_one() {
+    let (first, second) = (roomy(Pace::OnAck).await, roomy(Pace::OnAck).await);
+    let rig = Rig::limited(&[&first, &second], &[], patient()).await;
+    first.refuse_once(Status::failed_precondition("no such stream"));
+    let reply = rig.generate(request("ar", 20)).await.unwrap();
+    assert_eq!(reply.ids, plain(&prompt(), 20));
+    let seen = first.inner.seen.borrow().clone();
+    assert_eq!((seen.streams, seen.opened.len()), (2, 1));
     assert!(second.inner.seen.borrow().opened.is_empty());
 }
 
@@ -134,7 +146,7 @@ async fn a_draft_that_joins_late_is_used_by_what_runs() {
     let target = FakeTarget::start(Pace::OnGuess).await;
     let draft = FakeDraft::start().await;
     let rig = Rig::start(&[&target], &[&draft]).await;
-    draft.drop_link();
+    draft.drop_stream();
     // Nothing comes without a guess: the session can only end by the draft's return.
     let reply = rig.generate(request("auto", 60)).await.unwrap();
     assert_eq!(reply.ids, plain(&prompt(), 60));

@@ -1,13 +1,16 @@
-//! What the engine's tests share: the bundled models, prompts, a plain decoder.
+//! What the engine's tests share: the bundled models, prompts, plans, a plain decoder.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub(crate) mod answers;
+pub(crate) mod plain;
 pub(crate) mod schedule;
+pub(crate) mod steps;
 pub(crate) mod synthetic;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use engine::{AppendLogits, Engine, EngineOptions, SeqId, SeqRows, StepEnd, StepOutput, TreeRow};
+use decode::{Ask, NodeId, Row, StepPlan};
+use engine::{CpuEngine, EngineOptions, SeqId};
 use offshoot_engine as engine;
 
 /// The folder of a bundled model.
@@ -44,37 +47,104 @@ pub(crate) fn prompts(most: usize) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// One step that has to succeed and is not interrupted.
-pub(crate) fn step(engine: &mut Engine, batch: &[SeqRows<'_>], output: &mut StepOutput) {
-    let end = engine
-        .step(batch, output, &mut |_| ControlFlow::Continue(()))
-        .unwrap();
-    assert_eq!(end, StepEnd::Done);
+/// What a row is asked whose logits are to be read.
+pub(crate) const SHOWN: Ask = Ask::Pick { score: None };
+
+/// Which of the appended tokens are asked for something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked {
+    None,
+    Last,
+    All,
+}
+
+impl Asked {
+    /// How many of `appended` tokens.
+    pub(crate) fn of(self, appended: usize) -> usize {
+        match self {
+            Asked::None => 0,
+            Asked::Last => appended.min(1),
+            Asked::All => appended,
+        }
+    }
 }
 
 /// An append without tree rows.
-pub(crate) fn append(seq: SeqId, tokens: &[u32], append_logits: AppendLogits) -> SeqRows<'_> {
-    SeqRows {
-        seq,
-        append: tokens,
-        append_logits,
-        tree: &[],
+pub(crate) fn append(tokens: &[u32], asked: Asked) -> StepPlan {
+    StepPlan {
+        append: tokens.to_vec(),
+        asks: vec![SHOWN; asked.of(tokens.len())],
+        rows: Vec::new(),
     }
 }
 
 /// Tree rows without an append.
-pub(crate) fn tree(seq: SeqId, rows: &[TreeRow]) -> SeqRows<'_> {
-    SeqRows {
-        seq,
-        append: &[],
-        append_logits: AppendLogits::None,
-        tree: rows,
+pub(crate) fn tree(rows: &[Row]) -> StepPlan {
+    StepPlan {
+        rows: rows.to_vec(),
+        ..StepPlan::default()
     }
+}
+
+pub(crate) fn node(index: u32) -> NodeId {
+    NodeId {
+        index,
+        generation: 0,
+    }
+}
+
+/// A row whose logits are read; such a row needs no path.
+pub(crate) fn row(token: u32, parent: Option<u32>, index: u32) -> Row {
+    Row {
+        node: node(index),
+        parent: parent.map(node),
+        token,
+        path: Vec::new(),
+        ask: SHOWN,
+    }
+}
+
+/// Computes a batch and gives the logits of every asked row, entry after entry.
+pub(crate) fn logits(engine: &mut CpuEngine, batch: &[(SeqId, &StepPlan)]) -> Vec<Vec<f32>> {
+    let mut found = Vec::new();
+    let mut places = Vec::new();
+    engine
+        .read_logits(batch, &mut |entry, place, logits| {
+            places.push((entry, place));
+            found.push(logits.to_vec());
+        })
+        .unwrap();
+    let asked = batch.iter().enumerate().flat_map(|(entry, (_, plan))| {
+        let places = 0..plan.asked().count();
+        places.map(move |place| (entry, place))
+    });
+    assert!(asked.eq(places), "every asked row once, in order");
+    found
+}
+
+/// Appends tokens to a sequence and gives the logits of those that are asked.
+pub(crate) fn append_to(
+    engine: &mut CpuEngine,
+    seq: SeqId,
+    tokens: &[u32],
+    asked: Asked,
+) -> Vec<Vec<f32>> {
+    logits(engine, &[(seq, &append(tokens, asked))])
+}
+
+/// Computes tree rows of a sequence and gives their logits.
+pub(crate) fn grow(engine: &mut CpuEngine, seq: SeqId, rows: &[Row]) -> Vec<Vec<f32>> {
+    logits(engine, &[(seq, &tree(rows))])
 }
 
 /// The bits of a row of logits: equality that tells 0 from -0.
 pub(crate) fn bits(row: &[f32]) -> Vec<u32> {
     row.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Whether every logit of a row is a number.
+pub(crate) fn healthy(row: &[f32]) -> bool {
+    row.iter().all(|x| x.is_finite())
 }
 
 /// Index of the largest logit, the lowest of equals.

@@ -1,75 +1,45 @@
 //! Random schedules on an engine, each row checked against the same path decoded plainly, one token a step.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use engine::{
-    AppendLogits, Engine, Isa, Parent, SeqId, SeqRows, Slot, StepEnd, StepOutput, TreeRow,
-};
+use decode::{CacheOp, NodeId, Row, Sampler, SamplerState, Sampling, StepPlan};
+use engine::cpu::kernels::Isa;
+use engine::{Backend, CpuEngine, SeqId, SeqStep, StepEnd};
 use offshoot_engine as engine;
 
-use super::{append, bits, step};
-
-/// Logits by token path, from an engine that appends one token a step and nothing else.
-pub(crate) struct Plain {
-    engine: Engine,
-    known: HashMap<Vec<u32>, Vec<u32>>,
-}
-
-impl Plain {
-    pub(crate) fn new(engine: Engine) -> Plain {
-        Plain {
-            engine,
-            known: HashMap::new(),
-        }
-    }
-
-    /// The bits of the logits behind `path`.
-    pub(crate) fn bits(&mut self, path: &[u32]) -> &[u32] {
-        if !self.known.contains_key(path) {
-            let seq = self.engine.open(path.len()).unwrap();
-            let mut output = StepOutput::new();
-            for i in 0..path.len() {
-                step(
-                    &mut self.engine,
-                    &[append(seq, &path[i..=i], AppendLogits::Last)],
-                    &mut output,
-                );
-                self.known.insert(path[..=i].to_vec(), bits(output.row(0)));
-            }
-            self.engine.release(seq);
-        }
-        &self.known[path]
-    }
-}
-
-/// A small generator, so that a schedule is one number.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    /// A number below `n`.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-}
+use super::answers::{self, Session};
+use super::plain::{Dice, Plain};
+use super::{Asked, SHOWN, bits, healthy};
 
 /// What a sequence should hold, in the most obvious form.
 struct Model {
     seq: SeqId,
     committed: Vec<u32>,
     /// Live tree rows: token and parent.
-    rows: BTreeMap<u16, (u32, Option<u16>)>,
+    rows: BTreeMap<NodeId, (u32, Option<NodeId>)>,
+    prompt_len: u32,
+    sampling: Sampling,
+    sampler: SamplerState,
 }
 
 impl Model {
-    /// The slots of a row's path, root first.
-    fn slots(&self, slot: u16) -> Vec<u16> {
-        let mut path = vec![slot];
+    fn open(engine: &mut CpuEngine, dice: &mut Dice, schedule: &Schedule) -> Model {
+        let sampling = answers::sampling(dice, schedule.tokens);
+        Model {
+            seq: engine.open(schedule.max_len).unwrap(),
+            committed: Vec::new(),
+            rows: BTreeMap::new(),
+            prompt_len: dice.below(20) as u32,
+            sampler: sampling.clone().into(),
+            sampling,
+        }
+    }
+
+    /// The nodes of a row's path, root first.
+    fn path(&self, node: NodeId) -> Vec<NodeId> {
+        let mut path = vec![node];
         while let Some(parent) = self.rows[path.last().unwrap()].1 {
             path.push(parent);
         }
@@ -77,19 +47,31 @@ impl Model {
         path
     }
 
-    fn tokens(&self, slot: u16) -> Vec<u32> {
-        let tail = self.slots(slot).into_iter().map(|s| self.rows[&s].0);
-        self.committed.iter().copied().chain(tail).collect()
+    /// The tokens of a row's path behind the text.
+    fn tokens(&self, node: NodeId) -> Vec<u32> {
+        let path = self.path(node).into_iter();
+        path.map(|node| self.rows[&node].0).collect()
     }
 
     fn drop_orphans(&mut self) {
-        while let Some(slot) = self
+        while let Some(node) = self
             .rows
             .iter()
             .find(|(_, (_, parent))| parent.is_some_and(|p| !self.rows.contains_key(&p)))
-            .map(|(slot, _)| *slot)
+            .map(|(node, _)| *node)
         {
-            self.rows.remove(&slot);
+            self.rows.remove(&node);
+        }
+    }
+
+    /// Enters a plan that was computed.
+    fn computed(&mut self, plan: &StepPlan) {
+        self.committed.extend_from_slice(&plan.append);
+        if !plan.append.is_empty() {
+            self.rows.clear();
+        }
+        for row in &plan.rows {
+            self.rows.insert(row.node, (row.token, row.parent));
         }
     }
 }
@@ -104,49 +86,53 @@ pub(crate) struct Schedule {
     pub(crate) scratch_rows: u16,
     pub(crate) max_chunk: usize,
     pub(crate) max_tree: usize,
+    pub(crate) check: Check,
 }
 
-/// What a drawn batch holds for one sequence.
-struct Drawn {
-    append: Vec<u32>,
-    keep: AppendLogits,
-    tree: Vec<TreeRow>,
+/// What is looked at after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// The bits of the logits.
+    Logits,
+    /// What the backend answers.
+    Answers,
+    /// Either, at random.
+    Either,
 }
 
-/// Runs a schedule on `engine`; an error names the first row whose bits differ from the plain ones.
+/// Runs a schedule on `engine`; an error names the first row whose bits, or the first answer that differs from the plain
+/// ones.
 pub(crate) fn run(
-    engine: &mut Engine,
+    engine: &mut CpuEngine,
     plain: &mut Plain,
     schedule: &Schedule,
 ) -> Result<(), String> {
     let mut dice = Dice(schedule.seed);
-    let mut models: Vec<Model> = (0..3)
-        .map(|_| Model {
-            seq: engine.open(schedule.max_len).unwrap(),
-            committed: Vec::new(),
-            rows: BTreeMap::new(),
-        })
-        .collect();
-    let mut output = StepOutput::new();
+    let open = |_| Model::open(engine, &mut dice, schedule);
+    let mut models: Vec<Model> = (0..3).map(open).collect();
+    let mut named = 0;
     for _ in 0..schedule.operations {
         let m = dice.below(models.len());
         match dice.below(12) {
-            0..=5 => steps(engine, plain, schedule, &mut dice, &mut models, &mut output)?,
-            6 | 7 => commit(engine, schedule, &mut dice, &mut models[m]),
+            0..=5 => steps(engine, plain, schedule, &mut dice, &mut models, &mut named)?,
+            6 | 7 => keep(engine, schedule, &mut dice, &mut models[m]),
             8 => {
                 let model = &mut models[m];
-                if let Some(slot) = pick(&mut dice, &model.rows) {
-                    engine.free(model.seq, &[Slot(slot)]);
-                    model.rows.remove(&slot);
+                if let Some(node) = pick(&mut dice, &model.rows) {
+                    engine.apply(model.seq, &CacheOp::Drop(vec![node])).unwrap();
+                    model.rows.remove(&node);
                     model.drop_orphans();
                 }
             }
             9 => {
                 let model = &mut models[m];
                 let len = dice.below(model.committed.len() + 1);
-                engine.truncate(model.seq, len).unwrap();
+                let shorten = CacheOp::Shorten(len as u32);
+                engine.apply(model.seq, &shorten).unwrap();
                 model.committed.truncate(len);
                 model.rows.clear();
+                // What it remembers of a text is worth something only as long as the text grows.
+                model.sampler = model.sampling.clone().into();
             }
             10 => {
                 let all = Isa::available();
@@ -158,28 +144,25 @@ pub(crate) fn run(
             _ => {
                 if dice.below(3) == 0 {
                     engine.release(models[m].seq);
-                    let seq = engine.open(schedule.max_len).unwrap();
-                    models[m] = Model {
-                        seq,
-                        committed: Vec::new(),
-                        rows: BTreeMap::new(),
-                    };
+                    models[m] = Model::open(engine, &mut dice, schedule);
                 }
             }
         }
         for model in &models {
             assert_eq!(engine.len(model.seq), model.committed.len());
+            let vacant = usize::from(schedule.scratch_rows) - model.rows.len();
+            assert_eq!(engine.vacant_rows(model.seq), vacant);
         }
     }
     for model in models {
         engine.release(model.seq);
     }
-    assert_eq!(engine.free_pages(), engine.total_pages());
+    assert_eq!(engine.free_pages(), engine.facts().total_pages);
     Ok(())
 }
 
-/// A random live slot.
-fn pick(dice: &mut Dice, rows: &BTreeMap<u16, (u32, Option<u16>)>) -> Option<u16> {
+/// A random live node.
+fn pick(dice: &mut Dice, rows: &BTreeMap<NodeId, (u32, Option<NodeId>)>) -> Option<NodeId> {
     if rows.is_empty() {
         None
     } else {
@@ -187,123 +170,151 @@ fn pick(dice: &mut Dice, rows: &BTreeMap<u16, (u32, Option<u16>)>) -> Option<u16
     }
 }
 
-/// Commits a random live path, or a beginning of it.
-fn commit(engine: &mut Engine, schedule: &Schedule, dice: &mut Dice, model: &mut Model) {
-    let Some(slot) = pick(dice, &model.rows) else {
+/// Keeps a random live path, or a beginning of it.
+fn keep(engine: &mut CpuEngine, schedule: &Schedule, dice: &mut Dice, model: &mut Model) {
+    let Some(node) = pick(dice, &model.rows) else {
         return;
     };
-    let mut path = model.slots(slot);
+    let mut path = model.path(node);
     path.truncate(1 + dice.below(path.len()));
     if model.committed.len() + path.len() > schedule.max_len {
         return;
     }
-    let slots: Vec<Slot> = path.iter().map(|s| Slot(*s)).collect();
-    engine.commit(model.seq, &slots).unwrap();
     let last = *path.last().unwrap();
-    // Other children of the tail go; children of the last committed row hang from the tail now.
+    engine
+        .apply(model.seq, &CacheOp::Keep(path.clone()))
+        .unwrap();
+    // Other children of the text go; children of the last kept row hang from the text now.
     model
         .rows
-        .retain(|slot, (_, parent)| parent.is_some() || *slot == path[0]);
-    model.committed.extend(path.iter().map(|s| model.rows[s].0));
+        .retain(|node, (_, parent)| parent.is_some() || *node == path[0]);
+    model.committed.extend(path.iter().map(|n| model.rows[n].0));
     for (_, parent) in model.rows.values_mut() {
         if *parent == Some(last) {
             *parent = None;
         }
     }
-    model.rows.retain(|slot, _| !path.contains(slot));
+    model.rows.retain(|node, _| !path.contains(node));
     model.drop_orphans();
 }
 
 /// A step over a random part of the sequences, at times interrupted, its rows checked.
 fn steps(
-    engine: &mut Engine,
+    engine: &mut CpuEngine,
     plain: &mut Plain,
     schedule: &Schedule,
     dice: &mut Dice,
     models: &mut [Model],
-    output: &mut StepOutput,
+    named: &mut u32,
 ) -> Result<(), String> {
-    let drawn: Vec<Option<Drawn>> = models
+    let check = match (schedule.check, dice.below(2)) {
+        (Check::Either, 0) => Check::Logits,
+        (Check::Either, _) => Check::Answers,
+        (check, _) => check,
+    };
+    let vocab = engine.facts().vocab as usize;
+    let drawn: Vec<Option<StepPlan>> = models
         .iter()
-        .map(|model| (dice.below(4) > 0).then(|| draw(schedule, dice, model)))
-        .collect();
-    let batch: Vec<SeqRows<'_>> = models
-        .iter()
-        .zip(&drawn)
-        .filter_map(|(model, drawn)| {
-            let drawn = drawn.as_ref()?;
-            Some(SeqRows {
-                seq: model.seq,
-                append: &drawn.append,
-                append_logits: drawn.keep,
-                tree: &drawn.tree,
-            })
+        .map(|model| {
+            (dice.below(4) > 0).then(|| draw(schedule, dice, model, named, (check, vocab)))
         })
         .collect();
-    if batch
-        .iter()
-        .map(|part| part.append.len() + part.tree.len())
-        .sum::<usize>()
-        == 0
-    {
+    if drawn.iter().flatten().all(StepPlan::is_empty) {
         return Ok(());
     }
-    if dice.below(6) == 0 {
-        let stop = dice.below(engine.config().layers);
-        let end = engine
-            .step(&batch, output, &mut |l| {
-                if l == stop {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            })
-            .unwrap();
-        assert_eq!(end, StepEnd::Interrupted);
-        assert_eq!(output.rows(), 0);
-        return Ok(());
-    }
-    step(engine, &batch, output);
-    let mut row = 0;
-    for (model, drawn) in models.iter_mut().zip(drawn) {
-        let Some(drawn) = drawn else { continue };
-        for i in 0..drawn.append.len() {
-            model.committed.push(drawn.append[i]);
-            let keep = match drawn.keep {
-                AppendLogits::None => false,
-                AppendLogits::Last => i + 1 == drawn.append.len(),
-                AppendLogits::All => true,
+    let texts: Vec<Vec<u32>> = (models.iter().zip(&drawn))
+        .map(|(model, plan)| {
+            let append = plan.as_ref().map_or(&[][..], |plan| &plan.append);
+            // What a text holds beyond the append is nobody's business.
+            let more = vec![7; dice.below(3)];
+            [&model.committed[..], append, &more].concat()
+        })
+        .collect();
+    let stop = (dice.below(6) == 0).then(|| dice.below(engine.config().layers));
+    if check == Check::Answers || stop.is_some() {
+        let end = answered(engine, models, (&drawn, &texts), stop);
+        let StepEnd::Done(answers) = end else {
+            assert!(stop.is_some(), "nobody gave the step up");
+            return Ok(());
+        };
+        assert!(stop.is_none(), "the step was given up");
+        let mut sampler = Sampler::new(engine.facts().vocab);
+        let mut answers = answers.into_iter();
+        for ((model, plan), text) in models.iter_mut().zip(drawn).zip(&texts) {
+            let Some(plan) = plan else { continue };
+            let session = Session {
+                text: &text[..model.committed.len() + plan.append.len()],
+                prompt_len: model.prompt_len,
+                sampling: &model.sampling,
             };
-            if keep {
-                compare(plain, &model.committed, output, row, schedule.seed)?;
-                row += 1;
+            let want = answers::expected(plain, &mut sampler, &plan, &session);
+            let got = answers.next().unwrap();
+            if got != want {
+                return Err(format!(
+                    "seed {}: answers differ: {got:?}, plainly {want:?}",
+                    schedule.seed
+                ));
             }
+            model.computed(&plan);
         }
-        if !drawn.append.is_empty() {
-            model.rows.clear();
+        return Ok(());
+    }
+    let batch: Vec<(SeqId, &StepPlan)> = (models.iter().zip(&drawn))
+        .filter_map(|(model, plan)| Some((model.seq, plan.as_ref()?)))
+        .collect();
+    let mut found = super::logits(engine, &batch).into_iter();
+    for (model, plan) in models.iter_mut().zip(drawn) {
+        let Some(plan) = plan else { continue };
+        let len = model.committed.len() + plan.append.len();
+        model.computed(&plan);
+        for asked in (0..plan.asks.len()).rev() {
+            let path = &model.committed[..len - asked];
+            compare(plain, path, &found.next().unwrap(), schedule.seed)?;
         }
-        for tree in &drawn.tree {
-            let parent = match tree.parent {
-                Parent::Tail => None,
-                Parent::Slot(slot) => Some(slot.0),
-            };
-            model.rows.insert(tree.slot.0, (tree.token, parent));
-            compare(
-                plain,
-                &model.tokens(tree.slot.0),
-                output,
-                row,
-                schedule.seed,
-            )?;
-            row += 1;
+        for row in &plan.rows {
+            let path = [&model.committed[..], &model.tokens(row.node)].concat();
+            compare(plain, &path, &found.next().unwrap(), schedule.seed)?;
         }
     }
-    assert_eq!(row, output.rows());
+    assert!(found.next().is_none());
     Ok(())
 }
 
+/// A step that is answered, and given up before layer `stop`.
+fn answered(
+    engine: &mut CpuEngine,
+    models: &mut [Model],
+    (drawn, texts): (&[Option<StepPlan>], &[Vec<u32>]),
+    stop: Option<usize>,
+) -> StepEnd {
+    let parts = models.iter_mut().zip(drawn).zip(texts);
+    let mut batch: Vec<SeqStep<'_>> = parts
+        .filter_map(|((model, plan), text)| {
+            Some(SeqStep {
+                seq: model.seq,
+                plan: plan.as_ref()?,
+                text,
+                prompt_len: model.prompt_len,
+                sampler: &mut model.sampler,
+            })
+        })
+        .collect();
+    engine
+        .step(&mut batch, &mut |layer| match Some(layer) == stop {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+        .unwrap()
+}
+
 /// A random contribution that the engine has to accept.
-fn draw(schedule: &Schedule, dice: &mut Dice, model: &Model) -> Drawn {
+fn draw(
+    schedule: &Schedule,
+    dice: &mut Dice,
+    model: &Model,
+    named: &mut u32,
+    (check, vocab): (Check, usize),
+) -> StepPlan {
     let room = schedule.max_len - model.committed.len();
     let append: Vec<u32> = match dice.below(3) {
         0 => Vec::new(),
@@ -311,50 +322,57 @@ fn draw(schedule: &Schedule, dice: &mut Dice, model: &Model) -> Drawn {
             .map(|_| dice.below(schedule.tokens) as u32)
             .collect(),
     };
-    let keep = [AppendLogits::None, AppendLogits::Last, AppendLogits::All][dice.below(3)];
-    let mut free: Vec<u16> = (0..schedule.scratch_rows)
-        .filter(|slot| !model.rows.contains_key(slot))
-        .collect();
-    let mut parents: Vec<Parent> = vec![Parent::Tail];
+    let ask = |dice: &mut Dice| match check {
+        Check::Answers => answers::ask(dice, vocab),
+        _ => SHOWN,
+    };
+    let asked = [Asked::None, Asked::Last, Asked::All][dice.below(3)].of(append.len());
+    let asks = (0..asked).map(|_| ask(dice)).collect();
+    let vacant = usize::from(schedule.scratch_rows) - model.rows.len();
+    // Where each row may hang, with the tokens behind the text down to there.
+    let mut parents: Vec<(Option<NodeId>, Vec<u32>)> = vec![(None, Vec::new())];
     if append.is_empty() {
-        parents.extend(model.rows.keys().map(|slot| Parent::Slot(Slot(*slot))));
+        let cached = model.rows.keys();
+        parents.extend(cached.map(|node| (Some(*node), model.tokens(*node))));
     }
-    let mut tree = Vec::new();
-    for _ in 0..dice.below(schedule.max_tree + 1).min(free.len()) {
-        let slot = Slot(free.swap_remove(dice.below(free.len())));
+    let mut rows = Vec::new();
+    for _ in 0..dice.below(schedule.max_tree + 1).min(vacant) {
+        *named += 1;
+        let node = NodeId {
+            index: *named % 64,
+            generation: *named / 64,
+        };
         // Young parents more often, so that trees grow deep as well as wide.
         let from = if dice.below(2) == 0 {
             0
         } else {
             parents.len().saturating_sub(2)
         };
-        let parent = parents[from + dice.below(parents.len() - from)];
-        tree.push(TreeRow {
-            token: dice.below(schedule.tokens) as u32,
+        let (parent, mut path) = parents[from + dice.below(parents.len() - from)].clone();
+        let token = dice.below(schedule.tokens) as u32;
+        path.push(token);
+        parents.push((Some(node), path.clone()));
+        rows.push(Row {
+            node,
             parent,
-            slot,
+            token,
+            path,
+            ask: ask(dice),
         });
-        parents.push(Parent::Slot(slot));
     }
-    Drawn { append, keep, tree }
+    StepPlan { append, asks, rows }
 }
 
-fn compare(
-    plain: &mut Plain,
-    path: &[u32],
-    output: &StepOutput,
-    row: usize,
-    seed: u64,
-) -> Result<(), String> {
-    assert!(output.healthy(row));
-    let got = bits(output.row(row));
+fn compare(plain: &mut Plain, path: &[u32], logits: &[f32], seed: u64) -> Result<(), String> {
+    assert!(healthy(logits));
+    let got = bits(logits);
     let want = plain.bits(path);
     let differing = got.iter().zip(want).filter(|(a, b)| a != b).count();
     if differing == 0 {
         return Ok(());
     }
     Err(format!(
-        "seed {seed}: {differing} of {} logits differ in row {row}, path {path:?}",
+        "seed {seed}: {differing} of {} logits differ behind path {path:?}",
         want.len()
     ))
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with an identity or a handshake, in words for whoever has to mend it.
+//! What can be wrong with an identity or a handshake, described for the person who has to fix it.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use rustls::{AlertDescription, CertificateError};
 /// Why an identity cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The flags name only a part of it.
+    /// A required flag is missing.
     #[error(
         "{flag} is missing; a server needs --tls-cert, --tls-key and --tls-ca, a client at least --tls-ca"
     )]
@@ -21,7 +21,7 @@ pub enum TlsError {
     /// The name is neither a host name nor an address.
     #[error("--tls-server-name {given:?} is neither a host name nor an IP address")]
     ServerName {
-        /// What was given, shortened if it is very long.
+        /// The value of the flag, truncated if it is very long.
         given: String,
     },
     /// The file cannot be read.
@@ -31,20 +31,20 @@ pub enum TlsError {
         flag: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file was read and is of no use.
+    /// The contents of the file cannot be used.
     #[error("{flag} {} {why}", path.display())]
     Content {
         /// The flag that names it.
         flag: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it and what it should hold.
+        /// What is wrong with it, and what it should contain.
         why: String,
     },
-    /// Certificate and key were not made for each other.
+    /// The certificate and the key do not belong together.
     #[error("the key in {} does not belong to the certificate in {}", key.display(), cert.display())]
     Mismatch {
         /// The certificate's file.
@@ -52,47 +52,48 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
-    /// The TLS library refuses the combination.
-    #[error("TLS cannot be set up: {0}")]
+    /// rustls rejects the combination.
+    #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),
 }
 
-/// What went wrong in a handshake, or with a connection afterwards, seen from this side. "It" is the peer.
+/// Describes an error of a handshake or of an established connection, from the point of view of this side. "It" is the
+/// peer.
 #[must_use]
 pub fn explain(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(error) => certificate(error),
         rustls::Error::NoCertificatesPresented => {
-            "it shows no certificate; give it --tls-cert and --tls-key".to_owned()
+            "it presented no certificate; start it with --tls-cert and --tls-key".to_owned()
         }
         rustls::Error::AlertReceived(alert) => refusal(*alert),
         rustls::Error::InvalidMessage(_) => {
-            "it does not speak TLS; give it --tls-cert, --tls-key and --tls-ca, or call it without"
+            "it does not speak TLS; start it with --tls-cert, --tls-key and --tls-ca, or call it without TLS"
                 .to_owned()
         }
         rustls::Error::NoApplicationProtocol => "it does not speak HTTP/2 over TLS".to_owned(),
         rustls::Error::PeerIncompatible(what) => {
-            format!("it speaks another kind of TLS, TLS 1.3 is needed ({what:?})")
+            format!("its TLS is incompatible; TLS 1.3 is required ({what:?})")
         }
         other => other.to_string(),
     }
 }
 
-/// What is wrong with the peer's certificate.
+/// Describes what is wrong with the peer's certificate.
 fn certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate does not come from an authority in our --tls-ca".to_owned()
+            "its certificate is not signed by a CA in our --tls-ca".to_owned()
         }
         CertificateError::ExpiredContext { time, not_after } => {
             format!(
-                "its certificate has expired {} ago",
+                "its certificate expired {} ago",
                 span(between(*not_after, *time))
             )
         }
         CertificateError::Expired => "its certificate has expired".to_owned(),
         CertificateError::NotValidYetContext { time, not_before } => format!(
-            "its certificate becomes valid in {}; compare the clocks",
+            "its certificate becomes valid in {}; check the clocks",
             span(between(*time, *not_before))
         ),
         CertificateError::NotValidYet => "its certificate is not valid yet".to_owned(),
@@ -100,8 +101,8 @@ fn certificate(error: &CertificateError) -> String {
             expected,
             presented,
         } => format!(
-            "its certificate is for {} and not for {}; call it by a name in its certificate, or say with \
-             --tls-server-name which one to expect",
+            "its certificate is for {}, not for {}; call it by a name in its certificate, or give the name to expect \
+             with --tls-server-name",
             if presented.is_empty() {
                 "no name".to_owned()
             } else {
@@ -110,40 +111,42 @@ fn certificate(error: &CertificateError) -> String {
             expected.to_str()
         ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "its certificate may not be used on that side of a connection (extended key usage)"
+            "its certificate may not be used for that side of a connection (extended key usage)"
                 .to_owned()
         }
-        other => format!("its certificate is no good: {other}"),
+        other => format!("its certificate is not valid: {other}"),
     }
 }
 
-/// What the peer's refusal means.
+/// Describes an alert from the peer.
 fn refusal(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::CertificateRequired => {
-            "it asks for a certificate and this side has none; give --tls-cert and --tls-key"
+            "it requires a certificate and this side has none; give --tls-cert and --tls-key"
                 .to_owned()
         }
         AlertDescription::UnknownCA => {
-            "it does not know the authority that our certificate comes from".to_owned()
+            "it does not trust the CA that signed our certificate".to_owned()
         }
         AlertDescription::CertificateExpired => {
-            "it says that our certificate is not valid at this time".to_owned()
+            "it says that our certificate has expired or is not valid yet".to_owned()
         }
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateUnknown => format!("it refuses our certificate ({alert:?})"),
+        | AlertDescription::CertificateUnknown => {
+            format!("it rejected our certificate ({alert:?})")
+        }
         AlertDescription::NoApplicationProtocol => "it does not speak HTTP/2 over TLS".to_owned(),
-        other => format!("it ended the handshake ({other:?})"),
+        other => format!("it aborted the handshake ({other:?})"),
     }
 }
 
-/// The time from `earlier` to `later`, or nothing if they are the other way round.
+/// The time from `earlier` to `later`, or zero if `later` is earlier.
 pub(super) fn between(earlier: UnixTime, later: UnixTime) -> Duration {
     Duration::from_secs(later.as_secs().saturating_sub(earlier.as_secs()))
 }
 
-/// A duration in its largest unit, which is all that a reader needs here.
+/// Formats a duration in its largest unit, which is precise enough here.
 pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "min")] {

@@ -1,4 +1,4 @@
-//! Three files become what both sides of a handshake need, or an error that names the file.
+//! Turns the three files of an identity into the rustls configuration of both sides, or an error that names the file.
 
 use std::fs::File;
 use std::io::Read;
@@ -20,34 +20,34 @@ use webpki::{EndEntityCert, KeyUsage};
 use super::error::{TlsError, between, span};
 use super::{ALPN_H2, ClientAuth, Purpose};
 
-/// Bytes of a file, at most. A bundle with every public authority has a quarter of that.
+/// Largest file in bytes, four times the size of a bundle with every public CA.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// A moment after every certificate's end (the year 9998).
+/// A time after the end of every certificate (the year 9998).
 const FAR: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(253_370_764_800));
 
-/// Which files make the identity, and what it is for.
+/// The files of an identity, and its purpose.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
-    /// Certificate and key; a client may have none.
+    /// Certificate and key; a client may have neither.
     pub(super) own: Option<(PathBuf, PathBuf)>,
     pub(super) ca: PathBuf,
     pub(super) purpose: Purpose,
 }
 
-/// What the files say, byte for byte. It holds a private key and is therefore never printed.
+/// The contents of the files. They include a private key, so there is no `Debug`.
 #[derive(PartialEq, Eq)]
 pub(super) struct Contents {
     own: Option<(Vec<u8>, Vec<u8>)>,
     ca: Vec<u8>,
 }
 
-/// What handshakes are made with.
+/// The rustls configuration of both sides.
 pub(super) struct Identity {
-    /// For servers; `None` without a certificate of one's own.
+    /// For servers; `None` without a certificate.
     server: Option<ServerSides>,
     pub(super) client: Arc<ClientConfig>,
-    /// When the own certificate ends.
+    /// When the certificate expires.
     pub(super) not_after: Option<UnixTime>,
 }
 
@@ -57,7 +57,7 @@ struct ServerSides {
 }
 
 impl Files {
-    /// Reads all files. Blocks.
+    /// Reads the files. Blocks.
     pub(super) fn read(&self) -> Result<Contents, TlsError> {
         let own = match &self.own {
             Some((cert, key)) => Some((read("--tls-cert", cert)?, read("--tls-key", key)?)),
@@ -69,7 +69,7 @@ impl Files {
         })
     }
 
-    /// Checks `contents` and makes an identity of it.
+    /// Checks `contents` and builds an identity from them.
     pub(super) fn identity(&self, contents: &Contents) -> Result<Identity, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(self.roots(contents)?);
@@ -112,14 +112,14 @@ impl Files {
             roots.add(certificate).map_err(|error| TlsError::Content {
                 flag: "--tls-ca",
                 path: self.ca.clone(),
-                why: format!("has a certificate that cannot be read: {error}"),
+                why: format!("contains a certificate that cannot be parsed: {error}"),
             })?;
         }
         Ok(roots)
     }
 
-    /// Finds out at start what every peer would find out at the first handshake. Where the certificate comes from is
-    /// not looked at: peers may know another authority than we do. Returns when it ends.
+    /// Finds errors at start that every peer would find at the first handshake. The issuer is not checked, because
+    /// peers may trust another CA than we do. Returns when the certificate expires.
     fn check(
         &self,
         path: &Path,
@@ -133,9 +133,12 @@ impl Files {
             why,
         };
         let (first, rest) =
-            (chain.split_first()).ok_or(refuse("holds no certificate".to_owned()))?;
-        let leaf = EndEntityCert::try_from(first)
-            .map_err(|error| refuse(format!("has a certificate that cannot be read: {error}")))?;
+            (chain.split_first()).ok_or(refuse("contains no certificate".to_owned()))?;
+        let leaf = EndEntityCert::try_from(first).map_err(|error| {
+            refuse(format!(
+                "contains a certificate that cannot be parsed: {error}"
+            ))
+        })?;
         let verify = |usage: KeyUsage, at: UnixTime| {
             leaf.verify_for_usage(
                 provider.signature_verification_algorithms.all,
@@ -161,29 +164,26 @@ impl Files {
                 Some(webpki::Error::CertExpired { time, not_after }) => {
                     let ago = span(between(not_after, time));
                     return Err(refuse(format!(
-                        "has expired {ago} ago; issue a new certificate"
+                        "expired {ago} ago; issue a new certificate"
                     )));
                 }
                 Some(webpki::Error::CertNotValidYet { time, not_before }) => {
                     let left = span(between(time, not_before));
-                    return Err(refuse(format!(
-                        "becomes valid in {left}; compare the clocks"
-                    )));
+                    return Err(refuse(format!("becomes valid in {left}; check the clocks")));
                 }
                 Some(webpki::Error::CaUsedAsEndEntity) => {
                     return Err(refuse(
-                        "is an authority's certificate; give one that was issued to this process"
-                            .to_owned(),
+                        "is a CA certificate; give one that was issued to this process".to_owned(),
                     ));
                 }
                 Some(
                     webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::EmptyEkuExtension,
                 ) => {
                     return Err(refuse(format!(
-                        "may not be used as a {side}'s certificate (extended key usage)"
+                        "may not be used as a {side} certificate (extended key usage)"
                     )));
                 }
-                // Everything else is about who issued it.
+                // All other errors concern the issuer.
                 Some(_) | None => {}
             }
         }
@@ -196,7 +196,7 @@ impl Files {
 }
 
 impl Identity {
-    /// What a server greets with; `None` without a certificate of one's own.
+    /// The server configuration; `None` without a certificate.
     pub(super) fn server(&self, auth: ClientAuth) -> Option<&Arc<ServerConfig>> {
         let sides = self.server.as_ref()?;
         Some(match auth {
@@ -226,14 +226,14 @@ fn server(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::clone(own) as Arc<_>);
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
-    // Connections last for hours, so that resuming them saves nothing; and it would let a peer back in whose
-    // certificate has ended meanwhile.
+    // Connections last for hours, so resuming a session saves nothing, and it would readmit a peer whose certificate
+    // has expired in the meantime.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
-/// The content of a file that is not larger than it can be.
+/// Reads a file of at most [`MAX_FILE`] bytes.
 fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut bytes = Vec::new();
     File::open(path)
@@ -247,7 +247,10 @@ fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
         return Err(TlsError::Content {
             flag,
             path: path.to_owned(),
-            why: format!("is larger than {} KiB and no PEM file", MAX_FILE / 1024),
+            why: format!(
+                "is larger than {} KiB, so it is not the right file",
+                MAX_FILE / 1024
+            ),
         });
     }
     Ok(bytes)
@@ -268,7 +271,7 @@ fn certificates(
         .map_err(|error| refuse(format!("is not PEM: {error}")))?;
     if found.is_empty() {
         return Err(refuse(
-            "holds no certificate; it has to be PEM with a BEGIN CERTIFICATE line".to_owned(),
+            "contains no certificate; it must be PEM with a BEGIN CERTIFICATE line".to_owned(),
         ));
     }
     Ok(found)
@@ -280,7 +283,7 @@ fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsE
         path: path.to_owned(),
         why: match error {
             rustls::pki_types::pem::Error::NoItemsFound => {
-                "holds no private key; it has to be PEM with a BEGIN PRIVATE KEY line, and not encrypted"
+                "contains no private key; it must be PEM with a BEGIN PRIVATE KEY line, and not encrypted"
                     .to_owned()
             }
             error => format!("is not PEM: {error}"),
@@ -297,7 +300,7 @@ fn unusable(error: rustls::Error, paths: &(PathBuf, PathBuf)) -> TlsError {
         error => TlsError::Content {
             flag: "--tls-key",
             path: paths.1.clone(),
-            why: format!("has a key that cannot be used: {error}"),
+            why: format!("contains a key that cannot be used: {error}"),
         },
     }
 }

@@ -1,13 +1,13 @@
-//! Encryption between processes: TLS 1.3 in which both sides show a certificate.
+//! Encryption between processes: mutual TLS, version 1.3.
 //!
-//! A process has one identity, three PEM files named by [`TlsArgs`]: its certificate, the key of it, and the
-//! certificates of the authority that its peers' have to come from. It serves with that identity and calls others with
-//! it. [`Tls`] holds what the files said last and follows them: who replaces the files changes what the *next*
-//! handshake presents and trusts, and touches no connection that is open.
+//! A process has one identity, three PEM files named by [`TlsArgs`]: its certificate, its private key, and the CA
+//! certificates that its peers' certificates are verified against. It uses the identity both to serve and to call
+//! others. [`Tls`] holds the identity that was loaded last and watches the files: new files change what the *next*
+//! handshake presents and trusts, and affect no open connection.
 //!
-//! The names in a server's certificate are compared with the host that was called. Which role a certificate was made
-//! for is not looked at, except for what its extended key usage allows (serve, call, or both): whoever has a
-//! certificate of the authority that may call, may call every process of the cluster.
+//! The names in a server's certificate are compared with the host that was called. The role a certificate was issued
+//! for is not checked, except that its extended key usage must allow what it is used for (server, client, or both):
+//! anyone with a client certificate from the CA may call every process of the cluster.
 
 mod error;
 mod identity;
@@ -21,50 +21,50 @@ use rustls::pki_types::ServerName;
 pub use error::{TlsError, explain};
 pub use rotation::{Acceptor, RELOAD_INTERVAL, Reloaded, Tls};
 
-/// The protocol of gRPC in the TLS handshake (RFC 7540, section 3.3).
+/// The ALPN protocol of gRPC: HTTP/2 over TLS (RFC 9113, section 3.2).
 pub(crate) const ALPN_H2: &[u8] = b"h2";
 
-/// The identity of a process, as typed.
+/// The identity of a process, as given on the command line.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "TLS")]
 pub struct TlsArgs {
-    /// Certificate of this process, PEM, with intermediate certificates after it.
+    /// Certificate of this process in PEM, followed by intermediate certificates if there are any.
     #[arg(long, env = "OFFSHOOT_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
-    /// Private key of that certificate, PEM, not encrypted.
+    /// Private key of the certificate, in PEM, not encrypted.
     #[arg(long, env = "OFFSHOOT_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Certificates of the authorities that peers' certificates have to come from, PEM.
+    /// CA certificates that peers' certificates are verified against, in PEM.
     #[arg(long, env = "OFFSHOOT_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// Name to expect in the certificates of the servers called, instead of the host in their address.
+    /// Name to expect in the certificates of servers, instead of the host in their address.
     #[arg(long, env = "OFFSHOOT_TLS_SERVER_NAME", value_name = "NAME")]
     pub tls_server_name: Option<String>,
 }
 
-/// What a process does with its identity; a certificate whose extended key usage forbids it is refused at start.
+/// How a process uses its identity. A certificate whose extended key usage forbids that is rejected at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Is called: certificate, key and authority are needed.
+    /// As a server: certificate, key and CA are required.
     Serve,
-    /// Calls others: the authority is needed, certificate and key only where the server asks for them.
+    /// As a client: the CA is required, certificate and key only if the server requires them.
     Call,
-    /// Both, with the same identity.
+    /// As both.
     ServeAndCall,
 }
 
-/// Whether who connects has to show a certificate.
+/// Whether clients have to present a certificate.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Without a certificate of the authority there is no connection.
+    /// A client without a valid certificate is rejected.
     #[default]
     Required,
-    /// A certificate may be missing; one that is shown has to be good.
+    /// A client may present no certificate, but not an invalid one.
     Optional,
 }
 
 impl TlsArgs {
-    /// Whether any flag was given.
+    /// Whether any of the flags was given.
     #[must_use]
     pub fn given(&self) -> bool {
         self.tls_cert.is_some()
@@ -73,24 +73,24 @@ impl TlsArgs {
             || self.tls_server_name.is_some()
     }
 
-    /// Reads the files; `None` when no flag was given, which means plaintext.
+    /// Loads the identity; `None` if no flag was given, which means plaintext.
     ///
     /// # Errors
-    /// When flags that need each other are missing, or a file cannot be read or is of no use for `purpose`.
+    /// When only some of the required flags were given, or a file cannot be read or used for `purpose`.
     pub fn load(&self, purpose: Purpose) -> Result<Option<Tls>, TlsError> {
         if !self.given() {
             return Ok(None);
         }
-        let needed = |flag: &'static str, file: &Option<PathBuf>| {
+        let required = |flag: &'static str, file: &Option<PathBuf>| {
             file.clone().ok_or(TlsError::Missing { flag })
         };
-        let ca = needed("--tls-ca", &self.tls_ca)?;
-        let nothing = self.tls_cert.is_none() && self.tls_key.is_none();
+        let ca = required("--tls-ca", &self.tls_ca)?;
+        let anonymous = self.tls_cert.is_none() && self.tls_key.is_none();
         let own = match purpose {
-            Purpose::Call if nothing => None,
+            Purpose::Call if anonymous => None,
             Purpose::Serve | Purpose::Call | Purpose::ServeAndCall => {
-                let cert = needed("--tls-cert", &self.tls_cert)?;
-                Some((cert, needed("--tls-key", &self.tls_key)?))
+                let cert = required("--tls-cert", &self.tls_cert)?;
+                Some((cert, required("--tls-key", &self.tls_key)?))
             }
         };
         let expected = (self.tls_server_name.as_deref())
@@ -100,7 +100,7 @@ impl TlsArgs {
         Ok(Some(Tls::load(files, expected)?))
     }
 
-    /// The flags as words of a command line, to hand them to a child.
+    /// The flags as command-line arguments, for a child process.
     #[must_use]
     pub fn to_flags(&self) -> Vec<std::ffi::OsString> {
         let files = [
@@ -108,23 +108,24 @@ impl TlsArgs {
             ("--tls-key", &self.tls_key),
             ("--tls-ca", &self.tls_ca),
         ];
-        let mut words = Vec::new();
+        let mut flags = Vec::new();
         for (flag, file) in files {
             if let Some(file) = file {
-                words.extend([flag.into(), file.clone().into_os_string()]);
+                flags.extend([flag.into(), file.clone().into_os_string()]);
             }
         }
         if let Some(name) = &self.tls_server_name {
-            words.extend(["--tls-server-name".into(), name.into()]);
+            flags.extend(["--tls-server-name".into(), name.into()]);
         }
-        words
+        flags
     }
 }
 
-/// Makes ring the process's default for whatever else uses rustls; the first line of every `main`. A library that
-/// brings a second provider would otherwise make the choice ambiguous, and rustls panics at the first handshake then.
+/// Makes ring the process-wide default crypto provider of rustls, for libraries that do not choose one. Call it first
+/// in every `main`: if a dependency enabled a second provider, the default would be ambiguous, and rustls would panic
+/// at the first handshake.
 pub fn install_provider() {
-    // It fails only when there is a default already, and a second call changes nothing.
+    // This fails only if there is already a default, so a second call has no effect.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_survive_the_way_to_a_child() {
+    fn the_flags_for_a_child_are_the_same() {
         let given = [
             "--tls-cert",
             "a b",
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_is_refused() {
+    fn an_invalid_server_name_is_refused() {
         let flags = ["--tls-ca", "c", "--tls-server-name", "not a name"];
         let error = parse(&flags).load(Purpose::Call).unwrap_err();
         assert!(matches!(error, TlsError::ServerName { .. }), "{error}");

@@ -1,10 +1,10 @@
-//! The identity in use, and how it follows its files.
+//! The current identity, and reloading it when its files change.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwap;
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -14,12 +14,12 @@ use super::identity::{Contents, Files, Identity};
 use super::{ClientAuth, Purpose};
 use crate::Drain;
 
-/// How often the files are compared with what is in use.
+/// Time between two checks of the files.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// An own certificate that ends sooner than this is worth a warning, if nobody has replaced it until then.
-const ENDS_SOON: Duration = Duration::from_secs(3600);
+/// Remaining validity below which a warning is logged, if the certificate has not been replaced by then.
+const EXPIRES_SOON: Duration = Duration::from_secs(3600);
 
-/// The identity of this process. Clones share it.
+/// The TLS identity of this process. Clones share it.
 #[derive(Clone)]
 pub struct Tls {
     shared: Arc<Shared>,
@@ -27,29 +27,29 @@ pub struct Tls {
 
 struct Shared {
     files: Files,
-    /// What servers have to be called, if not by their host.
+    /// The name to expect in servers' certificates, if not the host.
     expected: Option<ServerName<'static>>,
-    current: RwLock<Current>,
+    current: ArcSwap<Current>,
 }
 
-#[derive(Clone)]
+/// An identity and the contents of the files it was built from.
 struct Current {
-    contents: Arc<Contents>,
-    identity: Arc<Identity>,
+    contents: Contents,
+    identity: Identity,
 }
 
-/// What a look at the files found.
+/// The result of [`Tls::reload`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reloaded {
-    /// They are what is in use.
+    /// The files have not changed.
     Unchanged,
-    /// They changed while they were read; the next look will tell.
+    /// The files changed while they were read; try again later.
     Unsettled,
-    /// New handshakes use what they say now.
+    /// New handshakes use the new files.
     Changed,
 }
 
-/// The server's side of an identity.
+/// The server side of an identity.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     tls: Tls,
@@ -57,7 +57,7 @@ pub struct Acceptor {
 }
 
 impl fmt::Debug for Tls {
-    /// Names the files and never what is in them.
+    /// Shows the paths of the files, never their contents.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
             .field("files", &self.shared.files)
@@ -73,20 +73,16 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         let contents = files.read()?;
         let identity = files.identity(&contents)?;
-        let current = Current {
-            contents: Arc::new(contents),
-            identity: Arc::new(identity),
-        };
         Ok(Self {
             shared: Arc::new(Shared {
                 files,
                 expected,
-                current: RwLock::new(current),
+                current: ArcSwap::from_pointee(Current { contents, identity }),
             }),
         })
     }
 
-    /// What a server greets its peers with.
+    /// The server side of this identity.
     ///
     /// # Errors
     /// When the identity was loaded for calling only.
@@ -112,47 +108,41 @@ impl Tls {
     }
 
     pub(crate) fn connector(&self) -> TlsConnector {
-        TlsConnector::from(Arc::clone(&self.identity().client))
+        TlsConnector::from(Arc::clone(&self.shared.current.load().identity.client))
     }
 
-    fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.shared.current.read().identity)
-    }
-
-    /// Reads the files again and uses what they say, if it is new and good. Blocks for as long as reading three small
-    /// files takes.
+    /// Reads the files again and switches to a new identity if they have changed. Blocks while it reads three small
+    /// files.
     ///
     /// # Errors
-    /// When a file cannot be read or used; what was in use stays in use.
+    /// When a file cannot be read or used; the current identity is kept.
     pub fn reload(&self) -> Result<Reloaded, TlsError> {
         let files = &self.shared.files;
         let contents = files.read()?;
-        if contents == *self.shared.current.read().contents {
+        if contents == self.shared.current.load().contents {
             return Ok(Reloaded::Unchanged);
         }
-        // Whoever swaps the files swaps them one after the other, or a link under all of them between two of our
-        // reads. A mixture would only be reported as a key that does not match.
+        // Files are replaced one after the other, or all at once by a symlink while we read them. Two equal reads rule
+        // out a mixture of old and new files, which would only be reported as a key that does not match.
         if files.read()? != contents {
             return Ok(Reloaded::Unsettled);
         }
         let identity = files.identity(&contents)?;
-        *self.shared.current.write() = Current {
-            contents: Arc::new(contents),
-            identity: Arc::new(identity),
-        };
+        let new = Arc::new(Current { contents, identity });
+        self.shared.current.store(new);
         Ok(Reloaded::Changed)
     }
 
-    /// Follows the files until `drain` begins: looks at them every [`RELOAD_INTERVAL`], and at once when the process
-    /// gets a SIGHUP. Call it inside a tokio runtime.
+    /// Watches the files until `drain` begins: reloads them every [`RELOAD_INTERVAL`], and at once on SIGHUP. Call it
+    /// inside a tokio runtime.
     ///
     /// # Errors
-    /// When the system does not let the process watch the signal.
+    /// When the signal handler cannot be installed.
     pub fn follow(&self, drain: &Drain) -> std::io::Result<()> {
         self.follow_every(RELOAD_INTERVAL, drain)
     }
 
-    /// As [`Tls::follow`], with another interval between two looks.
+    /// As [`Tls::follow`], with another interval.
     ///
     /// # Errors
     /// As [`Tls::follow`].
@@ -161,13 +151,13 @@ impl Tls {
             cert = self.shared.files.own.as_ref().map(|(cert, _)| cert.display().to_string()),
             ca = %self.shared.files.ca.display(),
             expires_in = self.left().map(span),
-            "connections are encrypted"
+            "all connections use TLS"
         );
         let mut hangup = Hangup::new()?;
         let stopping = drain.stopping();
-        let mut follower = Follower {
+        let mut watcher = Watcher {
             tls: self.clone(),
-            trouble: None,
+            logged: None,
             warned: false,
         };
         drain.spawn(async move {
@@ -178,77 +168,77 @@ impl Tls {
                 tokio::select! {
                     () = &mut stopping => return,
                     _ = tick.tick() => {}
-                    () = hangup.next() => follower.trouble = None,
+                    () = hangup.next() => watcher.logged = None,
                 }
-                follower.look().await;
+                watcher.check().await;
             }
         });
         Ok(())
     }
 
-    /// How long the own certificate is still good.
+    /// How long the certificate is still valid.
     fn left(&self) -> Option<Duration> {
-        let end = self.identity().not_after?;
+        let end = self.shared.current.load().identity.not_after?;
         Some(between(UnixTime::now(), end))
     }
 }
 
 impl Acceptor {
-    /// What the next handshake is made with.
+    /// The acceptor for the next handshake.
     pub(crate) fn current(&self) -> TlsAcceptor {
-        let identity = self.tls.identity();
-        let config = (identity.server(self.auth))
-            .expect("an acceptor exists only where certificate and key were given, and reloading needs both");
+        let current = self.tls.shared.current.load();
+        let config = (current.identity.server(self.auth))
+            .expect("an acceptor is created only if certificate and key were given, and reloading requires both");
         TlsAcceptor::from(Arc::clone(config))
     }
 }
 
-/// Looks at the files and says once what is wrong with them.
-struct Follower {
+/// Reloads the files, and logs each error once.
+struct Watcher {
     tls: Tls,
-    /// What was reported last and has not been mended.
-    trouble: Option<String>,
-    /// Whether the near end of the certificate in use was reported.
+    /// The error that was logged last, until the files are good again.
+    logged: Option<String>,
+    /// Whether the expiry of the current certificate has been logged.
     warned: bool,
 }
 
-impl Follower {
-    async fn look(&mut self) {
+impl Watcher {
+    async fn check(&mut self) {
         let tls = self.tls.clone();
-        let Ok(looked) = tokio::task::spawn_blocking(move || tls.reload()).await else {
-            tracing::error!("reading the TLS files panicked; the identity in use stays");
+        let Ok(reloaded) = tokio::task::spawn_blocking(move || tls.reload()).await else {
+            tracing::error!("reading the TLS files panicked; the current identity is kept");
             return;
         };
-        match looked {
+        match reloaded {
             Ok(Reloaded::Changed) => {
-                self.trouble = None;
+                self.logged = None;
                 self.warned = false;
                 tracing::info!(
                     expires_in = self.tls.left().map(span),
-                    "new TLS identity: connections from now on use it"
+                    "loaded a new TLS identity for new connections"
                 );
             }
-            Ok(Reloaded::Unchanged) => self.trouble = None,
+            Ok(Reloaded::Unchanged) => self.logged = None,
             Ok(Reloaded::Unsettled) => {}
             Err(error) => {
-                let trouble = error.to_string();
-                if self.trouble.as_ref() != Some(&trouble) {
-                    tracing::error!(%error, "the new TLS files are no good; the identity in use stays");
-                    self.trouble = Some(trouble);
+                let message = error.to_string();
+                if self.logged.as_ref() != Some(&message) {
+                    tracing::error!(%error, "cannot use the new TLS files; the current identity is kept");
+                    self.logged = Some(message);
                 }
             }
         }
-        if !self.warned && self.tls.left().is_some_and(|left| left < ENDS_SOON) {
+        if !self.warned && self.tls.left().is_some_and(|left| left < EXPIRES_SOON) {
             self.warned = true;
             tracing::warn!(
                 expires_in = self.tls.left().map(span),
-                "the TLS certificate ends soon; after that peers refuse new connections"
+                "the TLS certificate expires soon; after that, peers refuse new connections"
             );
         }
     }
 }
 
-/// The signal by which operators ask to read files again, where there is one.
+/// SIGHUP, which asks a process to reload its files, on systems that have it.
 struct Hangup {
     #[cfg(unix)]
     signal: tokio::signal::unix::Signal,

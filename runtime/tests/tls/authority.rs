@@ -1,4 +1,4 @@
-//! An authority, what it issues, and folders of files as operators lay them out.
+//! A certificate authority, the certificates it issues, and folders with the files of an identity.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ impl Authority {
         )
     }
 
-    /// A certificate that ended yesterday.
+    /// A certificate that expired yesterday.
     pub(crate) fn expired(&self, names: &[&str], usages: &[ExtendedKeyUsagePurpose]) -> Issued {
         let yesterday = SystemTime::now() - DAY - Duration::from_secs(60);
         self.issue_between(names, usages, yesterday - DAY, yesterday)
@@ -81,7 +81,7 @@ impl Authority {
     }
 }
 
-/// Three files of one identity; gone when dropped.
+/// The three files of an identity, deleted when dropped.
 pub(crate) struct Folder {
     dir: tempfile::TempDir,
 }
@@ -123,7 +123,7 @@ pub(crate) fn args(folder: &Path) -> TlsArgs {
     }
 }
 
-/// What a server says to a client that shows `identity` and, unlike ours, does not look at it first.
+/// The error of a client that presents `identity` without checking it first, as our client does.
 pub(crate) async fn handshake(trusted: &Authority, identity: &Issued, addr: SocketAddr) -> String {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.issuer.der().clone()).unwrap();
@@ -142,9 +142,9 @@ pub(crate) async fn handshake(trusted: &Authority, identity: &Issued, addr: Sock
     let name = ServerName::try_from("localhost").unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let mut stream = connector.connect(name, tcp).await.unwrap();
-    let mut said = Vec::new();
-    match stream.read_to_end(&mut said).await {
-        Ok(_) => format!("no refusal, but {} bytes", said.len()),
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received).await {
+        Ok(_) => format!("no refusal, but {} bytes", received.len()),
         Err(error) => error.to_string(),
     }
 }

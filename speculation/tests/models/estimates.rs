@@ -31,7 +31,7 @@ proptest! {
         prop_assert_eq!(calibration.probability(other), before);
     }
 
-    /// Whatever it is told, a surer guess of the same rank starts out as worth at least as much.
+    /// Whatever the inputs, a surer guess of the same rank starts out as worth at least as much.
     #[test]
     fn a_surer_guess_is_worth_no_less(rank in 0usize..8, a in 0.0f32..=1.0, b in 0.0f32..=1.0) {
         let calibration = Calibration::default();

@@ -1,4 +1,4 @@
-//! The parts of the core, each against a model too stupid to be wrong.
+//! The parts of the core, each against a model too simple to be wrong.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +8,9 @@
 extern crate offshoot_speculation as speculation;
 
 mod estimates;
-mod link;
+mod numbering;
+mod rig;
+mod rounds;
 mod scores;
+mod session;
 mod tree;

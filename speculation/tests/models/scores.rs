@@ -4,44 +4,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use decode::{Answer, Ask, PromptScoring, Score, Scoring};
 use proptest::prelude::*;
 use speculation::Time;
-use speculation::cost::CostModel;
+use speculation::duty::{Duties, Duty};
 use speculation::limits::{MAX_PROMPT_SCORES, MAX_SCORED_LOGITS};
-use speculation::message::{
-    Activity, Finish, NodeBatch, Prob16, PromptScoring, ReplicaUpdate, Score, Scoring, SessionId,
-    SessionSpec, Stopping, Task, Term, VerifyReport,
-};
-use speculation::policy::{AdvicePolicy, Launch, VerifyPolicy};
-use speculation::replica::{Poll, RowAt, StepPlan, TailLogits};
-use speculation::verify::{NotFinite, VerifySession};
-use speculation::walk::Picked;
+use speculation::message::{Finish, NodeBatch, Prob16, ReplicaUpdate, Report, SessionSpec};
+use speculation::replica::Poll;
+use speculation::session::Capacity;
 
-const VOCAB: u32 = 5;
-
-fn hash(tokens: &[u32]) -> u64 {
-    tokens.iter().fold(7, |hash, &token| {
-        (hash ^ u64::from(token))
-            .wrapping_mul(0x0100_0000_01b3)
-            .rotate_left(23)
-    })
-}
-
-/// What the model says behind `past`.
-fn next(past: &[u32]) -> u32 {
-    (hash(past) >> 9) as u32 % VOCAB
-}
-
-fn score(past: &[u32], token: u32, top: u8) -> Score {
-    let hash = hash(past) ^ u64::from(token);
-    Score {
-        logprob: -((hash % 512) as f32) / 16.0,
-        rank: 1 + (hash % 5) as u32,
-        top: (0..u32::from(top))
-            .map(|id| (id, -(id as f32) - past.len() as f32))
-            .collect(),
-    }
-}
+use crate::rig::{AMPLE, VOCAB, Worker, next, score, spec as plain_spec};
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -93,82 +65,11 @@ fn spec(case: &Case) -> SessionSpec {
     for _ in 0..case.replayed {
         text.push(next(&text));
     }
-    SessionSpec {
-        session: SessionId(1),
-        term: Term(1),
-        stopping: Stopping {
-            prompt_len: case.prompt_len as u32,
-            max_len: (text.len() + case.new_tokens) as u32,
-            ..Stopping::default()
-        },
-        text,
-        allowed_len: 10_000,
-        scoring: case.scoring,
-        task: Task::Commit(VerifyPolicy {
-            launch: Launch::AtOnce,
-            rows: 6,
-            min_path: 0.0,
-        }),
-    }
-}
-
-/// The worker: a session and a model, and a cache that is only a length.
-struct Target {
-    session: VerifySession,
-    cached: usize,
-}
-
-impl Target {
-    fn step(&mut self, now: Time, room: usize) -> bool {
-        let cost = CostModel::new(Duration::ZERO);
-        let Poll::Step(plan) = self.session.poll_step(now, &cost, room) else {
-            return false;
-        };
-        assert!(plan.rows() <= room);
-        for op in self.session.poll_cache_ops() {
-            assert!(
-                !format!("{op:?}").contains("Shorten"),
-                "nothing is computed twice"
-            );
-        }
-        let text = self.session.text().to_vec();
-        self.cached = text.len().min(self.cached);
-        let first = self.appended_at(&plan, &text);
-        if plan.tail == TailLogits::All {
-            let top = self.session.scoring().prompt.unwrap().top;
-            self.session.handle_scored(&plan, |at, token| {
-                let RowAt::Appended(at) = at else {
-                    unreachable!("a scored row is an appended one")
-                };
-                assert_eq!(token, text[first + at + 1]);
-                Ok(score(&text[..=first + at], token, top))
-            });
-        } else {
-            let asked = self.session.scoring().picks;
-            let took = Duration::from_millis(1);
-            self.session.handle_step(now, &plan, took, |_, history| {
-                let past = [history.text, history.path].concat();
-                let token = next(&past);
-                Ok(Picked {
-                    token,
-                    margin: 0.0,
-                    score: asked.map(|top| score(&past, token, top)),
-                })
-            });
-        }
-        true
-    }
-
-    /// Where the plan's appended tokens stand in the text.
-    fn appended_at(&mut self, plan: &StepPlan, text: &[u32]) -> usize {
-        let first = match plan.tail {
-            TailLogits::Keep => text.len() - plan.append.len(),
-            TailLogits::Skip | TailLogits::All => self.cached,
-        };
-        assert_eq!(text[first..first + plan.append.len()], plan.append);
-        self.cached = first + plan.append.len();
-        first
-    }
+    let mut spec = plain_spec(&text);
+    spec.stopping.prompt_len = case.prompt_len as u32;
+    spec.stopping.max_len = (text.len() + case.new_tokens) as u32;
+    spec.scoring = case.scoring;
+    spec
 }
 
 /// The coordinator: what has arrived.
@@ -182,7 +83,7 @@ struct Known {
 }
 
 impl Known {
-    fn take(&mut self, report: &VerifyReport, scoring: Scoring) {
+    fn take(&mut self, report: &Report, scoring: Scoring) {
         let base = report.base_len as usize;
         let old = self.text.len() - base;
         self.text.extend(report.picks.iter().skip(old));
@@ -242,10 +143,7 @@ impl Known {
 
 fn play(case: &Case) {
     let spec = spec(case);
-    let mut target = Target {
-        session: VerifySession::new(Time::ZERO, &spec, VOCAB, 0).unwrap(),
-        cached: 0,
-    };
+    let mut target = Worker::new(&spec, AMPLE);
     let mut known = Known {
         text: spec.text.clone(),
         picks: Vec::new(),
@@ -262,8 +160,8 @@ fn play(case: &Case) {
         None => 0,
     };
     let mut told = spec.text.len();
-    let mut under_way: VecDeque<VerifyReport> = VecDeque::new();
-    let mut sent: Vec<VerifyReport> = Vec::new();
+    let mut under_way: VecDeque<Report> = VecDeque::new();
+    let mut sent: Vec<Report> = Vec::new();
     let mut rooms = case.rooms.iter().cycle();
     let mut actions = case.actions.iter().copied();
     let mut now = Time::from_millis(1);
@@ -273,12 +171,12 @@ fn play(case: &Case) {
         if known.finish.is_some() && known.prompt.len() == prompt_scores {
             break;
         }
-        // When the schedule is used up, everybody acts in turn.
+        // When the schedule is used up, each party acts in turn.
         match actions.next().unwrap_or(turn as u8 % 4) {
             0 => {
                 target.step(now, *rooms.next().unwrap());
             }
-            1 => under_way.extend(target.session.poll_report(Activity::default())),
+            1 => under_way.extend(target.report()),
             2 => {
                 if let Some(report) = under_way.pop_front() {
                     known.take(&report, case.scoring);
@@ -287,9 +185,9 @@ fn play(case: &Case) {
             }
             3 => {
                 let update = known.update(&mut told, turn as u32 % 6);
-                target.session.handle_update(now, &update).unwrap();
+                target.update(now, &update);
             }
-            // What has been said before changes nothing.
+            // What was sent before changes nothing.
             _ => {
                 if let Some(report) = sent.last().cloned() {
                     known.take(&report, case.scoring);
@@ -336,88 +234,81 @@ fn prompt_rows_with_logits_are_bounded_by_memory() {
         rooms: Vec::new(),
         actions: Vec::new(),
     };
-    let mut session = VerifySession::new(Time::ZERO, &spec(&case), vocab, 0).unwrap();
+    let capacity = Capacity { vocab, ..AMPLE };
+    let mut target = Worker::new(&spec(&case), capacity);
     let mut plans = Vec::new();
-    while let Poll::Step(plan) = session.poll_step(Time::ZERO, &CostModel::new(Time::ZERO), 256) {
-        plans.push((plan.append.len(), plan.tail));
-        if plan.tail == TailLogits::All {
-            session.handle_scored(&plan, |_, token| Ok(score(&[], token, 0)));
-        } else {
-            session.handle_step(Time::ZERO, &plan, Time::ZERO, |_, history| {
-                assert_eq!(history.position(), 40);
-                Ok(Picked {
-                    token: 0,
-                    margin: 0.0,
-                    score: None,
-                })
-            });
-        }
+    while let Poll::Step(plan) = target.step(Time::ZERO, 256) {
+        plans.push((plan.append.len(), kinds(&plan.asks)));
     }
     // Positions 11 to 39 are scored by rows 10 to 38, three at a time.
-    let mut want = vec![(10, TailLogits::Skip)];
-    want.extend([(3, TailLogits::All); 9]);
-    want.extend([(2, TailLogits::All), (1, TailLogits::Keep)]);
+    let mut want = vec![(10, "")];
+    want.extend([(3, "scores"); 9]);
+    want.extend([(2, "scores"), (1, "pick")]);
     assert_eq!(plans, want);
 }
 
-#[test]
-fn a_prompt_that_gives_no_number_ends_its_session() {
-    let case = Case {
-        prompt_len: 9,
+/// What the appended tokens of a plan are asked for.
+fn kinds(asks: &[Ask]) -> &'static str {
+    match asks {
+        [] => "",
+        [Ask::Pick { .. }] => "pick",
+        scores if (scores.iter()).all(|ask| matches!(ask, Ask::Score { .. })) => "scores",
+        other => panic!("{other:?}"),
+    }
+}
+
+fn prompt_from_1(top: u8, prompt_len: usize) -> Case {
+    Case {
+        prompt_len,
         replayed: 0,
         new_tokens: 3,
         scoring: Scoring {
-            prompt: Some(PromptScoring { top: 0, first: 1 }),
+            prompt: Some(PromptScoring { top, first: 1 }),
             ..Scoring::default()
         },
         rooms: Vec::new(),
         actions: Vec::new(),
-    };
-    let cost = CostModel::new(Time::ZERO);
-    let mut session = VerifySession::new(Time::ZERO, &spec(&case), VOCAB, 0).unwrap();
-    let Poll::Step(plan) = session.poll_step(Time::ZERO, &cost, 64) else {
+    }
+}
+
+#[test]
+fn a_prompt_that_gives_no_number_ends_its_session() {
+    let mut target = Worker::new(&spec(&prompt_from_1(0, 9)), AMPLE);
+    let Poll::Step(plan) = target.poll(Time::ZERO, 64) else {
         panic!("the prompt is to be computed");
     };
-    session.handle_scored(&plan, |at, token| match at {
-        RowAt::Appended(2) => Err(NotFinite),
-        _ => Ok(score(&[], token, 0)),
-    });
-    assert_eq!(session.poll_step(Time::ZERO, &cost, 64), Poll::Done);
-    let report = session.poll_report(Activity::default()).unwrap();
+    let mut answers = target.answers(&plan);
+    answers[2] = Answer::NotFinite;
+    target.finish(Time::ZERO, &plan, &answers);
+    assert_eq!(target.poll(Time::ZERO, 64), Poll::Done);
+    let report = target.report().unwrap();
     assert_eq!(report.finish, Some(Finish::NotFinite));
     assert_eq!(report.prompt_scores.unwrap().scores.len(), 2);
 }
 
 #[test]
+fn every_token_of_a_prompt_is_asked_for_the_score_of_the_one_behind_it() {
+    let spec = spec(&prompt_from_1(2, 6));
+    let mut target = Worker::new(&spec, AMPLE);
+    let plan = target.plan(Time::ZERO);
+    let want: Vec<Ask> = (spec.text[1..].iter())
+        .map(|&token| Ask::Score { token, top: 2 })
+        .collect();
+    assert_eq!((plan.append.as_slice(), plan.asks), (&spec.text[..5], want));
+}
+
+#[test]
 fn advice_is_not_scored() {
-    let case = Case {
-        prompt_len: 4,
-        replayed: 0,
-        new_tokens: 3,
-        scoring: Scoring {
-            picks: Some(2),
-            prompt: Some(PromptScoring { top: 2, first: 1 }),
-            ..Scoring::default()
-        },
-        rooms: Vec::new(),
-        actions: Vec::new(),
-    };
+    let case = prompt_from_1(2, 4);
     let mut spec = spec(&case);
-    let Task::Commit(policy) = spec.task else {
-        unreachable!("as built above")
-    };
-    spec.task = Task::Advise(
-        policy,
-        AdvicePolicy {
-            ahead: 2,
-            bare_share: 1.0,
-        },
-    );
-    let mut session = VerifySession::new(Time::ZERO, &spec, VOCAB, 0).unwrap();
-    assert_eq!(session.scoring(), Scoring::default());
-    let cost = CostModel::new(Time::ZERO);
-    let Poll::Step(plan) = session.poll_step(Time::ZERO, &cost, 64) else {
-        panic!("the prompt is to be computed");
-    };
-    assert_eq!((plan.append.len(), plan.tail), (4, TailLogits::Keep));
+    spec.scoring.picks = Some(2);
+    spec.duties = Duties::of(Duty::Advise);
+    let mut qualifier = Worker::new(&spec, AMPLE);
+    let plan = qualifier.plan(Time::ZERO);
+    assert_eq!(plan.append.len(), 4);
+    assert_eq!(plan.asks, [Ask::Pick { score: None }]);
+    let answers = qualifier.answers(&plan);
+    qualifier.finish(Time::ZERO, &plan, &answers);
+    let report = qualifier.report().unwrap();
+    assert_eq!((report.picks.len(), report.scores), (1, None));
 }

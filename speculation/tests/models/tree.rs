@@ -12,9 +12,7 @@ enum Change {
     /// Graft below the nth known id, the root included, dead ones too.
     Graft(usize, u32, f32),
     SetEdge(usize, f32),
-    Prune(usize),
     Commit(Vec<u32>),
-    Rebase(u32),
 }
 
 fn edge() -> impl Strategy<Value = f32> {
@@ -30,9 +28,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         8 => (any::<usize>(), 0..VOCAB, edge()).prop_map(|(at, token, p)| Change::Graft(at, token, p)),
         2 => (any::<usize>(), edge()).prop_map(|(at, p)| Change::SetEdge(at, p)),
-        1 => any::<usize>().prop_map(Change::Prune),
         2 => prop::collection::vec(0..VOCAB, 0..4).prop_map(Change::Commit),
-        1 => (0u32..100).prop_map(Change::Rebase),
     ]
 }
 
@@ -117,7 +113,7 @@ impl Model {
         }
     }
 
-    /// The stupid best-first: again and again the best node whose parent was taken.
+    /// The simple best-first: again and again the best node whose parent was taken.
     fn check_best(&self, tree: &Tree<usize>, limit: usize, min_path: f32) {
         let best = tree.best_below(None, limit, min_path);
         let mut taken: Vec<NodeId> = Vec::new();
@@ -197,14 +193,6 @@ proptest! {
                         model.guesses.get_mut(&path).unwrap().edge = sane(p);
                     }
                 }
-                Change::Prune(at) => {
-                    let Some(id) = pick(at) else { continue };
-                    let gone = match model.path_of(id) {
-                        Some(top) => model.remove(|path| path.starts_with(&top)),
-                        None => Vec::new(),
-                    };
-                    assert_eq!(ids(&tree.prune(id)), sorted(gone));
-                }
                 Change::Commit(tokens) => {
                     let committed = tree.commit(&tokens);
                     let (matched, removed, hit) = model.commit(&tokens);
@@ -212,11 +200,6 @@ proptest! {
                     assert_eq!(found, matched, "the matched nodes come from the root down");
                     assert_eq!(ids(&committed.removed), sorted(removed));
                     assert_eq!(committed.hit, hit);
-                }
-                Change::Rebase(len) => {
-                    let gone = model.remove(|_| true);
-                    model.len = len;
-                    assert_eq!(ids(&tree.rebase(len)), sorted(gone));
                 }
             }
             model.check(&tree);

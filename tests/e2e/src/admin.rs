@@ -1,4 +1,4 @@
-//! A scraper of admin ports.
+//! Reads the admin ports of processes.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ pub struct Page {
     pub values: BTreeMap<String, f64>,
     /// Type by name: `counter`, `gauge` or `histogram`. Counters have their `_total`.
     pub types: BTreeMap<String, String>,
-    /// Names that are described.
+    /// Names with a description.
     pub described: Vec<String>,
 }
 
@@ -39,12 +39,16 @@ pub fn get(addr: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     tcp.read_to_string(&mut answer)?;
     let (head, body) = answer
         .split_once("\r\n\r\n")
-        .context("no end of the head")?;
-    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        .context("the response has no end of headers")?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .context("the response has no status")?
+        .parse()?;
     Ok((status, body.to_owned()))
 }
 
-/// What a process counts.
+/// Reads the metrics of a process.
 pub fn scrape(addr: SocketAddr) -> anyhow::Result<Page> {
     let (status, body) = get(addr, "/metrics")?;
     anyhow::ensure!(status == 200, "status {status}: {body}");
@@ -58,7 +62,10 @@ pub fn scrape(addr: SocketAddr) -> anyhow::Result<Page> {
             };
             page.types.insert(name, kind.to_owned());
         } else if let Some(line) = line.strip_prefix("# HELP ") {
-            let name = line.split(' ').next().context("a description of nothing")?;
+            let name = line
+                .split(' ')
+                .next()
+                .context("a description without a name")?;
             page.described.push(name.to_owned());
         } else if !line.starts_with('#') {
             let (series, value) = line.rsplit_once(' ').context("a series without a value")?;

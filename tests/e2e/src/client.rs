@@ -1,15 +1,22 @@
-//! A user's program: calls `Generate` and collects what comes back.
+//! A client program: calls `Generate` and collects what comes back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
-use proto::v1::{
-    ClusterRequest, GenerateRequest, SessionStatistics, Started, Strategy, TokenScores,
-};
+use proto::v1::{ClusterRequest, GenerateRequest, SessionStatistics, Started, TokenScores};
 use runtime::Caller;
+use tonic::Code;
 use tonic::transport::Channel;
+use tonic_types::StatusExt;
+
+use crate::wait::{met, until};
+
+/// How long a cluster may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long sessions may take to open or to close.
+const SESSIONS_LIMIT: Duration = Duration::from_secs(10);
 
 /// A completion as it arrived.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +27,7 @@ pub struct Completion {
     pub text: String,
     /// `FinishReason` number.
     pub reason: i32,
-    /// What came first.
+    /// The first event.
     pub started: Started,
     /// Scores of the tokens.
     pub scores: Scores,
@@ -28,18 +35,18 @@ pub struct Completion {
     pub prompt_scores: Scores,
     /// The stop text that ended it.
     pub stop_text: Option<String>,
-    /// What the cluster counted.
+    /// The statistics of the coordinator.
     pub statistics: SessionStatistics,
 }
 
-/// Scores to the bit, however they were cut into messages.
+/// Scores as bits, whatever the sizes of the messages were.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scores {
     /// Bits of the log-probabilities.
     pub logprobs: Vec<u32>,
     /// Ranks.
     pub ranks: Vec<u32>,
-    /// The strongest tokens of each place, with the bits of theirs.
+    /// The most likely tokens of each position, with the bits of their log-probabilities.
     pub top: Vec<(u32, u32)>,
 }
 
@@ -77,10 +84,7 @@ pub fn request(prompt: &str, max_tokens: u32, temperature: f32, strategy: &str) 
         max_tokens,
         temperature,
         seed: Some(7),
-        strategy: Some(Strategy {
-            name: strategy.to_owned(),
-            ..Strategy::default()
-        }),
+        strategy: strategy.to_owned(),
         ..GenerateRequest::default()
     }
 }
@@ -94,22 +98,20 @@ impl Client {
     /// As [`Client::connect`], with an identity.
     pub async fn connect_as(caller: &Caller, addr: &str, workers: usize) -> anyhow::Result<Client> {
         let mut inner = GenerationClient::new(caller.connect(addr).await?);
-        let mut tick = tokio::time::interval(Duration::from_millis(20));
-        for _ in 0..1500 {
-            tick.tick().await;
+        until(READY_LIMIT, async || {
             let cluster = inner.cluster(ClusterRequest {}).await?.into_inner();
-            let ready = cluster
-                .workers
-                .iter()
-                .filter(|worker| worker.state == "ready");
-            if ready.count() == workers {
-                return Ok(Client { inner });
-            }
-        }
-        anyhow::bail!("the cluster did not become ready within 30 s")
+            let ready = (cluster.workers.iter()).filter(|worker| worker.state == "ready");
+            let is_whole = ready.count() == workers;
+            Ok(met(
+                is_whole,
+                &format!("not all are ready: {:?}", cluster.workers),
+            ))
+        })
+        .await?;
+        Ok(Client { inner })
     }
 
-    /// Sends a request; what comes back is for the caller to read, or to leave.
+    /// Sends a request and returns the stream of events.
     pub async fn stream(
         &self,
         request: GenerateRequest,
@@ -119,17 +121,40 @@ impl Client {
 
     /// Runs a request to its end.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Completion, tonic::Status> {
-        self.generate_watched(request, |_| {}).await
+        self.generate_observed(request, |_| {}).await
     }
 
-    /// Runs a request to its end; `watch` is told the number of tokens so far whenever some arrive.
-    pub async fn generate_watched(
+    /// Runs a request to its end; `observe` is called with the number of tokens so far whenever some arrive.
+    pub async fn generate_observed(
         &self,
         request: GenerateRequest,
-        watch: impl FnMut(usize),
+        observe: impl FnMut(usize),
     ) -> Result<Completion, tonic::Status> {
-        let mut all = self.collect(request, watch).await?;
+        let mut all = self.collect(request, observe).await?;
         Ok(all.remove(&0).unwrap_or_default())
+    }
+
+    /// Runs a request to its end, and sends it again when the cluster is full, after the time that the coordinator
+    /// states. Also returns how often it was refused.
+    pub async fn generate_when_possible(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<(Completion, usize), tonic::Status> {
+        let mut refusals = 0;
+        loop {
+            let status = match self.generate(request.clone()).await {
+                Ok(completion) => return Ok((completion, refusals)),
+                Err(status) => status,
+            };
+            let hint = status.get_details_retry_info();
+            match hint.and_then(|hint| hint.retry_delay) {
+                Some(delay) if status.code() == Code::ResourceExhausted => {
+                    refusals += 1;
+                    tokio::time::sleep(delay).await;
+                }
+                Some(_) | None => return Err(status),
+            }
+        }
     }
 
     /// Runs a request for several completions to its end.
@@ -143,7 +168,7 @@ impl Client {
     async fn collect(
         &self,
         request: GenerateRequest,
-        mut watch: impl FnMut(usize),
+        mut observe: impl FnMut(usize),
     ) -> Result<BTreeMap<u32, Completion>, tonic::Status> {
         let mut events = self.inner.clone().generate(request).await?.into_inner();
         let mut all: BTreeMap<u32, Completion> = BTreeMap::new();
@@ -154,7 +179,7 @@ impl Client {
                     completion.text.push_str(&tokens.text);
                     completion.ids.extend(tokens.token_ids);
                     completion.scores.take(tokens.scores);
-                    watch(completion.ids.len());
+                    observe(completion.ids.len());
                 }
                 Some(Event::PromptScores(prompt)) => {
                     assert_eq!(prompt.first as usize, completion.prompt_scores.len() + 1);
@@ -175,14 +200,11 @@ impl Client {
 
     /// Waits until the number of sessions that the coordinator has open is as wanted.
     pub async fn wait_for_sessions(&self, wanted: impl Fn(u32) -> bool) -> anyhow::Result<()> {
-        let mut tick = tokio::time::interval(Duration::from_millis(5));
-        for _ in 0..2000 {
-            tick.tick().await;
+        until(SESSIONS_LIMIT, async || {
             let cluster = self.inner.clone().cluster(ClusterRequest {}).await?;
-            if wanted(cluster.into_inner().sessions) {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("the number of sessions was not as wanted within 10 s")
+            let open = cluster.into_inner().sessions;
+            Ok(met(wanted(open), &format!("{open} sessions are open")))
+        })
+        .await
     }
 }

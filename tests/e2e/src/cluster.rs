@@ -3,34 +3,34 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Context;
 use runtime::Announcement;
 
 use crate::model;
 
-/// Between two looks at a process that is about to end; the system tells nobody but its waiting parent.
-const LOOK: Duration = Duration::from_millis(5);
-
 /// One process of a cluster; killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// Disconnects when its standard output closes, which is when it exits.
+    exited: mpsc::Receiver<()>,
     /// Where it listens.
     pub addr: String,
     /// Where its admin port is, if the arguments ask for one.
     pub admin: Option<std::net::SocketAddr>,
 }
 
-/// What a process can be told by the system.
+/// The signals that tests send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM: finish and go.
+    /// SIGTERM: drain and exit.
     Terminate,
-    /// SIGSTOP: freeze, without noticing it.
+    /// SIGSTOP: freeze.
     Stop,
-    /// SIGCONT: go on.
+    /// SIGCONT: continue.
     Continue,
 }
 
@@ -54,20 +54,20 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     });
     found.with_context(|| {
         format!(
-            "there is no offshoot beside {}; run the tests of the whole workspace, or \
+            "there is no offshoot binary beside {}; run the tests of the whole workspace, or \
              `cargo build --release --workspace` first",
             program.display()
         )
     })
 }
 
-/// What the processes log to standard error; `OFFSHOOT_E2E_LOG=warn` tells what a coordinator thought of a fault.
+/// The log filter of the processes; `OFFSHOOT_E2E_LOG=warn` shows what a coordinator makes of a fault.
 fn log_level() -> String {
     std::env::var("OFFSHOOT_E2E_LOG").unwrap_or_else(|_| "error".to_owned())
 }
 
 impl Process {
-    /// Starts a role and waits until it says where it listens.
+    /// Starts a role and waits for the announcement of its address.
     pub fn start(arguments: &[String]) -> anyhow::Result<Process> {
         let mut child = Command::new(binary()?)
             .args(arguments)
@@ -85,14 +85,22 @@ impl Process {
             .spawn()
             .with_context(|| format!("starting {arguments:?}"))?;
         let stdout = child.stdout.take().context("stdout is piped")?;
+        let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let said = Announcement::from_line(&line)
-            .with_context(|| format!("{arguments:?} said {line:?}"))?;
+        stdout.read_line(&mut line)?;
+        let announced = Announcement::from_line(&line)
+            .with_context(|| format!("{arguments:?} printed {line:?}"))?;
+        let (running, exited) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Whether it ends with an error makes no difference: it ends.
+            let _ = std::io::copy(&mut stdout, &mut std::io::sink());
+            drop(running);
+        });
         Ok(Process {
             child,
-            addr: said.addr.to_string(),
-            admin: said.admin,
+            exited,
+            addr: announced.addr.to_string(),
+            admin: announced.admin,
         })
     }
 
@@ -119,15 +127,11 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it ends by itself; `None` if it does not within `limit`.
-    pub fn ended_within(&mut self, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let status = self.child.try_wait()?;
-            if status.is_some() || Instant::now() >= deadline {
-                return Ok(status);
-            }
-            std::thread::sleep(LOOK);
+    /// Waits until it exits by itself; `None` if it does not within `limit`.
+    pub fn exits_within(&mut self, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
+        match self.exited.recv_timeout(limit) {
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+            Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => Ok(Some(self.child.wait()?)),
         }
     }
 
@@ -140,20 +144,20 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Already gone is as good.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a cluster is made of.
+/// The size of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Number of drafts.
     pub drafts: usize,
     /// Number of qualifiers.
     pub qualifiers: usize,
-    /// Milliseconds that a step of the target takes at least.
+    /// Minimum milliseconds of a target step.
     pub target_pace: u32,
 }
 
@@ -187,7 +191,7 @@ fn coordinator(
         "--target",
         &target.addr,
         // There is no second target to wait for.
-        "--replay-wait",
+        "--failover-wait",
         "1",
     ]);
     for draft in drafts {
@@ -224,7 +228,7 @@ impl Cluster {
         })
     }
 
-    /// Starts one more coordinator over the same workers.
+    /// Starts another coordinator for the same workers.
     pub fn another_coordinator(&self) -> anyhow::Result<Process> {
         coordinator(&self.drafts, &self.qualifiers, &self.target)
     }

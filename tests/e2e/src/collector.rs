@@ -1,4 +1,4 @@
-//! An OTLP collector that keeps what it gets: the receiving half of `--otlp-traces-endpoint`.
+//! An OTLP collector that keeps the spans it receives, for `--otlp-traces-endpoint`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -51,7 +51,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Starts it. Call it inside a tokio runtime.
+    /// Starts it. Must be called inside a tokio runtime.
     pub fn start() -> anyhow::Result<Collector> {
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?;
         let endpoint = format!("http://{}", incoming.local_addr()?);
@@ -65,7 +65,7 @@ impl Collector {
         Ok(Collector { sink, endpoint })
     }
 
-    /// Everything so far.
+    /// The spans received so far.
     pub fn spans(&self) -> Vec<Received> {
         self.sink
             .0

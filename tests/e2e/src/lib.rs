@@ -3,8 +3,8 @@
 //! [`cluster`] starts one process per role from the `offshoot` binary and can kill any of them; [`client`] calls the
 //! coordinator as a user's program would; [`collector`] receives traces and [`admin`] reads metrics as
 //! an operator's tools would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
-//! code with the engine. [`proxy`] disturbs a link, and [`faults`] measures what users notice of lost processes and
-//! disturbed links. Nothing here is used by the product.
+//! code with the engine. [`proxy`] disturbs a connection, and [`faults`] measures what users notice of lost processes and
+//! disturbed connections. [`wait`] waits for conditions. Nothing here is used by the product.
 
 pub mod admin;
 pub mod client;
@@ -13,8 +13,28 @@ pub mod collector;
 pub mod faults;
 pub mod oracle;
 pub mod proxy;
+pub mod wait;
 
 use std::path::PathBuf;
+
+use speculation::duty::Role;
+use speculation::strategy::{Entry, Registry, Settings};
+
+/// The strategy that gives the reference text: plain decoding.
+pub const REFERENCE: &str = "ar";
+
+/// Every registered strategy but [`REFERENCE`].
+pub fn strategies() -> Vec<&'static Entry> {
+    let registry = Registry::default();
+    let others = registry.entries().iter().copied();
+    others.filter(|entry| entry.name != REFERENCE).collect()
+}
+
+/// Whether a strategy uses workers of this role.
+pub fn uses(entry: &Entry, role: Role) -> bool {
+    let chosen = Registry::default().choose(&Settings::new(entry.name));
+    chosen.is_ok_and(|strategy| !strategy.duties(role).is_empty())
+}
 
 /// The root of the checkout.
 pub fn root() -> PathBuf {
@@ -39,7 +59,7 @@ pub fn prompts(most: usize) -> anyhow::Result<Vec<String>> {
     lines.lines().take(most).map(prompt).collect()
 }
 
-/// Whether the long form of the tests was asked for (`OFFSHOOT_E2E=full`).
+/// Whether the long form of the tests was requested (`OFFSHOOT_E2E=full`).
 pub fn full() -> bool {
     std::env::var("OFFSHOOT_E2E").is_ok_and(|value| value == "full")
 }

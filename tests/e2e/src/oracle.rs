@@ -1,4 +1,4 @@
-//! Greedy decoding by candle-transformers' own Llama.
+//! Greedy decoding with the Llama of candle-transformers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -38,7 +38,7 @@ impl Oracle {
         Ok(Oracle { model, config })
     }
 
-    /// The strongest token after each prefix, `count` times or until `stop` was chosen.
+    /// The most likely token after each prefix, `count` times or until `stop` was chosen.
     pub fn greedy(&self, prompt: &[u32], count: usize, stop: u32) -> anyhow::Result<Vec<u32>> {
         let mut cache = Cache::new(true, DType::F32, &self.config, &Device::Cpu)?;
         let mut tokens = Vec::new();

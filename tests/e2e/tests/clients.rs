@@ -1,10 +1,10 @@
-//! Many clients, impatient clients and mistaken clients, on one cluster of real processes.
+//! Many clients, clients that cancel and clients that send invalid requests, on a cluster of real processes.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::{Cluster, Shape};
-use offshoot_e2e::prompts;
+use offshoot_e2e::{REFERENCE, prompts, strategies};
 use proto::v1::generate_request::Prompt;
 use tonic::Code;
 
@@ -21,13 +21,14 @@ async fn cluster() -> (Cluster, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batch_mates_change_nothing() {
+async fn sharing_a_batch_changes_nothing() {
     let (_cluster, client) = cluster().await;
     let prompts = prompts(8).unwrap();
     let mut running = Vec::new();
+    let strategies = strategies();
     for prompt in &prompts {
-        for strategy in ["auto", "serial-tree"] {
-            let (client, asked) = (client.clone(), request(prompt, 48, 0.9, strategy));
+        for strategy in &strategies {
+            let (client, asked) = (client.clone(), request(prompt, 48, 0.9, strategy.name));
             running.push(tokio::spawn(async move { client.generate(asked).await }));
         }
     }
@@ -37,32 +38,36 @@ async fn batch_mates_change_nothing() {
     }
     for (at, prompt) in prompts.iter().enumerate() {
         let alone = client
-            .generate(request(prompt, 48, 0.9, "ar"))
+            .generate(request(prompt, 48, 0.9, REFERENCE))
             .await
             .unwrap();
-        assert_eq!(together[2 * at], alone.ids, "auto, prompt {at}");
-        assert_eq!(together[2 * at + 1], alone.ids, "serial-tree, prompt {at}");
+        for (number, strategy) in strategies.iter().enumerate() {
+            let ids = &together[strategies.len() * at + number];
+            assert_eq!(ids, &alone.ids, "{}, prompt {at}", strategy.name);
+        }
     }
 }
 
-/// Far more requests than a worker has places: one that leaves something behind would fill it up.
+/// Far more requests than a worker serves sessions: if each left something behind, the worker would be full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_streams_free_everything() {
     let (_cluster, client) = cluster().await;
     let prompt = &prompts(1).unwrap()[0];
-    for _ in 0..40 {
-        let asked = request(prompt, 400, 1.0, "auto");
+    let strategies = strategies();
+    for number in 0..40 {
+        let strategy = strategies[number % strategies.len()].name;
+        let asked = request(prompt, 400, 1.0, strategy);
         let (first, arrived) = tokio::sync::oneshot::channel();
         let mut first = Some(first);
         let running = tokio::spawn({
             let client = client.clone();
             async move {
-                let tell = |_| {
+                let observe = |_| {
                     if let Some(first) = first.take() {
                         let _ = first.send(());
                     }
                 };
-                client.generate_watched(asked, tell).await
+                client.generate_observed(asked, observe).await
             }
         });
         arrived.await.unwrap();
@@ -81,7 +86,7 @@ async fn dropped_streams_free_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mistakes_are_named_and_disturb_nobody() {
+async fn invalid_requests_are_explained_and_affect_no_other() {
     let (_cluster, client) = cluster().await;
     let good = request("fn main() {", 16, 0.0, "auto");
     let mut hot = good.clone();
@@ -89,11 +94,15 @@ async fn mistakes_are_named_and_disturb_nobody() {
     let mut mass = good.clone();
     mass.top_p = Some(1.5);
     let mut unknown = good.clone();
-    unknown.strategy.as_mut().unwrap().name = "magic".to_owned();
+    unknown.strategy = "magic".to_owned();
+    let mut unknown_knob = good.clone();
+    unknown_knob.knobs.insert("luck".to_owned(), 1.0);
+    let mut wide = good.clone();
+    wide.knobs.insert("width".to_owned(), 1e9);
     let mut empty = good.clone();
     empty.prompt = Some(Prompt::Text(String::new()));
-    let mut alien = good.clone();
-    alien.prompt = Some(Prompt::Tokens(proto::v1::TokenIds {
+    let mut foreign = good.clone();
+    foreign.prompt = Some(Prompt::Tokens(proto::v1::TokenIds {
         ids: vec![5, 999_999],
     }));
     let mut long = good.clone();
@@ -102,8 +111,10 @@ async fn mistakes_are_named_and_disturb_nobody() {
         (hot, "temperature"),
         (mass, "top_p"),
         (unknown, "magic"),
+        (unknown_knob, "luck"),
+        (wide, "width"),
         (empty, "prompt"),
-        (alien, "999999"),
+        (foreign, "999999"),
         (long, "context"),
     ];
     for (mistake, named) in mistakes {
@@ -126,12 +137,12 @@ async fn sigterm_lets_running_requests_finish() {
     let mut first = Some(first);
     let asked = request(prompt, 200, 0.7, "auto");
     let running = tokio::spawn(async move {
-        let tell = |_| {
+        let observe = |_| {
             if let Some(first) = first.take() {
                 let _ = first.send(());
             }
         };
-        client.generate_watched(asked, tell).await
+        client.generate_observed(asked, observe).await
     });
     arrived.await.unwrap();
     let status = tokio::task::spawn_blocking(move || cluster.coordinator.terminate());

@@ -1,6 +1,6 @@
 //! The quick form of the fault table: one repetition of the cheap rows, without figures.
 //!
-//! Whoever has a replica loses no request, and nobody gets a token that plain decoding would not give.
+//! While there is another worker of the role, no request fails, and no token differs from plain decoding.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -23,7 +23,7 @@ const LAYOUT: Layout = Layout {
     seed: 1,
 };
 
-/// Rows whose clients notice nothing, then rows in which they have to help themselves.
+/// Faults that clients do not notice, then faults after which they have to resume.
 const ROWS: [Fault; 12] = [
     Fault::Kill(Role::Draft),
     Fault::Kill(Role::Qualifier),
@@ -57,9 +57,9 @@ async fn no_request_fails_and_no_token_differs() {
         assert!(one.requests >= plan.clients, "{what}");
         assert_eq!((one.failed, one.differing), (0, 0), "{what}");
         match fault.notice() {
-            Notice::Nobody => assert_eq!((one.interrupted, one.notes.len()), (0, 0), "{what}"),
-            // Otherwise nothing was struck, and the row proves nothing.
-            Notice::Told | Notice::Silence => assert!(one.interrupted > 0, "{what}"),
+            Notice::Hidden => assert_eq!((one.interrupted, one.notes.len()), (0, 0), "{what}"),
+            // Otherwise the fault affected no request, and the row proves nothing.
+            Notice::Disconnected | Notice::Silent => assert!(one.interrupted > 0, "{what}"),
         }
     }
 }

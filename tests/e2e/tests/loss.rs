@@ -1,4 +1,5 @@
-//! A lost draft or qualifier is bypassed, a lost coordinator replaced: the text is complete and unchanged.
+//! Without a lost draft or qualifier the request continues, and another coordinator replaces a lost one: the text is complete
+//! and unchanged.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -8,7 +9,8 @@ use std::sync::Mutex;
 
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::{Cluster, Process, Shape, binary};
-use offshoot_e2e::prompts;
+use offshoot_e2e::{REFERENCE, prompts, strategies, uses};
+use speculation::duty::Role;
 
 const SHAPE: Shape = Shape {
     drafts: 2,
@@ -16,50 +18,58 @@ const SHAPE: Shape = Shape {
     target_pace: 10,
 };
 
-/// An idle worker has nothing to finish; this is far below its grace time.
+/// An idle worker has nothing to finish; this is far below its drain time.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Kills what `victim` chooses when ten tokens have arrived, and again compares with plain decoding.
-async fn killed(victim: fn(&mut Cluster) -> &mut Process, strategy: &str) {
+/// Kills the process that `victim` returns when ten tokens have arrived, and compares the text with plain decoding.
+async fn killed(victim: impl Fn(&mut Cluster) -> &mut Process, strategy: &str) {
     let cluster = Cluster::start(SHAPE).unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
     let prompt = &prompts(1).unwrap()[0];
     let plain = client
-        .generate(request(prompt, 96, 0.7, "ar"))
+        .generate(request(prompt, 96, 0.7, REFERENCE))
         .await
         .unwrap();
     let cluster = Mutex::new(cluster);
     let mut killed_at = None;
-    let watch = |tokens| {
+    let observe = |tokens| {
         if tokens >= 10 && killed_at.is_none() {
             victim(&mut cluster.lock().unwrap()).kill().unwrap();
             killed_at = Some(tokens);
         }
     };
     let asked = request(prompt, 96, 0.7, strategy);
-    let completion = client.generate_watched(asked, watch).await.unwrap();
+    let completion = client.generate_observed(asked, observe).await.unwrap();
     assert!(killed_at.is_some_and(|tokens| tokens < plain.ids.len()));
-    assert_eq!(completion.ids, plain.ids);
-    assert_eq!(completion.text, plain.text);
+    assert_eq!(completion.ids, plain.ids, "{strategy}");
+    assert_eq!(completion.text, plain.text, "{strategy}");
 }
 
+/// Whichever of them a strategy waits for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_9_of_a_draft() {
-    killed(|cluster| &mut cluster.drafts[0], "auto").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_9_of_the_draft_that_serial_waits_for() {
-    killed(|cluster| &mut cluster.drafts[1], "serial").await;
+async fn kill_9_of_either_draft() {
+    let drafting = strategies()
+        .into_iter()
+        .filter(|strategy| uses(strategy, Role::Draft));
+    for strategy in drafting {
+        for draft in 0..SHAPE.drafts {
+            killed(|cluster| &mut cluster.drafts[draft], strategy.name).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_of_the_qualifier() {
-    killed(|cluster| &mut cluster.qualifiers[0], "auto").await;
+    let mut advised = strategies();
+    advised.retain(|strategy| uses(strategy, Role::Qualifier));
+    assert!(!advised.is_empty());
+    for strategy in advised {
+        killed(|cluster| &mut cluster.qualifiers[0], strategy.name).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_target_is_unavailable_and_nothing_stays_behind() {
+async fn a_lost_target_is_unavailable_and_no_session_remains() {
     let mut cluster = Cluster::start(SHAPE).unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
     let prompt = &prompts(1).unwrap()[0];
@@ -75,10 +85,10 @@ async fn a_lost_target_is_unavailable_and_nothing_stays_behind() {
     client.wait_for_sessions(|open| open == 0).await.unwrap();
 }
 
-/// Asks a process to stop; it has to do so by itself, with success.
-async fn ends_in_time(mut process: Process) {
-    let ended = tokio::task::spawn_blocking(move || process.terminate());
-    let status = tokio::time::timeout(GRACE, ended)
+/// Asks a process to stop; it must exit by itself, with success.
+async fn exits_in_time(mut process: Process) {
+    let exited = tokio::task::spawn_blocking(move || process.terminate());
+    let status = tokio::time::timeout(GRACE, exited)
         .await
         .unwrap()
         .unwrap()
@@ -86,34 +96,34 @@ async fn ends_in_time(mut process: Process) {
     assert!(status.success(), "{status}");
 }
 
-/// A worker that is asked to stop lets go of its coordinator and ends; the text goes on or says why not.
+/// A worker that is asked to stop closes its streams and exits; requests continue without it, or say why not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigterm_of_every_worker_ends_it() {
+async fn sigterm_stops_every_worker() {
     let mut cluster = Cluster::start(SHAPE).unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
     let prompt = &prompts(1).unwrap()[0];
     let plain = client
-        .generate(request(prompt, 24, 0.7, "ar"))
+        .generate(request(prompt, 24, 0.7, REFERENCE))
         .await
         .unwrap();
     let helpers = cluster.drafts.drain(..).chain(cluster.qualifiers.drain(..));
     for helper in helpers {
-        ends_in_time(helper).await;
+        exits_in_time(helper).await;
         let text = client
             .generate(request(prompt, 24, 0.7, "auto"))
             .await
             .unwrap();
         assert_eq!(text.ids, plain.ids);
     }
-    ends_in_time(cluster.target).await;
-    let gone = client
+    exits_in_time(cluster.target).await;
+    let status = client
         .generate(request(prompt, 24, 0.7, "auto"))
         .await
         .unwrap_err();
-    assert_eq!(gone.code(), tonic::Code::Unavailable, "{gone}");
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
 }
 
-/// `offshoot generate` on these coordinators, always the same.
+/// `offshoot generate` with these coordinators, always with the same request.
 fn generate(coordinators: &str) -> Child {
     Command::new(binary().unwrap())
         .args([
@@ -130,9 +140,9 @@ fn generate(coordinators: &str) -> Child {
         .unwrap()
 }
 
-/// The command asks the second coordinator for what the first one still owes it.
+/// The command asks the second coordinator for the rest of what the first one has begun.
 #[test]
-fn the_command_goes_on_at_the_next_coordinator() {
+fn the_command_resumes_at_the_next_coordinator() {
     let mut cluster = Cluster::start(SHAPE).unwrap();
     let second = cluster.another_coordinator().unwrap();
     let both = format!("{},{}", cluster.coordinator.addr, second.addr);
@@ -146,11 +156,11 @@ fn the_command_goes_on_at_the_next_coordinator() {
     cluster.coordinator.kill().unwrap();
     stdout.read_to_end(&mut text).unwrap();
     let disturbed = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&disturbed.stderr);
-    assert!(disturbed.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&disturbed.stderr);
+    assert!(disturbed.status.success(), "{stderr}");
     assert!(
-        said.contains("asking"),
-        "the loss came too late to be noticed: {said}"
+        stderr.contains("resuming"),
+        "the coordinator was lost too late: {stderr}"
     );
     assert_eq!(text, undisturbed.stdout);
 }

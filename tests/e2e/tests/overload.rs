@@ -1,4 +1,4 @@
-//! More than a cluster can take: it refuses with a hint, keeps its pace and its memory, and nothing stays behind.
+//! Overload: the cluster refuses requests with a hint, keeps its speed and its memory, and nothing is left behind.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::Process;
-use offshoot_e2e::{admin, full, model, prompts};
-use tonic::Code;
-use tonic_types::StatusExt;
+use offshoot_e2e::wait::{met, until};
+use offshoot_e2e::{REFERENCE, admin, full, model, prompts, strategies};
 
-/// Places of each worker, requests that the coordinator runs, and requests that it lets wait.
-const PLACES: usize = 4;
+/// Sessions of each worker, requests that the coordinator runs, and requests that it queues.
+const SESSIONS: usize = 4;
 const TOKENS: u32 = 24;
 
 struct Small {
@@ -23,18 +22,18 @@ struct Small {
     client: Client,
 }
 
-/// A target and a draft of four places each behind a coordinator that lets four more requests wait.
+/// A target and a draft with four sessions each, and a coordinator that queues four more requests.
 async fn small(pace: u32) -> Small {
     let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let worker = |role: &str, name: &str, pace: u32| {
         let model = model(name).display().to_string();
-        let flags = format!("--max-num-seqs {PLACES} --admin 127.0.0.1:0 --pace {pace}");
+        let flags = format!("--max-num-seqs {SESSIONS} --admin 127.0.0.1:0 --pace {pace}");
         Process::start(&words(format!("{role} --model {model} {flags}"))).unwrap()
     };
     let target = worker("target-worker", "target", pace);
     let draft = worker("draft-worker", "draft", 0);
     let tokenizer = model("target").display().to_string();
-    let limits = format!("--max-sessions {PLACES} --max-queued {PLACES} --admin 127.0.0.1:0");
+    let limits = format!("--max-sessions {SESSIONS} --max-queued {SESSIONS} --admin 127.0.0.1:0");
     let (to_target, to_draft) = (&target.addr, &draft.addr);
     let arguments = format!(
         "coordinator --tokenizer {tokenizer} --target {to_target} --draft {to_draft} {limits}"
@@ -53,7 +52,7 @@ impl Small {
         self.workers.iter().chain([&self.coordinator])
     }
 
-    /// Resident memory of each process, in MiB; nothing where the system does not tell.
+    /// Resident memory of each process, in MiB; empty where the system does not report it.
     fn memory(&self) -> Vec<f64> {
         let resident = |process: &Process| {
             let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).ok()?;
@@ -64,7 +63,7 @@ impl Small {
         self.processes().filter_map(resident).collect()
     }
 
-    /// Every gauge of what is in use, by process and name.
+    /// Every gauge of resources in use, by process and name.
     fn in_use(&self) -> BTreeMap<String, f64> {
         const NAMES: [&str; 5] = [
             "vllm:num_requests_running",
@@ -88,21 +87,17 @@ impl Small {
 
     /// Waits until nothing is in use.
     async fn becomes_idle(&self) {
-        let mut tick = tokio::time::interval(Duration::from_millis(20));
-        let mut seen = BTreeMap::new();
-        for _ in 0..500 {
-            tick.tick().await;
-            seen = self.in_use();
-            if seen.values().all(|&value| value == 0.0) {
-                assert_eq!(seen.len(), 9, "{seen:?}");
-                return;
-            }
-        }
-        panic!("still in use after 10 s: {seen:?}");
+        let idle = until(Duration::from_secs(10), async || {
+            let gauges = self.in_use();
+            assert_eq!(gauges.len(), 9, "{gauges:?}");
+            let is_idle = gauges.values().all(|&value| value == 0.0);
+            Ok(met(is_idle, &format!("still in use: {gauges:?}")))
+        });
+        idle.await.unwrap();
     }
 
-    /// So many clients send requests one after the other, and try again when they are told to. Gives tokens per second
-    /// and refusals.
+    /// Sends `requests` requests, `clients` at a time; refused requests are sent again. Returns tokens per second and the
+    /// number of refusals.
     async fn load(&self, clients: usize, requests: usize) -> (f64, usize) {
         let prompts = Arc::new(prompts(8).unwrap());
         let (left, refused) = (
@@ -117,22 +112,12 @@ impl Small {
             running.push(tokio::spawn(async move {
                 let take = |n: usize| n.checked_sub(1);
                 while let Ok(n) = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
-                    let mut asked = request(&prompts[(n + number) % 8], TOKENS, 0.0, "ar");
+                    let mut asked = request(&prompts[(n + number) % 8], TOKENS, 0.0, REFERENCE);
                     asked.ignore_eos = true;
-                    loop {
-                        match client.generate(asked.clone()).await {
-                            Ok(completion) => {
-                                assert_eq!(completion.ids.len(), TOKENS as usize);
-                                break;
-                            }
-                            Err(status) => {
-                                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-                                let hint = status.get_details_retry_info().unwrap();
-                                refused.fetch_add(1, Ordering::SeqCst);
-                                tokio::time::sleep(hint.retry_delay.unwrap()).await;
-                            }
-                        }
-                    }
+                    let done = client.generate_when_possible(asked).await;
+                    let (completion, refusals) = done.unwrap();
+                    assert_eq!(completion.ids.len(), TOKENS as usize);
+                    refused.fetch_add(refusals, Ordering::SeqCst);
                 }
             }));
         }
@@ -146,14 +131,14 @@ impl Small {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_times_too_much_keeps_pace_and_memory() {
+async fn ten_times_the_load_keeps_speed_and_memory() {
     let small = small(10).await;
     let requests = if full() { 400 } else { 120 };
-    small.load(PLACES, 2 * PLACES).await;
-    let (peak, refused) = small.load(PLACES, requests).await;
-    assert_eq!(refused, 0, "as many as there are places");
+    small.load(SESSIONS, 2 * SESSIONS).await;
+    let (peak, refused) = small.load(SESSIONS, requests).await;
+    assert_eq!(refused, 0, "as many as there are sessions");
     let before = small.memory();
-    let (speed, refused) = small.load(10 * PLACES, requests).await;
+    let (speed, refused) = small.load(10 * SESSIONS, requests).await;
     let after = small.memory();
     println!(
         "{speed:.0} tokens/s at ten times the load, {peak:.0} at capacity ({:.2}), {refused} refusals; \
@@ -172,16 +157,18 @@ async fn ten_times_too_much_keeps_pace_and_memory() {
 async fn random_disconnects_and_slow_readers_leave_nothing() {
     let small = small(0).await;
     let prompts = prompts(8).unwrap();
+    let strategies = strategies();
     let disconnects = if full() { 1000 } else { 200 };
     let mut running = tokio::task::JoinSet::new();
     let mut dice = 1_u64;
     for number in 0..disconnects {
-        if running.len() == PLACES {
+        if running.len() == SESSIONS {
             running.join_next().await.unwrap().unwrap();
         }
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let most = (dice >> 33) as usize % 30;
-        let asked = request(&prompts[number % 8], 400, 1.0, "auto");
+        let strategy = strategies[number % strategies.len()].name;
+        let asked = request(&prompts[number % 8], 400, 1.0, strategy);
         let client = small.client.clone();
         running.spawn(async move {
             let mut stream = client.stream(asked).await.unwrap();
@@ -194,9 +181,9 @@ async fn random_disconnects_and_slow_readers_leave_nothing() {
     while let Some(ended) = running.join_next().await {
         ended.unwrap();
     }
-    // Clients that read nothing: their sessions park, and others are served.
+    // Clients that read nothing: their sessions are parked, and others are served.
     let mut silent = Vec::new();
-    for prompt in &prompts[..PLACES - 1] {
+    for prompt in &prompts[..SESSIONS - 1] {
         let asked = request(prompt, 0, 1.0, "auto");
         silent.push(small.client.stream(asked).await.unwrap());
     }

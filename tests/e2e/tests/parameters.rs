@@ -1,4 +1,5 @@
-//! Every parameter of a request means the same with and without speculation: tokens, text, ends and scores, to the bit.
+//! Every parameter of a request has the same effect with and without speculation: tokens, text, finish reasons and scores
+//! are equal to the bit.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -6,23 +7,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use offshoot_e2e::client::{Client, Completion, request};
 use offshoot_e2e::cluster::{Cluster, Shape};
-use offshoot_e2e::{full, prompts};
+use offshoot_e2e::{REFERENCE, full, prompts, strategies};
 use proto::outward;
-use proto::v1::{GenerateRequest, LogprobsMode, Strategy};
+use proto::v1::{GenerateRequest, LogprobsMode};
+use speculation::strategy::{Knob, Knobs, Range, Settings};
 
 const TOKENS: u32 = 40;
-const STRATEGIES: [&str; 3] = ["serial", "serial-tree", "auto"];
 
 type Change = fn(&mut GenerateRequest);
 
-/// Whether a parameter has to show in the completions of plain decoding.
+/// Whether a parameter must change the completions of plain decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     Shows,
     MayNotShow,
 }
 
-/// One parameter or a combination, by name.
+/// Parameters and combinations, by name.
 const MATRIX: &[(&str, Effect, Change)] = &[
     ("nothing", Effect::MayNotShow, |_| {}),
     ("top_k", Effect::MayNotShow, |r| r.top_k = 3),
@@ -117,11 +118,14 @@ async fn ask(
     client: &Client,
     prompt: &str,
     t: f32,
-    strategy: Strategy,
+    strategy: &Settings,
     change: Change,
 ) -> BTreeMap<u32, Completion> {
-    let mut asked = request(prompt, TOKENS, t, "ar");
-    asked.strategy = Some(strategy);
+    let mut asked = request(prompt, TOKENS, t, &strategy.name);
+    let knobs = strategy.knobs.iter();
+    asked.knobs = knobs
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
     change(&mut asked);
     let all = client.generate_all(asked.clone()).await.unwrap();
     assert_eq!(all.len() as u32, asked.n.max(1));
@@ -135,7 +139,7 @@ async fn ask(
     all
 }
 
-/// Also where nothing but the end is missing.
+/// Also where only the end is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_completion_resumes_wherever_it_was_interrupted() {
     let prompt = &prompts(1).unwrap()[0];
@@ -177,13 +181,6 @@ async fn every_completion_resumes_wherever_it_was_interrupted() {
     println!("{resumed} completions resumed");
 }
 
-fn named(name: &str) -> Strategy {
-    Strategy {
-        name: name.to_owned(),
-        ..Strategy::default()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_parameter_is_the_same_under_every_strategy() {
     let prompts = prompts(if full() { 12 } else { 2 }).unwrap();
@@ -195,20 +192,23 @@ async fn every_parameter_is_the_same_under_every_strategy() {
     .unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
     let nothing: Change = |_| {};
+    let reference = Settings::new(REFERENCE);
     let mut compared = 0;
     for (name, effect, change) in MATRIX {
         let mut shows = false;
         for prompt in &prompts {
             for t in [0.0, 0.8] {
-                let plain = ask(&client, prompt, t, named("ar"), *change).await;
-                let bare = ask(&client, prompt, t, named("ar"), nothing).await;
+                let plain = ask(&client, prompt, t, &reference, *change).await;
+                let bare = ask(&client, prompt, t, &reference, nothing).await;
                 shows |= seen(&plain) != seen(&bare);
-                for strategy in STRATEGIES {
-                    let other = ask(&client, prompt, t, named(strategy), *change).await;
+                for strategy in strategies() {
+                    let settings = Settings::new(strategy.name);
+                    let other = ask(&client, prompt, t, &settings, *change).await;
                     assert_eq!(
                         seen(&other),
                         seen(&plain),
-                        "{name} at T = {t} under {strategy}"
+                        "{name} at T = {t} under {}",
+                        strategy.name
                     );
                     compared += 1;
                 }
@@ -216,13 +216,38 @@ async fn every_parameter_is_the_same_under_every_strategy() {
         }
         assert!(
             shows || *effect == Effect::MayNotShow,
-            "{name} changed nothing, so nothing was tested"
+            "{name} changed nothing, so the test proves nothing"
         );
     }
     println!(
         "{compared} answers under {} settings equal plain decoding's",
         MATRIX.len()
     );
+}
+
+/// Every strategy that has knobs, with all of them at one end of their range, then at the other.
+fn extremes() -> Vec<Settings> {
+    let least = |knob: &Knob| match knob.range {
+        Range::Whole(least, _) => f64::from(least),
+        Range::Real(least, _) => least,
+    };
+    let most = |knob: &Knob| match knob.range {
+        Range::Whole(_, most) => f64::from(most),
+        Range::Real(_, most) => most,
+    };
+    let mut all = Vec::new();
+    for strategy in strategies() {
+        let at = |end: &dyn Fn(&Knob) -> f64| Settings {
+            name: strategy.name.to_owned(),
+            knobs: (strategy.knobs.iter())
+                .map(|knob| (knob.name.to_owned(), end(knob)))
+                .collect::<Knobs>(),
+        };
+        if !strategy.knobs.is_empty() {
+            all.extend([at(&least), at(&most)]);
+        }
+    }
+    all
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,24 +260,10 @@ async fn knobs_change_the_speed_and_nothing_else() {
     })
     .unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
-    let knobs = |name: &str, [gamma, depth, width, rows, ahead]: [u32; 5]| Strategy {
-        name: name.to_owned(),
-        gamma,
-        depth,
-        width,
-        rows,
-        ahead,
-    };
-    let settings = [
-        knobs("serial", [1, 0, 0, 0, 0]),
-        knobs("serial", [64, 0, 0, 0, 0]),
-        knobs("serial-tree", [0, 1, 1, 1, 0]),
-        knobs("serial-tree", [0, 9, 32, 128, 0]),
-        knobs("auto", [0, 1, 1, 1, 1]),
-        knobs("auto", [0, 256, 32, 128, 128]),
-    ];
+    let settings = extremes();
+    assert!(settings.len() >= 6, "{settings:?}");
     for prompt in &prompts {
-        let plain = ask(&client, prompt, 0.8, named("ar"), |_| {}).await;
+        let plain = ask(&client, prompt, 0.8, &Settings::new(REFERENCE), |_| {}).await;
         for setting in &settings {
             for change in [
                 (|_| {}) as Change,
@@ -260,7 +271,7 @@ async fn knobs_change_the_speed_and_nothing_else() {
                 |r| r.drafts = Some(0),
                 |r| r.no_qualifier = true,
             ] {
-                let other = ask(&client, prompt, 0.8, setting.clone(), change).await;
+                let other = ask(&client, prompt, 0.8, setting, change).await;
                 assert_eq!(seen(&other), seen(&plain), "{setting:?}");
             }
         }

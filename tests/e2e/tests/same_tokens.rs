@@ -1,6 +1,7 @@
-//! The seed decides the text: no strategy, number of drafts or qualifier changes one token.
+//! The seed decides the text: no strategy, number of drafts or qualifier changes a token.
 //!
-//! A slice by default; `OFFSHOOT_E2E=full` runs all 64 prompts at every temperature.
+//! Every registered strategy is compared with plain decoding. By default on a few prompts; `OFFSHOOT_E2E=full` runs all
+//! 64 at every temperature.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -9,10 +10,9 @@ use std::collections::BTreeMap;
 use offshoot_e2e::client::{Client, Completion, request};
 use offshoot_e2e::cluster::{Cluster, Shape};
 use offshoot_e2e::oracle::Oracle;
-use offshoot_e2e::{full, model, prompts};
+use offshoot_e2e::{REFERENCE, full, model, prompts, strategies};
 
 const TOKENS: u32 = 64;
-const STRATEGIES: [&str; 3] = ["serial", "serial-tree", "auto"];
 
 async fn complete(client: &Client, prompt: &str, t: f32, strategy: &str) -> Completion {
     let request = request(prompt, TOKENS, t, strategy);
@@ -28,6 +28,8 @@ async fn every_strategy_gives_the_text_of_plain_decoding() {
     };
     let prompts = prompts(count).unwrap();
     assert_eq!(prompts.len(), count);
+    let strategies = strategies();
+    assert!(strategies.len() >= 3, "{strategies:?}");
     let shapes = [(1, 0), (1, 1), (3, 0), (3, 1)];
     let mut plain: BTreeMap<(usize, u32), Completion> = BTreeMap::new();
     let mut compared = 0;
@@ -46,12 +48,16 @@ async fn every_strategy_gives_the_text_of_plain_decoding() {
             for t in temperatures {
                 let key = (at, t.to_bits());
                 if let std::collections::btree_map::Entry::Vacant(entry) = plain.entry(key) {
-                    let ar = complete(&client, prompt, t, "ar").await;
+                    let ar = complete(&client, prompt, t, REFERENCE).await;
                     assert!(!ar.ids.is_empty());
-                    assert!(ar.statistics.drafts.is_empty(), "ar does no draft work");
+                    assert!(
+                        ar.statistics.drafts.is_empty(),
+                        "plain decoding uses no draft"
+                    );
                     entry.insert(ar);
                 }
-                for strategy in STRATEGIES {
+                for strategy in &strategies {
+                    let strategy = strategy.name;
                     let other = complete(&client, prompt, t, strategy).await;
                     let ar = &plain[&key];
                     assert_eq!(

@@ -1,4 +1,4 @@
-//! What operators see of one real request: one trace over all processes, and counts that add up.
+//! What operators see of a request: one trace over all processes, and metrics that add up.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -10,9 +10,13 @@ use offshoot_e2e::admin::{self, Page};
 use offshoot_e2e::client::{Client, Completion, request};
 use offshoot_e2e::cluster::{Process, binary};
 use offshoot_e2e::collector::{Collector, Received};
+use offshoot_e2e::wait::{met, until};
 use offshoot_e2e::{model, prompts, root};
 
-/// Runs a command of the product to its end, off the threads that serve the collector.
+/// How long metrics may take to change.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs a command to its end, on another thread than those that serve the collector.
 async fn offshoot(arguments: Vec<String>) -> String {
     let run = move || {
         let mut command = Command::new(binary().unwrap());
@@ -26,8 +30,8 @@ async fn offshoot(arguments: Vec<String>) -> String {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{arguments:?} said {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?} printed {stderr}");
         String::from_utf8(output.stdout).unwrap()
     };
     tokio::task::spawn_blocking(run).await.unwrap()
@@ -77,7 +81,7 @@ async fn one_request_is_one_trace_over_all_processes() {
     assert_eq!(services, BTreeSet::from(expected));
 
     let client = only(&spans, "generate");
-    assert_eq!(client.parent, "", "the client begins the trace");
+    assert_eq!(client.parent, "", "the trace begins at the client");
     let server = only(&spans, "text_completion");
     assert_eq!(server.parent, client.id);
     assert_eq!(server.service, "offshoot-coordinator");
@@ -112,7 +116,7 @@ async fn one_request_is_one_trace_over_all_processes() {
                 session.start <= step.start && step.end <= session.end,
                 "{role}"
             );
-            // The client's clock is another reading of the same wall clock.
+            // All processes read the same clock.
             assert!(
                 client.start <= step.start && step.start <= step.end,
                 "{role}"
@@ -126,7 +130,7 @@ async fn one_request_is_one_trace_over_all_processes() {
         let done: Vec<_> = (steps.iter().copied())
             .filter(|step| step.attributes["offshoot.abandoned"] == "false")
             .collect();
-        // What the worker says of the session is what its steps add up to.
+        // The totals of the session are the sums of its steps.
         let (count, total) = (done.len() as u64, done.iter().map(rows).sum::<u64>());
         assert_eq!(
             session.attributes["offshoot.steps"],
@@ -139,7 +143,7 @@ async fn one_request_is_one_trace_over_all_processes() {
             "{role}"
         );
     }
-    // A paced step is as long as it is said to be.
+    // A paced step takes at least its minimum time.
     for step in spans.iter().filter(|span| span.name == "target step") {
         if step.attributes["offshoot.abandoned"] == "false" {
             assert!(step.end - step.start >= 10_000_000, "{step:?}");
@@ -148,7 +152,7 @@ async fn one_request_is_one_trace_over_all_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_does_not_want_a_trace_gets_none() {
+async fn a_client_that_does_not_sample_gets_no_trace() {
     let collector = Collector::start().unwrap();
     let arguments = [
         "generate",
@@ -167,16 +171,16 @@ async fn a_client_that_does_not_want_a_trace_gets_none() {
     assert!(collector.spans().is_empty(), "{:?}", collector.spans());
 }
 
-/// A cluster of one worker each, all with admin ports.
-struct Shown {
+/// A cluster of one worker of each role, all with admin ports.
+struct Observed {
     target: Process,
     qualifier: Process,
     draft: Process,
     coordinator: Process,
 }
 
-impl Shown {
-    fn start() -> Shown {
+impl Observed {
+    fn start() -> Observed {
         let start = |arguments: &[&str]| {
             let mut arguments = words(arguments);
             arguments.extend(words(&["--admin", "127.0.0.1:0"]));
@@ -204,7 +208,7 @@ impl Shown {
             "--draft",
             &draft.addr,
         ]);
-        Shown {
+        Observed {
             target,
             qualifier,
             draft,
@@ -224,24 +228,24 @@ impl Shown {
         .collect()
     }
 
-    /// Looks until `settled` is true of what the processes count.
+    /// Waits until the metrics of the processes satisfy a condition.
     async fn until(
         &self,
-        settled: impl Fn(&BTreeMap<&'static str, Page>) -> bool,
+        condition: impl Fn(&BTreeMap<&'static str, Page>) -> bool,
     ) -> BTreeMap<&'static str, Page> {
-        let mut tick = tokio::time::interval(Duration::from_millis(10));
-        for _ in 0..1000 {
-            tick.tick().await;
+        let pages = until(LIMIT, async || {
             let pages = self.all();
-            if settled(&pages) {
-                return pages;
-            }
-        }
-        panic!("never came to pass: {:?}", self.all());
+            Ok(if condition(&pages) {
+                Ok(pages)
+            } else {
+                Err(format!("{pages:?}"))
+            })
+        });
+        pages.await.unwrap()
     }
 }
 
-/// What a request holds for as long as it runs.
+/// Gauges of what a request uses while it runs.
 const HELD: [(&str, &str); 8] = [
     ("coordinator", "vllm:num_requests_running"),
     ("coordinator", "vllm:num_requests_waiting"),
@@ -260,22 +264,24 @@ fn nothing_held(pages: &BTreeMap<&'static str, Page>) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
-    let mut shown = Shown::start();
-    let client = Client::connect(&shown.coordinator.addr, 3).await.unwrap();
-    let before = shown.all();
+    let mut observed = Observed::start();
+    let client = Client::connect(&observed.coordinator.addr, 3)
+        .await
+        .unwrap();
+    let before = observed.all();
     assert!(nothing_held(&before));
-    for process in [&shown.target, &shown.coordinator] {
+    for process in [&observed.target, &observed.coordinator] {
         assert_eq!(admin::get(process.admin.unwrap(), "/ready").unwrap().0, 200);
     }
 
     let mut during = None;
     let asked = request(&prompts(1).unwrap()[0], 64, 0.7, "auto");
-    let watch = |tokens| {
+    let observe = |tokens| {
         if tokens >= 8 && during.is_none() {
-            during = Some(shown.all());
+            during = Some(observed.all());
         }
     };
-    let completion = client.generate_watched(asked, watch).await.unwrap();
+    let completion = client.generate_observed(asked, observe).await.unwrap();
     let during = during.unwrap();
     for (role, series) in HELD {
         let expected = if series.contains("waiting") { 0.0 } else { 1.0 };
@@ -287,24 +293,24 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
         }
     }
 
-    let after = shown.until(nothing_held).await;
+    let after = observed.until(nothing_held).await;
     let frame = offshoot(words(&[
         "top",
         "--once",
         "--connect",
-        &shown.coordinator.addr,
+        &observed.coordinator.addr,
     ]))
     .await;
     let walks = completion.statistics.walks.unwrap();
     let acceptance = walks.tokens as f64 / walks.steps as f64;
     for part in [
         "0 running, 0 waiting".to_owned(),
-        format!("{} tokens in all", completion.ids.len()),
+        format!("{} tokens total", completion.ids.len()),
         format!("acceptance length {acceptance:.2}"),
     ] {
         assert!(frame.contains(&part), "{part} is not in\n{frame}");
     }
-    for process in [&shown.target, &shown.qualifier, &shown.draft] {
+    for process in [&observed.target, &observed.qualifier, &observed.draft] {
         let line = frame.lines().find(|line| line.contains(&process.addr));
         assert!(
             line.is_some_and(|line| line.contains("ready") && line.contains('%')),
@@ -324,7 +330,7 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
             "qualifier" => statistics.qualifiers[0],
             _ => statistics.drafts[0],
         };
-        // The session's last report to its client may be some steps old; what the process counts is not.
+        // The last report of a session may be a few steps old; the metrics of the process are current.
         assert!(
             total("offshoot_steps_total") >= activity.steps as f64,
             "{role}"
@@ -338,18 +344,18 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
         assert_eq!(steps, total("offshoot_steps_total"), "{role}");
     }
 
-    // Without its only target a coordinator is of no use, and says so.
-    shown.target.kill().unwrap();
-    let admin = shown.coordinator.admin.unwrap();
-    let mut tick = tokio::time::interval(Duration::from_millis(10));
-    for _ in 0..1000 {
-        tick.tick().await;
-        if admin::get(admin, "/ready").unwrap().0 == 503 {
-            assert_eq!(admin::get(admin, "/live").unwrap().0, 200);
-            return;
-        }
-    }
-    panic!("ready without a target");
+    // Without its only target a coordinator is not ready.
+    observed.target.kill().unwrap();
+    let admin = observed.coordinator.admin.unwrap();
+    let unready = until(LIMIT, async || {
+        let (status, _) = admin::get(admin, "/ready")?;
+        Ok(met(
+            status == 503,
+            &format!("/ready has status {status} without a target"),
+        ))
+    });
+    unready.await.unwrap();
+    assert_eq!(admin::get(admin, "/live").unwrap().0, 200);
 }
 
 fn check_coordinator(before: &Page, after: &Page, completion: &Completion) {
@@ -390,8 +396,8 @@ fn check_coordinator(before: &Page, after: &Page, completion: &Completion) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_about_metrics_lists_what_processes_expose() {
-    let shown = Shown::start();
+async fn the_documented_metrics_are_those_of_the_processes() {
+    let observed = Observed::start();
     let page = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
     let mut documented: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     let mut section = "";
@@ -414,7 +420,7 @@ async fn the_page_about_metrics_lists_what_processes_expose() {
             assert!(again.is_none(), "{name} is listed twice");
         }
     }
-    let pages = shown.all();
+    let pages = observed.all();
     assert_eq!(documented["coordinator"], pages["coordinator"].types);
     for role in ["target", "qualifier", "draft"] {
         assert_eq!(documented["worker"], pages[role].types, "{role}");

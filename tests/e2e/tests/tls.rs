@@ -1,4 +1,5 @@
-//! Real processes that encrypt: all roles together, strangers, and identities that change under a running stream.
+//! TLS between real processes: all roles together, clients without a valid certificate, and certificates that change while a
+//! stream is open.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::{Process, binary};
-use offshoot_e2e::{model, prompts};
+use offshoot_e2e::wait::{met, until};
+use offshoot_e2e::{REFERENCE, model, prompts};
 use runtime::{Caller, Purpose, TlsArgs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -27,7 +29,7 @@ fn offshoot(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// A folder of identities.
+/// Creates a folder with certificates.
 fn certs(folder: &Path) {
     let made = offshoot(&["certs", "--out", &folder.display().to_string()]);
     assert!(made.status.success(), "{made:?}");
@@ -47,11 +49,11 @@ fn flags(args: &TlsArgs) -> Vec<String> {
     words.map(|word| word.into_string().unwrap()).collect()
 }
 
-/// One process per role, each with an identity of its own.
+/// One process per role, each with its own certificate.
 struct Encrypted {
     workers: Vec<Process>,
     coordinator: Process,
-    /// Outlives the processes, which follow the files in it.
+    /// Must outlive the processes, which watch the files in it.
     folder: TempDir,
 }
 
@@ -114,12 +116,12 @@ fn generate(addr: &str, tls: &[String]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_role_encrypts_and_strangers_stay_outside() {
+async fn every_role_uses_tls_and_invalid_clients_are_refused() {
     let cluster = Encrypted::start(0);
     let addr = &cluster.coordinator.addr;
     let client = cluster.connect().await;
     let plain = client
-        .generate(request(PROMPT, 24, 0.0, "ar"))
+        .generate(request(PROMPT, 24, 0.0, REFERENCE))
         .await
         .unwrap();
     let auto = client
@@ -127,11 +129,14 @@ async fn every_role_encrypts_and_strangers_stay_outside() {
         .await
         .unwrap();
     assert_eq!(auto.ids, plain.ids);
-    assert!(auto.statistics.walks.unwrap().hits > 0, "nobody drafted");
-    let said = generate(addr, &flags(&cluster.client()));
-    assert!(said.status.success(), "{said:?}");
+    assert!(
+        auto.statistics.walks.unwrap().hits > 0,
+        "no guess was accepted"
+    );
+    let output = generate(addr, &flags(&cluster.client()));
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(
-        String::from_utf8_lossy(&said.stdout).trim_end(),
+        String::from_utf8_lossy(&output.stdout).trim_end(),
         plain.text.trim_end()
     );
 
@@ -143,57 +148,54 @@ async fn every_role_encrypts_and_strangers_stay_outside() {
     (without.tls_cert, without.tls_key) = (None, None);
     for (tls, why) in [
         (TlsArgs::default(), "it speaks TLS"),
-        (without.clone(), "asks for a certificate"),
-        (mixed, "does not know the authority"),
-        (
-            identity(foreign.path(), "client"),
-            "does not come from an authority",
-        ),
+        (without.clone(), "requires a certificate"),
+        (mixed, "does not trust the CA"),
+        (identity(foreign.path(), "client"), "is not signed by a CA"),
         (
             identity(cluster.folder.path(), "draft"),
-            "may not be used as a client's",
+            "may not be used as a client certificate",
         ),
     ] {
         for addr in [addr, &cluster.workers[0].addr] {
-            let said = generate(addr, &flags(&tls));
-            let words = String::from_utf8_lossy(&said.stderr);
+            let output = generate(addr, &flags(&tls));
+            let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(
-                !said.status.success() && words.contains(why),
-                "{tls:?}: {words}"
+                !output.status.success() && stderr.contains(why),
+                "{tls:?}: {stderr}"
             );
         }
     }
 
     let own = identity(cluster.folder.path(), "coordinator");
     let open = coordinator(&cluster.workers, &own, &["--tls-client-auth", "optional"]).unwrap();
-    let said = generate(&open.addr, &flags(&without));
-    assert!(said.status.success(), "{said:?}");
+    let output = generate(&open.addr, &flags(&without));
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(
-        String::from_utf8_lossy(&said.stdout).trim_end(),
+        String::from_utf8_lossy(&output.stdout).trim_end(),
         plain.text.trim_end()
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identities_change_under_a_running_stream() {
+async fn certificates_change_while_a_stream_is_open() {
     let cluster = Encrypted::start(20);
     let client = cluster.connect().await;
     let prompt = &prompts(1).unwrap()[0];
     let plain = client
-        .generate(request(prompt, 160, 0.7, "ar"))
+        .generate(request(prompt, 160, 0.7, REFERENCE))
         .await
         .unwrap();
 
-    let everybody = || cluster.workers.iter().chain([&cluster.coordinator]);
-    let before = shown_by(everybody(), &cluster.client()).await;
+    let all = || cluster.workers.iter().chain([&cluster.coordinator]);
+    let before = served_by(all(), &cluster.client()).await;
     let (reached, ten) = tokio::sync::oneshot::channel();
     let mut reached = Some(reached);
     let running = tokio::spawn({
         let client = client.clone();
-        let asked = request(prompt, 160, 0.7, "ar");
+        let asked = request(prompt, 160, 0.7, REFERENCE);
         async move {
             client
-                .generate_watched(asked, |tokens| {
+                .generate_observed(asked, |tokens| {
                     if tokens >= 10
                         && let Some(reached) = reached.take()
                     {
@@ -205,7 +207,7 @@ async fn identities_change_under_a_running_stream() {
     });
     ten.await.unwrap();
     certs(cluster.folder.path());
-    for process in everybody() {
+    for process in all() {
         let hangup = format!("kill -HUP {}", process.id());
         assert!(
             Command::new("sh")
@@ -215,28 +217,21 @@ async fn identities_change_under_a_running_stream() {
                 .success()
         );
     }
-    // How soon a process takes notice is its own affair; that it does is what counts.
-    let mut tick = tokio::time::interval(Duration::from_millis(20));
-    let changed = async {
-        loop {
-            tick.tick().await;
-            let now = shown_by(everybody(), &cluster.client()).await;
-            if now.iter().zip(&before).all(|(now, before)| now != before) {
-                return;
-            }
-        }
-    };
-    (tokio::time::timeout(Duration::from_secs(30), changed).await)
-        .expect("new certificates are shown");
+    let changed = until(Duration::from_secs(30), async || {
+        let now = served_by(all(), &cluster.client()).await;
+        let is_new = now.iter().zip(&before).all(|(now, before)| now != before);
+        Ok(met(is_new, "a process still serves its old certificate"))
+    });
+    changed.await.unwrap();
     assert!(
         !running.is_finished(),
-        "the stream was over before anything changed"
+        "the stream ended before the certificates changed"
     );
     assert_eq!(running.await.unwrap().unwrap().ids, plain.ids);
 }
 
-/// The certificates that new connections see. A server shows its own before it looks at its client's.
-async fn shown_by(
+/// The certificates that new connections get. A server sends its own before it checks that of its client.
+async fn served_by(
     processes: impl Iterator<Item = &Process>,
     client: &TlsArgs,
 ) -> Vec<CertificateDer<'static>> {
@@ -251,38 +246,38 @@ async fn shown_by(
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let mut shown = Vec::new();
+    let mut served = Vec::new();
     for process in processes {
         let tcp = TcpStream::connect(&process.addr).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let stream = connector.connect(name, tcp).await.unwrap();
         let chain = stream.get_ref().1.peer_certificates().unwrap();
-        shown.push(chain[0].clone());
+        served.push(chain[0].clone());
     }
-    shown
+    served
 }
 
 #[test]
-fn other_machines_are_not_listened_to_in_plaintext() {
+fn plaintext_is_served_on_loopback_only() {
     let model = model("draft").display().to_string();
     let line = ["draft-worker", "--model", &model, "--host", "0.0.0.0"];
-    let said = offshoot(&line);
-    let words = String::from_utf8_lossy(&said.stderr);
-    assert!(!said.status.success(), "it listened");
+    let output = offshoot(&line);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "it listened");
     assert!(
-        words.contains("--tls-cert") && words.contains("--allow-plaintext-bind"),
-        "{words}"
+        stderr.contains("--tls-cert") && stderr.contains("--allow-plaintext-bind"),
+        "{stderr}"
     );
 }
 
 #[test]
-fn half_an_identity_ends_the_process() {
+fn an_incomplete_certificate_is_an_error() {
     let model = model("draft").display().to_string();
     let line = ["draft-worker", "--model", &model, "--tls-cert", "cert.pem"];
-    let said = offshoot(&line);
-    let words = String::from_utf8_lossy(&said.stderr);
+    let output = offshoot(&line);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !said.status.success() && words.contains("--tls-ca is missing"),
-        "{words}"
+        !output.status.success() && stderr.contains("--tls-ca is missing"),
+        "{stderr}"
     );
 }

@@ -5,6 +5,7 @@
 //! broke something is committed to the corpus together with the fix. Nothing here is used by the product, and nothing
 //! here opens a socket or runs a model.
 
+mod cache;
 mod dice;
 pub mod messages;
 pub mod relay;

@@ -1,7 +1,10 @@
 //! Messages as a peer that knows the protocol, and means no good, would write them.
 
+use std::collections::HashMap;
+
 use prost::Message;
 use proto::v1;
+use speculation::strategy::BUILT_IN;
 
 use crate::VOCAB;
 use crate::dice::Dice;
@@ -92,6 +95,16 @@ fn nodes(dice: &mut Dice<'_>, context: Context<'_>) -> Option<v1::Nodes> {
         });
         nodes.owners.push(dice.byte());
     }
+    if dice.chance(128) {
+        for _ in 0..count {
+            nodes.sources.push(dice.byte() % 4);
+            nodes.qs.push(u32::from(dice.byte()) * 257);
+            nodes.margins.push(dice.byte());
+        }
+    }
+    if dice.chance(8) {
+        nodes.sources.pop();
+    }
     if dice.chance(8) {
         nodes.parents.pop();
     }
@@ -149,7 +162,7 @@ pub(crate) fn update(dice: &mut Dice<'_>, context: Context<'_>) -> v1::SessionUp
     let rescored = if dice.chance(64) { length(dice) } else { 0 };
     v1::SessionUpdate {
         session: 1,
-        term: 1,
+        term: dice.near(context.term),
         base_len,
         commit: tokens(dice, context.text, base_len),
         nodes: nodes(dice, context),
@@ -163,6 +176,7 @@ pub(crate) fn update(dice: &mut Dice<'_>, context: Context<'_>) -> v1::SessionUp
         allowed_len: dice.near(1000),
         prompt_scored: if dice.chance(16) { dice.near(4) } else { 0 },
         shard: shard(dice),
+        outlook: dice.chance(32).then(|| dice.float() * 8.0),
     }
 }
 
@@ -180,48 +194,56 @@ fn scores(dice: &mut Dice<'_>, tokens: usize) -> v1::TokenScores {
     }
 }
 
-/// What a draft may say about a session.
-pub(crate) fn draft_report(dice: &mut Dice<'_>, context: Context<'_>) -> v1::DraftSessionReport {
+/// What a report speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// Guesses, as of a worker that proposes.
+    Guesses,
+    /// Picks, as of a worker that advises or commits.
+    Picks,
+    /// Both.
+    Both,
+}
+
+/// What a worker may say about a session.
+pub(crate) fn report(dice: &mut Dice<'_>, context: Context<'_>, about: About) -> v1::SessionReport {
     let base_len = base(dice, context.text);
-    v1::DraftSessionReport {
+    let mut report = v1::SessionReport {
         session: 1,
         term: dice.near(context.term),
         base_len,
-        nodes: nodes(dice, context),
-        round_done: dice.chance(64).then(|| dice.near(base_len)),
         activity: activity(dice),
+        ..v1::SessionReport::default()
+    };
+    if about != About::Guesses {
+        picks(dice, context, &mut report);
     }
+    if about != About::Picks {
+        report.nodes = nodes(dice, context);
+        report.round_done = dice.chance(64).then(|| dice.near(base_len));
+    }
+    report
 }
 
-/// What a verifier may say about a session.
-pub(crate) fn verify_report(dice: &mut Dice<'_>, context: Context<'_>) -> v1::VerifySessionReport {
-    let base_len = base(dice, context.text);
-    let picks = tokens(dice, context.text, base_len);
-    let mut margins: Vec<u8> = picks.iter().map(|_| dice.byte()).collect();
+fn picks(dice: &mut Dice<'_>, context: Context<'_>, report: &mut v1::SessionReport) {
+    report.picks = tokens(dice, context.text, report.base_len);
+    report.margins = report.picks.iter().map(|_| dice.byte()).collect();
     if dice.chance(8) {
-        margins.pop();
+        report.margins.pop();
     }
-    v1::VerifySessionReport {
-        session: 1,
-        term: dice.near(context.term),
-        base_len,
-        scores: (!dice.chance(8)).then(|| scores(dice, picks.len())),
-        prompt_scores_first: dice.near(1),
-        prompt_scores: dice.chance(64).then(|| scores(dice, 3)),
-        picks,
-        margins,
-        finish: if dice.chance(16) {
-            dice.near(1) as i32
-        } else {
-            0
-        },
-        activity: activity(dice),
-        walks: walks(dice),
+    report.scores = (!dice.chance(8)).then(|| scores(dice, report.picks.len()));
+    report.prompt_scores_first = dice.near(1);
+    report.prompt_scores = dice.chance(64).then(|| scores(dice, 3));
+    if dice.chance(16) {
+        report.finish = dice.near(1) as i32;
     }
+    report.walks = walks(dice);
+    report.outlook = dice.chance(32).then(|| dice.float() * 8.0);
 }
 
-/// What a coordinator may open.
-pub(crate) fn open(dice: &mut Dice<'_>, task: v1::open_request::Task) -> v1::OpenRequest {
+/// What a coordinator may open, for these duties.
+pub(crate) fn open(dice: &mut Dice<'_>, duties: &[&str]) -> v1::OpenRequest {
+    let (strategy, knobs) = strategy(dice);
     let prompt = 1 + dice.below(12) as u32;
     let text: Vec<u32> = (0..prompt).map(|_| token(dice) % VOCAB).collect();
     let room = 1 + u32::from(dice.byte());
@@ -257,42 +279,47 @@ pub(crate) fn open(dice: &mut Dice<'_>, task: v1::open_request::Task) -> v1::Ope
             prompt_first: dice.near(1),
         }),
         allowed_len: dice.near(1000),
-        task: Some(task),
+        strategy,
+        knobs,
+        duties: duties.iter().map(|&duty| duty.to_owned()).collect(),
+        shard: shard(dice),
         text,
     }
 }
 
-/// How a draft may be told to grow.
-pub(crate) fn grow(dice: &mut Dice<'_>) -> v1::open_request::Task {
-    v1::open_request::Task::Grow(v1::Grow {
-        width: dice.near(4),
-        branch: dice.near(2),
-        depth: dice.near(4),
-        nodes: dice.near(32),
-        min_path: dice.float(),
-        pause_after_steps: if dice.chance(128) { dice.near(2) } else { 0 },
-        shard: shard(dice),
-    })
-}
-
-fn walk(dice: &mut Dice<'_>) -> v1::Walk {
-    v1::Walk {
-        launch: 1 + dice.below(3) as i32,
-        round_deadline_us: dice.near(1000),
-        rows: dice.near(8),
-        min_path: dice.float(),
+/// One duty most of the time, as a worker expects it.
+pub(crate) fn duties(dice: &mut Dice<'_>) -> Vec<&'static str> {
+    const NAMES: [&str; 3] = ["propose", "advise", "commit"];
+    let mut duties = vec![NAMES[dice.below(NAMES.len())]];
+    if dice.chance(8) {
+        duties.push(NAMES[dice.below(NAMES.len())]);
     }
+    if dice.chance(2) {
+        duties.push("more");
+    }
+    duties
 }
 
-/// How a verifier may be told to walk.
-pub(crate) fn commit_or_advise(dice: &mut Dice<'_>) -> v1::open_request::Task {
-    if dice.chance(128) {
-        v1::open_request::Task::Advise(v1::Advise {
-            walk: Some(walk(dice)),
-            ahead: dice.near(4),
-            bare_share: dice.float(),
-        })
+/// A strategy by name, and some of its knobs.
+fn strategy(dice: &mut Dice<'_>) -> (String, HashMap<String, f64>) {
+    let entry = BUILT_IN[dice.below(BUILT_IN.len())];
+    let mut knobs = HashMap::new();
+    for knob in entry.knobs {
+        if dice.chance(64) {
+            let value = match dice.byte() {
+                0..=223 => f64::from(dice.byte() % 17),
+                _ => f64::from(dice.float()),
+            };
+            knobs.insert(knob.name.to_owned(), value);
+        }
+    }
+    if dice.chance(2) {
+        knobs.insert("unknown".to_owned(), 1.0);
+    }
+    let name = if dice.chance(2) {
+        "unknown"
     } else {
-        v1::open_request::Task::Commit(walk(dice))
-    }
+        entry.name
+    };
+    (name.to_owned(), knobs)
 }

@@ -1,13 +1,14 @@
 //! The coordinator's side of a session, with workers that lie.
 
 use proto::{inward, v1};
-use speculation::message::{Basis, PromptScoring, Scoring, SessionId, Stopping};
-use speculation::policy::{AutoKnobs, Strategy};
-use speculation::relay::{LinkKey, Relay, RelayConfig, Role};
+use speculation::duty::Role;
+use speculation::message::{Basis, FromWorker, PromptScoring, Scoring, SessionId, Stopping};
+use speculation::relay::{Relay, RelayConfig, WorkerKey};
+use speculation::strategy::{Registry, Settings};
 
 use crate::VOCAB;
 use crate::dice::Dice;
-use crate::messages::{self, Context, cross};
+use crate::messages::{self, About, Context, cross};
 
 /// Workers of the session: two drafts, a qualifier, the target.
 const ROLES: [Role; 4] = [Role::Draft, Role::Draft, Role::Qualifier, Role::Target];
@@ -28,7 +29,7 @@ pub fn run(input: &[u8]) {
         }
         let before = relay.text().to_vec();
         let at = dice.below(ROLES.len());
-        let key = LinkKey(at as u32);
+        let key = WorkerKey(at as u32);
         match dice.byte() {
             0..=191 => {
                 let context = Context {
@@ -58,7 +59,7 @@ pub fn run(input: &[u8]) {
                 let _ = relay.handle_lost(key);
             }
             _ => {
-                let _ = relay.add_link(key, ROLES[at]);
+                let _ = relay.add_worker(key, ROLES[at]);
                 next_ids[at] = 1;
             }
         }
@@ -78,16 +79,15 @@ pub fn run(input: &[u8]) {
 }
 
 fn start(dice: &mut Dice<'_>) -> Relay {
-    let strategy = match dice.byte() % 4 {
-        0 => Strategy::Ar,
-        1 => Strategy::Serial { gamma: 3 },
-        2 => Strategy::SerialTree {
-            depth: 3,
-            width: 2,
-            rows: 6,
-        },
-        _ => Strategy::Auto(AutoKnobs::default()),
+    let settings = match dice.byte() % 4 {
+        0 => Settings::new("ar"),
+        1 => Settings::new("serial").with("gamma", 3.0),
+        2 => (Settings::new("serial-tree").with("depth", 3.0))
+            .with("width", 2.0)
+            .with("rows", 6.0),
+        _ => Settings::new("auto"),
     };
+    let strategy = (Registry::default().choose(&settings)).expect("they are registered");
     let mut relay = Relay::new(RelayConfig {
         session: SessionId(1),
         text: vec![1, 2, 3, 0],
@@ -108,40 +108,39 @@ fn start(dice: &mut Dice<'_>) -> Relay {
         vocab: VOCAB,
     });
     for (at, role) in ROLES.into_iter().enumerate() {
-        let key = LinkKey(at as u32);
-        if relay.add_link(key, role).is_some() {
+        let key = WorkerKey(at as u32);
+        if relay.add_worker(key, role).is_some() {
             relay.handle_opened(key);
         }
     }
     relay
 }
 
-fn report(relay: &mut Relay, key: LinkKey, role: Role, context: Context<'_>, dice: &mut Dice<'_>) {
-    // A worker may also speak as one of another kind.
-    let drafts = (role == Role::Draft) != dice.chance(4);
-    let refused = if drafts {
-        let frame = v1::DraftFrame {
-            reports: vec![messages::draft_report(dice, context)],
-            faults: Vec::new(),
-        };
-        let Some(Ok(reported)) = cross(&frame, dice).map(inward::draft_frame) else {
-            return;
-        };
-        (reported.reports.iter())
-            .map(|report| relay.handle_draft(key, report.term, &report.message))
-            .any(|result| result.is_err())
-    } else {
-        let frame = v1::VerifyFrame {
-            reports: vec![messages::verify_report(dice, context)],
-            faults: Vec::new(),
-        };
-        let Some(Ok(reported)) = cross(&frame, dice).map(inward::verify_frame) else {
-            return;
-        };
-        (reported.reports.iter())
-            .map(|report| relay.handle_verify(key, report.term, &report.message))
-            .any(|result| result.is_err())
+fn report(
+    relay: &mut Relay,
+    key: WorkerKey,
+    role: Role,
+    context: Context<'_>,
+    dice: &mut Dice<'_>,
+) {
+    let drafts = role == Role::Draft;
+    // A worker may also speak of what it was not asked to do.
+    let about = match (dice.chance(4), drafts) {
+        (false, true) => About::Guesses,
+        (false, false) => About::Picks,
+        (true, _) => [About::Guesses, About::Picks, About::Both][dice.below(3)],
     };
+    let frame = v1::WorkerFrame {
+        reports: vec![messages::report(dice, context, about)],
+        faults: Vec::new(),
+    };
+    let Some(Ok(messages)) = cross(&frame, dice).map(inward::worker_frame) else {
+        return;
+    };
+    let refused = messages.iter().any(|message| match &message.message {
+        FromWorker::Report(report) => relay.handle_report(key, message.term, report).is_err(),
+        FromWorker::Fault(_) => false,
+    });
     // As the coordinator does with a worker that breaks the protocol; sometimes it is late with it.
     if refused && !dice.chance(64) {
         let _ = relay.handle_lost(key);

@@ -3,9 +3,10 @@
 use prost::Message;
 use proto::{MAX_SESSIONS_PER_FRAME, codec, inward, v1};
 use speculation::limits::MAX_NODES_PER_UPDATE;
+use speculation::message::FromWorker;
 
 use crate::dice::Dice;
-use crate::messages::{self, Context};
+use crate::messages::{self, About, Context};
 
 /// Even first bytes: the rest is a message as it stands. Odd ones: the rest says how to write one.
 pub fn run(input: &[u8]) {
@@ -26,33 +27,18 @@ pub fn run(input: &[u8]) {
             }
         }
         1 => {
-            if let Ok(frame) = v1::RelayFrame::decode(bytes.as_slice()) {
-                relayed(frame);
+            if let Ok(frame) = v1::CoordinatorFrame::decode(bytes.as_slice()) {
+                from_coordinator(frame);
             }
         }
-        2 => {
-            if let Ok(Ok(reported)) =
-                v1::DraftFrame::decode(bytes.as_slice()).map(inward::draft_frame)
-            {
-                assert!(reported.reports.len() <= MAX_SESSIONS_PER_FRAME);
-                assert!(reported.faults.len() <= MAX_SESSIONS_PER_FRAME);
-                for report in reported.reports {
-                    assert!(report.message.nodes.len() <= MAX_NODES_PER_UPDATE);
-                }
-            }
-        }
-        3 => {
-            if let Ok(Ok(reported)) =
-                v1::VerifyFrame::decode(bytes.as_slice()).map(inward::verify_frame)
-            {
-                assert!(reported.reports.len() <= MAX_SESSIONS_PER_FRAME);
-                for fault in reported.faults {
-                    assert!(fault.message.len() <= 1024, "{} bytes", fault.message.len());
-                }
+        2 | 3 => {
+            if let Ok(frame) = v1::WorkerFrame::decode(bytes.as_slice()) {
+                from_worker(frame);
             }
         }
         _ => {
-            // A hello is compared by the coordinator, after this.
+            // A hello is compared by who receives it, after this.
+            let _ = v1::HelloRequest::decode(bytes.as_slice());
             let _ = v1::HelloReply::decode(bytes.as_slice());
         }
     }
@@ -68,14 +54,10 @@ fn written(choice: u8, dice: &mut Dice<'_>) -> Vec<u8> {
     let count = dice.below(4);
     let mut bytes = match (choice / 2) % 5 {
         0 => {
-            let task = if dice.chance(128) {
-                messages::grow(dice)
-            } else {
-                messages::commit_or_advise(dice)
-            };
-            messages::open(dice, task).encode_to_vec()
+            let duties = messages::duties(dice);
+            messages::open(dice, &duties).encode_to_vec()
         }
-        1 => v1::RelayFrame {
+        1 => v1::CoordinatorFrame {
             coordinator: dice.total(),
             updates: (0..count)
                 .map(|_| messages::update(dice, context))
@@ -85,16 +67,16 @@ fn written(choice: u8, dice: &mut Dice<'_>) -> Vec<u8> {
             incarnation: dice.total(),
         }
         .encode_to_vec(),
-        2 => v1::DraftFrame {
+        kind => v1::WorkerFrame {
             reports: (0..count)
-                .map(|_| messages::draft_report(dice, context))
-                .collect(),
-            faults: faults(dice),
-        }
-        .encode_to_vec(),
-        _ => v1::VerifyFrame {
-            reports: (0..count)
-                .map(|_| messages::verify_report(dice, context))
+                .map(|_| {
+                    let about = match kind {
+                        2 => About::Guesses,
+                        3 => About::Picks,
+                        _ => About::Both,
+                    };
+                    messages::report(dice, context, about)
+                })
                 .collect(),
             faults: faults(dice),
         }
@@ -124,18 +106,36 @@ fn opened(request: v1::OpenRequest) {
     if let Ok((spec, _)) = inward::open(request) {
         assert_eq!(spec.text.len(), tokens);
         assert!(spec.stopping.prompt_len as usize <= tokens);
-        assert!(tokens < spec.stopping.max_len as usize);
+        assert!(tokens <= spec.stopping.max_len as usize);
+        assert!(spec.stopping.prompt_len < spec.stopping.max_len);
+        assert!(spec.shard.index < spec.shard.count);
     }
 }
 
-fn relayed(frame: v1::RelayFrame) {
-    if let Ok(relayed) = inward::relay_frame(frame) {
-        assert!(relayed.updates.len() <= MAX_SESSIONS_PER_FRAME);
-        assert!(relayed.closed.len() <= MAX_SESSIONS_PER_FRAME);
-        for update in relayed.updates {
+fn from_coordinator(frame: v1::CoordinatorFrame) {
+    if let Ok(frame) = inward::coordinator_frame(frame) {
+        assert!(frame.updates.len() <= MAX_SESSIONS_PER_FRAME);
+        assert!(frame.closed.len() <= MAX_SESSIONS_PER_FRAME);
+        for update in frame.updates {
             let shard = update.message.shard.unwrap_or_default();
             assert!(shard.index < shard.count, "{shard:?}");
             assert!(update.message.nodes.len() <= MAX_NODES_PER_UPDATE);
+        }
+    }
+}
+
+fn from_worker(frame: v1::WorkerFrame) {
+    if let Ok(messages) = inward::worker_frame(frame) {
+        assert!(messages.len() <= 2 * MAX_SESSIONS_PER_FRAME);
+        for message in messages {
+            match message.message {
+                FromWorker::Report(report) => {
+                    let nodes = report.nodes;
+                    assert!(nodes.len() <= MAX_NODES_PER_UPDATE);
+                    assert!([0, nodes.len()].contains(&nodes.origins.len()));
+                }
+                FromWorker::Fault(why) => assert!(why.len() <= 1024, "{} bytes", why.len()),
+            }
         }
     }
 }

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use offshoot_sim::Coverage;
+use simulation::Coverage;
+use speculation::strategy::Registry;
 
 /// Runs seeds until one fails, and says how to look at it.
 fn hold(seeds: impl IntoIterator<Item = u64>) -> Coverage {
+    let registry = Registry::default();
     seeds.into_iter().fold(Coverage::default(), |total, seed| {
-        match offshoot_sim::check(seed) {
+        match simulation::check(seed, &registry) {
             Ok(coverage) => total.plus(coverage),
             Err(reason) => panic!(
                 "seed {seed}: {reason}\nreplay: cargo run --release -p offshoot-sim --bin simulate -- --seed {seed}"
@@ -18,11 +20,17 @@ fn hold(seeds: impl IntoIterator<Item = u64>) -> Coverage {
 
 #[test]
 fn every_schedule_ends_with_the_plain_text_and_leaves_nothing_behind() {
-    let total = hold(0..6_000);
+    let total = hold(0..4_000);
     // Schedules that never reach what they are for would prove nothing.
-    assert!(total.replays > 2_000, "{total:?}");
-    assert!(total.takebacks > 200, "{total:?}");
+    assert!(total.failovers > 1_500, "{total:?}");
+    assert!(total.takebacks > 150, "{total:?}");
+    assert!(total.waits > 3_000, "{total:?}");
+    assert!(total.refusals > 1_000, "{total:?}");
     assert!(total.failures > 500, "{total:?}");
+    for entry in Registry::default().entries() {
+        let requests = total.strategies.get(entry.name).copied().unwrap_or(0);
+        assert!(requests > 500, "{} of {total:?}", entry.name);
+    }
 }
 
 #[test]
@@ -40,9 +48,10 @@ fn what_has_failed_once_holds() {
 
 #[test]
 fn a_seed_says_everything_that_happens() {
+    let registry = Registry::default();
     for seed in [3, 256, 3414] {
-        let (first, result) = offshoot_sim::replay(seed);
-        let (second, _) = offshoot_sim::replay(seed);
+        let (first, result) = simulation::replay(seed, &registry);
+        let (second, _) = simulation::replay(seed, &registry);
         assert!(result.is_ok() && first.len() > 10, "{result:?}");
         assert_eq!(first, second);
     }

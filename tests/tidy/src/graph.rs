@@ -88,7 +88,15 @@ impl Workspace {
             let said = String::from_utf8_lossy(&answer.stderr).into_owned();
             return Err(GraphError::Refused(said));
         }
-        let metadata: Value = serde_json::from_slice(&answer.stdout)
+        Self::parse(&answer.stdout)
+    }
+
+    /// Reads cargo's answer.
+    ///
+    /// # Errors
+    /// When it is not the documented one.
+    pub fn parse(metadata: &[u8]) -> Result<Self, GraphError> {
+        let metadata: Value = serde_json::from_slice(metadata)
             .map_err(|error| GraphError::Format(error.to_string()))?;
         Self::read(&metadata).ok_or_else(|| GraphError::Format("a field is missing".to_owned()))
     }
@@ -156,6 +164,15 @@ impl Workspace {
             .iter()
             .filter(|(_, id)| below.contains(id.as_str()))
             .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// The packages outside the workspace on which `folder` depends directly, by name.
+    #[must_use]
+    pub fn packages_below(&self, folder: &str, kind: Kind) -> BTreeSet<String> {
+        self.direct(self.id(folder), kind)
+            .filter(|id| !self.folders.values().any(|member| member == id))
+            .map(|id| self.package(id).name.clone())
             .collect()
     }
 

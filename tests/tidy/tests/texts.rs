@@ -1,7 +1,7 @@
 //! What no file of the repository may contain, and what each crate must say.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use offshoot_tidy::{Source, Workspace, checks, walk};
+use offshoot_tidy::{HELD, Source, Workspace, checks, code, is_held, pure, sleeps, walk, words};
 
 fn repository() -> Vec<Source> {
     let found = walk(Workspace::load().unwrap().root()).unwrap();
@@ -49,14 +49,90 @@ fn nothing_is_left_for_later_or_bound_to_one_machine() {
 }
 
 #[test]
-fn the_pure_crate_takes_no_clock_thread_or_socket() {
+fn pure_crates_take_no_clock_thread_socket_hash_or_float_of_the_c_library() {
     let sources = repository();
-    let pure: Vec<_> = sources
-        .iter()
-        .filter(|source| source.path.starts_with("speculation/src/"))
+    for pure in pure::PURE {
+        let files = code::crate_halves(&sources, pure.member);
+        if HELD.is_none() || is_held(pure.member) {
+            assert!(!files.is_empty(), "{} has no sources", pure.member);
+        }
+        none(
+            files
+                .iter()
+                .flat_map(|(path, halves)| pure::impurities(path, halves, pure)),
+        );
+        if pure.std == pure::Std::Absent {
+            let root = format!("{}/src/lib.rs", pure.member);
+            let found = files.iter().find(|(path, _)| *path == root);
+            let (path, halves) = found.expect("a library has a root");
+            none(pure::says_no_std(path, halves));
+        }
+        for exception in pure.exceptions {
+            let without = pure::Pure {
+                exceptions: &[],
+                ..*pure
+            };
+            let mut all =
+                (files.iter()).flat_map(|(path, halves)| pure::impurities(path, halves, &without));
+            assert!(
+                all.any(|line| line.contains(exception.path) && line.contains(exception.finding)),
+                "{exception:?} is not needed any more"
+            );
+        }
+    }
+}
+
+/// The Rust sources that are held to the newest rules.
+fn held(sources: &[Source]) -> Vec<(&str, String)> {
+    let held: Vec<_> = (sources.iter())
+        .filter(|source| source.path.ends_with(".rs") && is_held(&source.path))
+        .map(|source| (source.path.as_str(), code::mask(&source.text)))
         .collect();
-    assert!(!pure.is_empty());
-    none(pure.into_iter().flat_map(checks::impurities));
+    assert!(held.len() > 50, "{} files", held.len());
+    held
+}
+
+#[test]
+fn retired_words_do_not_come_back() {
+    let sources = repository();
+    let held = held(&sources);
+    // The lists themselves stand in quotes.
+    none(
+        held.iter()
+            .flat_map(|(path, masked)| words::retired(path, masked)),
+    );
+}
+
+#[test]
+fn a_concept_has_one_type() {
+    let sources = repository();
+    let workspace = Workspace::load().unwrap();
+    let of_product = |member: &&str| is_held(member) && !member.starts_with("tests/");
+    for member in workspace.members().filter(of_product) {
+        let files = code::crate_halves(&sources, member);
+        none((files.iter()).flat_map(|(path, halves)| words::twins(member, path, halves)));
+    }
+}
+
+#[test]
+fn no_test_sleeps() {
+    let sources = repository();
+    for (path, masked) in held(&sources) {
+        if sleeps::is_test_file(path) {
+            none(sleeps::sleeps(path, &masked));
+        } else {
+            none(sleeps::sleeps_of_tests(path, &code::halves(&masked)));
+        }
+    }
+    if HELD.is_none() {
+        for may in sleeps::MAY_SLEEP {
+            let is_there = |source: &Source| source.path.starts_with(may.path);
+            assert!(
+                sources.iter().any(is_there),
+                "{may:?} is not needed any more"
+            );
+        }
+    }
 }
 
 #[test]

@@ -4,16 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use proto::v1;
-use proto::v1::draft_server::{Draft, DraftServer};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tokio_stream::{Stream, StreamExt};
-use tokio_util::sync::CancellationToken;
+use proto::v1::worker_server::{Worker, WorkerServer};
+use tokio::sync::watch;
 use tonic::transport::Server as Grpc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::replica::FakeReplica;
-use super::{Server, hello, next_token};
+use super::{FakeStream, Frames, Server, hello, next_token};
 
 /// Tokens of one guessed chain.
 pub(crate) const CHAIN: usize = 3;
@@ -25,19 +22,17 @@ pub(crate) struct Seen {
     pub(crate) closed: BTreeSet<u64>,
     /// The newest text length by session.
     pub(crate) lens: BTreeMap<u64, usize>,
-    pub(crate) links: usize,
+    /// Streams that were opened.
+    pub(crate) streams: usize,
 }
-
-type Out = mpsc::UnboundedSender<Result<v1::DraftFrame, Status>>;
 
 #[derive(Debug)]
 pub(crate) struct Inner {
     hello: v1::HelloReply,
     refusal: Mutex<Option<Status>>,
     sessions: Mutex<BTreeMap<u64, FakeReplica>>,
-    out: Mutex<Option<Out>>,
+    stream: FakeStream,
     pub(crate) seen: watch::Sender<Seen>,
-    alive: Mutex<CancellationToken>,
 }
 
 /// See the module documentation.
@@ -48,7 +43,7 @@ pub(crate) struct FakeDraft {
 }
 
 #[derive(Clone)]
-struct FakeGrow(Arc<Inner>);
+struct FakeService(Arc<Inner>);
 
 impl FakeDraft {
     pub(crate) async fn start() -> FakeDraft {
@@ -60,13 +55,12 @@ impl FakeDraft {
             hello,
             refusal: Mutex::new(None),
             sessions: Mutex::default(),
-            out: Mutex::default(),
+            stream: FakeStream::default(),
             seen: watch::Sender::new(Seen::default()),
-            alive: Mutex::new(CancellationToken::new()),
         });
-        let service = DraftServer::new(FakeGrow(Arc::clone(&inner)));
+        let service = WorkerServer::new(FakeService(Arc::clone(&inner)));
         let server = Server::start(|alive| {
-            *inner.alive.lock().unwrap() = alive;
+            inner.stream.ends_with(alive);
             Grpc::builder().add_service(service)
         })
         .await;
@@ -79,24 +73,17 @@ impl FakeDraft {
     }
 
     /// Ends the stream; the server stays.
-    pub(crate) fn drop_link(&self) {
-        *self.inner.out.lock().unwrap() = None;
+    pub(crate) fn drop_stream(&self) {
+        self.inner.stream.drop();
     }
 
     /// Sends a frame as it is.
-    pub(crate) fn send(&self, frame: v1::DraftFrame) {
-        self.inner.send(frame);
+    pub(crate) fn send(&self, frame: v1::WorkerFrame) {
+        self.inner.stream.send(frame);
     }
 }
 
 impl Inner {
-    fn send(&self, frame: v1::DraftFrame) {
-        if let Some(out) = &*self.out.lock().unwrap() {
-            // A link that is gone takes nothing, as in life.
-            let _ = out.send(Ok(frame));
-        }
-    }
-
     fn guess(&self, session: u64) {
         let mut sessions = self.sessions.lock().unwrap();
         let Some(replica) = sessions.get_mut(&session) else {
@@ -118,9 +105,12 @@ impl Inner {
             nodes.tokens.push(token);
             nodes.edges.push(60_000);
             nodes.owners.push(0);
+            nodes.sources.push(1);
+            nodes.qs.push(50_000);
+            nodes.margins.push(16);
         }
         replica.last_id += CHAIN as u32;
-        let report = v1::DraftSessionReport {
+        let report = v1::SessionReport {
             session,
             term: replica.term,
             base_len,
@@ -130,18 +120,16 @@ impl Inner {
                 steps: u64::from(replica.last_id),
                 ..v1::Activity::default()
             }),
+            ..v1::SessionReport::default()
         };
         let len = base_len as usize;
         self.seen.send_modify(|seen| {
             seen.lens.insert(session, len);
         });
-        self.send(v1::DraftFrame {
-            reports: vec![report],
-            faults: Vec::new(),
-        });
+        self.stream.report(report);
     }
 
-    fn told(&self, frame: v1::RelayFrame) {
+    fn receive(&self, frame: v1::CoordinatorFrame) {
         for update in &frame.updates {
             let grown = match self.sessions.lock().unwrap().get_mut(&update.session) {
                 Some(replica) => {
@@ -169,7 +157,7 @@ impl Inner {
 }
 
 #[tonic::async_trait]
-impl Draft for FakeGrow {
+impl Worker for FakeService {
     async fn hello(
         &self,
         _: Request<v1::HelloRequest>,
@@ -195,31 +183,16 @@ impl Draft for FakeGrow {
         Ok(Response::new(v1::OpenReply {}))
     }
 
-    type LinkStream =
-        std::pin::Pin<Box<dyn Stream<Item = Result<v1::DraftFrame, Status>> + Send + 'static>>;
+    type LinkStream = Frames;
 
     async fn link(
         &self,
-        request: Request<Streaming<v1::RelayFrame>>,
-    ) -> Result<Response<Self::LinkStream>, Status> {
-        let mut told = request.into_inner();
-        let first = told.message().await?.unwrap();
-        assert_ne!(first.coordinator, 0, "the first frame says who is calling");
-        let (out, reports) = mpsc::unbounded_channel();
-        *self.0.out.lock().unwrap() = Some(out);
-        let alive = self.0.alive.lock().unwrap().clone();
-        self.0.seen.send_modify(|seen| seen.links += 1);
+        request: Request<Streaming<v1::CoordinatorFrame>>,
+    ) -> Result<Response<Frames>, Status> {
         let inner = Arc::clone(&self.0);
-        let reading = alive.clone();
-        tokio::spawn(reading.run_until_cancelled_owned(async move {
-            while let Ok(Some(frame)) = told.message().await {
-                inner.told(frame);
-            }
-        }));
-        let reports = UnboundedReceiverStream::new(reports);
-        let ends = futures::StreamExt::take_until(reports, alive.cancelled_owned());
-        Ok(Response::new(Box::pin(StreamExt::map(ends, |report| {
-            report
-        }))))
+        let opened = (self.0.stream).open(request, move |frame| inner.receive(frame));
+        let opened = opened.await;
+        self.0.seen.send_modify(|seen| seen.streams += 1);
+        opened
     }
 }

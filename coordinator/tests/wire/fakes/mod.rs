@@ -9,13 +9,18 @@ pub(crate) mod target;
 pub(crate) mod vocabulary;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Mutex;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use proto::v1;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
+use tonic::{Request, Response, Status, Streaming};
 
 /// The token that the fake model puts behind a text: a lower-case letter.
 pub(crate) fn next_token(text: &[u32]) -> u32 {
@@ -74,11 +79,75 @@ impl Server {
     }
 }
 
-/// A hello that fits the rig's tokenizer.
+/// The stream of a fake worker: what it sends on the newest one, and until when.
+#[derive(Debug, Default)]
+pub(crate) struct FakeStream {
+    out: Mutex<Option<mpsc::UnboundedSender<Result<v1::WorkerFrame, Status>>>>,
+    alive: Mutex<CancellationToken>,
+}
+
+/// What a fake worker sends.
+pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<v1::WorkerFrame, Status>> + Send>>;
+
+impl FakeStream {
+    /// Streams end with this server.
+    pub(crate) fn ends_with(&self, alive: CancellationToken) {
+        *self.alive.lock().unwrap() = alive;
+    }
+
+    /// Ends the stream; the server stays.
+    pub(crate) fn drop(&self) {
+        *self.out.lock().unwrap() = None;
+    }
+
+    /// Sends a frame as it is.
+    pub(crate) fn send(&self, frame: v1::WorkerFrame) {
+        if let Some(out) = &*self.out.lock().unwrap() {
+            // A stream that is lost takes nothing, as in life.
+            let _ = out.send(Ok(frame));
+        }
+    }
+
+    /// Sends one report.
+    pub(crate) fn report(&self, report: v1::SessionReport) {
+        self.send(v1::WorkerFrame {
+            reports: vec![report],
+            faults: Vec::new(),
+        });
+    }
+
+    /// Answers the link call; every frame that comes in goes to `receive`.
+    pub(crate) async fn open(
+        &self,
+        request: Request<Streaming<v1::CoordinatorFrame>>,
+        mut receive: impl FnMut(v1::CoordinatorFrame) + Send + 'static,
+    ) -> Result<Response<Frames>, Status> {
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.unwrap();
+        assert_ne!(first.coordinator, 0, "the first frame says who is calling");
+        assert_ne!(first.incarnation, 0, "the first frame names the stream");
+        let (out, reports) = mpsc::unbounded_channel();
+        *self.out.lock().unwrap() = Some(out);
+        let alive = self.alive.lock().unwrap().clone();
+        let reading = alive.clone();
+        tokio::spawn(reading.run_until_cancelled_owned(async move {
+            while let Ok(Some(frame)) = frames.message().await {
+                receive(frame);
+            }
+        }));
+        let reports = UnboundedReceiverStream::new(reports);
+        let reports = reports.take_until(alive.cancelled_owned());
+        Ok(Response::new(Box::pin(reports)))
+    }
+}
+
+/// A handshake that fits the rig's tokenizer.
 pub(crate) fn hello(role: &str, max_context: u32) -> v1::HelloReply {
     let tokenizer = vocabulary::tokenizer(vocabulary::TOKENS);
     v1::HelloReply {
         protocol: proto::PROTOCOL,
+        oldest_protocol: proto::OLDEST_PROTOCOL,
+        capabilities: capabilities(role),
         role: role.to_owned(),
         model: format!("fake-{role}"),
         numerics_id: "fake-numerics".to_owned(),
@@ -90,4 +159,14 @@ pub(crate) fn hello(role: &str, max_context: u32) -> v1::HelloReply {
         kv_positions: 8 * max_context,
         kv_page: 16,
     }
+}
+
+/// What a worker of a role can do.
+fn capabilities(role: &str) -> Vec<String> {
+    let names: &[&str] = match role {
+        "draft" => &["propose"],
+        "qualifier" => &["verify"],
+        _ => &["verify", "commit"],
+    };
+    names.iter().map(|&name| name.to_owned()).collect()
 }

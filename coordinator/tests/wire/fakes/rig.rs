@@ -10,7 +10,8 @@ use proto::v1::generate_event::Event;
 use proto::v1::generate_request::Prompt;
 use proto::v1::generation_client::GenerationClient;
 use runtime::{Drain, Listener, NetArgs, Readiness, ServerLimits, health, serve};
-use speculation::relay::Role;
+use speculation::duty::Role;
+use speculation::strategy::Settings;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -24,7 +25,7 @@ pub(crate) struct Limits {
     pub(crate) max_sessions: usize,
     pub(crate) max_queued: usize,
     /// How long a request whose target is lost waits for another.
-    pub(crate) replay_wait: Duration,
+    pub(crate) failover_wait: Duration,
 }
 
 impl Default for Limits {
@@ -33,7 +34,7 @@ impl Default for Limits {
         Limits {
             max_sessions: 16,
             max_queued: 16,
-            replay_wait: Duration::ZERO,
+            failover_wait: Duration::ZERO,
         }
     }
 }
@@ -87,7 +88,8 @@ impl Rig {
                 .collect(),
             max_sessions: limits.max_sessions,
             max_queued: limits.max_queued,
-            replay_wait: limits.replay_wait,
+            failover_wait: limits.failover_wait,
+            strategy: Settings::new("auto"),
             tls: None,
         };
         let drain = Drain::new();
@@ -138,10 +140,7 @@ pub(crate) fn request(strategy: &str, max_tokens: u32) -> v1::GenerateRequest {
     v1::GenerateRequest {
         prompt: Some(Prompt::Text("hello ".to_owned())),
         max_tokens,
-        strategy: Some(v1::Strategy {
-            name: strategy.to_owned(),
-            ..v1::Strategy::default()
-        }),
+        strategy: strategy.to_owned(),
         seed: Some(7),
         ..v1::GenerateRequest::default()
     }

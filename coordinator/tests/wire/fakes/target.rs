@@ -4,16 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use proto::v1;
-use proto::v1::verify_server::{Verify, VerifyServer};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tokio_stream::{Stream, StreamExt};
-use tokio_util::sync::CancellationToken;
+use proto::v1::worker_server::{Worker, WorkerServer};
+use tokio::sync::watch;
 use tonic::transport::Server as Grpc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::replica::FakeReplica;
-use super::{Server, hello, next_token};
+use super::{FakeStream, Frames, Server, hello, next_token};
 
 /// When the fake takes its next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +21,13 @@ pub(crate) enum Pace {
     OnGuess,
     /// Never.
     Hold,
+}
+
+/// How long a refusal lasts.
+#[derive(Clone, Copy, Debug)]
+enum Lasts {
+    Once,
+    Always,
 }
 
 /// What the fake has seen of a session.
@@ -38,23 +42,20 @@ pub(crate) struct Seen {
     /// Sessions that stand at the length they are allowed, with that length.
     pub(crate) parked: BTreeMap<u64, usize>,
     /// Updates that brought guesses.
-    pub(crate) told_guesses: usize,
-    /// Links that were opened.
-    pub(crate) links: usize,
+    pub(crate) guess_updates: usize,
+    /// Streams that were opened.
+    pub(crate) streams: usize,
 }
-
-type Out = mpsc::UnboundedSender<Result<v1::VerifyFrame, Status>>;
 
 #[derive(Debug)]
 pub(crate) struct Inner {
     hello: v1::HelloReply,
     pace: Mutex<Pace>,
-    refusal: Mutex<Option<Status>>,
+    refusal: Mutex<Option<(Status, Lasts)>>,
     finish: Mutex<Option<v1::FinishReason>>,
     sessions: Mutex<BTreeMap<u64, FakeReplica>>,
-    out: Mutex<Option<Out>>,
+    stream: FakeStream,
     pub(crate) seen: watch::Sender<Seen>,
-    alive: Mutex<CancellationToken>,
 }
 
 /// See the module documentation.
@@ -65,7 +66,7 @@ pub(crate) struct FakeTarget {
 }
 
 #[derive(Clone)]
-struct FakeVerify(Arc<Inner>);
+struct FakeService(Arc<Inner>);
 
 impl FakeTarget {
     pub(crate) async fn start(pace: Pace) -> FakeTarget {
@@ -79,13 +80,12 @@ impl FakeTarget {
             refusal: Mutex::new(None),
             finish: Mutex::new(None),
             sessions: Mutex::default(),
-            out: Mutex::default(),
+            stream: FakeStream::default(),
             seen: watch::Sender::new(Seen::default()),
-            alive: Mutex::new(CancellationToken::new()),
         });
-        let service = VerifyServer::new(FakeVerify(Arc::clone(&inner)));
+        let service = WorkerServer::new(FakeService(Arc::clone(&inner)));
         let server = Server::start(|alive| {
-            *inner.alive.lock().unwrap() = alive;
+            inner.stream.ends_with(alive);
             Grpc::builder().add_service(service)
         })
         .await;
@@ -101,14 +101,19 @@ impl FakeTarget {
     }
 
     /// Ends the stream; sessions are forgotten.
-    pub(crate) fn drop_link(&self) {
+    pub(crate) fn drop_stream(&self) {
         self.inner.sessions.lock().unwrap().clear();
-        self.inner.out.lock().unwrap().take();
+        self.inner.stream.drop();
     }
 
     /// From now on open calls get this answer.
     pub(crate) fn refuse(&self, status: Status) {
-        *self.inner.refusal.lock().unwrap() = Some(status);
+        *self.inner.refusal.lock().unwrap() = Some((status, Lasts::Always));
+    }
+
+    /// The next open call gets this answer.
+    pub(crate) fn refuse_once(&self, status: Status) {
+        *self.inner.refusal.lock().unwrap() = Some((status, Lasts::Once));
     }
 
     /// The next step of any session ends it so.
@@ -117,19 +122,12 @@ impl FakeTarget {
     }
 
     /// Sends a frame as it is.
-    pub(crate) fn send(&self, frame: v1::VerifyFrame) {
-        self.inner.send(frame);
+    pub(crate) fn send(&self, frame: v1::WorkerFrame) {
+        self.inner.stream.send(frame);
     }
 }
 
 impl Inner {
-    fn send(&self, frame: v1::VerifyFrame) {
-        if let Some(out) = &*self.out.lock().unwrap() {
-            // A link that is gone takes nothing, as in life.
-            let _ = out.send(Ok(frame));
-        }
-    }
-
     /// Takes one step of a session if it may: the picks along what was guessed, and one more.
     fn step(&self, session: u64) {
         let pace = *self.pace.lock().unwrap();
@@ -174,7 +172,7 @@ impl Inner {
             guesses_accepted += 1;
         }
         let picks = replica.text[base_len..].to_vec();
-        let report = v1::VerifySessionReport {
+        let report = v1::SessionReport {
             session,
             term: replica.term,
             base_len: base_len as u32,
@@ -187,16 +185,13 @@ impl Inner {
             picks,
             finish: forced.unwrap_or(finish).into(),
             activity: None,
-            ..v1::VerifySessionReport::default()
+            ..v1::SessionReport::default()
         };
         self.seen.send_modify(|seen| {
             seen.parked.remove(&session);
             *seen.steps.entry(session).or_default() += 1;
         });
-        self.send(v1::VerifyFrame {
-            reports: vec![report],
-            faults: Vec::new(),
-        });
+        self.stream.report(report);
     }
 
     /// A text may be complete when it is opened: then that is all there is to say.
@@ -207,24 +202,21 @@ impl Inner {
         };
         let len = replica.text.len();
         if len > replica.stopping.prompt_len as usize && len >= replica.stopping.max_len as usize {
-            let report = v1::VerifySessionReport {
+            let report = v1::SessionReport {
                 session,
                 term: replica.term,
                 base_len: len as u32,
                 finish: v1::FinishReason::Length.into(),
-                ..v1::VerifySessionReport::default()
+                ..v1::SessionReport::default()
             };
-            self.send(v1::VerifyFrame {
-                reports: vec![report],
-                faults: Vec::new(),
-            });
+            self.stream.report(report);
         }
     }
 
-    fn told(&self, frame: v1::RelayFrame) {
+    fn receive(&self, frame: v1::CoordinatorFrame) {
         for update in &frame.updates {
             if update.nodes.is_some() {
-                self.seen.send_modify(|seen| seen.told_guesses += 1);
+                self.seen.send_modify(|seen| seen.guess_updates += 1);
             }
             if let Some(replica) = self.sessions.lock().unwrap().get_mut(&update.session) {
                 replica.update(update);
@@ -245,7 +237,7 @@ impl Inner {
 }
 
 #[tonic::async_trait]
-impl Verify for FakeVerify {
+impl Worker for FakeService {
     async fn hello(
         &self,
         _: Request<v1::HelloRequest>,
@@ -257,8 +249,15 @@ impl Verify for FakeVerify {
         &self,
         request: Request<v1::OpenRequest>,
     ) -> Result<Response<v1::OpenReply>, Status> {
-        if let Some(refusal) = self.0.refusal.lock().unwrap().clone() {
-            return Err(refusal);
+        let refusal = {
+            let mut refusal = self.0.refusal.lock().unwrap();
+            match &*refusal {
+                Some((_, Lasts::Once)) => refusal.take(),
+                other => other.clone(),
+            }
+        };
+        if let Some((status, _)) = refusal {
+            return Err(status);
         }
         let request = request.into_inner();
         let session = request.session;
@@ -273,31 +272,16 @@ impl Verify for FakeVerify {
         Ok(Response::new(v1::OpenReply {}))
     }
 
-    type LinkStream =
-        std::pin::Pin<Box<dyn Stream<Item = Result<v1::VerifyFrame, Status>> + Send + 'static>>;
+    type LinkStream = Frames;
 
     async fn link(
         &self,
-        request: Request<Streaming<v1::RelayFrame>>,
-    ) -> Result<Response<Self::LinkStream>, Status> {
-        let mut told = request.into_inner();
-        let first = told.message().await?.unwrap();
-        assert_ne!(first.coordinator, 0, "the first frame says who is calling");
-        let (out, reports) = mpsc::unbounded_channel();
-        *self.0.out.lock().unwrap() = Some(out);
-        let alive = self.0.alive.lock().unwrap().clone();
-        self.0.seen.send_modify(|seen| seen.links += 1);
+        request: Request<Streaming<v1::CoordinatorFrame>>,
+    ) -> Result<Response<Frames>, Status> {
         let inner = Arc::clone(&self.0);
-        let reading = alive.clone();
-        tokio::spawn(reading.run_until_cancelled_owned(async move {
-            while let Ok(Some(frame)) = told.message().await {
-                inner.told(frame);
-            }
-        }));
-        let reports = UnboundedReceiverStream::new(reports);
-        let ends = futures::StreamExt::take_until(reports, alive.cancelled_owned());
-        Ok(Response::new(Box::pin(StreamExt::map(ends, |report| {
-            report
-        }))))
+        let opened = (self.0.stream).open(request, move |frame| inner.receive(frame));
+        let opened = opened.await;
+        self.0.seen.send_modify(|seen| seen.streams += 1);
+        opened
     }
 }

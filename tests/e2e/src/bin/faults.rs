@@ -1,11 +1,11 @@
-//! Prints what users notice of lost processes and disturbed links, as a table.
+//! Prints a table of what users notice of lost processes and disturbed connections.
 //!
 //! `cargo build --release --workspace && target/release/faults --repetitions 20`; see docs/faults.md.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the table is what this program is for"
+    reason = "printing the table is the purpose of this program"
 )]
 
 use std::path::PathBuf;
@@ -24,34 +24,34 @@ struct Args {
     /// Repetitions of each fault.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
-    /// Only rows whose fault or place contains this text; may be given several times.
+    /// Only rows that contain this text; can be repeated.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Print the rows and stop.
+    /// List the rows and exit.
     #[arg(long)]
     list: bool,
-    /// Write every figure to this file.
+    /// Write all figures to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Requests at one time.
+    /// Concurrent requests.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     clients: u32,
-    /// Prompts, each at two temperatures.
+    /// Number of prompts, each at two temperatures.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     prompts: u32,
-    /// Tokens of a request.
+    /// Tokens per request.
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Least milliseconds of a target step.
+    /// Minimum milliseconds of a target step.
     #[arg(long, default_value_t = 80.0, value_name = "MS")]
     pace_target: f64,
-    /// Least milliseconds of a qualifier step.
+    /// Minimum milliseconds of a qualifier step.
     #[arg(long, default_value_t = 28.0, value_name = "MS")]
     pace_qualifier: f64,
-    /// Least milliseconds of a draft step.
+    /// Minimum milliseconds of a draft step.
     #[arg(long, default_value_t = 8.0, value_name = "MS")]
     pace_draft: f64,
-    /// Decides the jitter.
+    /// Seed of the jitter.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -69,7 +69,10 @@ fn rows(only: &[String]) -> Vec<Fault> {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let rows = rows(&args.only);
-    anyhow::ensure!(!rows.is_empty(), "no row is named like that; try --list");
+    anyhow::ensure!(
+        !rows.is_empty(),
+        "no row contains that text; --list shows all rows"
+    );
     if args.list {
         for row in rows {
             println!("{}, {}", row.name(), row.place());
@@ -100,9 +103,9 @@ async fn main() -> anyhow::Result<()> {
     let mut done = Vec::new();
     for fault in rows {
         eprintln!("{}, {}", fault.name(), fault.place());
-        let tell = |one: &_| eprintln!("  {one:?}");
-        done.push(series(&plan, &mut rig, fault, tell).await?);
-        // Written again after each row, so that a long run that is stopped has not been for nothing.
+        let report = |one: &_| eprintln!("  {one:?}");
+        done.push(series(&plan, &mut rig, fault, report).await?);
+        // Written after each row, so that a long run that is stopped has results.
         if let Some(path) = &args.json {
             let text = serde_json::to_string_pretty(&table::json(&done))?;
             std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -110,7 +113,7 @@ async fn main() -> anyhow::Result<()> {
     }
     println!(
         "*Paced* (target {} ms, qualifier {} ms, draft {} ms); 2 drafts, 1 qualifier, 2 targets, 2 coordinators; \
-         {} clients, {} tokens a request.\n",
+         {} clients, {} tokens per request.\n",
         args.pace_target, args.pace_qualifier, args.pace_draft, args.clients, args.max_tokens
     );
     println!("{}", table::HEAD);

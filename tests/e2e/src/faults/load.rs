@@ -1,8 +1,7 @@
-//! Clients that are always busy, behave as a client library would, and check every token.
+//! Clients that send one request after the other, behave as a client library would, and check every token.
 //!
-//! A request whose stream breaks is not lost for its user: the client resumes it at the next coordinator, or sends it
-//! again if the first had not said enough to resume by. That is counted (*interrupted*). A request *fails* when no
-//! attempt brings it to its end.
+//! A request whose stream breaks is not lost: the client resumes it at the next coordinator, or sends it again if it had not
+//! started. That is counted (*interrupted*). A request *fails* when no attempt completes it.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use anyhow::Context;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
 use proto::v1::{GenerateRequest, Started};
+use speculation::strategy::DEFAULT;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -19,18 +19,18 @@ use tonic::{Code, Status};
 use super::measure::{Arrival, Arrivals, longest_gap};
 use crate::client::{Client, request};
 use crate::cluster::{Cluster, Shape};
-use crate::prompts;
+use crate::{REFERENCE, prompts};
 
-/// How long a request may take, with everything that its client tries. Far above the longest fault.
+/// How long a request may take, over all attempts. Far longer than the longest fault.
 const REQUEST_LIMIT: Duration = Duration::from_secs(90);
-/// The pause before the second attempt; each further one doubles it.
+/// The pause before the second attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The temperatures of the requests.
 const TEMPERATURES: [f32; 2] = [0.0, 0.8];
 
-/// A request, and what has to come back.
+/// A request and its expected completion.
 #[derive(Clone, Debug)]
 struct Job {
     request: GenerateRequest,
@@ -39,14 +39,14 @@ struct Job {
     reason: i32,
 }
 
-/// The requests of a run; clients take them in turn.
+/// The requests of a run; clients send them in turn.
 #[derive(Clone, Debug)]
 pub struct Jobs {
     jobs: Arc<Vec<Job>>,
 }
 
 impl Jobs {
-    /// Decodes `count` prompts at each temperature with `ar` on an undisturbed cluster of one target.
+    /// Decodes `count` prompts at each temperature with plain decoding, on an undisturbed cluster of one target.
     ///
     /// # Errors
     /// When that cluster does not work.
@@ -66,14 +66,14 @@ impl Jobs {
                     ignore_eos: true,
                     ..request(&prompt, max_tokens, temperature, strategy)
                 };
-                let plain = client.generate(asked("ar")).await?;
+                let plain = client.generate(asked(REFERENCE)).await?;
                 anyhow::ensure!(
                     plain.ids.len() == max_tokens as usize,
                     "the prompt {prompt:?} has room for {} tokens only",
                     plain.ids.len()
                 );
                 jobs.push(Job {
-                    request: asked("auto"),
+                    request: asked(DEFAULT),
                     ids: plain.ids,
                     text: plain.text,
                     reason: plain.reason,
@@ -87,18 +87,18 @@ impl Jobs {
     }
 }
 
-/// What keeps a cluster busy.
+/// The load on a cluster.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Requests at one time.
+    /// Concurrent requests.
     pub clients: usize,
-    /// What they ask for.
+    /// The requests.
     pub jobs: Jobs,
-    /// The job that the first client begins with, counted on beyond their number; the others take those that follow.
+    /// The job of the first client, modulo their number; the other clients take the next ones.
     pub first: usize,
-    /// Where they go, in this order when one fails them.
+    /// The coordinators to use, in this order when one fails.
     pub coordinators: Vec<String>,
-    /// How long a client waits for anything to arrive before it tries elsewhere.
+    /// How long a client waits for the next event before it tries the next coordinator.
     pub patience: Duration,
 }
 
@@ -107,32 +107,32 @@ pub struct Load {
 pub enum Outcome {
     /// All tokens arrived.
     Complete,
-    /// Its client gave up, for the last of these reasons.
+    /// Its client gave up, for this reason.
     Failed(String),
 }
 
-/// One request, as its user saw it.
+/// One request, as its user sees it.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// When it was sent, when further tokens arrived, and when it ended.
+    /// When it was sent, when tokens arrived, and when it ended.
     pub moments: Vec<Instant>,
-    /// Why its client had to try again, once per attempt.
+    /// Why its client had to try again, for each attempt.
     pub interruptions: Vec<String>,
-    /// Tokens that were not those of plain decoding, on any attempt; missing and surplus ones count.
+    /// Tokens that differ from plain decoding, on any attempt; missing and surplus tokens count.
     pub differing: usize,
     /// How it ended.
     pub outcome: Outcome,
 }
 
 impl Record {
-    /// The longest that its user waited for a further token, of waits that ended after `since`.
+    /// The longest gap between tokens, of those that ended after `since`.
     #[must_use]
     pub fn longest_gap(&self, since: Instant) -> Duration {
         longest_gap(&self.moments, since)
     }
 }
 
-/// A load that is on.
+/// A load that is running.
 #[derive(Debug)]
 pub struct Running {
     log: Arc<Log>,
@@ -141,7 +141,7 @@ pub struct Running {
 }
 
 impl Load {
-    /// Sets the clients going. Call it inside a tokio runtime.
+    /// Starts the clients. Must be called inside a tokio runtime.
     #[must_use]
     pub fn start(&self) -> Running {
         let log = Arc::<Log>::default();
@@ -162,7 +162,7 @@ impl Load {
 }
 
 impl Running {
-    /// Everything that has arrived so far.
+    /// The tokens that have arrived so far.
     #[must_use]
     pub fn arrivals(&self) -> Arrivals {
         Arrivals::new(lock(&self.log).clone())
@@ -171,7 +171,7 @@ impl Running {
     /// Sends no more requests and waits for those that run.
     ///
     /// # Errors
-    /// When a client fails in a way that no client may.
+    /// When a client panics.
     pub async fn finish(mut self) -> anyhow::Result<Vec<Record>> {
         self.stop.cancel();
         let mut records = Vec::new();
@@ -182,18 +182,18 @@ impl Running {
     }
 }
 
-/// What has arrived at all clients.
+/// The tokens that have arrived at all clients.
 type Log = Mutex<Vec<Arrival>>;
 
 fn lock(log: &Log) -> MutexGuard<'_, Vec<Arrival>> {
     (log.lock()).expect("nobody panics while holding this lock")
 }
 
-/// Why an attempt did not bring the request to its end.
+/// Why an attempt did not complete the request.
 enum Broken {
-    /// Another attempt may.
+    /// Another attempt may succeed.
     Interrupted(String),
-    /// No attempt can.
+    /// No attempt can succeed.
     Refused(String),
 }
 
@@ -213,16 +213,16 @@ struct Busy {
     load: Load,
     number: usize,
     log: Arc<Log>,
-    /// The coordinator that it uses now.
+    /// Index of the coordinator that it uses.
     at: usize,
-    /// Kept from request to request for as long as it works.
+    /// Kept from request to request while it works.
     channel: Option<Channel>,
 }
 
-/// What one user has of one request.
+/// The part of a completion that has arrived.
 struct Received {
     client: usize,
-    /// What a stream of the request said first; it can be resumed by that.
+    /// The first event of its stream, which is needed to resume it.
     started: Option<Started>,
     ids: Vec<u32>,
     text: String,
@@ -241,7 +241,7 @@ impl Busy {
         records
     }
 
-    /// Brings one request to its end, or gives up.
+    /// Completes one request, or gives up.
     async fn complete(&mut self, job: &Job) -> Record {
         let sent = Instant::now();
         let mut received = Received {
@@ -323,7 +323,7 @@ impl Busy {
 }
 
 impl Received {
-    /// The request that brings what the user does not have yet.
+    /// The request for what has not arrived yet.
     fn continuation(&self, request: &GenerateRequest) -> GenerateRequest {
         let request = request.clone();
         match &self.started {
@@ -332,7 +332,7 @@ impl Received {
         }
     }
 
-    /// Takes the next token.
+    /// Records the next token.
     fn take(&mut self, job: &Job, id: u32, log: &Log) {
         if job.ids.get(self.ids.len()) != Some(&id) {
             self.record.differing += 1;
@@ -346,7 +346,7 @@ impl Received {
         });
     }
 
-    /// Counts what is missing, and a text or reason that does not go with the tokens: neither is less wrong.
+    /// Counts missing tokens, and a text or finish reason that differs although the tokens are right.
     fn compare_end(&mut self, job: &Job, reason: i32) {
         self.record.differing += job.ids.len().saturating_sub(self.ids.len());
         if (self.text.as_str(), reason) != (job.text.as_str(), job.reason) {
@@ -355,7 +355,7 @@ impl Received {
     }
 }
 
-/// What comes within the client's patience.
+/// The result of a call, if it arrives within the client's patience.
 async fn in_time<T>(
     patience: Duration,
     call: impl Future<Output = Result<T, Status>>,
@@ -363,7 +363,7 @@ async fn in_time<T>(
     match tokio::time::timeout(patience, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => {
-            let text = format!("nothing came for {} ms", patience.as_millis());
+            let text = format!("no event for {} ms", patience.as_millis());
             Err(Broken::Interrupted(text))
         }
     }
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_resumed_by_what_its_stream_said_first() {
+    fn a_request_is_resumed_with_its_first_event() {
         let (job, log) = (job(), Log::default());
         let mut received = received();
         assert_eq!(received.continuation(&job.request), job.request);

@@ -13,19 +13,19 @@ pub const FULL: f64 = 0.8;
 pub struct Arrival {
     /// When.
     pub at: Instant,
-    /// Whose it is; clients are counted from 0.
+    /// Index of its client.
     pub client: usize,
 }
 
 /// Tokens that arrived, all clients together.
 #[derive(Clone, Debug, Default)]
 pub struct Arrivals {
-    /// In the order of time.
+    /// In chronological order.
     tokens: Vec<Arrival>,
 }
 
 impl Arrivals {
-    /// Sorts by time, because clients do not wait for each other.
+    /// Sorts by time, because clients run independently.
     #[must_use]
     pub fn new(mut tokens: Vec<Arrival>) -> Self {
         tokens.sort_by_key(|token| token.at);
@@ -50,7 +50,7 @@ impl Arrivals {
     }
 
     /// How long after `fault` the first [`WINDOW`] begins in which the speed is at least [`FULL`] of `full.rate` and
-    /// nobody is left out. Zero if the fault does not slow anything down; `None` if there is no such window until
+    /// every client gets a token. Zero if the fault does not slow anything down; `None` if there is no such window until
     /// `now`.
     #[must_use]
     pub fn recovery(&self, fault: Instant, full: Full, now: Instant) -> Option<Duration> {
@@ -67,7 +67,7 @@ impl Arrivals {
             .map(|start| start.duration_since(fault))
     }
 
-    /// How many clients got something from `from` to `to`.
+    /// How many clients got a token from `from` to `to`.
     #[must_use]
     pub fn clients(&self, from: Instant, to: Instant) -> usize {
         let served: BTreeSet<_> = (self.between(from, to).iter())

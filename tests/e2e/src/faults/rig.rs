@@ -1,7 +1,7 @@
-//! A cluster of real processes with a proxy on every link.
+//! A cluster of real processes with a proxy on every connection.
 //!
-//! Coordinators know their workers, and clients their coordinators, by the addresses of proxies. So a process that is
-//! started again is found where it was, whatever port it got.
+//! Coordinators and clients are configured with the addresses of proxies, so that a restarted process has the same
+//! address, whatever its port.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,21 +11,20 @@ use anyhow::Context;
 use proto::v1::generation_client::GenerationClient;
 use proto::v1::{ClusterReply, ClusterRequest};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use crate::cluster::{Process, Signal};
 use crate::model;
 use crate::proxy::Proxy;
+use crate::wait::{met, until};
 
-/// How long the cluster may take to be whole again when nothing disturbs it any more. Above the time in which a silent
-/// connection is given up.
+/// How long the cluster may take to be complete again when the disturbance has ended. Longer than the time after which a
+/// silent connection is closed.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at the cluster.
-const LOOK: Duration = Duration::from_millis(10);
-/// How long a look may take; a coordinator that answers at all does so at once.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
-/// How long a process may take to end when it is told to. Above its grace time, which it needs when requests run.
-const END_LIMIT: Duration = Duration::from_secs(20);
+/// How long a `Cluster` call may take; a coordinator that answers at all does so at once.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// How long a process may take to exit when it is asked to. Longer than its drain time, which it needs while requests run.
+const EXIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +48,7 @@ impl Role {
     ];
     const WORKERS: [Role; 3] = [Role::Draft, Role::Qualifier, Role::Target];
 
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,16 +66,16 @@ impl fmt::Display for Role {
     }
 }
 
-/// One process of a rig: the first target is `Seat { role: Role::Target, at: 0 }`.
+/// One process of a rig: the first target is `Instance { role: Role::Target, index: 0 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct Instance {
     /// What it is.
     pub role: Role,
-    /// Which of them.
-    pub at: usize,
+    /// Which of that role.
+    pub index: usize,
 }
 
-/// The least time of a step of each role, in milliseconds.
+/// The minimum time of a step of each role, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
     /// Of drafts.
@@ -87,7 +86,7 @@ pub struct Pace {
     pub target: f64,
 }
 
-/// What a rig is made of.
+/// The processes of a rig.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layout {
     /// Number of drafts.
@@ -96,11 +95,11 @@ pub struct Layout {
     pub qualifiers: usize,
     /// Number of targets, at least 1.
     pub targets: usize,
-    /// Number of coordinators, at least 1; each has links to all workers.
+    /// Number of coordinators, at least 1; each connects to all workers.
     pub coordinators: usize,
-    /// How fast workers step.
+    /// Step times of workers.
     pub pace: Pace,
-    /// Decides the jitter of the proxies.
+    /// Seed of the jitter of the proxies.
     pub seed: u64,
 }
 
@@ -117,13 +116,13 @@ impl Layout {
     }
 }
 
-/// A place for one process, with the proxies that lead to it.
+/// One process, running or not, with the proxies in front of it.
 #[derive(Debug)]
 struct Member {
-    seat: Seat,
+    instance: Instance,
     arguments: Vec<String>,
     /// For a worker one per coordinator, for a coordinator the one that clients use.
-    doors: Vec<Proxy>,
+    proxies: Vec<Proxy>,
     process: Option<Process>,
 }
 
@@ -135,34 +134,34 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts all processes and waits until every coordinator has every worker.
+    /// Starts all processes and waits until every coordinator is connected to every worker.
     ///
     /// # Errors
-    /// When a process does not start or the cluster is not whole in time.
+    /// When a process does not start or the cluster is not complete in time.
     pub async fn start(layout: Layout) -> anyhow::Result<Rig> {
         let mut members = Vec::new();
         for role in Role::ALL {
-            for at in 0..layout.count(role) {
-                let ways = match role {
+            for index in 0..layout.count(role) {
+                let count = match role {
                     Role::Draft | Role::Qualifier | Role::Target => layout.coordinators,
                     Role::Coordinator => 1,
                 };
-                let mut doors = Vec::new();
-                for way in 0..ways {
-                    let number = (members.len() * layout.coordinators + way) as u64;
-                    doors.push(Proxy::start(None, layout.seed.wrapping_add(number << 32)).await?);
+                let mut proxies = Vec::new();
+                for number in 0..count {
+                    let number = (members.len() * layout.coordinators + number) as u64;
+                    proxies.push(Proxy::start(None, layout.seed.wrapping_add(number << 32)).await?);
                 }
                 members.push(Member {
-                    seat: Seat { role, at },
+                    instance: Instance { role, index },
                     arguments: Vec::new(),
-                    doors,
+                    proxies,
                     process: None,
                 });
             }
         }
         let mut rig = Rig { layout, members };
         for at in 0..rig.members.len() {
-            rig.members[at].arguments = rig.arguments(rig.members[at].seat);
+            rig.members[at].arguments = rig.arguments(rig.members[at].instance);
         }
         rig.start_missing(&Role::WORKERS).await?;
         rig.start_missing(&[Role::Coordinator]).await?;
@@ -171,7 +170,7 @@ impl Rig {
     }
 
     /// The command line of a process.
-    fn arguments(&self, seat: Seat) -> Vec<String> {
+    fn arguments(&self, instance: Instance) -> Vec<String> {
         let pace = self.layout.pace;
         let worker = |words: &[&str], name: &str, pace: f64| {
             let model = model(name).display().to_string();
@@ -179,7 +178,7 @@ impl Rig {
             let flags = ["--model", &model, "--pace", &pace];
             (words.iter().chain(&flags).map(|&word| word.to_owned())).collect()
         };
-        match seat.role {
+        match instance.role {
             Role::Draft => worker(&["draft-worker"], "draft", pace.draft),
             Role::Qualifier => worker(
                 &["target-worker", "--role", "qualifier"],
@@ -194,10 +193,10 @@ impl Rig {
                     for worker in self
                         .members
                         .iter()
-                        .filter(|member| member.seat.role == role)
+                        .filter(|member| member.instance.role == role)
                     {
-                        let door = worker.doors[seat.at].addr();
-                        words.extend([format!("--{role}"), door.to_string()]);
+                        let proxy = worker.proxies[instance.index].addr();
+                        words.extend([format!("--{role}"), proxy.to_string()]);
                     }
                 }
                 words
@@ -205,45 +204,51 @@ impl Rig {
         }
     }
 
-    /// What it is made of.
+    /// Its processes.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    fn member(&self, seat: Seat) -> &Member {
-        let found = self.members.iter().find(|member| member.seat == seat);
+    fn member(&self, instance: Instance) -> &Member {
+        let found = self
+            .members
+            .iter()
+            .find(|member| member.instance == instance);
         found.expect("rows name processes that their layout has")
     }
 
-    fn member_mut(&mut self, seat: Seat) -> &mut Member {
-        let found = self.members.iter_mut().find(|member| member.seat == seat);
+    fn member_mut(&mut self, instance: Instance) -> &mut Member {
+        let found = self
+            .members
+            .iter_mut()
+            .find(|member| member.instance == instance);
         found.expect("rows name processes that their layout has")
     }
 
     /// The proxy between a coordinator and a worker.
     #[must_use]
-    pub fn link(&self, coordinator: usize, worker: Seat) -> &Proxy {
-        &self.member(worker).doors[coordinator]
+    pub fn proxy(&self, coordinator: usize, worker: Instance) -> &Proxy {
+        &self.member(worker).proxies[coordinator]
     }
 
     /// The proxy between clients and a coordinator.
     #[must_use]
-    pub fn entrance(&self, coordinator: usize) -> &Proxy {
+    pub fn client_proxy(&self, coordinator: usize) -> &Proxy {
         let role = Role::Coordinator;
         &self
-            .member(Seat {
+            .member(Instance {
                 role,
-                at: coordinator,
+                index: coordinator,
             })
-            .doors[0]
+            .proxies[0]
     }
 
-    /// Where clients go, one address per coordinator.
+    /// The addresses for clients, one per coordinator.
     #[must_use]
-    pub fn entrances(&self) -> Vec<String> {
+    pub fn client_addresses(&self) -> Vec<String> {
         (0..self.layout.coordinators)
-            .map(|at| self.entrance(at).addr().to_string())
+            .map(|index| self.client_proxy(index).addr().to_string())
             .collect()
     }
 
@@ -251,8 +256,8 @@ impl Rig {
     ///
     /// # Errors
     /// When it is not running, or cannot be killed.
-    pub async fn kill(&mut self, seat: Seat) -> anyhow::Result<()> {
-        let mut process = self.take(seat)?;
+    pub async fn kill(&mut self, instance: Instance) -> anyhow::Result<()> {
+        let mut process = self.take(instance)?;
         spawn_blocking(move || process.kill()).await?
     }
 
@@ -260,84 +265,90 @@ impl Rig {
     ///
     /// # Errors
     /// When it is not running.
-    pub async fn signal(&mut self, seat: Seat, signal: Signal) -> anyhow::Result<()> {
-        let process = self.take(seat)?;
+    pub async fn signal(&mut self, instance: Instance, signal: Signal) -> anyhow::Result<()> {
+        let process = self.take(instance)?;
         let (process, sent) = spawn_blocking(move || {
             let sent = process.signal(signal);
             (process, sent)
         })
         .await?;
-        self.member_mut(seat).process = Some(process);
+        self.member_mut(instance).process = Some(process);
         sent
     }
 
-    /// SIGTERM, then a new process in its place as soon as it has ended.
+    /// SIGTERM, then a new process in its place as soon as it has exited.
     ///
     /// # Errors
-    /// When it does not end by itself with success, or the new one does not start.
-    pub async fn restart(&mut self, seat: Seat) -> anyhow::Result<()> {
-        let mut process = self.take(seat)?;
-        let ending = spawn_blocking(move || {
+    /// When it does not exit by itself with success, or the new one does not start.
+    pub async fn restart(&mut self, instance: Instance) -> anyhow::Result<()> {
+        let mut process = self.take(instance)?;
+        let exiting = spawn_blocking(move || {
             process.signal(Signal::Terminate)?;
-            process.ended_within(END_LIMIT)
+            process.exits_within(EXIT_LIMIT)
         });
-        let status = ending.await??;
-        let status =
-            status.with_context(|| format!("the {} did not end when told to", seat.role))?;
-        anyhow::ensure!(status.success(), "the {} ended with {status}", seat.role);
-        self.start_one(seat).await
+        let status = exiting.await??;
+        let status = status
+            .with_context(|| format!("the {} did not exit when it was asked to", instance.role))?;
+        anyhow::ensure!(
+            status.success(),
+            "the {} exited with {status}",
+            instance.role
+        );
+        self.start_one(instance).await
     }
 
     /// Starts a process that is not running.
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn start_one(&mut self, seat: Seat) -> anyhow::Result<()> {
-        let arguments = self.member(seat).arguments.clone();
+    pub async fn start_one(&mut self, instance: Instance) -> anyhow::Result<()> {
+        let arguments = self.member(instance).arguments.clone();
         let process = spawn_blocking(move || Process::start(&arguments)).await??;
-        self.seat(seat, process)
+        self.place(instance, process)
     }
 
     async fn start_missing(&mut self, roles: &[Role]) -> anyhow::Result<()> {
         let mut starting = JoinSet::new();
         for member in &self.members {
-            if roles.contains(&member.seat.role) && member.process.is_none() {
-                let (seat, arguments) = (member.seat, member.arguments.clone());
-                starting.spawn_blocking(move || (seat, Process::start(&arguments)));
+            if roles.contains(&member.instance.role) && member.process.is_none() {
+                let (instance, arguments) = (member.instance, member.arguments.clone());
+                starting.spawn_blocking(move || (instance, Process::start(&arguments)));
             }
         }
         while let Some(started) = starting.join_next().await {
-            let (seat, process) = started?;
-            self.seat(seat, process?)?;
+            let (instance, process) = started?;
+            self.place(instance, process?)?;
         }
         Ok(())
     }
 
-    fn seat(&mut self, seat: Seat, process: Process) -> anyhow::Result<()> {
+    fn place(&mut self, instance: Instance, process: Process) -> anyhow::Result<()> {
         let addr: SocketAddr = process.addr.parse()?;
-        let member = self.member_mut(seat);
+        let member = self.member_mut(instance);
         member.process = Some(process);
-        (member.doors.iter()).for_each(|door| door.lead_to(Some(addr)));
+        (member.proxies.iter()).for_each(|proxy| proxy.forward_to(Some(addr)));
         Ok(())
     }
 
-    fn take(&mut self, seat: Seat) -> anyhow::Result<Process> {
-        let process = self.member_mut(seat).process.take();
-        process.with_context(|| format!("no {} {} is running", seat.role, seat.at))
+    fn take(&mut self, instance: Instance) -> anyhow::Result<Process> {
+        let process = self.member_mut(instance).process.take();
+        process.with_context(|| format!("no {} {} is running", instance.role, instance.index))
     }
 
-    /// Ends every disturbance, starts what is missing and waits until the cluster is whole and idle.
+    /// Ends every disturbance, starts what is missing and waits until the cluster is complete and idle.
     ///
     /// # Errors
-    /// When that does not happen in time; the text says what is missing.
+    /// When that does not happen in time; the error says what is missing.
     pub async fn restore(&mut self) -> anyhow::Result<()> {
         for at in 0..self.members.len() {
             let Member {
-                seat, ref doors, ..
+                instance,
+                ref proxies,
+                ..
             } = self.members[at];
-            doors.iter().for_each(Proxy::clear);
+            proxies.iter().for_each(Proxy::clear);
             if self.members[at].process.is_some() {
-                self.signal(seat, Signal::Continue).await?;
+                self.signal(instance, Signal::Continue).await?;
             }
         }
         self.start_missing(&Role::WORKERS).await?;
@@ -345,32 +356,34 @@ impl Rig {
         self.settle().await
     }
 
-    /// Resets a link and waits until it has gone, so that what follows is seen on a new connection.
+    /// Resets the connections of a proxy and waits until they are closed, so that what follows uses new ones.
     ///
     /// # Errors
-    /// When it does not go.
-    pub async fn renew(&self, link: &Proxy) -> anyhow::Result<()> {
-        link.reset();
-        until("a link did not go", || async {
-            Ok((link.connections() > 0).then(|| "it is there".to_owned()))
-        })
-        .await
+    /// When they do not close.
+    pub async fn renew(&self, proxy: &Proxy) -> anyhow::Result<()> {
+        proxy.reset();
+        let closed = until(SETTLE_LIMIT, async || {
+            let open = proxy.connections();
+            Ok(met(open == 0, &format!("{open} connections are open")))
+        });
+        closed.await.context("connections were not reset")
     }
 
-    /// Waits until every running coordinator has every running worker, misses every other, and has no session.
+    /// Waits until every running coordinator is connected to every running worker, misses every other, and has no session.
     ///
     /// # Errors
-    /// When that does not happen in time; the text says what is missing.
+    /// When that does not happen in time; the error says what is missing.
     pub async fn settle(&self) -> anyhow::Result<()> {
-        for at in 0..self.layout.coordinators {
-            let role = Role::Coordinator;
-            if self.member(Seat { role, at }).process.is_some() {
-                until("the cluster did not settle", || async {
-                    Ok(self.unsettled(&self.cluster(at).await?))
-                })
-                .await
-                .with_context(|| format!("at coordinator {at}"))?;
-            }
+        for coordinator in self.running_coordinators() {
+            let settled = until(SETTLE_LIMIT, async || {
+                let cluster = self.cluster(coordinator.index).await?;
+                Ok(self.complete(&cluster).and_then(|()| {
+                    let left = cluster.sessions;
+                    met(left == 0, &format!("{left} sessions are left"))
+                }))
+            });
+            (settled.await)
+                .with_context(|| format!("coordinator {} did not settle", coordinator.index))?;
         }
         Ok(())
     }
@@ -379,39 +392,44 @@ impl Rig {
     /// its workers.
     ///
     /// # Errors
-    /// When that does not happen in time; the text says what is missing.
-    pub async fn joined(&self, seat: Seat) -> anyhow::Result<()> {
-        let role = Role::Coordinator;
-        for at in 0..self.layout.coordinators {
-            let other = Seat { role, at };
-            let concerns = seat == other || seat.role != role;
-            if concerns && self.member(other).process.is_some() {
-                until("a process did not join", || async {
-                    Ok(self.incomplete(&self.cluster(at).await?))
-                })
-                .await
-                .with_context(|| format!("at coordinator {at}"))?;
+    /// When that does not happen in time; the error says what is missing.
+    pub async fn joined(&self, instance: Instance) -> anyhow::Result<()> {
+        for coordinator in self.running_coordinators() {
+            if instance == coordinator || instance.role != Role::Coordinator {
+                let joined = until(SETTLE_LIMIT, async || {
+                    Ok(self.complete(&self.cluster(coordinator.index).await?))
+                });
+                (joined.await).with_context(|| {
+                    format!("a process did not join coordinator {}", coordinator.index)
+                })?;
             }
         }
         Ok(())
     }
 
-    /// What a coordinator says about its workers; asked past the proxy.
+    fn running_coordinators(&self) -> impl Iterator<Item = Instance> {
+        let running = (self.members.iter()).filter(|member| member.process.is_some());
+        running
+            .map(|member| member.instance)
+            .filter(|instance| instance.role == Role::Coordinator)
+    }
+
+    /// The reply of a coordinator to the `Cluster` call, without going through its proxy.
     ///
     /// # Errors
     /// When it does not answer.
     pub async fn cluster(&self, coordinator: usize) -> anyhow::Result<ClusterReply> {
-        let seat = Seat {
+        let instance = Instance {
             role: Role::Coordinator,
-            at: coordinator,
+            index: coordinator,
         };
-        let process = self.member(seat).process.as_ref();
+        let process = self.member(instance).process.as_ref();
         let addr = &process.context("the coordinator is not running")?.addr;
         let asking = async {
             let mut client = GenerationClient::new(runtime::connect(addr).await?);
             anyhow::Ok(client.cluster(ClusterRequest {}).await?.into_inner())
         };
-        timeout(LOOK_LIMIT, asking)
+        timeout(CALL_LIMIT, asking)
             .await
             .context("the coordinator does not answer")?
     }
@@ -420,60 +438,30 @@ impl Rig {
     ///
     /// # Errors
     /// When the coordinator does not answer.
-    pub async fn sessions(&self, coordinator: usize, worker: Seat) -> anyhow::Result<u32> {
-        let door = self.link(coordinator, worker).addr().to_string();
+    pub async fn sessions(&self, coordinator: usize, worker: Instance) -> anyhow::Result<u32> {
+        let proxy = self.proxy(coordinator, worker).addr().to_string();
         let cluster = self.cluster(coordinator).await?;
-        let found = (cluster.workers.iter()).find(|info| info.address == door);
+        let found = (cluster.workers.iter()).find(|info| info.address == proxy);
         Ok(found.map_or(0, |info| info.sessions))
     }
 
-    fn unsettled(&self, cluster: &ClusterReply) -> Option<String> {
-        self.incomplete(cluster).or_else(|| {
-            (cluster.sessions > 0).then(|| format!("{} sessions are left", cluster.sessions))
-        })
-    }
-
-    /// The first worker that a coordinator sees otherwise than it is.
-    fn incomplete(&self, cluster: &ClusterReply) -> Option<String> {
+    /// Whether a coordinator sees every worker as it is; the error names the first that it does not.
+    fn complete(&self, cluster: &ClusterReply) -> Result<(), String> {
         let workers = self
             .members
             .iter()
-            .filter(|member| member.seat.role != Role::Coordinator);
+            .filter(|member| member.instance.role != Role::Coordinator);
         for member in workers {
             let info = (cluster.workers.iter()).find(|info| {
-                (member.doors.iter()).any(|door| door.addr().to_string() == info.address)
+                (member.proxies.iter()).any(|proxy| proxy.addr().to_string() == info.address)
             });
             let is_ready = info.is_some_and(|info| info.state == "ready");
             if is_ready != member.process.is_some() {
                 let state = info.map_or("unknown", |info| info.state.as_str());
-                return Some(format!(
-                    "{} {} is {state}",
-                    member.seat.role, member.seat.at
-                ));
+                let Instance { role, index } = member.instance;
+                return Err(format!("{role} {index} is {state}"));
             }
         }
-        None
-    }
-}
-
-/// Looks again and again until `missing` finds nothing.
-async fn until<F, T>(what: &str, mut missing: F) -> anyhow::Result<()>
-where
-    F: FnMut() -> T,
-    T: Future<Output = anyhow::Result<Option<String>>>,
-{
-    let deadline = Instant::now() + SETTLE_LIMIT;
-    let mut tick = interval(LOOK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let Some(text) = missing().await? else {
-            return Ok(());
-        };
-        anyhow::ensure!(
-            Instant::now() < deadline,
-            "{what} within {} s: {text}",
-            SETTLE_LIMIT.as_secs()
-        );
+        Ok(())
     }
 }

@@ -1,11 +1,11 @@
-//! The rows of the table: which faults there are, and how each is done to a rig.
+//! The rows of the table: the faults, and how each is injected into a rig.
 //!
-//! The first of each role is the victim; all clients begin at the first coordinator. So the rows name no numbers.
+//! A fault always affects the first process of a role, and all clients start at the first coordinator.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::rig::{Rig, Role, Seat};
+use super::rig::{Instance, Rig, Role};
 use crate::cluster::Signal;
 use crate::proxy::{Conditions, Direction, Proxy};
 
@@ -13,16 +13,16 @@ use crate::proxy::{Conditions, Direction, Proxy};
 pub const FREEZE: Duration = Duration::from_secs(5);
 /// How long a black hole lasts.
 pub const BLACK_HOLE: Duration = Duration::from_secs(3);
-/// Delay of the slow link in each direction.
+/// Delay of a slow connection in each direction.
 const SLOW: Conditions = Conditions {
     delay: Duration::from_millis(20),
     jitter: Duration::from_millis(10),
     rate: None,
 };
-/// Bytes per second of the narrow link in each direction.
+/// Bytes per second of a limited connection in each direction.
 const NARROW: Option<NonZeroU32> = NonZeroU32::new(4_000);
 
-/// A way between two parties.
+/// A connection between two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// Between the first coordinator and the first worker of a role.
@@ -31,24 +31,24 @@ pub enum Link {
     Client,
 }
 
-/// What happens to a cluster.
+/// A fault of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: the figures without a fault.
+    /// No fault, for reference.
     Nothing,
-    /// `kill -9`, and nobody starts it again.
+    /// `kill -9`, without a restart.
     Kill(Role),
     /// SIGSTOP, and SIGCONT after [`FREEZE`].
     Freeze(Role),
     /// Its connections get an RST.
     Reset(Link),
-    /// Nothing passes for [`BLACK_HOLE`]; then everything that was kept.
+    /// Nothing is forwarded for [`BLACK_HOLE`]; then everything that was queued.
     BlackHole(Link),
-    /// Its connections are dead in one direction for good.
+    /// One direction of its connections stays dead.
     HalfOpen(Link, Direction),
     /// Delay and jitter, from now on.
     Slow(Link),
-    /// Few bytes a second, from now on.
+    /// Few bytes per second, from now on.
     Narrow(Link),
     /// SIGTERM and a new process in its place, one of the role after the other.
     RollingRestart(Role),
@@ -56,26 +56,26 @@ pub enum Fault {
     LateJoin(Role),
 }
 
-/// What is left when the fault has been done.
+/// What is left of the cluster after the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aftermath {
     /// The whole cluster.
     Whole,
-    /// Less than before, for as long as one looks.
+    /// Less than before, until the fault is undone.
     Less,
     /// More than before.
     More,
 }
 
-/// Who may notice a fault.
+/// Which clients may notice a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Nobody: the cluster hides it.
-    Nobody,
-    /// Clients: their connection breaks, or their coordinator says that it stops, and they go on elsewhere.
-    Told,
-    /// Clients, who hear nothing any more and have to draw the conclusion.
-    Silence,
+    /// None: the cluster hides it.
+    Hidden,
+    /// Their connection breaks, or their coordinator announces that it stops, and they resume elsewhere.
+    Disconnected,
+    /// They receive nothing any more, and must detect that themselves.
+    Silent,
 }
 
 impl Fault {
@@ -104,7 +104,7 @@ impl Fault {
         all
     }
 
-    /// The fault, in words.
+    /// The name of the fault.
     #[must_use]
     pub fn name(self) -> String {
         match self {
@@ -128,7 +128,7 @@ impl Fault {
         }
     }
 
-    /// Who or what it strikes, in words.
+    /// The name of what it affects.
     #[must_use]
     pub fn place(self) -> String {
         match self {
@@ -163,18 +163,18 @@ impl Fault {
         }
     }
 
-    /// Who may notice it.
+    /// Which clients may notice it.
     #[must_use]
     pub fn notice(self) -> Notice {
         match self {
             Fault::Kill(Role::Coordinator)
             | Fault::RollingRestart(Role::Coordinator)
-            | Fault::Reset(Link::Client) => Notice::Told,
+            | Fault::Reset(Link::Client) => Notice::Disconnected,
             Fault::Freeze(Role::Coordinator)
             | Fault::BlackHole(Link::Client)
             | Fault::HalfOpen(Link::Client, _)
             | Fault::Slow(Link::Client)
-            | Fault::Narrow(Link::Client) => Notice::Silence,
+            | Fault::Narrow(Link::Client) => Notice::Silent,
             Fault::Nothing
             | Fault::Kill(_)
             | Fault::Freeze(_)
@@ -184,14 +184,14 @@ impl Fault {
             | Fault::BlackHole(Link::Worker(_))
             | Fault::HalfOpen(Link::Worker(_), _)
             | Fault::Slow(Link::Worker(_))
-            | Fault::Narrow(Link::Worker(_)) => Notice::Nobody,
+            | Fault::Narrow(Link::Worker(_)) => Notice::Hidden,
         }
     }
 
-    /// Brings about what has to be before the load: a worker that will join late is not there yet.
+    /// Prepares the rig before the load starts: a worker that will join late is stopped.
     ///
     /// # Errors
-    /// When the rig does not do it.
+    /// When the rig fails.
     pub async fn prepare(self, rig: &mut Rig) -> anyhow::Result<()> {
         if let Fault::LateJoin(role) = self {
             rig.kill(last(rig, role)).await?;
@@ -200,11 +200,11 @@ impl Fault {
         Ok(())
     }
 
-    /// Does it. Returns when it is over, or when it has begun if it lasts.
+    /// Injects the fault. Returns when it is over, or when it has begun if it lasts.
     ///
     /// # Errors
-    /// When the rig does not do it, for example because a process does not end when it is told to.
-    pub async fn strike(self, rig: &mut Rig) -> anyhow::Result<()> {
+    /// When the rig fails, for example because a process does not exit when it is asked to.
+    pub async fn inject(self, rig: &mut Rig) -> anyhow::Result<()> {
         match self {
             Fault::Nothing => {}
             Fault::Kill(role) => rig.kill(first(role)).await?,
@@ -230,10 +230,10 @@ impl Fault {
                 disturb(proxy(rig, link), narrow);
             }
             Fault::RollingRestart(role) => {
-                for at in 0..rig.layout().count(role) {
-                    let seat = Seat { role, at };
-                    rig.restart(seat).await?;
-                    rig.joined(seat).await?;
+                for index in 0..rig.layout().count(role) {
+                    let instance = Instance { role, index };
+                    rig.restart(instance).await?;
+                    rig.joined(instance).await?;
                 }
             }
             Fault::LateJoin(role) => rig.start_one(last(rig, role)).await?,
@@ -241,7 +241,7 @@ impl Fault {
         Ok(())
     }
 
-    /// Whether the cluster shows what the fault is there to show: a worker that joined late has work.
+    /// Whether the expected effect is visible: a worker that joined late has a session.
     ///
     /// # Errors
     /// When the rig does not answer.
@@ -260,10 +260,10 @@ impl Fault {
         }
     }
 
-    /// Makes the rig whole again.
+    /// Restores the rig.
     ///
     /// # Errors
-    /// When it does not become whole.
+    /// When it cannot be restored.
     pub async fn undo(self, rig: &mut Rig) -> anyhow::Result<()> {
         if let Fault::HalfOpen(link, _) = self {
             rig.renew(proxy(rig, link)).await?;
@@ -272,21 +272,21 @@ impl Fault {
     }
 }
 
-fn first(role: Role) -> Seat {
-    Seat { role, at: 0 }
+fn first(role: Role) -> Instance {
+    Instance { role, index: 0 }
 }
 
-fn last(rig: &Rig, role: Role) -> Seat {
-    Seat {
+fn last(rig: &Rig, role: Role) -> Instance {
+    Instance {
         role,
-        at: rig.layout().count(role) - 1,
+        index: rig.layout().count(role) - 1,
     }
 }
 
 fn proxy(rig: &Rig, link: Link) -> &Proxy {
     match link {
-        Link::Worker(role) => rig.link(0, first(role)),
-        Link::Client => rig.entrance(0),
+        Link::Worker(role) => rig.proxy(0, first(role)),
+        Link::Client => rig.client_proxy(0),
     }
 }
 

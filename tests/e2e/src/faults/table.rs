@@ -1,4 +1,4 @@
-//! The page: Markdown for people, JSON for programs.
+//! The report: a Markdown table and JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub fn line(series: &Series) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// The lines below the table: what else went wrong, with how often. Texts that differ in numbers only count as one.
+/// The lines below the table: other errors, with their number. Texts that differ only in numbers count as one.
 #[must_use]
 pub fn notes(series: &[Series]) -> Vec<String> {
     let mut lines = Vec::new();
@@ -71,7 +71,7 @@ fn without_numbers(text: &str) -> String {
     out
 }
 
-/// Everything, by repetition.
+/// All figures, by repetition.
 #[must_use]
 pub fn json(series: &[Series]) -> Value {
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -130,7 +130,7 @@ mod tests {
             longest_gap: Duration::from_millis(gap_ms),
             recovery: recovery_ms.map(Duration::from_millis),
             rate: 200.0,
-            notes: vec![format!("failed: gone after {gap_ms} tokens")],
+            notes: vec![format!("failed: lost after {gap_ms} tokens")],
             ..Repetition::default()
         }
     }
@@ -151,7 +151,7 @@ mod tests {
         assert!(HEAD.lines().all(|head| cells(head) == cells(&line)));
         assert_eq!(
             notes(&[series]),
-            ["- kill -9, draft: failed: gone after # tokens (3 times)"]
+            ["- kill -9, draft: failed: lost after # tokens (3 times)"]
         );
     }
 }

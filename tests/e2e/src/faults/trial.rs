@@ -1,26 +1,28 @@
-//! One fault, again and again, on a rig under load.
+//! One fault, repeated on a rig under load.
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::load::{Jobs, Load, Outcome, Record, Running};
 use super::measure::Full;
 use super::rig::{Layout, Rig};
 use super::row::{Aftermath, Fault, Notice};
+use crate::wait::{met, until};
 
-/// How long each part of a trial takes.
+/// The durations of the parts of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// From when all clients have begun until the speed is taken, so that they are no longer in step.
+    /// From when all clients have started until the speed is measured, so that they are no longer in step.
     pub ramp: Duration,
-    /// How long the speed before a fault is taken.
-    pub before: Duration,
-    /// How long the speed of the cluster that is left is taken, once per fault; `None` to do without it.
+    /// How long the speed before a fault is measured; `None` to skip it.
+    pub before: Option<Duration>,
+    /// How long the speed of the remaining cluster is measured, once per fault; `None` to skip it.
     pub left: Option<Duration>,
-    /// The load goes on at least this long behind a fault, so that what comes late is seen.
+    /// The load continues at least this long after a fault, so that late effects are seen.
     pub after: Duration,
-    /// The same for a fault that only new requests may notice: each client has to come to some.
+    /// The same for a fault that only new requests may notice: each client has to send some.
     pub after_half_open: Duration,
     /// How long to wait for full speed, or for a worker to be used.
     pub recovery_limit: Duration,
@@ -30,17 +32,17 @@ impl Timing {
     /// For figures.
     pub const FULL: Timing = Timing {
         ramp: Duration::from_millis(1200),
-        before: Duration::from_millis(2500),
+        before: Some(Duration::from_millis(2500)),
         left: Some(Duration::from_millis(6000)),
         after: Duration::from_millis(1500),
         after_half_open: Duration::from_millis(6000),
         recovery_limit: Duration::from_secs(45),
     };
 
-    /// For a look at what is lost and what differs; its speeds say little.
+    /// To see what is lost and what differs, without speeds.
     pub const QUICK: Timing = Timing {
-        ramp: Duration::from_millis(300),
-        before: Duration::from_millis(300),
+        ramp: Duration::ZERO,
+        before: None,
         left: None,
         after: Duration::from_millis(500),
         after_half_open: Duration::from_millis(1500),
@@ -48,28 +50,28 @@ impl Timing {
     };
 }
 
-/// How long the clients may take to begin; a machine that needs more has no time for this.
+/// How long the clients may take to start.
 const BEGIN_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at what has arrived.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long clients wait for a token when a fault is nothing that they should notice, or something that they are told.
-/// Longer than anything in the cluster, so that its own doing is seen.
+/// Time between two checks of what has arrived.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// How long clients wait for an event when they should not notice a fault, or when their connection breaks. Longer than
+/// any timeout in the cluster, so that the figures show its own recovery.
 const PATIENT: Duration = Duration::from_secs(40);
-/// The same when their own connection or coordinator falls silent, and only they can help themselves.
+/// The same when their own connection or coordinator becomes silent, which only they can detect.
 const IMPATIENT: Duration = Duration::from_secs(2);
 
-/// How trials are run.
+/// The parameters of trials.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The cluster.
     pub layout: Layout,
-    /// Requests at one time.
+    /// Concurrent requests.
     pub clients: usize,
-    /// What they ask for.
+    /// The requests.
     pub jobs: Jobs,
-    /// How often each fault is repeated.
+    /// Repetitions of each fault.
     pub repetitions: usize,
-    /// How long it all takes.
+    /// The durations.
     pub timing: Timing,
 }
 
@@ -78,21 +80,21 @@ pub struct Plan {
 pub struct Repetition {
     /// Requests that were sent.
     pub requests: usize,
-    /// Requests that did not end as they should, whatever their client tried.
+    /// Requests that no attempt completed.
     pub failed: usize,
-    /// Requests whose stream broke, so that their client had to go on by itself.
+    /// Requests whose stream broke, so that their client had to resume.
     pub interrupted: usize,
-    /// Tokens that were not those of plain decoding.
+    /// Tokens that differ from plain decoding.
     pub differing: usize,
-    /// The longest that a user waited for a further token once the fault had begun.
+    /// The longest gap between tokens of a request after the fault had begun.
     pub longest_gap: Duration,
-    /// From the fault to full speed; `None` if that was not seen. For what takes turns, from the end of the last turn.
+    /// From the fault to full speed; `None` if that was not reached. For rolling restarts from the last restart.
     pub recovery: Option<Duration>,
-    /// From the start of a worker that joined late until it had work.
+    /// From the start of a worker that joined late until it had a session.
     pub used_after: Option<Duration>,
     /// Tokens per second before the fault.
     pub rate: f64,
-    /// What else went wrong, for people.
+    /// Other errors.
     pub notes: Vec<String>,
 }
 
@@ -101,14 +103,14 @@ pub struct Repetition {
 pub struct Series {
     /// Which fault.
     pub fault: Fault,
-    /// Tokens per second of the cluster that the fault leaves, where that is less than the whole one.
+    /// Tokens per second of the remaining cluster, where the fault leaves less than the whole.
     pub left: Option<f64>,
-    /// One after the other, on one rig.
+    /// In order, on one rig.
     pub repetitions: Vec<Repetition>,
 }
 
-/// Repeats a fault. `rig` is whole before and after; it is replaced if a fault leaves it broken. `tell` hears of each
-/// repetition.
+/// Repeats a fault. `rig` is complete before and after; it is replaced if it cannot be restored. `report` is called after
+/// each repetition.
 ///
 /// # Errors
 /// When a rig cannot be started.
@@ -116,7 +118,7 @@ pub async fn series(
     plan: &Plan,
     rig: &mut Rig,
     fault: Fault,
-    mut tell: impl FnMut(&Repetition),
+    mut report: impl FnMut(&Repetition),
 ) -> anyhow::Result<Series> {
     let left = match (fault.aftermath(), plan.timing.left) {
         (Aftermath::Less, Some(time)) => Some(left(plan, rig, fault, time).await?),
@@ -124,14 +126,14 @@ pub async fn series(
     };
     let mut repetitions = Vec::new();
     for number in 0..plan.repetitions {
-        // Each begins with other requests, or the speed before a fault would always be that of the same ones.
+        // Each starts with other requests, so that the speed before a fault is not always that of the same ones.
         let load = load(plan, rig, fault, number * plan.clients);
         let mut repetition = trial(plan, rig, fault, &load, left).await?;
         if let Err(error) = fault.undo(rig).await {
             repetition.notes.push(format!("afterwards: {error:#}"));
             *rig = Rig::start(plan.layout).await?;
         }
-        tell(&repetition);
+        report(&repetition);
         repetitions.push(repetition);
     }
     Ok(Series {
@@ -146,17 +148,17 @@ fn load(plan: &Plan, rig: &Rig, fault: Fault, first: usize) -> Load {
         clients: plan.clients,
         jobs: plan.jobs.clone(),
         first,
-        coordinators: rig.entrances(),
+        coordinators: rig.client_addresses(),
         patience: match fault.notice() {
-            Notice::Nobody | Notice::Told => PATIENT,
-            Notice::Silence => IMPATIENT,
+            Notice::Hidden | Notice::Disconnected => PATIENT,
+            Notice::Silent => IMPATIENT,
         },
     }
 }
 
-/// The speed of the cluster that the fault leaves.
+/// The speed of the remaining cluster.
 async fn left(plan: &Plan, rig: &mut Rig, fault: Fault, time: Duration) -> anyhow::Result<f64> {
-    fault.strike(rig).await?;
+    fault.inject(rig).await?;
     let running = load(plan, rig, fault, 0).start();
     begin(plan, &running).await?;
     let from = Instant::now();
@@ -167,19 +169,17 @@ async fn left(plan: &Plan, rig: &mut Rig, fault: Fault, time: Duration) -> anyho
     Ok(rate)
 }
 
-/// Waits until every client has begun and the load is steady.
+/// Waits until every client has got a token and the load is steady.
 async fn begin(plan: &Plan, running: &Running) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut tick = interval(LOOK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while running.arrivals().clients(begun, Instant::now()) < plan.clients {
-        anyhow::ensure!(
-            begun.elapsed() < BEGIN_LIMIT,
-            "not every client had a token within {} s, without any fault",
-            BEGIN_LIMIT.as_secs()
-        );
-        tick.tick().await;
-    }
+    let started = until(BEGIN_LIMIT, async || {
+        let clients = running.arrivals().clients(begun, Instant::now());
+        let missing = format!("{clients} of {} clients got a token", plan.clients);
+        Ok(met(clients >= plan.clients, &missing))
+    });
+    started
+        .await
+        .context("the load did not start, without any fault")?;
     sleep(plan.timing.ramp).await;
     Ok(())
 }
@@ -195,14 +195,20 @@ async fn trial(
     let running = load.start();
     begin(plan, &running).await?;
     let from = Instant::now();
-    sleep(plan.timing.before).await;
+    if let Some(time) = plan.timing.before {
+        sleep(time).await;
+    }
     let begun = Instant::now();
-    let rate = running.arrivals().rate(from, begun);
+    // Without a measurement 0, and then every window in which all clients get tokens is full speed.
+    let rate = match plan.timing.before {
+        Some(_) => running.arrivals().rate(from, begun),
+        None => 0.0,
+    };
     let mut repetition = Repetition {
         rate,
         ..Repetition::default()
     };
-    if let Err(error) = fault.strike(rig).await {
+    if let Err(error) = fault.inject(rig).await {
         repetition.notes.push(format!("{error:#}"));
     }
     let since = match fault {
@@ -220,29 +226,29 @@ async fn trial(
         rate: rate.min(left.unwrap_or(rate)),
         clients: plan.clients,
     };
-    let watched = Watched {
+    let recovering = Recovering {
         fault,
         since,
         full,
         timing: plan.timing,
     };
-    watched.watch(rig, &running, &mut repetition).await;
+    recovering.wait(rig, &running, &mut repetition).await;
     count(running.finish().await?, begun, &mut repetition);
     Ok(repetition)
 }
 
-/// A fault whose end is waited for.
-struct Watched {
+/// A fault whose recovery is waited for.
+struct Recovering {
     fault: Fault,
-    /// From when on recovery is counted.
+    /// The time from which recovery is counted.
     since: Instant,
     full: Full,
     timing: Timing,
 }
 
-impl Watched {
-    /// Looks on until the cluster is at full speed again and shows what it should, or for as long as is sensible.
-    async fn watch(&self, rig: &Rig, running: &Running, repetition: &mut Repetition) {
+impl Recovering {
+    /// Waits until the cluster is at full speed again and the expected effect is visible, or until the limit.
+    async fn wait(&self, rig: &Rig, running: &Running, repetition: &mut Repetition) {
         let after = match self.fault {
             Fault::HalfOpen(..) => self.timing.after_half_open,
             Fault::Nothing
@@ -257,14 +263,14 @@ impl Watched {
         };
         let earliest = Instant::now() + after;
         let latest = earliest + self.timing.recovery_limit;
-        let mut tick = interval(LOOK);
+        let mut tick = interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_shown = false;
         loop {
             tick.tick().await;
             let now = Instant::now();
             if !is_shown {
-                // A coordinator that does not answer is asked again.
+                // A coordinator that does not answer is asked again in the next iteration.
                 is_shown = self.fault.is_shown(rig).await.unwrap_or(false);
                 if is_shown && self.fault.aftermath() == Aftermath::More {
                     repetition.used_after = Some(self.since.elapsed());

@@ -1,18 +1,18 @@
-//! A TCP proxy that disturbs what it carries.
+//! A TCP proxy that disturbs the connections that it forwards.
 //!
-//! It stands on one link and is controlled by its handle, from the same process. Bytes keep their order and none is
-//! invented or lost within a connection; what it adds is time, and ends. Each connection has two bounded queues. It
-//! knows nothing of what the bytes mean.
+//! It is controlled by its handle, from the same process. Bytes of a connection keep their order, and none is added or lost;
+//! the proxy only delays them and ends connections. Each connection has two bounded queues. It does not interpret the
+//! bytes.
 //!
-//! | fault      | call                  | connections that are there       | new connections   |
+//! | fault      | call                  | existing connections             | new connections   |
 //! |------------|-----------------------|----------------------------------|-------------------|
 //! | slow       | [`Proxy::disturb`]    | delay, jitter, limit by direction | the same          |
-//! | black hole | [`Proxy::black_hole`] | nothing passes, nothing is lost  | hang              |
-//! | half-open  | [`Proxy::half_open`]  | one direction is dead for good   | are as usual      |
-//! | reset      | [`Proxy::reset`]      | both sides get an RST            | are as usual      |
-//! | no process | [`Proxy::lead_to`]    | end as the process ends them     | are reset         |
+//! | black hole | [`Proxy::black_hole`] | blocked, nothing is lost         | hang              |
+//! | half-open  | [`Proxy::half_open`]  | one direction stays dead         | work              |
+//! | reset      | [`Proxy::reset`]      | both sides get an RST            | work              |
+//! | no process | [`Proxy::forward_to`] | end as the process ends them     | are reset         |
 
-mod carry;
+mod forward;
 mod settings;
 
 use std::io;
@@ -28,10 +28,10 @@ use tokio_util::task::TaskTracker;
 
 pub use settings::{Conditions, Direction};
 
-use carry::{Ended, Jitter, Lane, carry};
-use settings::{Held, Settings};
+use forward::{Ended, Jitter, Lane, forward};
+use settings::{Blocked, Settings};
 
-/// Connections at one time; more are reset.
+/// Concurrent connections; more are reset.
 const MAX_CONNECTIONS: usize = 256;
 
 /// Pause after a failed accept.
@@ -50,10 +50,10 @@ pub struct Proxy {
 struct Counters {
     /// The number of the next connection.
     next: AtomicU64,
-    /// Connections that lead somewhere.
+    /// Connections that reach a server.
     open: AtomicUsize,
-    /// Bytes carried up and down.
-    carried: [AtomicU64; 2],
+    /// Bytes forwarded up and down.
+    forwarded: [AtomicU64; 2],
 }
 
 impl Proxy {
@@ -64,12 +64,12 @@ impl Proxy {
     pub async fn start(upstream: Option<SocketAddr>, seed: u64) -> io::Result<Proxy> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let (settings, watched) = watch::channel(Settings::leading_to(upstream));
+        let (settings, current) = watch::channel(Settings::forwarding_to(upstream));
         let counters = Arc::<Counters>::default();
         let ending = CancellationToken::new();
         let accepting = Accepting {
             listener,
-            settings: watched,
+            settings: current,
             counters: Arc::clone(&counters),
             seed,
             tasks: TaskTracker::new(),
@@ -91,55 +91,55 @@ impl Proxy {
         self.addr
     }
 
-    /// Connections from now on lead there, or are reset if there is nobody.
-    pub fn lead_to(&self, upstream: Option<SocketAddr>) {
+    /// From now on connections are forwarded to this address, or reset without one.
+    pub fn forward_to(&self, upstream: Option<SocketAddr>) {
         self.settings.send_modify(|now| now.upstream = upstream);
     }
 
-    /// Makes one direction slow. It holds for bytes that arrive from now on, and for all connections.
+    /// Makes one direction of all connections slow, for bytes that arrive from now on.
     pub fn disturb(&self, direction: Direction, conditions: Conditions) {
         self.settings
             .send_modify(|now| now.lane_mut(direction).conditions = conditions);
     }
 
-    /// From now on nothing passes in this direction, not even the end of a connection, and new connections hang.
-    pub fn hold(&self, direction: Direction) {
+    /// From now on nothing is forwarded in this direction, not even the end of a connection, and new connections hang.
+    pub fn block(&self, direction: Direction) {
         self.settings
-            .send_modify(|now| now.lane_mut(direction).held = Some(Held));
+            .send_modify(|now| now.lane_mut(direction).blocked = Some(Blocked));
     }
 
-    /// Holds both directions.
+    /// Blocks both directions.
     pub fn black_hole(&self) {
-        Direction::BOTH.into_iter().for_each(|way| self.hold(way));
+        Direction::BOTH.into_iter().for_each(|way| self.block(way));
     }
 
-    /// Ends delays, limits and holds: what was kept flows on. What was made half-open stays so.
+    /// Ends delays, limits and blocks; what was queued is forwarded. Half-open connections stay half-open.
     pub fn clear(&self) {
         self.settings.send_modify(Settings::clear);
     }
 
-    /// On the connections that are there, this direction is dead for good; whoever wants to go on has to connect anew.
+    /// This direction of all existing connections stays dead; only new connections work.
     pub fn half_open(&self, direction: Direction) {
         let next = self.counters.next.load(Ordering::SeqCst);
         self.settings.send_modify(|now| now.stop(direction, next));
     }
 
-    /// Resets the connections that are there, towards both sides.
+    /// Resets all existing connections, on both sides.
     pub fn reset(&self) {
         let next = self.counters.next.load(Ordering::SeqCst);
         self.settings.send_modify(|now| now.reset(next));
     }
 
-    /// Connections that lead through to the other side.
+    /// Connections that reach the server.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.counters.open.load(Ordering::SeqCst)
     }
 
-    /// Bytes carried in a direction since the start.
+    /// Bytes forwarded in a direction since the start.
     #[must_use]
-    pub fn carried(&self, direction: Direction) -> u64 {
-        self.counters.carried(direction).load(Ordering::Relaxed)
+    pub fn forwarded(&self, direction: Direction) -> u64 {
+        self.counters.forwarded(direction).load(Ordering::Relaxed)
     }
 }
 
@@ -150,15 +150,15 @@ impl Drop for Proxy {
 }
 
 impl Counters {
-    fn carried(&self, direction: Direction) -> &AtomicU64 {
+    fn forwarded(&self, direction: Direction) -> &AtomicU64 {
         match direction {
-            Direction::Up => &self.carried[0],
-            Direction::Down => &self.carried[1],
+            Direction::Up => &self.forwarded[0],
+            Direction::Down => &self.forwarded[1],
         }
     }
 }
 
-/// The task that takes connections in.
+/// The task that accepts connections.
 struct Accepting {
     listener: TcpListener,
     settings: watch::Receiver<Settings>,
@@ -172,7 +172,7 @@ impl Accepting {
     async fn run(self) {
         loop {
             let Ok((client, _)) = self.listener.accept().await else {
-                // Either the peer was gone already, or descriptors have run out, which only time can mend.
+                // Either the peer has closed already, or there are no more file descriptors for now.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
@@ -194,7 +194,7 @@ impl Accepting {
     }
 }
 
-/// What the task of one connection knows.
+/// The task of one connection.
 struct Connection {
     number: u64,
     settings: watch::Receiver<Settings>,
@@ -202,7 +202,7 @@ struct Connection {
     seed: u64,
 }
 
-/// Counts an open connection for as long as it lives.
+/// Counts an open connection while it exists.
 struct Open<'a>(&'a AtomicUsize);
 
 impl<'a> Open<'a> {
@@ -224,10 +224,10 @@ impl Connection {
             abort(&client);
             return;
         };
-        // Neither fails on a socket that is still there, and otherwise reading says so.
+        // They fail only on a closed socket, and then reading fails as well.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let _open = Open::new(&self.counters.open);
-        match self.ferry(&mut client, &mut server).await {
+        match self.pipe(&mut client, &mut server).await {
             Ended::Finished => {}
             Ended::Broken => {
                 abort(&client);
@@ -236,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// The other side, when the link lets new connections through and there is somebody.
+    /// The connection to the server, when new connections are admitted and there is a server.
     async fn reach(&self) -> Option<TcpStream> {
         let mut settings = self.settings.clone();
         let upstream = tokio::select! {
@@ -246,11 +246,11 @@ impl Connection {
         TcpStream::connect(upstream).await.ok()
     }
 
-    async fn ferry(&self, client: &mut TcpStream, server: &mut TcpStream) -> Ended {
+    async fn pipe(&self, client: &mut TcpStream, server: &mut TcpStream) -> Ended {
         let (client_in, client_out) = client.split();
         let (server_in, server_out) = server.split();
-        let up = carry(self.lane(Direction::Up), client_in, server_out);
-        let down = carry(self.lane(Direction::Down), server_in, client_out);
+        let up = forward(self.lane(Direction::Up), client_in, server_out);
+        let down = forward(self.lane(Direction::Down), server_in, client_out);
         tokio::pin!(up, down);
         let (first, rest) = tokio::select! {
             ended = &mut up => (ended, Direction::Down),
@@ -271,7 +271,7 @@ impl Connection {
         tokio::select! {
             ended = other => ended,
             () = self.is_reset() => Ended::Broken,
-            // A direction that is dead will never finish, so nobody waits for it.
+            // A dead direction never finishes.
             _ = settings.wait_for(|now| now.is_stopped(rest, number)) => Ended::Broken,
         }
     }
@@ -286,19 +286,19 @@ impl Connection {
             direction,
             settings: self.settings.clone(),
             jitter: Jitter::new(self.seed.wrapping_add((self.number << 1) | way)),
-            carried: self.counters.carried(direction),
+            forwarded: self.counters.forwarded(direction),
         }
     }
 
     async fn is_reset(&self) {
         let number = self.number;
-        // It fails only when the proxy has ended, which ends this task as well.
+        // It fails only when the proxy was dropped, which ends this task as well.
         let _ = (self.settings.clone().wait_for(|now| now.is_reset(number))).await;
     }
 }
 
 /// Closing this socket from now on sends an RST.
 fn abort(socket: &TcpStream) {
-    // A socket that is already gone needs no reset.
+    // A socket that is closed already needs no reset.
     let _ = socket.set_zero_linger();
 }

@@ -1,10 +1,10 @@
-//! What a proxy is told to do: plain data that every connection watches.
+//! The settings of a proxy, which every connection watches.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// The way that bytes go.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the side that connected to the side that listens.
@@ -18,14 +18,14 @@ impl Direction {
     pub const BOTH: [Direction; 2] = [Direction::Up, Direction::Down];
 }
 
-/// How a link behaves in one direction while it carries bytes at all. The default changes nothing.
+/// How one direction behaves while it is not blocked. The default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
-    /// How long each byte is under way.
+    /// The delay of each byte.
     pub delay: Duration,
-    /// The delay varies by up to this much either way; bytes never overtake each other.
+    /// The delay varies by up to this much in both directions; bytes keep their order.
     pub jitter: Duration,
-    /// Bytes per second; `None` is as fast as the machine goes.
+    /// Bytes per second; `None`: unlimited.
     pub rate: Option<NonZeroU32>,
 }
 
@@ -33,20 +33,20 @@ pub struct Conditions {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lane {
     pub(super) conditions: Conditions,
-    /// Nothing passes, on any connection, until this is cleared; what was sent meanwhile is kept.
-    pub(super) held: Option<Held>,
-    /// Connections with smaller numbers never carry anything in this direction again.
+    /// Nothing is forwarded, on any connection, until this is cleared; what is sent meanwhile is queued.
+    pub(super) blocked: Option<Blocked>,
+    /// Connections with smaller numbers never forward anything in this direction again.
     stopped_below: u64,
 }
 
-/// Marks a lane that is held. There is nothing to say about it.
+/// Marks a lane that is blocked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held;
+pub(super) struct Blocked;
 
 /// The state of a proxy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Settings {
-    /// Where connections lead; without it they are reset.
+    /// Where connections are forwarded to; without it they are reset.
     pub(super) upstream: Option<SocketAddr>,
     up: Lane,
     down: Lane,
@@ -55,7 +55,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn leading_to(upstream: Option<SocketAddr>) -> Self {
+    pub(super) fn forwarding_to(upstream: Option<SocketAddr>) -> Self {
         Settings {
             upstream,
             ..Settings::default()
@@ -76,17 +76,17 @@ impl Settings {
         }
     }
 
-    /// Whether a new connection gets through to the other side.
+    /// Whether a new connection reaches the server.
     pub(super) fn admits(&self) -> bool {
-        self.up.held.is_none() && self.down.held.is_none()
+        self.up.blocked.is_none() && self.down.blocked.is_none()
     }
 
-    /// Whether bytes of this connection may pass now.
+    /// Whether bytes of this connection may be forwarded now.
     pub(super) fn passes(&self, direction: Direction, connection: u64) -> bool {
-        self.lane(direction).held.is_none() && !self.is_stopped(direction, connection)
+        self.lane(direction).blocked.is_none() && !self.is_stopped(direction, connection)
     }
 
-    /// Whether this direction of the connection is dead for good.
+    /// Whether this direction of the connection is dead.
     pub(super) fn is_stopped(&self, direction: Direction, connection: u64) -> bool {
         connection < self.lane(direction).stopped_below
     }
@@ -105,12 +105,12 @@ impl Settings {
         self.reset_below = next;
     }
 
-    /// No more delay, limit or hold; what was stopped or reset stays so.
+    /// Ends delays, limits and blocks; stopped and reset connections stay so.
     pub(super) fn clear(&mut self) {
         for direction in Direction::BOTH {
             let lane = self.lane_mut(direction);
             lane.conditions = Conditions::default();
-            lane.held = None;
+            lane.blocked = None;
         }
     }
 }

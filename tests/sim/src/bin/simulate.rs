@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use offshoot_sim::Coverage;
+use simulation::Coverage;
+use speculation::strategy::Registry;
 
 /// Runs seeded schedules of a simulated cluster and stops at the first that fails.
 #[derive(Debug, Parser)]
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64) -> ExitCode {
-    let (log, result) = offshoot_sim::replay(seed);
+    let (log, result) = simulation::replay(seed, &Registry::default());
     for line in log {
         println!("{line}");
     }
@@ -62,6 +63,7 @@ fn many(args: &Args) -> ExitCode {
     let next = AtomicU64::new(args.first);
     let end = args.first.saturating_add(args.schedules);
     let stop = AtomicBool::new(false);
+    let registry = Registry::default();
     let work = || {
         let mut total = Coverage::default();
         while !stop.load(Ordering::Relaxed) {
@@ -69,7 +71,7 @@ fn many(args: &Args) -> ExitCode {
             if seed >= end {
                 break;
             }
-            match offshoot_sim::check(seed) {
+            match simulation::check(seed, &registry) {
                 Ok(coverage) => total = total.plus(coverage),
                 Err(reason) => {
                     stop.store(true, Ordering::Relaxed);

@@ -1,20 +1,24 @@
 //! Sessions under updates as a fuzzer would write them: no panic, and a cache that stays consistent.
 
+use decode::{Answer, Scoring};
 use proptest::prelude::*;
+use simulation::reference::{Dice, Language, Model, VOCAB};
+use simulation::served::Guessed;
 use speculation::Time;
+use speculation::duty::Role;
+use speculation::learned::Learned;
 use speculation::message::{
-    Finish, Prob16, ReplicaUpdate, Scoring, SessionId, SessionSpec, Shard, Stopping, Task, Term,
+    Finish, Outlook, Prob16, ReplicaUpdate, SessionId, SessionSpec, Shard, Stopping, Term,
 };
-use speculation::policy::{AutoKnobs, Strategy as Decoding};
-use speculation::relay::{LinkKey, Role};
+use speculation::relay::WorkerKey;
 use speculation::replica::Poll;
+use speculation::strategy::{Registry, Settings};
 
-use crate::hosted::{Agent, Guessed, Report};
-use crate::reference::{Dice, Language, Speaker, VOCAB};
 use crate::session::faults::random_batch;
-use crate::session::worker::{Pace, Worker};
+use crate::session::worker::{Pace, Said, Worker};
 
-fn spec(task: Task, prompt_len: usize, max_len: u32) -> SessionSpec {
+fn spec(role: Role, strategy: Settings, prompt_len: usize, max_len: u32) -> SessionSpec {
+    let chosen = Registry::default().choose(&strategy).unwrap();
     SessionSpec {
         session: SessionId(1),
         term: Term(1),
@@ -26,41 +30,34 @@ fn spec(task: Task, prompt_len: usize, max_len: u32) -> SessionSpec {
         },
         allowed_len: 1000,
         scoring: Scoring::default(),
-        task,
-    }
-}
-
-fn task(role: Role, strategy: Decoding) -> Task {
-    match role {
-        Role::Target => Task::Commit(strategy.verify()),
-        Role::Qualifier => {
-            let (verify, advice) = strategy.advice().unwrap();
-            Task::Advise(verify, advice)
-        }
-        Role::Draft => Task::Grow {
-            policy: strategy.growth().unwrap(),
-            shard: Shard::default(),
-        },
+        duties: chosen.duties(role),
+        strategy,
+        shard: Shard::default(),
     }
 }
 
 fn open(role: Role, spec: &SessionSpec, seed: u64) -> Worker {
-    let speaker = Speaker {
-        language: Language { seed },
-        salt: seed,
-        agreement: 50,
+    let language = Language::new(seed);
+    let model = match role {
+        Role::Target => Model::target(language),
+        Role::Draft | Role::Qualifier => Model {
+            language,
+            salt: seed,
+            agreement: 50,
+            is_target: false,
+        },
     };
     let pace = Pace {
         base_us: 1000,
         per_row_us: seed % 100,
     };
-    Worker::open(LinkKey(0), role, spec, Time::ZERO, speaker, pace)
+    Worker::open(WorkerKey(0), role, spec, Time::ZERO, model, pace)
 }
 
 /// An update that continues the worker's text more often than not.
 fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> ReplicaUpdate {
-    let base = (worker.text.len() + usize::from(dice.percent(5))).saturating_sub(dice.below(4));
-    let mut commit = worker.text.get(base..).unwrap_or(&[]).to_vec();
+    let base = (worker.text().len() + usize::from(dice.percent(5))).saturating_sub(dice.below(4));
+    let mut commit = worker.text().get(base..).unwrap_or(&[]).to_vec();
     commit.extend((0..dice.below(4)).map(|_| dice.below(2) as u32));
     if dice.percent(5) {
         commit.push(VOCAB);
@@ -97,27 +94,18 @@ fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> Replica
             index: dice.below(4) as u8,
             count: dice.below(4) as u8,
         }),
+        outlook: Outlook {
+            accepted: dice.percent(50).then(|| dice.below(9) as f32),
+        },
     }
 }
 
-fn roles() -> impl Strategy<Value = (Role, Decoding)> {
-    let knobs = (1u16..=6, 1u16..=8, 1u16..=5, 1u16..=5).prop_map(|(width, rows, depth, ahead)| {
-        Decoding::Auto(AutoKnobs {
-            width,
-            rows,
-            depth,
-            ahead,
-        })
-    });
-    let serial = (1u16..5).prop_map(|gamma| Decoding::Serial { gamma });
+fn roles() -> impl Strategy<Value = (Role, Settings)> {
+    let strategies = || prop_oneof![super::auto(), super::serial(), super::serial_tree()];
     prop_oneof![
-        knobs.clone().prop_map(|strategy| (Role::Draft, strategy)),
-        serial.clone().prop_map(|strategy| (Role::Draft, strategy)),
-        knobs
-            .clone()
-            .prop_map(|strategy| (Role::Qualifier, strategy)),
-        knobs.prop_map(|strategy| (Role::Target, strategy)),
-        serial.prop_map(|strategy| (Role::Target, strategy)),
+        strategies().prop_map(|strategy| (Role::Draft, strategy)),
+        super::auto().prop_map(|strategy| (Role::Qualifier, strategy)),
+        strategies().prop_map(|strategy| (Role::Target, strategy)),
     ]
 }
 
@@ -132,7 +120,7 @@ proptest! {
         room in 1usize..12,
     ) {
         let mut dice = Dice::new(seed);
-        let mut worker = open(role, &spec(task(role, strategy), prompt_len, 60), seed);
+        let mut worker = open(role, &spec(role, strategy, prompt_len, 60), seed);
         let (mut now, mut next_id, mut guessed) = (Time::ZERO, 1, Guessed::new());
         for _ in 0..60 {
             now += Time::from_micros(dice.roll() % 2000);
@@ -144,12 +132,12 @@ proptest! {
                     }
                 }
                 1 => worker.report(),
-                _ if worker.flight.is_none() => {
+                _ if !worker.is_busy() => {
                     worker.start(now, room, None);
                 }
                 _ => worker.finish(now, &mut guessed),
             }
-            if worker.flight.is_none() && dice.percent(30) {
+            if !worker.is_busy() && dice.percent(30) {
                 worker.settle();
             }
         }
@@ -162,19 +150,19 @@ fn a_session_opened_on_a_complete_text_is_done() {
     for (max_len, stop_ids, finish) in
         [(6, Vec::new(), Finish::Length), (20, vec![1], Finish::Stop)]
     {
-        let mut spec = spec(task(Role::Target, Decoding::Ar), 6, max_len);
+        let mut spec = spec(Role::Target, Settings::new("ar"), 6, max_len);
         spec.stopping.prompt_len = 2;
         spec.stopping.stop_ids = stop_ids;
         let mut worker = open(Role::Target, &spec, 1);
         assert_eq!(worker.start(Time::ZERO, 8, None), Some(Poll::Done));
         worker.report();
-        let Some(Report::Verify(report)) = worker.outbox.pop_back() else {
+        let Some(Said::Report(report)) = worker.outbox.pop_back() else {
             panic!("it says so");
         };
         assert_eq!((report.picks.len(), report.finish), (0, Some(finish)));
     }
     // A stop token in the prompt ends nothing.
-    let mut spec = spec(task(Role::Target, Decoding::Ar), 6, 20);
+    let mut spec = spec(Role::Target, Settings::new("ar"), 6, 20);
     spec.stopping.stop_ids = vec![0, 1];
     let mut worker = open(Role::Target, &spec, 1);
     assert_eq!(worker.start(Time::ZERO, 8, None), None);
@@ -183,19 +171,15 @@ fn a_session_opened_on_a_complete_text_is_done() {
 /// A model whose answer is not a number ends its own session with an error and picks nothing.
 #[test]
 fn an_answer_that_is_not_a_number_ends_the_session() {
-    let spec = spec(task(Role::Target, Decoding::Ar), 4, 20);
-    let mut worker = open(Role::Target, &spec, 1);
-    let Agent::Verify(session) = &mut worker.agent else {
-        panic!("a target verifies");
-    };
-    let cost = speculation::cost::CostModel::new(Time::ZERO);
-    let Poll::Step(plan) = session.poll_step(Time::ZERO, &cost, 8) else {
+    let spec = spec(Role::Target, Settings::new("ar"), 4, 20);
+    let session = &mut open(Role::Target, &spec, 1).session;
+    let mut learned = Learned::new(Time::ZERO);
+    let Poll::Step(plan) = session.poll_step(Time::ZERO, 8, &mut learned) else {
         panic!("there is work");
     };
-    session.handle_step(Time::ZERO, &plan, Time::ZERO, |_, _| {
-        Err(speculation::verify::NotFinite)
-    });
-    assert_eq!(session.poll_step(Time::ZERO, &cost, 8), Poll::Done);
+    let answers = [Answer::NotFinite];
+    session.handle_step(Time::ZERO, Time::ZERO, &plan, &answers, &mut learned);
+    assert_eq!(session.poll_step(Time::ZERO, 8, &mut learned), Poll::Done);
     let report = session.poll_report(Default::default()).unwrap();
     assert_eq!(
         (report.picks.len(), report.finish),

@@ -7,34 +7,42 @@ mod worker;
 mod world;
 
 use proptest::prelude::*;
-use speculation::policy::{AutoKnobs, Strategy as Decoding};
+use speculation::strategy::Settings;
 
 use self::world::{Case, Client, Clock, Ends, Faults, Outcome, World};
 
-fn ar() -> impl Strategy<Value = Decoding> {
-    Just(Decoding::Ar)
+/// A strategy with these knobs.
+fn settings<const N: usize>(name: &str, knobs: [(&str, u16); N]) -> Settings {
+    let set = |settings: Settings, (knob, value)| settings.with(knob, f64::from(value));
+    knobs.into_iter().fold(Settings::new(name), set)
 }
 
-fn serial() -> impl Strategy<Value = Decoding> {
-    (1u16..=6).prop_map(|gamma| Decoding::Serial { gamma })
+fn ar() -> impl Strategy<Value = Settings> {
+    Just(settings("ar", []))
 }
 
-fn serial_tree() -> impl Strategy<Value = Decoding> {
-    (1u16..=4, 1u16..=4, 1u16..=12).prop_map(|(depth, width, rows)| Decoding::SerialTree {
-        depth,
-        width,
-        rows,
+fn serial() -> impl Strategy<Value = Settings> {
+    (1u16..=6).prop_map(|gamma| settings("serial", [("gamma", gamma)]))
+}
+
+fn serial_tree() -> impl Strategy<Value = Settings> {
+    (1u16..=4, 1u16..=4, 1u16..=12).prop_map(|(depth, width, rows)| {
+        settings(
+            "serial-tree",
+            [("depth", depth), ("width", width), ("rows", rows)],
+        )
     })
 }
 
-fn auto() -> impl Strategy<Value = Decoding> {
+fn auto() -> impl Strategy<Value = Settings> {
     (1u16..=8, 1u16..=16, 1u16..=6, 1u16..=8).prop_map(|(width, rows, depth, ahead)| {
-        Decoding::Auto(AutoKnobs {
-            width,
-            rows,
-            depth,
-            ahead,
-        })
+        let knobs = [
+            ("width", width),
+            ("rows", rows),
+            ("depth", depth),
+            ("ahead", ahead),
+        ];
+        settings("auto", knobs)
     })
 }
 
@@ -51,7 +59,7 @@ fn faults() -> impl Strategy<Value = Faults> {
     )
 }
 
-fn case(strategy: impl Strategy<Value = Decoding>) -> impl Strategy<Value = Case> {
+fn case(strategy: impl Strategy<Value = Settings>) -> impl Strategy<Value = Case> {
     let workers = (0usize..=3, 0usize..=2, 0u32..=100, 0u32..=100);
     let ends = prop_oneof![
         Just(Ends::Length),
@@ -133,7 +141,7 @@ proptest! {
 }
 
 /// A cluster without faults, timed by its paces: 20 ms a target step, 7 ms a qualifier's, 2 ms a draft's.
-fn paced(strategy: Decoding, seed: u64, agreement: u32) -> Case {
+fn paced(strategy: Settings, seed: u64, agreement: u32) -> Case {
     Case {
         seed,
         strategy,
@@ -172,19 +180,20 @@ fn measure(case: impl Fn(u64) -> Case) -> Yield {
     }
 }
 
-const KNOBS: AutoKnobs = AutoKnobs {
-    width: 12,
-    rows: 40,
-    depth: 24,
-    ahead: 20,
-};
+fn free_running() -> Settings {
+    settings("auto", [("depth", 24)])
+}
+
+fn chain() -> Settings {
+    settings("serial", [("gamma", 4)])
+}
 
 #[test]
 fn good_drafts_pay_and_more_where_nobody_waits() {
-    let measured = |strategy| measure(|seed| paced(strategy, seed, 80));
-    let plain = measured(Decoding::Ar);
-    let chain = measured(Decoding::Serial { gamma: 4 });
-    let auto = measured(Decoding::Auto(KNOBS));
+    let measured = |strategy: Settings| measure(|seed| paced(strategy.clone(), seed, 80));
+    let plain = measured(settings("ar", []));
+    let chain = measured(chain());
+    let auto = measured(free_running());
     assert!((plain.per_step - 1.0).abs() < 1e-9);
     assert!(chain.per_step > 2.2, "{}", chain.per_step);
     // A pipeline that never hits would still get a first guess or two out of its short waits.
@@ -196,13 +205,13 @@ fn good_drafts_pay_and_more_where_nobody_waits() {
 
 #[test]
 fn hopeless_drafts_gain_nothing() {
-    let hopeless = measure(|seed| paced(Decoding::Serial { gamma: 4 }, seed, 0));
+    let hopeless = measure(|seed| paced(chain(), seed, 0));
     assert!(hopeless.per_step < 1.1, "{}", hopeless.per_step);
 }
 
 #[test]
 fn a_qualifier_changes_the_rows_and_not_the_text() {
-    let bare = |seed| paced(Decoding::Auto(KNOBS), seed, 30);
+    let bare = |seed| paced(free_running(), seed, 30);
     let advised = |seed| Case {
         qualifiers: 1,
         agreement: (30, 95),
@@ -219,15 +228,9 @@ fn a_qualifier_changes_the_rows_and_not_the_text() {
 #[test]
 fn a_slow_client_parks_the_session_and_it_goes_on() {
     for (seed, strategy) in [
-        (1, Decoding::Ar),
-        (2, Decoding::Serial { gamma: 3 }),
-        (
-            3,
-            Decoding::Auto(AutoKnobs {
-                depth: 4,
-                ..AutoKnobs::default()
-            }),
-        ),
+        (1, settings("ar", [])),
+        (2, settings("serial", [("gamma", 3)])),
+        (3, settings("auto", [("depth", 4)])),
     ] {
         let outcome = run(&Case {
             new_tokens: 700,
@@ -250,7 +253,7 @@ fn turn_taking_survives_the_loss_of_every_draft() {
                 lost: 30,
                 ..Faults::default()
             },
-            ..paced(Decoding::Serial { gamma: 5 }, seed, 80)
+            ..paced(settings("serial", [("gamma", 5)]), seed, 80)
         });
         assert_eq!(outcome.targets, 1);
     }

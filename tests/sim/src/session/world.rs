@@ -1,21 +1,23 @@
 //! The simulated cluster: real state machines, a relay between them, and dice that say who acts next.
 
+use decode::Scoring;
+use simulation::reference::{Dice, Language, Model, VOCAB};
+use simulation::served::Guessed;
 use speculation::Time;
+use speculation::duty::{Duty, Role};
 use speculation::limits::CLIENT_CREDIT;
-use speculation::message::{Finish, Scoring, SessionId, Stopping, Term};
-use speculation::policy::Strategy;
-use speculation::relay::{LinkKey, Relay, RelayConfig, Role, SessionStats};
+use speculation::message::{Finish, SessionId, Stopping, Term};
+use speculation::relay::{Relay, RelayConfig, SessionStats, WorkerKey};
 use speculation::replica::Poll;
+use speculation::strategy::{Chosen, Registry, Settings};
 
-use crate::hosted::{Guessed, Report};
-use crate::reference::{Dice, Language, Speaker, VOCAB};
-use crate::session::worker::{Pace, Worker};
+use crate::session::worker::{Pace, Said, Worker};
 
 /// Everything that defines one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     pub(crate) seed: u64,
-    pub(crate) strategy: Strategy,
+    pub(crate) strategy: Settings,
     pub(crate) drafts: usize,
     pub(crate) qualifiers: usize,
     /// Percent of texts at which a draft (a qualifier) agrees with the target.
@@ -93,6 +95,7 @@ pub(crate) struct World {
     pub(crate) plain: Vec<u32>,
     pub(crate) finish: Finish,
     pub(crate) refusals: usize,
+    strategy: Chosen,
     language: Language,
     next_key: u32,
     targets: usize,
@@ -106,13 +109,13 @@ pub(crate) struct World {
 /// No fault comes later than this: a run has to end.
 const FAULTY_ACTIONS: usize = 3000;
 
-/// Messages under way in one direction of a link, at most.
+/// Messages under way in one direction of a stream, at most.
 const IN_FLIGHT: usize = 3;
 
 impl World {
     pub(crate) fn new(case: &Case) -> Self {
         let mut dice = Dice::new(case.seed);
-        let language = Language { seed: dice.roll() };
+        let language = Language::new(dice.roll());
         let prompt: Vec<u32> = (0..case.prompt_len)
             .map(|_| dice.roll() as u32 % VOCAB)
             .collect();
@@ -127,12 +130,13 @@ impl World {
             },
         };
         let (plain, finish) = language.plain(&prompt, &stopping);
+        let strategy = (Registry::default().choose(&case.strategy)).expect("knobs in their ranges");
         let relay = Relay::new(RelayConfig {
             session: SessionId(case.seed),
             text: prompt,
             stopping,
             scoring: Scoring::default(),
-            strategy: case.strategy,
+            strategy: strategy.clone(),
             vocab: VOCAB,
         });
         let mut world = World {
@@ -145,6 +149,7 @@ impl World {
             plain,
             finish,
             refusals: 0,
+            strategy,
             language,
             next_key: 0,
             targets: 0,
@@ -165,37 +170,34 @@ impl World {
 
     /// Opens the session on one more worker, if the strategy has a use for it.
     pub(crate) fn add(&mut self, role: Role) {
-        let key = LinkKey(self.next_key);
-        let useful = match role {
-            Role::Target => true,
-            Role::Draft => self.case.strategy != Strategy::Ar,
-            Role::Qualifier => matches!(self.case.strategy, Strategy::Auto(_)),
-        };
-        let spec = self.relay.add_link(key, role);
+        let key = WorkerKey(self.next_key);
+        let useful = !self.strategy.duties(role).is_empty();
+        let spec = self.relay.add_worker(key, role);
         assert_eq!(spec.is_some(), useful);
         let Some(spec) = spec else { return };
         assert_eq!(spec.text, self.relay.text());
         self.next_key += 1;
-        let speaker = match role {
-            Role::Target => Speaker::target(self.language),
-            Role::Draft => self.speaker(self.case.agreement.0),
-            Role::Qualifier => self.speaker(self.case.agreement.1),
+        let model = match role {
+            Role::Target => Model::target(self.language),
+            Role::Draft => self.model(self.case.agreement.0),
+            Role::Qualifier => self.model(self.case.agreement.1),
         };
         let pace = self.pace(role);
-        let mut worker = Worker::open(key, role, &spec, self.now, speaker, pace);
+        let mut worker = Worker::open(key, role, &spec, self.now, model, pace);
         if self.case.clock == Clock::Random {
             worker.eager = 1 + self.dice.below(8);
         }
         self.targets += usize::from(role == Role::Target);
         self.workers.push(worker);
-        self.news();
+        self.stir();
     }
 
-    fn speaker(&mut self, agreement: u32) -> Speaker {
-        Speaker {
+    fn model(&mut self, agreement: u32) -> Model {
+        Model {
             language: self.language,
             salt: self.dice.roll(),
             agreement,
+            is_target: false,
         }
     }
 
@@ -217,8 +219,8 @@ impl World {
         }
     }
 
-    /// Any link may have something to tell now.
-    pub(crate) fn news(&mut self) {
+    /// Any worker may have something to be told now.
+    pub(crate) fn stir(&mut self) {
         for worker in &mut self.workers {
             worker.may_update = true;
         }
@@ -229,7 +231,7 @@ impl World {
         let worker = self.workers.remove(at);
         assert_eq!(self.relay.handle_lost(worker.key), Some(worker.role));
         assert_eq!(self.relay.handle_lost(worker.key), None);
-        self.news();
+        self.stir();
         worker.role
     }
 
@@ -273,7 +275,7 @@ impl World {
     fn enabled(&self) -> Vec<Action> {
         let mut enabled = Vec::new();
         for (at, worker) in self.workers.iter().enumerate() {
-            let busy = worker.flight.is_some();
+            let busy = worker.is_busy();
             if busy && worker.ready <= self.now {
                 enabled.push(Action::Finish(at));
             }
@@ -317,9 +319,9 @@ impl World {
             let wakes = self
                 .workers
                 .iter()
-                .filter_map(|worker| match &worker.flight {
-                    Some(_) => Some(worker.ready),
-                    None => worker.wake,
+                .filter_map(|worker| match worker.is_busy() {
+                    true => Some(worker.ready),
+                    false => worker.wake,
                 });
             match wakes.min() {
                 Some(wake) => self.now = wake,
@@ -415,12 +417,12 @@ impl World {
         }
     }
 
-    fn relay_takes(&mut self, at: usize, report: &Report) {
+    fn relay_takes(&mut self, at: usize, report: &Said) {
         self.workers[at].sent.push(report.clone());
         let key = self.workers[at].key;
         let term = self.workers[at].term;
         let taken = match report {
-            Report::Opened => {
+            Said::Opened => {
                 assert_eq!(
                     self.relay.poll_update(key),
                     None,
@@ -429,8 +431,7 @@ impl World {
                 self.relay.handle_opened(key);
                 Ok(())
             }
-            Report::Draft(report) => self.relay.handle_draft(key, term, report),
-            Report::Verify(report) => self.relay.handle_verify(key, term, report),
+            Said::Report(report) => self.relay.handle_report(key, term, report),
         };
         if let Err(error) = taken {
             assert!(
@@ -441,17 +442,16 @@ impl World {
             let role = self.lose(at);
             self.add(role);
         }
-        self.news();
+        self.stir();
     }
 
     /// A stale term: changes nothing, whatever it says.
-    pub(crate) fn relay_takes_old(&mut self, at: usize, report: &Report) {
+    pub(crate) fn relay_takes_old(&mut self, at: usize, report: &Said) {
         let key = self.workers[at].key;
         let before = self.relay.text().to_vec();
         let taken = match report {
-            Report::Opened => return,
-            Report::Draft(report) => self.relay.handle_draft(key, Term(0), report),
-            Report::Verify(report) => self.relay.handle_verify(key, Term(0), report),
+            Said::Opened => return,
+            Said::Report(report) => self.relay.handle_report(key, Term(0), report),
         };
         assert_eq!((taken, self.relay.text()), (Ok(()), &before[..]));
     }
@@ -461,8 +461,8 @@ impl World {
         let worker = &self.workers[at];
         if worker.role == Role::Target {
             let read = self.case.prompt_len + self.read as usize;
-            let step = 1 + usize::from(self.case.strategy.verify().rows);
-            assert!(worker.text.len() < read + CLIENT_CREDIT as usize + step);
+            let step = 1 + usize::from(self.strategy.verification(Duty::Commit).rows);
+            assert!(worker.text().len() < read + CLIENT_CREDIT as usize + step);
         }
     }
 
@@ -477,7 +477,7 @@ impl World {
         self.unread -= taken;
         self.read += taken;
         self.relay.handle_consumed(taken);
-        self.news();
+        self.stir();
     }
 
     fn read_all(&mut self) {

@@ -1,0 +1,627 @@
+//! The fleet as one coordinator sees it: the state of each worker, which sessions have a reservation on it, and which
+//! of them a session gets.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use speculation::duty::Role;
+use speculation::limits::MAX_DRAFTS;
+use speculation::message::SessionId;
+use speculation::relay::WorkerKey;
+
+use crate::failover::{Expectation, LostTarget, Returns};
+use crate::placement::{PlacementQueue, TargetNeed, Turn};
+
+/// What a worker can hold, from its handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Names everything the text depends on.
+    pub numerics_id: String,
+    /// Tokens a text may have there, prompt included.
+    pub max_context: u32,
+    /// Sessions it serves at one time.
+    pub max_sessions: usize,
+    /// Pages of its cache.
+    pub pages: u32,
+    /// Positions of one page.
+    pub page: u32,
+}
+
+impl Profile {
+    fn pages_of(&self, positions: u32) -> u32 {
+        positions.min(self.max_context).div_ceil(self.page)
+    }
+}
+
+/// The state of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is no stream, for the reason of the last attempt; without one, nothing was tried yet.
+    Connecting(Option<String>),
+    /// The stream broke, and the first attempt to have it back is under way.
+    Lost(String),
+    /// It cannot be used as it is.
+    Refused(String),
+    /// Its stream is up.
+    Ready(Profile),
+    /// Its stream is up, but it takes no new sessions.
+    Draining(Profile),
+}
+
+#[derive(Debug)]
+struct Worker {
+    role: Role,
+    state: State,
+    /// Counts its streams, so that what belongs to an older one is recognised.
+    incarnation: u64,
+    /// Pages that each session needs, of those on the current stream.
+    reservations: BTreeMap<SessionId, u32>,
+}
+
+impl Worker {
+    fn open(&self) -> Option<&Profile> {
+        match &self.state {
+            State::Ready(profile) => Some(profile),
+            State::Connecting(_) | State::Lost(_) | State::Refused(_) | State::Draining(_) => None,
+        }
+    }
+
+    /// Whether there is room for one more session, whose text may take this many positions.
+    fn has_room(&self, profile: &Profile, positions: u32) -> bool {
+        let pages = self.reservations.values().sum::<u32>() + profile.pages_of(positions);
+        self.reservations.len() < profile.max_sessions && pages <= profile.pages
+    }
+
+    /// Whether it may be back in a moment.
+    fn is_about_to_return(&self) -> bool {
+        matches!(self.state, State::Lost(_) | State::Connecting(None))
+    }
+}
+
+/// The right of a session to be opened on a worker. [`Fleet::release`] gives it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a reservation that is not released is lost"]
+pub struct Reservation {
+    /// The session.
+    pub session: SessionId,
+    /// The worker.
+    pub worker: WorkerKey,
+    /// What the worker is.
+    pub role: Role,
+    /// The stream of the worker that it belongs to.
+    pub incarnation: u64,
+}
+
+/// Which workers a session wants besides a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Drafts, at most.
+    pub drafts: usize,
+    /// Qualifiers, at most.
+    pub qualifiers: usize,
+}
+
+impl Wanted {
+    /// What is still wanted by a session that has these already.
+    #[must_use]
+    pub fn besides(self, present: impl Iterator<Item = Role>) -> Wanted {
+        present.fold(self, |left, role| match role {
+            Role::Draft => Wanted {
+                drafts: left.drafts.saturating_sub(1),
+                ..left
+            },
+            Role::Qualifier => Wanted {
+                qualifiers: left.qualifiers.saturating_sub(1),
+                ..left
+            },
+            Role::Target => left,
+        })
+    }
+
+    /// Whether nothing is wanted.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        self.drafts == 0 && self.qualifiers == 0
+    }
+}
+
+/// What a new session needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Need<'a> {
+    /// Workers besides the target.
+    pub wanted: Wanted,
+    /// Only a target of this numerics_id will do.
+    pub numerics: Option<&'a str>,
+    /// When its turn is.
+    pub turn: Turn,
+    /// Tokens of the text so far; the context has to hold one more.
+    pub tokens: u32,
+    /// Positions that the text may take, where the context holds them.
+    pub positions: u32,
+}
+
+/// Why a session has no reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// Every target that would do serves as many sessions as it can, or is kept for an earlier turn.
+    Busy,
+    /// No target is ready.
+    Missing,
+    /// There are targets, but none with the numerics that are needed; these are theirs.
+    OtherNumerics(Vec<String>),
+    /// The longest context of all targets does not hold the text.
+    TooLong {
+        /// That context.
+        context: u32,
+        /// The target that has it.
+        target: WorkerKey,
+    },
+}
+
+/// What has changed for those that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// A reservation has become free, or a worker has come or gone: searches for a target are repeated.
+    pub vacancy: bool,
+    /// A worker has become ready: sessions that want more contributors look again.
+    pub arrival: bool,
+}
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    workers: BTreeMap<WorkerKey, Worker>,
+    /// The requests and sessions that wait for a target.
+    queue: PlacementQueue,
+    changes: Changes,
+}
+
+impl Fleet {
+    /// A worker was configured or discovered.
+    pub fn add_worker(&mut self, key: WorkerKey, role: Role) {
+        let worker = Worker {
+            role,
+            state: State::Connecting(None),
+            incarnation: 0,
+            reservations: BTreeMap::new(),
+        };
+        self.workers.insert(key, worker);
+    }
+
+    /// Its stream is up. Returns the number of that stream.
+    pub fn handle_ready(&mut self, key: WorkerKey, profile: Profile) -> u64 {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return 0;
+        };
+        worker.state = State::Ready(profile);
+        worker.incarnation += 1;
+        worker.reservations.clear();
+        self.changes.vacancy = true;
+        self.changes.arrival = true;
+        worker.incarnation
+    }
+
+    /// Its stream is lost, there is none, or it is refused. Returns whether that is new, so that it is logged once.
+    pub fn handle_down(&mut self, key: WorkerKey, state: State) -> bool {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return false;
+        };
+        let is_new = worker.state != state;
+        worker.state = state;
+        worker.reservations.clear();
+        self.changes.vacancy = true;
+        is_new
+    }
+
+    /// It is shutting down: no new session is given to it, those it has go on.
+    pub fn handle_draining(&mut self, key: WorkerKey, incarnation: u64) {
+        if let Some(worker) = self.workers.get_mut(&key)
+            && worker.incarnation == incarnation
+            && let State::Ready(profile) = &worker.state
+        {
+            worker.state = State::Draining(profile.clone());
+            self.changes.vacancy = true;
+        }
+    }
+
+    /// What has changed since the last time.
+    pub fn poll_changes(&mut self) -> Changes {
+        core::mem::take(&mut self.changes)
+    }
+
+    /// The requests and sessions that wait for a target.
+    pub fn queue(&self) -> &PlacementQueue {
+        &self.queue
+    }
+
+    /// The turn of a request that has just arrived.
+    pub fn request_turn(&mut self, priority: i32) -> Turn {
+        self.queue.request(priority)
+    }
+
+    /// From now on later turns leave it the targets that it could use, until [`Fleet::stop_waiting`].
+    pub fn wait(&mut self, turn: Turn, need: TargetNeed) {
+        self.queue.wait(turn, need);
+    }
+
+    /// It no longer waits.
+    pub fn stop_waiting(&mut self, turn: Turn) {
+        self.changes.vacancy |= self.queue.leave(turn);
+    }
+
+    fn reserve(&mut self, session: SessionId, key: WorkerKey, positions: u32) -> Reservation {
+        let worker = (self.workers.get_mut(&key)).expect("only workers of the fleet are chosen");
+        let pages = worker
+            .open()
+            .map_or(0, |profile| profile.pages_of(positions));
+        worker.reservations.insert(session, pages);
+        Reservation {
+            session,
+            worker: key,
+            role: worker.role,
+            incarnation: worker.incarnation,
+        }
+    }
+
+    /// The session has left the worker. What belonged to an older stream of the worker is gone already.
+    pub fn release(&mut self, reservation: Reservation) {
+        let Reservation {
+            session,
+            worker,
+            incarnation,
+            ..
+        } = reservation;
+        if let Some(worker) = self.workers.get_mut(&worker)
+            && worker.incarnation == incarnation
+            && worker.reservations.remove(&session).is_some()
+        {
+            self.changes.vacancy = true;
+        }
+    }
+
+    /// The workers of a role that take sessions, least loaded first; among equals in the order of their keys.
+    fn open(&self, role: Role) -> Vec<(WorkerKey, &Worker, &Profile)> {
+        let mut open: Vec<_> = (self.workers.iter())
+            .filter(|(_, worker)| worker.role == role)
+            .filter_map(|(&key, worker)| Some((key, worker, worker.open()?)))
+            .collect();
+        open.sort_by_key(|(_, worker, _)| worker.reservations.len());
+        open
+    }
+
+    /// Gives a session its reservations: the target first.
+    ///
+    /// # Errors
+    /// When it gets no target; it has no reservation then.
+    pub fn place(
+        &mut self,
+        session: SessionId,
+        need: &Need<'_>,
+    ) -> Result<Vec<Reservation>, NoPlace> {
+        let targets = self.open(Role::Target);
+        let mut fitting: Vec<_> = (targets.iter())
+            .filter(|(.., profile)| need.numerics.is_none_or(|id| profile.numerics_id == id))
+            .collect();
+        let longest = (fitting.iter()).max_by_key(|(.., profile)| profile.max_context);
+        let too_long = (longest.filter(|(.., profile)| profile.max_context <= need.tokens))
+            .map(|(key, _, profile)| (profile.max_context, *key));
+        fitting.retain(|(.., profile)| profile.max_context > need.tokens);
+        let free = fitting.iter().find(|(key, worker, profile)| {
+            worker.has_room(profile, need.positions)
+                && (self.queue).may_take(need.turn, *key, &profile.numerics_id, profile.max_context)
+        });
+        let (target, context) = match free {
+            Some((key, _, profile)) => (*key, profile.max_context),
+            None if !fitting.is_empty() || self.is_a_target_returning() => {
+                return Err(NoPlace::Busy);
+            }
+            None if targets.is_empty() => return Err(NoPlace::Missing),
+            None => {
+                return Err(match too_long {
+                    Some((context, target)) => NoPlace::TooLong { context, target },
+                    None => NoPlace::OtherNumerics(
+                        (targets.iter())
+                            .map(|(.., profile)| profile.numerics_id.clone())
+                            .collect(),
+                    ),
+                });
+            }
+        };
+        let mut placed = alloc::vec![self.reserve(session, target, need.positions)];
+        let positions = need.positions.min(context);
+        placed.extend(self.place_contributors(session, need.wanted, positions, &[]));
+        Ok(placed)
+    }
+
+    /// Gives a session reservations on drafts and qualifiers, as many as it still wants besides those it has.
+    pub fn place_contributors(
+        &mut self,
+        session: SessionId,
+        wanted: Wanted,
+        positions: u32,
+        present: &[WorkerKey],
+    ) -> Vec<Reservation> {
+        let free = |role, most: usize| {
+            (self.open(role).into_iter())
+                .filter(|(key, worker, profile)| {
+                    profile.max_context >= positions
+                        && worker.has_room(profile, positions)
+                        && !present.contains(key)
+                })
+                .map(|(key, ..)| key)
+                .take(most)
+        };
+        let chosen: Vec<WorkerKey> = free(Role::Qualifier, wanted.qualifiers)
+            .chain(free(Role::Draft, wanted.drafts.min(MAX_DRAFTS)))
+            .collect();
+        (chosen.into_iter())
+            .map(|key| self.reserve(session, key, positions))
+            .collect()
+    }
+
+    /// Gives a session that has lost its target another reservation: on the same worker if it is back, otherwise on
+    /// another of equal numerics, once the lost one does not come back at once. When there is no room it waits, by
+    /// `turn`, which is set then; [`Fleet::stop_waiting`] ends that.
+    pub fn replace_target(
+        &mut self,
+        session: SessionId,
+        lost: LostTarget,
+        numerics: &str,
+        positions: u32,
+        turn: &mut Option<Turn>,
+    ) -> Option<Reservation> {
+        let own_turn = turn.unwrap_or_else(|| self.queue.running());
+        let open = self.open(Role::Target).into_iter();
+        let mut free: Vec<WorkerKey> = open
+            .filter(|(key, worker, profile)| {
+                profile.numerics_id == numerics
+                    && profile.max_context >= positions
+                    && worker.has_room(profile, positions)
+                    && (self.queue).may_take(own_turn, *key, numerics, profile.max_context)
+            })
+            .map(|(key, ..)| key)
+            .collect();
+        if free.is_empty() && turn.is_none() {
+            let refuses = lost.expectation == Expectation::Refuses;
+            let need = TargetNeed {
+                numerics: Some(numerics.to_string()),
+                not: refuses.then_some(lost.worker),
+                context: positions,
+            };
+            self.queue.wait(own_turn, need);
+            *turn = Some(own_turn);
+        }
+        let own = free.iter().position(|&key| key == lost.worker);
+        let own = own.map(|at| free.remove(at));
+        let returns = self.returns(lost.worker);
+        let chosen = (lost.expectation).choose(own, free.first().copied(), returns)?;
+        Some(self.reserve(session, chosen, positions))
+    }
+
+    /// Whether a lost worker may be back in a moment.
+    pub fn returns(&self, key: WorkerKey) -> Returns {
+        let is_soon = (self.workers.get(&key)).is_some_and(Worker::is_about_to_return);
+        if is_soon {
+            Returns::Soon
+        } else {
+            Returns::Unknown
+        }
+    }
+
+    fn is_a_target_returning(&self) -> bool {
+        (self.workers.values())
+            .any(|worker| worker.role == Role::Target && worker.is_about_to_return())
+    }
+
+    /// The state of a worker.
+    pub fn state(&self, key: WorkerKey) -> Option<&State> {
+        self.workers.get(&key).map(|worker| &worker.state)
+    }
+
+    /// Sessions that have a reservation on a worker.
+    pub fn sessions(&self, key: WorkerKey) -> usize {
+        (self.workers.get(&key)).map_or(0, |worker| worker.reservations.len())
+    }
+
+    /// All reservations, for checks that none is left behind.
+    pub fn reserved(&self) -> impl Iterator<Item = (WorkerKey, SessionId)> {
+        (self.workers.iter()).flat_map(|(&key, worker)| {
+            (worker.reservations.keys()).map(move |&session| (key, session))
+        })
+    }
+
+    /// Targets that are ready or draining.
+    pub fn targets_up(&self) -> usize {
+        (self.workers.values())
+            .filter(|worker| worker.role == Role::Target)
+            .filter(|worker| matches!(worker.state, State::Ready(_) | State::Draining(_)))
+            .count()
+    }
+
+    /// What each target is doing instead of being ready; `name` gives the name of a worker.
+    pub fn missing_targets(&self, name: impl Fn(WorkerKey) -> String) -> String {
+        let each: Vec<String> = (self.workers.iter())
+            .filter(|(_, worker)| worker.role == Role::Target)
+            .map(|(&key, worker)| {
+                let name = name(key);
+                match &worker.state {
+                    State::Connecting(Some(reason)) => {
+                        format!("{name} is not connected ({reason})")
+                    }
+                    State::Connecting(None) => format!("{name} is being connected"),
+                    State::Lost(reason) => format!("{name} was just lost ({reason})"),
+                    State::Refused(reason) => format!("{name} is refused: {reason}"),
+                    State::Draining(_) => format!("{name} is shutting down"),
+                    State::Ready(_) => format!("{name} is ready"),
+                }
+            })
+            .collect();
+        each.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    const TARGET: WorkerKey = WorkerKey(0);
+    const OTHER: WorkerKey = WorkerKey(1);
+    const DRAFT: WorkerKey = WorkerKey(2);
+
+    fn profile() -> Profile {
+        Profile {
+            numerics_id: "a".into(),
+            max_context: 8,
+            max_sessions: 2,
+            pages: 3,
+            page: 4,
+        }
+    }
+
+    fn fleet() -> Fleet {
+        let mut fleet = Fleet::default();
+        for (key, role) in [
+            (TARGET, Role::Target),
+            (OTHER, Role::Target),
+            (DRAFT, Role::Draft),
+        ] {
+            fleet.add_worker(key, role);
+        }
+        fleet
+    }
+
+    fn need(fleet: &mut Fleet) -> Need<'static> {
+        Need {
+            wanted: Wanted {
+                drafts: 1,
+                qualifiers: 1,
+            },
+            numerics: None,
+            turn: fleet.request_turn(0),
+            tokens: 2,
+            positions: 5,
+        }
+    }
+
+    fn place(fleet: &mut Fleet, session: u64) -> Result<Vec<Reservation>, NoPlace> {
+        let need = need(fleet);
+        fleet.place(SessionId(session), &need)
+    }
+
+    #[test]
+    fn pages_are_counted_and_given_back() {
+        let mut fleet = fleet();
+        fleet.handle_ready(TARGET, profile());
+        fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+        let first = place(&mut fleet, 1).unwrap();
+        assert_eq!(first.len(), 1, "there is no draft");
+        assert_eq!(
+            place(&mut fleet, 2),
+            Err(NoPlace::Busy),
+            "two pages of three are taken"
+        );
+        fleet.poll_changes();
+        fleet.release(first[0]);
+        fleet.release(first[0]);
+        assert!(fleet.poll_changes().vacancy);
+        assert!(place(&mut fleet, 2).is_ok());
+    }
+
+    #[test]
+    fn what_belonged_to_an_older_stream_frees_nothing_of_the_new_one() {
+        let mut fleet = fleet();
+        fleet.handle_ready(TARGET, profile());
+        let old = place(&mut fleet, 1).unwrap()[0];
+        fleet.handle_down(TARGET, State::Lost("broke".into()));
+        assert_eq!(fleet.reserved().count(), 0);
+        fleet.handle_ready(TARGET, profile());
+        let new = place(&mut fleet, 1).unwrap()[0];
+        fleet.release(old);
+        assert_eq!(fleet.sessions(TARGET), 1);
+        fleet.release(new);
+        assert_eq!(fleet.sessions(TARGET), 0);
+    }
+
+    #[test]
+    fn a_free_target_is_kept_for_who_waited_first() {
+        let mut fleet = fleet();
+        fleet.handle_ready(TARGET, profile());
+        fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+        let first = place(&mut fleet, 1).unwrap();
+        let waits = need(&mut fleet);
+        assert_eq!(fleet.place(SessionId(2), &waits), Err(NoPlace::Busy));
+        fleet.wait(waits.turn, TargetNeed::default());
+        fleet.release(first[0]);
+        assert_eq!(
+            place(&mut fleet, 3),
+            Err(NoPlace::Busy),
+            "its turn is later"
+        );
+        assert!(fleet.place(SessionId(2), &waits).is_ok());
+    }
+
+    #[test]
+    fn a_lost_target_is_waited_for_then_another_of_equal_numerics_will_do() {
+        let mut fleet = fleet();
+        fleet.handle_ready(TARGET, profile());
+        let reserved = place(&mut fleet, 1).unwrap()[0];
+        assert_eq!(reserved.worker, TARGET);
+        fleet.handle_ready(OTHER, profile());
+        fleet.handle_down(TARGET, State::Lost("broke".into()));
+        let lost = |expectation| LostTarget {
+            worker: TARGET,
+            expectation,
+        };
+        let mut turn = None;
+        let mut replace = |fleet: &mut Fleet, expectation, numerics| {
+            fleet.replace_target(SessionId(1), lost(expectation), numerics, 5, &mut turn)
+        };
+        assert_eq!(replace(&mut fleet, Expectation::Returns, "a"), None);
+        assert_eq!(replace(&mut fleet, Expectation::Gone, "b"), None);
+        let found = replace(&mut fleet, Expectation::Gone, "a").unwrap();
+        assert_eq!(found.worker, OTHER);
+        assert!(
+            turn.is_some() && fleet.queue().len() == 1,
+            "it waited for numerics b"
+        );
+    }
+
+    #[test]
+    fn why_there_is_no_place_is_told_apart() {
+        let mut fleet = fleet();
+        assert_eq!(
+            place(&mut fleet, 1),
+            Err(NoPlace::Busy),
+            "both are being connected"
+        );
+        for key in [TARGET, OTHER] {
+            fleet.handle_down(key, State::Refused("old".into()));
+        }
+        assert_eq!(place(&mut fleet, 1), Err(NoPlace::Missing));
+        let each = fleet.missing_targets(|key| format!("w{}", key.0));
+        assert_eq!(each, "w0 is refused: old; w1 is refused: old");
+        fleet.handle_ready(TARGET, profile());
+        let long = Need {
+            tokens: 8,
+            ..need(&mut fleet)
+        };
+        let too_long = NoPlace::TooLong {
+            context: 8,
+            target: TARGET,
+        };
+        assert_eq!(fleet.place(SessionId(1), &long), Err(too_long));
+        let other = Need {
+            numerics: Some("b"),
+            ..need(&mut fleet)
+        };
+        let numerics = NoPlace::OtherNumerics(alloc::vec!["a".to_string()]);
+        assert_eq!(fleet.place(SessionId(1), &other), Err(numerics));
+        fleet.handle_draining(TARGET, 1);
+        assert_eq!(place(&mut fleet, 1), Err(NoPlace::Missing));
+        assert_eq!(fleet.targets_up(), 1);
+    }
+}

@@ -1,0 +1,465 @@
+//! A worker's host of sessions: everything a worker decides that is not arithmetic. Its owner has a model, streams and a
+//! clock.
+//!
+//! The loop: pass what has arrived to the host (`handle_*`), let it plan the next step ([`Host::poll_batch`]), compute
+//! that, pass the answers back ([`Host::handle_answers`]), and let it fill the slots with what is new
+//! ([`Host::report`]). `X` is what the owner keeps for a session, `L` the slots of a stream.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use decode::{Answer, CacheOp, StepPlan};
+use speculation::Time;
+use speculation::learned::Learned;
+use speculation::message::{
+    Activity, Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, SessionId, SessionSpec,
+    StreamName, Term,
+};
+use speculation::replica::Poll;
+use speculation::session::{Capacity, Session, SessionError};
+use speculation::strategy::Registry;
+
+use crate::activity::{Account, Status};
+use crate::ownership::{Ownership, reusable};
+use crate::table::{Refusal, SessionTable, Slots};
+
+/// What a worker can do at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of one session.
+    pub capacity: Capacity,
+    /// Rows of one step, all sessions together; longer prompts are computed in chunks.
+    pub rows: usize,
+}
+
+/// A session as its worker holds it.
+#[derive(Debug)]
+struct Hosted<X> {
+    session: Session,
+    /// Positions reserved in the model's cache.
+    max_len: u32,
+    account: Account,
+    own: X,
+}
+
+/// One session's part of a step.
+#[derive(Debug)]
+pub struct Part {
+    /// The session.
+    pub session: SessionId,
+    /// What to compute.
+    pub plan: StepPlan,
+}
+
+/// The next step, and what has to be done before it.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What the caches of sessions have to do first, also of sessions that have no part in the step.
+    pub cache_ops: Vec<(SessionId, Vec<CacheOp>)>,
+    /// Everything that is computed together; empty when there is nothing to do.
+    pub parts: Vec<Part>,
+    /// When to ask again although nothing has arrived.
+    pub wake: Option<Time>,
+}
+
+impl Batch {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.plan.len()).sum()
+    }
+}
+
+/// Which parts of a step that is being computed are of no use any more.
+#[derive(Clone, Debug)]
+pub struct Usefulness {
+    useless: Vec<bool>,
+}
+
+impl Usefulness {
+    /// All parts of this batch are of use.
+    pub fn of(batch: &Batch) -> Self {
+        Usefulness {
+            useless: alloc::vec![false; batch.parts.len()],
+        }
+    }
+
+    /// Whether no part is.
+    pub fn is_gone(&self) -> bool {
+        self.useless.iter().all(|&useless| useless)
+    }
+
+    fn mark(&mut self, batch: &Batch, session: SessionId) {
+        let parts = batch.parts.iter().zip(&mut self.useless);
+        for (_, useless) in parts.filter(|(part, _)| part.session == session) {
+            *useless = true;
+        }
+    }
+}
+
+/// A session that is about to be opened: [`Host::hold`] opens it. If it is dropped instead, nothing was opened.
+#[derive(Debug)]
+#[must_use = "the session is held by `Host::hold`"]
+pub struct Opening<X> {
+    owned: Ownership,
+    /// The session that it takes the place of, which is over.
+    pub before: Option<Before<X>>,
+}
+
+/// What is left of a session that was opened anew.
+#[derive(Debug)]
+pub struct Before<X> {
+    /// What the owner kept for it.
+    pub own: X,
+    /// What its cache has to do first.
+    pub cache_ops: Vec<CacheOp>,
+    /// How many positions of its cache are of use to the new session; `None`: its cache is of another size.
+    pub reusable: Option<u32>,
+    /// Its totals.
+    pub totals: Activity,
+}
+
+/// A session that is over; its owner frees what it had.
+#[derive(Debug)]
+pub struct Released<X> {
+    /// Which one.
+    pub session: SessionId,
+    /// What the owner kept for it.
+    pub own: X,
+    /// Its totals.
+    pub totals: Activity,
+    /// Why it is over.
+    pub why: Why,
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its coordinator has closed it.
+    Closed,
+    /// Its coordinator has not come back in time.
+    Expired,
+    /// It cannot be served any more, which is reported to its coordinator.
+    Fault(String),
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its rows were computed and used.
+    Done,
+    /// A commit had made it useless.
+    Abandoned,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Host<L, X> {
+    table: SessionTable<L, Hosted<X>>,
+    learned: Learned,
+    registry: Registry,
+    limits: Limits,
+}
+
+impl<L: Slots, X> Host<L, X> {
+    /// A host without sessions. No step takes less than `pace`.
+    pub fn new(limits: Limits, registry: Registry, pace: Time) -> Self {
+        Host {
+            table: SessionTable::default(),
+            learned: Learned::new(pace),
+            registry,
+            limits,
+        }
+    }
+
+    /// A stream is up; the owner gives it a number that it never uses again.
+    pub fn handle_stream(&mut self, stream: u64, name: StreamName, slots: L) {
+        self.table.handle_stream(stream, name, slots);
+    }
+
+    /// A stream is lost. Its sessions rest until their coordinator takes them back or their lease ends.
+    pub fn handle_stream_lost(&mut self, now: Time, stream: u64) {
+        for hosted in self.table.handle_lost(stream, now) {
+            hosted.account.rest();
+        }
+    }
+
+    /// A coordinator opens a session.
+    ///
+    /// # Errors
+    /// When the call is not to be carried out; nothing has changed then.
+    pub fn handle_open(
+        &mut self,
+        now: Time,
+        name: StreamName,
+        spec: &SessionSpec,
+    ) -> Result<Opening<X>, Refusal> {
+        let (owned, before) = self.table.handle_open(name, spec.session, spec.term)?;
+        let before = before.map(|mut hosted| {
+            let cache_ops = hosted.session.poll_cache_ops();
+            let is_same_size = hosted.max_len == spec.stopping.max_len;
+            let same = reusable(hosted.session.cached_text(), spec);
+            Before {
+                cache_ops,
+                reusable: is_same_size.then_some(same as u32),
+                totals: hosted.account.read(now),
+                own: hosted.own,
+            }
+        });
+        Ok(Opening { owned, before })
+    }
+
+    /// Opens a session whose cache holds the first `cached` tokens of its text.
+    ///
+    /// # Errors
+    /// When this worker cannot serve it; it is not held then.
+    pub fn hold(
+        &mut self,
+        now: Time,
+        opening: Opening<X>,
+        spec: &SessionSpec,
+        cached: u32,
+        own: X,
+    ) -> Result<(), (SessionError, X)> {
+        let session = Session::new(now, spec, &self.registry, self.limits.capacity, cached);
+        match session {
+            Ok(session) => {
+                let hosted = Hosted {
+                    session,
+                    max_len: spec.stopping.max_len,
+                    account: Account::new(now),
+                    own,
+                };
+                self.table.hold(spec.session, opening.owned, hosted);
+                Ok(())
+            }
+            Err(error) => Err((error, own)),
+        }
+    }
+
+    /// A frame from a coordinator has arrived on a stream. Returns the sessions that end with it.
+    pub fn handle_frame(
+        &mut self,
+        now: Time,
+        stream: u64,
+        frame: CoordinatorFrame,
+    ) -> Vec<Released<X>> {
+        let mut released = Vec::new();
+        for update in frame.updates {
+            let Addressed {
+                session,
+                term,
+                message,
+            } = update;
+            let Some(hosted) = self.table.hears(stream, session, term) else {
+                continue;
+            };
+            let taken = (hosted.session).handle_update(now, &message, &mut self.learned);
+            if let Err(error) = taken {
+                released.extend(self.fault(now, session, error.to_string()));
+            }
+        }
+        for (session, term) in frame.closed {
+            let closed = self.table.handle_close(stream, session, term);
+            released.extend(closed.map(|hosted| over(now, session, hosted, Why::Closed)));
+        }
+        released
+    }
+
+    /// Closes a session whose open call was given up by its caller.
+    pub fn close(&mut self, now: Time, session: SessionId) -> Option<Released<X>> {
+        let hosted = self.table.remove(session)?;
+        Some(over(now, session, hosted, Why::Closed))
+    }
+
+    /// Gives up a session, and reports that to its coordinator.
+    pub fn fault(&mut self, now: Time, session: SessionId, why: String) -> Option<Released<X>> {
+        let hosted = self.table.give_up(session, &why)?;
+        Some(over(now, session, hosted, Why::Fault(why)))
+    }
+
+    /// A session whose coordinator has not come back in time.
+    pub fn poll_expired(&mut self, now: Time) -> Option<Released<X>> {
+        let (session, hosted) = self.table.poll_expired(now)?;
+        Some(over(now, session, hosted, Why::Expired))
+    }
+
+    /// Plans the next step: what every session needs of it, in turn, within the rows of a step.
+    pub fn poll_batch(&mut self, now: Time) -> Batch {
+        let mut batch = Batch {
+            wake: self.table.wake(),
+            ..Batch::default()
+        };
+        let mut room = self.limits.rows;
+        for id in self.table.in_turn() {
+            let Some(hosted) = self.table.get_mut(id) else {
+                continue;
+            };
+            let held = hosted.session.rows_held();
+            let vacant = usize::from(self.limits.capacity.rows).saturating_sub(held);
+            let space = room.min(vacant);
+            let poll = if space == 0 {
+                Poll::Parked
+            } else {
+                (hosted.session).poll_step(now, space, &mut self.learned)
+            };
+            let ops = hosted.session.poll_cache_ops();
+            if !ops.is_empty() {
+                batch.cache_ops.push((id, ops));
+            }
+            match poll {
+                Poll::Step(plan) => {
+                    hosted.account.set(Status::Working);
+                    // A plan beyond the room would be a bug; the backend refuses it, and only its session ends.
+                    room = room.saturating_sub(plan.len());
+                    batch.parts.push(Part { session: id, plan });
+                }
+                Poll::Wait(until) => {
+                    hosted.account.set(Status::Waiting);
+                    batch.wake = batch.wake.into_iter().chain(until).min();
+                }
+                Poll::Parked => hosted.account.set(Status::Parked),
+                Poll::Done => hosted.account.finish(now),
+            }
+        }
+        if let Some(first) = batch.parts.first() {
+            self.table.pass_turn(first.session);
+        }
+        batch
+    }
+
+    /// Looks at a frame that arrives while a step is being computed: parts of the step may have become useless. The
+    /// frame itself is handled after the step.
+    pub fn judge(&self, batch: &Batch, frame: &CoordinatorFrame, useful: &mut Usefulness) {
+        for update in &frame.updates {
+            if self.makes_useless(batch, update) {
+                useful.mark(batch, update.session);
+            }
+        }
+        for &(session, _) in &frame.closed {
+            useful.mark(batch, session);
+        }
+    }
+
+    fn makes_useless(&self, batch: &Batch, update: &Addressed<ReplicaUpdate>) -> bool {
+        let part = (batch.parts.iter()).find(|part| part.session == update.session);
+        let (Some(part), Some(hosted)) = (part, self.table.get(update.session)) else {
+            return false;
+        };
+        self.table.term(update.session) == Some(update.term)
+            && (hosted.session).is_obsolete(&part.plan, &update.message)
+    }
+
+    /// A step was computed: one list of answers for each part, in the order of [`StepPlan::asked`]. It was computed in
+    /// `computed`, and lasts for `took`, pace included.
+    pub fn handle_answers(
+        &mut self,
+        now: Time,
+        batch: &Batch,
+        answers: &[Vec<Answer>],
+        computed: Time,
+        took: Time,
+    ) {
+        for (part, answers) in batch.parts.iter().zip(answers) {
+            if let Some(hosted) = self.table.get_mut(part.session) {
+                (hosted.session).handle_step(now, took, &part.plan, answers, &mut self.learned);
+            }
+        }
+        self.learned.cost.observe(batch.rows(), computed);
+    }
+
+    /// A step has ended after `took`; the time is charged to the sessions that had a part in it.
+    pub fn handle_ended(&mut self, batch: &Batch, took: Time, outcome: Outcome) {
+        for part in &batch.parts {
+            if let Some(hosted) = self.table.get_mut(part.session) {
+                match outcome {
+                    Outcome::Done => hosted.account.stepped(part.plan.len(), took),
+                    Outcome::Abandoned => hosted.account.abandoned(took),
+                }
+            }
+        }
+    }
+
+    /// The worker had nothing to compute for this long; the time is charged to the sessions that were waiting. Returns
+    /// what they were doing.
+    pub fn handle_idle(&mut self, time: Time) -> impl Iterator<Item = Status> + '_ {
+        // Before anything is returned: all sessions are charged, however few entries the caller reads.
+        for hosted in self.table.iter_mut() {
+            hosted.account.idled(time);
+        }
+        (self.table.iter()).map(|(_, hosted)| hosted.account.status())
+    }
+
+    /// Fills every vacant slot whose session has something new.
+    pub fn report(&mut self, now: Time) {
+        (self.table).on_streams(|id, term, slots, hosted| {
+            if !slots.is_vacant(id) {
+                return;
+            }
+            let activity = hosted.account.read(now);
+            if let Some(report) = hosted.session.poll_report(activity) {
+                slots.put(id, term, FromWorker::Report(report));
+            }
+        });
+    }
+
+    /// What the owner keeps for a session, with its committed text and how much of that is the prompt.
+    pub fn get_mut(&mut self, session: SessionId) -> Option<(&mut X, &[u32], u32)> {
+        let hosted = self.table.get_mut(session)?;
+        let prompt_len = hosted.session.prompt_len();
+        Some((&mut hosted.own, hosted.session.text(), prompt_len))
+    }
+
+    /// What the owner keeps for a session.
+    pub fn own(&self, session: SessionId) -> Option<&X> {
+        self.table.get(session).map(|hosted| &hosted.own)
+    }
+
+    /// What the owner keeps for each session.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &X)> {
+        (self.table.iter()).map(|(id, hosted)| (id, &hosted.own))
+    }
+
+    /// The term that a session was opened under.
+    pub fn term(&self, session: SessionId) -> Option<Term> {
+        self.table.term(session)
+    }
+
+    /// The state machine of a session.
+    pub fn session(&self, session: SessionId) -> Option<&Session> {
+        self.table.get(session).map(|hosted| &hosted.session)
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is no session.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The slots of a stream.
+    pub fn slots_of(&mut self, stream: u64) -> Option<&mut L> {
+        self.table.slots_of(stream)
+    }
+
+    /// The slots of every stream.
+    pub fn slots(&self) -> impl Iterator<Item = &L> {
+        self.table.slots()
+    }
+
+    /// The newest stream of a coordinator.
+    pub fn newest_stream(&self, coordinator: u64) -> Option<u64> {
+        self.table.newest(coordinator)
+    }
+}
+
+fn over<X>(now: Time, session: SessionId, hosted: Hosted<X>, why: Why) -> Released<X> {
+    Released {
+        session,
+        totals: hosted.account.read(now),
+        own: hosted.own,
+        why,
+    }
+}

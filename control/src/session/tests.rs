@@ -1,0 +1,447 @@
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use alloc::vec;
+
+use speculation::message::{Margin, Report, SessionId, Stopping};
+use speculation::relay::RelayConfig;
+use speculation::strategy::{Registry, Settings};
+
+use super::*;
+use crate::failover::RETURN_PATIENCE;
+
+const TARGET: WorkerKey = WorkerKey(0);
+const OTHER: WorkerKey = WorkerKey(1);
+const DRAFT: WorkerKey = WorkerKey(2);
+const PATIENCE: Time = Time::from_secs(10);
+const PROMPT: [u32; 3] = [1, 2, 3];
+const START: Time = Time::from_secs(100);
+
+fn machine(strategy: &str) -> SessionMachine {
+    let relay = Relay::new(RelayConfig {
+        session: SessionId(7),
+        text: PROMPT.to_vec(),
+        stopping: Stopping {
+            prompt_len: 3,
+            max_len: 5000,
+            max_len_is_context: false,
+            stop_ids: Vec::new(),
+        },
+        scoring: speculation::message::Scoring::default(),
+        strategy: Registry::default()
+            .choose(&Settings::new(strategy))
+            .unwrap(),
+        vocab: 50,
+    });
+    let wanted = Wanted {
+        drafts: 2,
+        qualifiers: 1,
+    };
+    SessionMachine::new(relay, wanted, PROMPT.len(), PATIENCE)
+}
+
+/// Everything that the machine wants done now.
+fn poll(machine: &mut SessionMachine, now: Time) -> Vec<Action> {
+    let mut actions = Vec::new();
+    while let Some(action) = machine.poll(now) {
+        actions.push(action);
+        assert!(actions.len() < 100, "it never comes to rest: {actions:?}");
+    }
+    actions
+}
+
+/// Reserves a worker, and gives the term of its open call.
+fn open(machine: &mut SessionMachine, key: WorkerKey, role: Role) -> Term {
+    machine.handle_reserved(key, role);
+    let actions = poll(machine, START);
+    match &actions[..] {
+        [Action::Open(opened, spec)] if *opened == key => spec.term,
+        _ => panic!("{actions:?}"),
+    }
+}
+
+/// A session with a target that serves it.
+fn served() -> (SessionMachine, Term) {
+    let mut machine = machine("auto");
+    let term = open(&mut machine, TARGET, Role::Target);
+    assert_eq!(machine.handle_opened(TARGET, term), Opened::Noted);
+    let actions = poll(&mut machine, START);
+    assert_eq!(actions, [Action::Served(TARGET, Role::Target)]);
+    assert_eq!(machine.target(), Some(TARGET));
+    (machine, term)
+}
+
+/// The target has picked these behind the text so far.
+fn picked(machine: &mut SessionMachine, term: Term, picks: &[u32]) {
+    let report = Report {
+        base_len: machine.relay().text().len() as u32,
+        picks: picks.to_vec(),
+        margins: vec![Margin(10); picks.len()],
+        ..Report::default()
+    };
+    machine.handle_message(START, TARGET, term, FromWorker::Report(report));
+}
+
+fn deliver(tokens: &[u32]) -> Action {
+    Action::Deliver(Box::new(Fresh {
+        tokens: tokens.to_vec(),
+        scores: None,
+        prompt: None,
+    }))
+}
+
+/// The committed tokens of an update for this worker.
+fn told(action: &Action, key: WorkerKey) -> &[u32] {
+    match action {
+        Action::Tell(to, _, update) if *to == key => &update.commit,
+        other => panic!("{other:?} instead of an update"),
+    }
+}
+
+fn find(worker: WorkerKey, expectation: Expectation) -> Action {
+    Action::FindTarget(LostTarget {
+        worker,
+        expectation,
+    })
+}
+
+fn loss(expectation: Expectation, tokens: usize, reason: &str) -> TargetLoss {
+    TargetLoss {
+        worker: TARGET,
+        tokens,
+        expectation,
+        reason: reason.into(),
+    }
+}
+
+fn refused(kind: RefusedKind) -> Parting {
+    Parting::Refused(Refused {
+        kind,
+        message: "no".into(),
+    })
+}
+
+#[test]
+fn a_lost_target_is_looked_for_at_once_at_vacancies_and_when_more_is_known_and_then_given_up() {
+    let (mut machine, term) = served();
+    assert!(!machine.is_seeking());
+    machine.handle_lost(START, TARGET, "broke".into());
+    let lost = loss(Expectation::Returns, 0, "broke");
+    assert_eq!(
+        poll(&mut machine, START),
+        [
+            Action::Leave(TARGET, term),
+            Action::TargetLost(lost.clone()),
+            find(TARGET, Expectation::Returns),
+        ]
+    );
+    assert!(machine.is_seeking() && machine.target().is_none());
+    assert!(poll(&mut machine, START).is_empty(), "it asks once");
+    machine.handle_vacancy();
+    assert_eq!(
+        poll(&mut machine, START),
+        [find(TARGET, Expectation::Returns)]
+    );
+    let later = machine.wake(START).unwrap();
+    assert_eq!(later, START + RETURN_PATIENCE);
+    assert_eq!(poll(&mut machine, later), [find(TARGET, Expectation::Gone)]);
+    let last = machine.wake(later).unwrap();
+    assert_eq!(last, START + PATIENCE);
+    let gone = poll(&mut machine, last);
+    assert_eq!(
+        gone.last(),
+        Some(&Action::End(Ended::Abandoned(lost))),
+        "{gone:?}"
+    );
+    machine.handle_vacancy();
+    assert!(poll(&mut machine, last).is_empty(), "it has ended");
+}
+
+#[test]
+fn another_target_takes_over_with_the_text_so_far_and_a_later_loss_is_looked_for_anew() {
+    let (mut machine, term) = served();
+    picked(&mut machine, term, &[4, 5]);
+    poll(&mut machine, START);
+    machine.handle_lost(START, TARGET, "broke".into());
+    poll(&mut machine, START);
+    machine.handle_reserved(OTHER, Role::Target);
+    let actions = poll(&mut machine, START);
+    let [Action::Open(OTHER, spec)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(spec.text, [1, 2, 3, 4, 5]);
+    assert!(spec.term > term);
+    assert!(!machine.is_seeking() && machine.wake(START).is_none());
+    let late = START + PATIENCE;
+    assert!(poll(&mut machine, late).is_empty(), "its open call runs");
+    assert_eq!(machine.handle_opened(OTHER, spec.term), Opened::Noted);
+    assert_eq!(
+        poll(&mut machine, late),
+        [Action::Served(OTHER, Role::Target)]
+    );
+    machine.handle_lost(late, OTHER, "broke".into());
+    poll(&mut machine, late);
+    assert_eq!(machine.wake(late), Some(late + RETURN_PATIENCE));
+}
+
+#[test]
+fn the_third_target_lost_without_a_new_token_ends_the_session() {
+    let (mut machine, mut term) = served();
+    picked(&mut machine, term, &[4]);
+    poll(&mut machine, START);
+    for lost in 1..=3 {
+        machine.handle_lost(START, TARGET, "died".into());
+        let actions = poll(&mut machine, START);
+        if lost == 3 {
+            let loss = loss(Expectation::Returns, 1, "died");
+            let end = Action::End(Ended::Fruitless(3, loss));
+            assert_eq!(actions, [Action::Leave(TARGET, term), end]);
+        } else {
+            assert_eq!(actions.last(), Some(&find(TARGET, Expectation::Returns)));
+            term = open(&mut machine, TARGET, Role::Target);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_no_target_would_take_ends_at_once() {
+    let mut machine = machine("auto");
+    let term = open(&mut machine, TARGET, Role::Target);
+    machine.handle_refused(START, TARGET, term, refused(RefusedKind::Invalid));
+    assert_eq!(
+        poll(&mut machine, START),
+        [
+            Action::Leave(TARGET, term),
+            Action::End(Ended::Invalid(TARGET, "no".into())),
+        ]
+    );
+}
+
+#[test]
+fn a_target_without_room_is_asked_again_and_costs_no_attempt() {
+    let mut machine = machine("auto");
+    for _ in 0..5 {
+        let term = open(&mut machine, TARGET, Role::Target);
+        machine.handle_refused(START, TARGET, term, refused(RefusedKind::Full));
+        let actions = poll(&mut machine, START);
+        assert_eq!(actions.last(), Some(&find(TARGET, Expectation::Full)));
+    }
+    let actions = poll(&mut machine, START + PATIENCE);
+    let full = loss(Expectation::Full, 0, "no");
+    assert_eq!(actions, [Action::End(Ended::Abandoned(full))]);
+}
+
+#[test]
+fn what_is_expected_of_a_target_follows_from_how_it_was_lost() {
+    for (why, expectation) in [
+        (Parting::Lost("x".into()), Expectation::Returns),
+        (Parting::Broken("x".into()), Expectation::Gone),
+        (refused(RefusedKind::Stopping), Expectation::Stops),
+        (refused(RefusedKind::Other), Expectation::Refuses),
+    ] {
+        let mut machine = machine("auto");
+        let term = open(&mut machine, TARGET, Role::Target);
+        machine.handle_refused(START, TARGET, term, why.clone());
+        let actions = poll(&mut machine, START);
+        assert_eq!(actions.last(), Some(&find(TARGET, expectation)), "{why:?}");
+    }
+}
+
+#[test]
+fn a_lost_contributor_is_bypassed_and_replaced_when_workers_arrive() {
+    let (mut machine, term) = served();
+    let draft_term = open(&mut machine, DRAFT, Role::Draft);
+    assert_eq!(machine.handle_opened(DRAFT, draft_term), Opened::Noted);
+    let actions = poll(&mut machine, START);
+    assert_eq!(actions[0], Action::Served(DRAFT, Role::Draft));
+    assert_eq!(told(&actions[1], DRAFT), [0; 0], "its part of the frontier");
+    machine.handle_arrivals();
+    let wanted = Wanted {
+        drafts: 1,
+        qualifiers: 1,
+    };
+    assert_eq!(
+        poll(&mut machine, START)[0],
+        Action::FindContributors(wanted)
+    );
+    // Only a target picks.
+    let picks = Report {
+        base_len: 3,
+        picks: vec![4],
+        margins: vec![Margin(0)],
+        ..Report::default()
+    };
+    machine.handle_message(START, DRAFT, draft_term, FromWorker::Report(picks));
+    let actions = poll(&mut machine, START);
+    let [
+        Action::Leave(DRAFT, left),
+        Action::Bypassed(DRAFT, Role::Draft, Parting::Broken(_)),
+    ] = &actions[..]
+    else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(*left, draft_term);
+    picked(&mut machine, term, &[4]);
+    let actions = poll(&mut machine, START);
+    assert_eq!(actions[0], deliver(&[4]), "the text goes on");
+    machine.handle_arrivals();
+    let wanted = Wanted {
+        drafts: 2,
+        qualifiers: 1,
+    };
+    assert!(poll(&mut machine, START).contains(&Action::FindContributors(wanted)));
+}
+
+#[test]
+fn nothing_is_looked_for_that_the_session_has_already() {
+    let (mut machine, _) = served();
+    for key in 10..12 {
+        open(&mut machine, WorkerKey(key), Role::Draft);
+    }
+    open(&mut machine, WorkerKey(12), Role::Qualifier);
+    machine.handle_arrivals();
+    assert!(poll(&mut machine, START).is_empty());
+    let workers: Vec<u32> = machine.workers().map(|key| key.0).collect();
+    assert_eq!(workers, [0, 10, 11, 12], "the target comes first");
+}
+
+#[test]
+fn a_worker_that_the_strategy_does_not_use_is_left_at_once() {
+    let mut machine = machine("ar");
+    machine.handle_reserved(DRAFT, Role::Draft);
+    assert_eq!(
+        poll(&mut machine, START),
+        [Action::Leave(DRAFT, Term::default())]
+    );
+    assert_eq!(machine.workers().count(), 0);
+}
+
+#[test]
+fn a_filled_slot_is_awaited_only_when_there_is_more_and_then_all_of_it_is_told() {
+    let (mut machine, term) = served();
+    picked(&mut machine, term, &[4]);
+    let actions = poll(&mut machine, START);
+    assert_eq!(actions[0], deliver(&[4]));
+    assert_eq!(told(&actions[1], TARGET), [4]);
+    assert_eq!(actions.len(), 2, "nobody waits for a slot without need");
+    assert_eq!(machine.awaited().count(), 0);
+    picked(&mut machine, term, &[5]);
+    assert_eq!(
+        poll(&mut machine, START),
+        [deliver(&[5]), Action::AwaitTaken(TARGET)]
+    );
+    assert_eq!(machine.awaited().collect::<Vec<_>>(), [TARGET]);
+    picked(&mut machine, term, &[6]);
+    assert_eq!(poll(&mut machine, START), [deliver(&[6])]);
+    machine.handle_taken(TARGET);
+    let actions = poll(&mut machine, START);
+    assert_eq!(told(&actions[0], TARGET), [5, 6]);
+}
+
+#[test]
+fn an_update_that_was_full_is_followed_by_the_rest_when_it_was_taken() {
+    let (mut machine, term) = served();
+    let most = vec![9; MAX_COMMIT];
+    picked(&mut machine, term, &most);
+    let actions = poll(&mut machine, START);
+    assert_eq!(told(&actions[1], TARGET), most);
+    assert_eq!(actions[2], Action::AwaitTaken(TARGET));
+    picked(&mut machine, term, &[4]);
+    assert_eq!(poll(&mut machine, START), [deliver(&[4])]);
+    machine.handle_taken(TARGET);
+    let actions = poll(&mut machine, START);
+    assert_eq!(told(&actions[0], TARGET), [4]);
+    assert_eq!(actions.len(), 1);
+    machine.handle_taken(TARGET);
+    assert!(poll(&mut machine, START).is_empty());
+}
+
+#[test]
+fn the_credit_of_what_the_client_takes_at_once_goes_out_with_the_commit() {
+    let (mut machine, term) = served();
+    picked(&mut machine, term, &[4, 5]);
+    assert_eq!(machine.poll(START), Some(deliver(&[4, 5])));
+    machine.handle_consumed(2);
+    let Some(Action::Tell(TARGET, _, update)) = machine.poll(START) else {
+        panic!("no update");
+    };
+    let credit = speculation::limits::CLIENT_CREDIT;
+    assert_eq!(update.allowed_len, 3 + 2 + credit);
+}
+
+#[test]
+fn a_client_that_is_satisfied_ends_the_session_before_the_texts_own_end() {
+    let (mut machine, term) = served();
+    let report = Report {
+        base_len: 3,
+        picks: vec![4, 5],
+        margins: vec![Margin(0); 2],
+        finish: Some(Finish::Length),
+        ..Report::default()
+    };
+    machine.handle_message(START, TARGET, term, FromWorker::Report(report));
+    assert_eq!(machine.poll(START), Some(deliver(&[4, 5])));
+    machine.handle_satisfied();
+    assert_eq!(
+        poll(&mut machine, START),
+        [
+            Action::Leave(TARGET, term),
+            Action::End(Ended::Finished(Finish::Stop)),
+        ]
+    );
+}
+
+#[test]
+fn the_end_of_the_text_leaves_every_worker() {
+    let (mut machine, term) = served();
+    let draft_term = open(&mut machine, DRAFT, Role::Draft);
+    let report = Report {
+        base_len: 3,
+        picks: vec![4],
+        margins: vec![Margin(0)],
+        finish: Some(Finish::Length),
+        ..Report::default()
+    };
+    machine.handle_message(START, TARGET, term, FromWorker::Report(report));
+    assert_eq!(
+        poll(&mut machine, START),
+        [
+            deliver(&[4]),
+            Action::Leave(TARGET, term),
+            Action::Leave(DRAFT, draft_term),
+            Action::End(Ended::Finished(Finish::Length)),
+        ]
+    );
+    picked(&mut machine, term, &[5]);
+    machine.handle_arrivals();
+    assert!(poll(&mut machine, START).is_empty(), "it has ended");
+    assert_eq!(machine.generated(), 1);
+}
+
+#[test]
+fn answers_and_messages_of_an_older_term_change_nothing() {
+    let mut machine = machine("auto");
+    let old = open(&mut machine, TARGET, Role::Target);
+    machine.handle_lost(START, TARGET, "broke".into());
+    poll(&mut machine, START);
+    // The call was carried out behind the loss: the worker holds a session that nobody would close.
+    assert_eq!(machine.handle_opened(TARGET, old), Opened::CloseAgain);
+    let term = open(&mut machine, TARGET, Role::Target);
+    assert_eq!(machine.handle_opened(TARGET, old), Opened::Noted);
+    machine.handle_refused(START, TARGET, old, refused(RefusedKind::Invalid));
+    machine.handle_message(START, TARGET, old, FromWorker::Fault("old".into()));
+    picked(&mut machine, old, &[4]);
+    assert!(poll(&mut machine, START).is_empty());
+    assert_eq!(machine.generated(), 0);
+    assert_eq!(machine.handle_opened(TARGET, term), Opened::Noted);
+    assert_eq!(
+        poll(&mut machine, START),
+        [Action::Served(TARGET, Role::Target)]
+    );
+    machine.handle_message(START, TARGET, term, FromWorker::Fault("full".into()));
+    let actions = poll(&mut machine, START);
+    let lost = loss(Expectation::Returns, 0, "full");
+    assert!(actions.contains(&Action::TargetLost(lost)), "{actions:?}");
+    // The close of the later term may still be to be sent, and one of the older would take its slot.
+    assert_eq!(machine.handle_opened(TARGET, old), Opened::CloseAgain);
+    assert_eq!(machine.closing_term(), term);
+}

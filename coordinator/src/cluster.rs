@@ -1,0 +1,81 @@
+//! What all sessions of a coordinator share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use runtime::Drain;
+use speculation::learned::Calibrations;
+use speculation::message::SessionId;
+use speculation::strategy::Settings;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::metrics::CoordinatorMetrics;
+use crate::registry::Registry;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) registry: Registry,
+    pub(crate) admission: Admission,
+    pub(crate) drain: Drain,
+    /// Cancelled when the grace time of the drain is almost over: sessions end, but say so.
+    pub(crate) cut: CancellationToken,
+    pub(crate) policy: Policy,
+    /// How far each source of guesses can be trusted, learned from all sessions; the last one to end wins.
+    calibrations: Mutex<Calibrations>,
+    /// The next session's number.
+    next: AtomicU64,
+    pub(crate) metrics: Arc<CoordinatorMetrics>,
+    pub(crate) started: Instant,
+}
+
+/// How requests are served, where they do not say so themselves.
+#[derive(Clone, Debug)]
+pub(crate) struct Policy {
+    /// How long a session whose target is lost waits for another.
+    pub(crate) failover_wait: Duration,
+    /// The strategy of a request that names none.
+    pub(crate) strategy: Settings,
+}
+
+impl Cluster {
+    /// `first` is the first session's number: two coordinators of one cluster should not use the same.
+    pub(crate) fn new(
+        registry: Registry,
+        admission: Admission,
+        drain: Drain,
+        policy: Policy,
+        first: u64,
+    ) -> Self {
+        Cluster {
+            registry,
+            admission,
+            drain,
+            cut: CancellationToken::new(),
+            policy,
+            calibrations: Mutex::default(),
+            next: AtomicU64::new(first),
+            metrics: Arc::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// The number of a new session.
+    pub(crate) fn next_session(&self) -> SessionId {
+        SessionId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// What a new session begins with.
+    pub(crate) fn calibrations(&self) -> Calibrations {
+        self.calibrations.lock().clone()
+    }
+
+    /// A session has ended with this.
+    pub(crate) fn learn(&self, calibrations: Calibrations) {
+        *self.calibrations.lock() = calibrations;
+    }
+}

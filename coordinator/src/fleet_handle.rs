@@ -1,0 +1,265 @@
+//! The coordinator's [`Fleet`] behind its one lock, and what follows from each of its changes: whoever waits is notified,
+//! and the process is ready while a target is up.
+
+use std::sync::Arc;
+
+use control::fleet::{Fleet, Reservation};
+use control::placement::{TargetNeed, Turn};
+use parking_lot::Mutex;
+use runtime::{Latch, Readiness};
+
+use crate::change::{Notifier, Watcher};
+
+/// See the module documentation. Shared by the registry, the links to the workers and the sessions. The lock is never
+/// held across an await, and nothing that runs under it takes it again.
+#[derive(Debug)]
+pub(crate) struct FleetHandle {
+    state: Mutex<State>,
+    /// Notified when a reservation becomes free, or a worker comes or goes.
+    vacancies: Notifier,
+    /// Notified when a worker becomes ready.
+    arrivals: Notifier,
+    readiness: Readiness,
+}
+
+#[derive(Debug)]
+struct State {
+    fleet: Fleet,
+    /// Held while no target is up.
+    latch: Option<Latch>,
+}
+
+impl FleetHandle {
+    /// A fleet without workers: the process is not ready.
+    pub(crate) fn new(readiness: Readiness) -> Self {
+        let latch = Some(readiness.latch());
+        FleetHandle {
+            state: Mutex::new(State {
+                fleet: Fleet::default(),
+                latch,
+            }),
+            vacancies: Notifier::default(),
+            arrivals: Notifier::default(),
+            readiness,
+        }
+    }
+
+    /// Looks at the fleet.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
+        look(&self.state.lock().fleet)
+    }
+
+    /// Changes the fleet, and notifies those whom the change concerns.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Fleet) -> T) -> T {
+        let (result, changes) = {
+            let mut state = self.state.lock();
+            let result = change(&mut state.fleet);
+            let changes = state.fleet.poll_changes();
+            // Nothing makes a target come or go without being a vacancy.
+            if changes.vacancy {
+                let is_up = state.fleet.targets_up() > 0;
+                if is_up {
+                    state.latch = None;
+                } else if state.latch.is_none() {
+                    state.latch = Some(self.readiness.latch());
+                }
+            }
+            (result, changes)
+        };
+        if changes.arrival {
+            self.arrivals.notify();
+        }
+        if changes.vacancy {
+            self.vacancies.notify();
+        }
+        result
+    }
+
+    /// Every reason for a request without a target, or a session that has lost its own, to look again.
+    pub(crate) fn vacancies(&self) -> Watcher {
+        self.vacancies.watch()
+    }
+
+    /// Every worker that becomes ready.
+    pub(crate) fn arrivals(&self) -> Watcher {
+        self.arrivals.watch()
+    }
+
+    /// From now on those of later turns leave `turn` what it could use.
+    pub(crate) fn wait(self: &Arc<Self>, turn: Turn, need: TargetNeed) -> Waiting {
+        self.change(|fleet| fleet.wait(turn, need));
+        self.waiting(turn)
+    }
+
+    /// The guard of a turn that waits already.
+    pub(crate) fn waiting(self: &Arc<Self>, turn: Turn) -> Waiting {
+        Waiting {
+            fleet: Arc::clone(self),
+            turn,
+        }
+    }
+}
+
+/// An entry of the placement queue; dropping it leaves the queue.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    fleet: Arc<FleetHandle>,
+    turn: Turn,
+}
+
+impl Waiting {
+    /// When its turn is.
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.fleet.change(|fleet| fleet.stop_waiting(self.turn));
+    }
+}
+
+/// A reservation in the fleet; dropping it gives the reservation back.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    fleet: Arc<FleetHandle>,
+    reservation: Reservation,
+}
+
+impl Reserved {
+    /// Guards a reservation that was just given.
+    pub(crate) fn new(fleet: &Arc<FleetHandle>, reservation: Reservation) -> Self {
+        Reserved {
+            fleet: Arc::clone(fleet),
+            reservation,
+        }
+    }
+
+    /// Which one.
+    pub(crate) fn reservation(&self) -> &Reservation {
+        &self.reservation
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.fleet.change(|fleet| fleet.release(self.reservation));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+    use control::fleet::{Need, NoPlace, Profile, State as Standing, Wanted};
+    use futures::FutureExt;
+    use speculation::duty::Role;
+    use speculation::message::SessionId;
+    use speculation::relay::WorkerKey;
+
+    const DRAFT: WorkerKey = WorkerKey(0);
+    const TARGETS: [WorkerKey; 2] = [WorkerKey(1), WorkerKey(2)];
+
+    fn handle(readiness: &Readiness) -> Arc<FleetHandle> {
+        let handle = FleetHandle::new(readiness.clone());
+        handle.change(|fleet| {
+            fleet.add_worker(DRAFT, Role::Draft);
+            for target in TARGETS {
+                fleet.add_worker(target, Role::Target);
+            }
+        });
+        Arc::new(handle)
+    }
+
+    fn up(handle: &FleetHandle, key: WorkerKey) {
+        let profile = Profile {
+            numerics_id: "a".to_owned(),
+            max_context: 8,
+            max_sessions: 1,
+            pages: 2,
+            page: 4,
+        };
+        handle.change(|fleet| fleet.handle_ready(key, profile));
+    }
+
+    fn down(handle: &FleetHandle, key: WorkerKey) {
+        let state = Standing::Connecting(Some("gone".to_owned()));
+        handle.change(|fleet| fleet.handle_down(key, state));
+    }
+
+    fn place(handle: &Arc<FleetHandle>, session: u64) -> Result<Vec<Reserved>, NoPlace> {
+        let given = handle.change(|fleet| {
+            let need = Need {
+                wanted: Wanted {
+                    drafts: 1,
+                    qualifiers: 0,
+                },
+                numerics: None,
+                turn: fleet.request_turn(0),
+                tokens: 2,
+                positions: 8,
+            };
+            fleet.place(SessionId(session), &need)
+        })?;
+        Ok((given.into_iter())
+            .map(|reservation| Reserved::new(handle, reservation))
+            .collect())
+    }
+
+    #[test]
+    fn the_process_is_ready_while_a_target_is_up_however_often_that_changes() {
+        let readiness = Readiness::new();
+        let handle = handle(&readiness);
+        up(&handle, DRAFT);
+        assert!(!readiness.is_ready(), "a draft is no target");
+        up(&handle, TARGETS[0]);
+        up(&handle, TARGETS[1]);
+        assert!(readiness.is_ready());
+        down(&handle, TARGETS[0]);
+        assert!(readiness.is_ready(), "another target is left");
+        handle.change(|fleet| fleet.handle_draining(TARGETS[1], 1));
+        assert!(readiness.is_ready(), "it still serves what it has");
+        down(&handle, TARGETS[1]);
+        assert!(!readiness.is_ready());
+        up(&handle, TARGETS[0]);
+        assert!(readiness.is_ready());
+        down(&handle, TARGETS[0]);
+        assert!(!readiness.is_ready());
+    }
+
+    #[test]
+    fn a_dropped_reservation_is_free_again_and_whoever_waits_is_notified() {
+        let handle = handle(&Readiness::new());
+        let (mut vacancies, mut arrivals) = (handle.vacancies(), handle.arrivals());
+        up(&handle, DRAFT);
+        up(&handle, TARGETS[0]);
+        down(&handle, TARGETS[1]);
+        assert!(arrivals.changed().now_or_never().is_some());
+        assert!(vacancies.changed().now_or_never().is_some());
+        let first = place(&handle, 1).unwrap();
+        assert_eq!(first.len(), 2);
+        assert_eq!(place(&handle, 2).unwrap_err(), NoPlace::Busy);
+        assert!(vacancies.changed().now_or_never().is_none());
+        drop(first);
+        assert!(vacancies.changed().now_or_never().is_some());
+        assert!(arrivals.changed().now_or_never().is_none());
+        assert_eq!(handle.read(|fleet| fleet.reserved().count()), 0);
+        assert!(place(&handle, 2).is_ok());
+    }
+
+    #[test]
+    fn who_leaves_the_queue_lets_the_next_one_look() {
+        let handle = handle(&Readiness::new());
+        let turns = handle.change(|fleet| [0, 0].map(|priority| fleet.request_turn(priority)));
+        let [first, second] = turns.map(|turn| handle.wait(turn, TargetNeed::default()));
+        let mut vacancies = handle.vacancies();
+        assert_eq!(handle.read(|fleet| fleet.queue().requests()), 2);
+        drop(first);
+        assert!(vacancies.changed().now_or_never().is_some());
+        drop(second);
+        assert!(vacancies.changed().now_or_never().is_none(), "nobody waits");
+        assert!(handle.read(|fleet| fleet.queue().is_empty()));
+    }
+}

@@ -1,0 +1,315 @@
+//! The CPU: kernels in one order of arithmetic, and the operations of models in terms of them.
+
+pub(crate) mod attention;
+pub mod bench;
+pub(crate) mod cache;
+mod engine;
+pub mod kernels;
+pub(crate) mod rowwise;
+
+use half::{bf16, f16};
+
+use crate::cpu::attention::{HeadTask, attend};
+use crate::cpu::cache::KvCache;
+use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Rows, RowsMut};
+use crate::cpu::rowwise::{add, rms_norm, rotate, swiglu};
+use crate::device::{Device, Matrix};
+use crate::load::{LoadError, Stored, TensorData};
+use crate::model::{AttentionShape, RopeTable};
+use crate::options::WeightDtype;
+use crate::sequence::Place;
+use crate::step::{Plan, Queries};
+
+pub use engine::CpuEngine;
+
+/// Below this many multiply-adds a step's attention stays on the calling thread.
+const WORTH_SHARING: usize = 100_000;
+
+/// Activations, row-major: `rows` rows of `width` elements, each padded to whole panels.
+pub(crate) struct Tensor {
+    data: Vec<f32>,
+    rows: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl Tensor {
+    /// Room for `most_rows` rows; none is there yet. Memory that is never written costs nothing.
+    fn new(most_rows: usize, width: usize) -> Tensor {
+        let stride = width.next_multiple_of(PANEL);
+        Tensor {
+            data: vec![0.0; most_rows * stride],
+            rows: 0,
+            width,
+            stride,
+        }
+    }
+
+    /// All rows, padding included.
+    fn as_rows(&self) -> Rows<'_> {
+        Rows::new(&self.data, self.stride, self.rows)
+    }
+
+    /// The rows without padding.
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        let rows = self.data.chunks_exact(self.stride).take(self.rows);
+        rows.map(|row| &row[..self.width])
+    }
+
+    /// The rows without padding.
+    fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        let rows = self.data.chunks_exact_mut(self.stride).take(self.rows);
+        rows.map(|row| &mut row[..self.width])
+    }
+
+    /// Makes it a tensor of `rows` rows that are about to be written.
+    fn resize(&mut self, rows: usize) -> &mut Tensor {
+        assert!(rows * self.stride <= self.data.len(), "{rows} rows fit");
+        self.rows = rows;
+        self
+    }
+}
+
+/// An embedding table, `[vocab][width]`.
+pub(crate) struct Table {
+    width: usize,
+    weights: TableWeights,
+}
+
+enum TableWeights {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+/// The device: kernels, and how many rows a step may have.
+pub(crate) struct Cpu {
+    kernels: LaneKernels,
+    /// A stand-in for the lane matmul, set by tests that show what it is for.
+    substitute: Option<Box<dyn Matmul>>,
+    most_rows: usize,
+}
+
+impl Cpu {
+    pub(crate) fn new(kernels: LaneKernels, most_rows: usize) -> Cpu {
+        Cpu {
+            kernels,
+            substitute: None,
+            most_rows,
+        }
+    }
+}
+
+impl Device for Cpu {
+    type Weight = PackedWeight;
+    type Table = Table;
+    type Vector = Vec<f32>;
+    type Tensor = Tensor;
+    type Cache = KvCache;
+
+    fn weight(&self, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<PackedWeight, LoadError> {
+        let inputs = parts.first().map_or(0, |part| part.inputs);
+        let outputs = parts.iter().map(|part| part.outputs).sum();
+        let mut packed = PackedWeight::zeros(dtype, inputs, outputs)?;
+        let mut first = 0;
+        for part in parts {
+            let (outputs, bytes) = (part.outputs, part.data.bytes);
+            match part.data.stored {
+                Stored::F32 => {
+                    let (words, _) = bytes.as_chunks::<4>();
+                    packed.set_outputs(first, outputs, |n, k| {
+                        f32::from_le_bytes(words[n * inputs + k])
+                    });
+                }
+                Stored::Bf16 => {
+                    let (words, _) = bytes.as_chunks::<2>();
+                    packed.set_outputs(first, outputs, |n, k| {
+                        bf16::from_le_bytes(words[n * inputs + k]).to_f32()
+                    });
+                }
+                Stored::F16 => {
+                    let (words, _) = bytes.as_chunks::<2>();
+                    packed.set_outputs(first, outputs, |n, k| {
+                        f16::from_le_bytes(words[n * inputs + k]).to_f32()
+                    });
+                }
+            }
+            first += outputs;
+        }
+        Ok(packed)
+    }
+
+    fn table(&self, table: Matrix<'_>, dtype: WeightDtype) -> Table {
+        let weights = table.data.to_vec();
+        Table {
+            width: table.inputs,
+            weights: match dtype {
+                WeightDtype::F32 => TableWeights::F32(weights),
+                WeightDtype::Bf16 => {
+                    TableWeights::Bf16(weights.into_iter().map(bf16::from_f32).collect())
+                }
+            },
+        }
+    }
+
+    fn vector(&self, data: TensorData<'_>) -> Vec<f32> {
+        data.to_vec()
+    }
+
+    fn tensor(&self, width: usize) -> Tensor {
+        Tensor::new(self.most_rows, width)
+    }
+
+    fn cache(
+        &self,
+        shape: AttentionShape,
+        layers: usize,
+        pages: usize,
+        rope: RopeTable,
+    ) -> Result<KvCache, LoadError> {
+        KvCache::new(shape, layers, pages, rope)
+    }
+
+    fn weight_bytes(&self, weight: &PackedWeight) -> usize {
+        weight.bytes()
+    }
+
+    fn embed(&self, table: &Table, plan: &Plan, x: &mut Tensor) {
+        let width = table.width;
+        for (row, x) in plan.rows.iter().zip(x.resize(plan.rows.len()).rows_mut()) {
+            let start = row.token as usize * width;
+            match &table.weights {
+                TableWeights::F32(weights) => x.copy_from_slice(&weights[start..start + width]),
+                TableWeights::Bf16(weights) => {
+                    for (x, stored) in x.iter_mut().zip(&weights[start..start + width]) {
+                        *x = stored.to_f32();
+                    }
+                }
+            }
+        }
+    }
+
+    fn embed_from_head(&self, head: &PackedWeight, plan: &Plan, x: &mut Tensor) {
+        for (row, x) in plan.rows.iter().zip(x.resize(plan.rows.len()).rows_mut()) {
+            for (k, x) in x.iter_mut().enumerate() {
+                *x = head.at(row.token as usize, k);
+            }
+        }
+    }
+
+    fn norm(&self, x: &Tensor, gain: &Vec<f32>, eps: f32, y: &mut Tensor) {
+        for (x, y) in x.rows().zip(y.resize(x.rows).rows_mut()) {
+            rms_norm(self.kernels.isa(), x, gain, eps, y);
+        }
+    }
+
+    fn matmul(&self, x: &Tensor, w: &PackedWeight, y: &mut Tensor) {
+        let y = y.resize(x.rows);
+        let mut out = RowsMut::new(&mut y.data, y.stride, y.rows);
+        match &self.substitute {
+            None => self.kernels.matmul(x.as_rows(), w, &mut out),
+            Some(other) => other.matmul(x.as_rows(), w, &mut out),
+        }
+    }
+
+    fn rotate_and_store(&self, qkv: &mut Tensor, plan: &Plan, cache: &mut KvCache, layer: usize) {
+        let isa = self.kernels.isa();
+        let KvCache {
+            shape,
+            layout,
+            layers,
+            rope,
+        } = cache;
+        let dim = shape.head_dim;
+        let (keys, values) = (shape.heads * dim, (shape.heads + shape.kv_heads) * dim);
+        let cache = &mut layers[layer];
+        for (row, qkv) in plan.rows.iter().zip(qkv.rows_mut()) {
+            let (cos, sin) = rope.at(row.position);
+            rotate(isa, &mut qkv[..values], cos, sin);
+            for head in 0..shape.kv_heads {
+                let key = &qkv[keys + head * dim..keys + (head + 1) * dim];
+                let value = &qkv[values + head * dim..values + (head + 1) * dim];
+                cache.store(*layout, row.place, head, key, value);
+            }
+        }
+    }
+
+    fn attend(
+        &self,
+        qkv: &Tensor,
+        (plan, queries): (&Plan, &Queries),
+        cache: &KvCache,
+        layer: usize,
+        y: &mut Tensor,
+    ) {
+        let y = y.resize(qkv.rows);
+        let mut out = RowsMut::new(&mut y.data, y.stride, y.rows);
+        let out = out.share();
+        let (shape, tiles) = (cache.shape, &queries.tiles);
+        let (isa, cache, layout) = (self.kernels.isa(), &cache.layers[layer], cache.layout);
+        // One head of every tile before the next head: neighbours read the same keys.
+        let run = |i: usize| {
+            let tile = &tiles[i % tiles.len()];
+            let group = &plan.groups[tile.group];
+            let task = HeadTask {
+                layout,
+                cache,
+                pages: &plan.pages[group.pages.clone()],
+                scratch: &plan.pages[group.scratch.clone()],
+                head: i / tiles.len(),
+                group: shape.group(),
+                queries: qkv.as_rows(),
+                rows: tile.rows.clone(),
+                sights: &queries.sights,
+                paths: &plan.paths,
+                scale: decode::math::rsqrt(shape.head_dim as f32),
+            };
+            attend(isa, &task, &out);
+        };
+        let tasks = tiles.len() * shape.kv_heads;
+        let sights = queries.sights.iter();
+        let positions: usize = sights.map(|s| s.committed + s.path.len()).sum();
+        let pool = self.kernels.pool();
+        if pool.threads() == 1 || positions * shape.heads * shape.head_dim * 2 < WORTH_SHARING {
+            (0..tasks).for_each(run);
+        } else {
+            pool.run(tasks, &run);
+        }
+    }
+
+    fn swiglu(&self, gate_up: &Tensor, y: &mut Tensor) {
+        for (gate_up, y) in gate_up.rows().zip(y.resize(gate_up.rows).rows_mut()) {
+            let (gate, up) = gate_up.split_at(gate_up.len() / 2);
+            swiglu(self.kernels.isa(), gate, up, y);
+        }
+    }
+
+    fn add(&self, x: &mut Tensor, y: &Tensor) {
+        for (x, y) in x.rows_mut().zip(y.rows()) {
+            add(self.kernels.isa(), x, y);
+        }
+    }
+
+    fn keep_asked(&self, x: &mut Tensor, plan: &Plan) {
+        let Tensor {
+            data,
+            width,
+            stride,
+            ..
+        } = x;
+        for (to, asked) in plan.asked.iter().enumerate() {
+            if asked.row != to {
+                let from = asked.row * *stride;
+                data.copy_within(from..from + *width, to * *stride);
+            }
+        }
+        x.resize(plan.asked.len());
+    }
+
+    fn copy(&self, cache: &mut KvCache, from: Place, to: Place) {
+        cache.copy(from, to);
+    }
+
+    fn row<'a>(&self, x: &'a Tensor, r: usize) -> &'a [f32] {
+        &x.as_rows().row(r)[..x.width]
+    }
+}

@@ -1,0 +1,83 @@
+//! The functions of a row between two matmuls.
+
+use decode::math;
+
+use crate::cpu::kernels::isa::per_isa;
+
+/// The one order in which sixteen lanes are added.
+#[inline(always)]
+pub(crate) fn reduce(mut lanes: [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+    }
+    lanes[0]
+}
+
+per_isa! {
+    /// RMSNorm (arXiv 1910.07467): `out = x / sqrt(mean(x^2) + eps) * weight`, all three of one length.
+    ///
+    /// The squares are summed in 16 lanes by index and reduced in one fixed tree.
+    pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body;
+}
+
+#[inline(always)]
+fn rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mut lanes = [0.0_f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for l in 0..16 {
+            lanes[l] = chunk[l].mul_add(chunk[l], lanes[l]);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = x.mul_add(*x, *lane);
+    }
+    let scale = math::rsqrt(reduce(lanes) / x.len() as f32 + eps);
+    for ((y, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *y = x * scale * w;
+    }
+}
+
+per_isa! {
+    /// `out = silu(gate) * up`, element by element.
+    pub(crate) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = swiglu_body;
+}
+
+#[inline(always)]
+fn swiglu_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((y, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        *y = math::silu(*gate) * up;
+    }
+}
+
+per_isa! {
+    /// `x += y`, element by element.
+    pub(crate) fn add(x: &mut [f32], y: &[f32]) = add_body;
+}
+
+#[inline(always)]
+fn add_body(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+per_isa! {
+    /// Rotates consecutive heads of `2 * cos.len()` elements: pair (i, i + half) by the angle of frequency i.
+    pub(crate) fn rotate(heads: &mut [f32], cos: &[f32], sin: &[f32]) = rotate_body;
+}
+
+#[inline(always)]
+fn rotate_body(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    for head in heads.chunks_exact_mut(2 * half) {
+        let (low, high) = head.split_at_mut(half);
+        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+            let (a, b) = (*low, *high);
+            *low = (-b).mul_add(*sin, a * cos);
+            *high = a.mul_add(*sin, b * cos);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The operations that models are written in, and what a device has to offer for them.
+
+use crate::load::{LoadError, TensorData};
+use crate::model::{AttentionShape, RopeTable};
+use crate::options::WeightDtype;
+use crate::sequence::Place;
+use crate::step::{Plan, Queries};
+
+/// A matrix of a checkpoint, `[outputs][inputs]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) data: TensorData<'a>,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+}
+
+/// A device that computes: holds tensors, weights and caches, and knows of no model.
+///
+/// Every operation takes a row's result from that row alone, in one fixed order of arithmetic, whatever the number of
+/// rows: that is what makes a model's rows independent of each other. A tensor has as many rows as were last written to
+/// it; operations write as many rows as they read.
+pub(crate) trait Device: Send {
+    /// The weights of a linear layer.
+    type Weight: Send;
+    /// An embedding table, `[vocab][width]`.
+    type Table: Send;
+    /// A vector of weights.
+    type Vector: Send;
+    /// Activations, `[rows][width]`.
+    type Tensor: Send;
+    /// Keys and values of all layers, in pages, and the rotary table that keys are turned by.
+    type Cache: Send;
+
+    /// Loads matrices of equal inputs, side by side, as one linear layer.
+    fn weight(&self, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<Self::Weight, LoadError>;
+    /// Loads an embedding table.
+    fn table(&self, table: Matrix<'_>, dtype: WeightDtype) -> Self::Table;
+    /// Loads a vector.
+    fn vector(&self, data: TensorData<'_>) -> Self::Vector;
+    /// Reserves activations for as many rows as a step may have.
+    fn tensor(&self, width: usize) -> Self::Tensor;
+    /// Reserves `pages` pages in each of `layers` layers.
+    fn cache(
+        &self,
+        shape: AttentionShape,
+        layers: usize,
+        pages: usize,
+        rope: RopeTable,
+    ) -> Result<Self::Cache, LoadError>;
+    /// Bytes that are read to apply a weight once.
+    fn weight_bytes(&self, weight: &Self::Weight) -> usize;
+
+    /// `x[r] = table[token of row r]`, for every row of the step.
+    fn embed(&self, table: &Self::Table, plan: &Plan, x: &mut Self::Tensor);
+    /// The same where the output head serves as the table.
+    fn embed_from_head(&self, head: &Self::Weight, plan: &Plan, x: &mut Self::Tensor);
+    /// RMSNorm (arXiv 1910.07467): `y = x / sqrt(mean(x^2) + eps) * gain`.
+    fn norm(&self, x: &Self::Tensor, gain: &Self::Vector, eps: f32, y: &mut Self::Tensor);
+    /// `y = x * w^T`.
+    fn matmul(&self, x: &Self::Tensor, w: &Self::Weight, y: &mut Self::Tensor);
+    /// Turns the queries and keys of `[queries | keys | values]` by their positions (arXiv 2104.09864) and stores keys
+    /// and values where the plan says.
+    fn rotate_and_store(
+        &self,
+        qkv: &mut Self::Tensor,
+        plan: &Plan,
+        cache: &mut Self::Cache,
+        layer: usize,
+    );
+    /// Attention of the rows of `qkv`, which are the plan's or a part of them, over what each of them sees: y
+    /// `[rows][heads * head_dim]`.
+    fn attend(
+        &self,
+        qkv: &Self::Tensor,
+        rows: (&Plan, &Queries),
+        cache: &Self::Cache,
+        layer: usize,
+        y: &mut Self::Tensor,
+    );
+    /// The middle of SwiGLU (arXiv 2002.05202): `y = silu(gate) * up` of `[gate | up]`.
+    fn swiglu(&self, gate_up: &Self::Tensor, y: &mut Self::Tensor);
+    /// `x += y`.
+    fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
+    /// Keeps only the rows that are asked for something.
+    fn keep_asked(&self, x: &mut Self::Tensor, plan: &Plan);
+
+    /// Copies one position's keys and values, all layers.
+    fn copy(&self, cache: &mut Self::Cache, from: Place, to: Place);
+    /// Row `r` of a tensor, for the host to read.
+    fn row<'a>(&self, x: &'a Self::Tensor, r: usize) -> &'a [f32];
+}

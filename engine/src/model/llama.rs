@@ -1,0 +1,212 @@
+//! A Llama decoder (arXiv 2302.13971): RMSNorm, rotary attention with grouped queries, SwiGLU.
+
+use std::ops::ControlFlow;
+
+use crate::config::{ModelConfig, Tied};
+use crate::device::{Device, Matrix};
+use crate::load::{Checkpoint, LoadError};
+use crate::options::WeightDtype;
+use crate::step::Plan;
+
+/// Attention of one layer.
+struct Attention<D: Device> {
+    /// `[hidden]`
+    norm: D::Vector,
+    /// `hidden -> [query heads | key heads | value heads] * head_dim`
+    qkv: D::Weight,
+    /// `heads * head_dim -> hidden`
+    output: D::Weight,
+}
+
+/// The multilayer perceptron of one layer.
+struct Mlp<D: Device> {
+    /// `[hidden]`
+    norm: D::Vector,
+    /// `hidden -> [gate | up] * intermediate`
+    gate_up: D::Weight,
+    /// `intermediate -> hidden`
+    down: D::Weight,
+}
+
+/// One decoder layer.
+struct Layer<D: Device> {
+    attention: Attention<D>,
+    mlp: Mlp<D>,
+}
+
+/// Activations of a step, reserved at load.
+struct Activations<D: Device> {
+    /// The residual stream, `[rows][hidden]`.
+    hidden: D::Tensor,
+    /// `[rows][hidden]`
+    normed: D::Tensor,
+    /// `[rows][(heads + 2 * kv_heads) * head_dim]`
+    qkv: D::Tensor,
+    /// `[rows][heads * head_dim]`
+    attended: D::Tensor,
+    /// `[rows][2 * intermediate]`
+    gate_up: D::Tensor,
+    /// `[rows][intermediate]`
+    inner: D::Tensor,
+    /// What a block adds to the residual stream, `[rows][hidden]`.
+    delta: D::Tensor,
+    /// `[asked rows][vocab]`
+    logits: D::Tensor,
+}
+
+/// A model with its weights and activations; keys and values lie in a cache beside it.
+pub(crate) struct Llama<D: Device> {
+    pub(crate) config: ModelConfig,
+    /// `[vocab][hidden]`; none where the head serves as the embedding.
+    embedding: Option<D::Table>,
+    layers: Vec<Layer<D>>,
+    /// `[hidden]`
+    norm: D::Vector,
+    /// `hidden -> vocab`
+    head: D::Weight,
+    activations: Activations<D>,
+}
+
+impl<D: Device> Llama<D> {
+    /// Loads the model from checked tensors of `checkpoint`, with matmul weights stored as `dtype`.
+    pub(crate) fn load(
+        device: &D,
+        checkpoint: &Checkpoint,
+        config: ModelConfig,
+        dtype: WeightDtype,
+    ) -> Result<Llama<D>, LoadError> {
+        let (hidden, inner, vocab) = (config.hidden, config.intermediate, config.vocab_size);
+        let query = config.heads * config.head_dim;
+        let key = config.kv_heads * config.head_dim;
+        let matrix = |name: &str, outputs: usize, inputs: usize| {
+            let data = checkpoint.tensor(name, &[outputs, inputs])?;
+            Ok::<_, LoadError>(Matrix {
+                data,
+                outputs,
+                inputs,
+            })
+        };
+        let mut layers = Vec::new();
+        for i in 0..config.layers {
+            let name = |part: &str| format!("model.layers.{i}.{part}.weight");
+            let vector = |part: &str| {
+                let data = checkpoint.tensor(&name(part), &[hidden])?;
+                Ok::<_, LoadError>(device.vector(data))
+            };
+            let linear = |parts: &[(&str, usize)], inputs: usize| {
+                let parts = parts
+                    .iter()
+                    .map(|&(part, outputs)| matrix(&name(part), outputs, inputs));
+                device.weight(&parts.collect::<Result<Vec<_>, _>>()?, dtype)
+            };
+            let attention = Attention {
+                norm: vector("input_layernorm")?,
+                qkv: linear(
+                    &[
+                        ("self_attn.q_proj", query),
+                        ("self_attn.k_proj", key),
+                        ("self_attn.v_proj", key),
+                    ],
+                    hidden,
+                )?,
+                output: linear(&[("self_attn.o_proj", hidden)], query)?,
+            };
+            let mlp = Mlp {
+                norm: vector("post_attention_layernorm")?,
+                gate_up: linear(&[("mlp.gate_proj", inner), ("mlp.up_proj", inner)], hidden)?,
+                down: linear(&[("mlp.down_proj", hidden)], inner)?,
+            };
+            layers.push(Layer { attention, mlp });
+        }
+        let table = matrix("model.embed_tokens.weight", vocab, hidden)?;
+        let norm = device.vector(checkpoint.tensor("model.norm.weight", &[hidden])?);
+        let (head, embedding) = match config.tied {
+            Tied::Shared => (device.weight(&[table], dtype)?, None),
+            Tied::Separate => {
+                let head = matrix("lm_head.weight", vocab, hidden)?;
+                let embedding = device.table(table, dtype);
+                (device.weight(&[head], dtype)?, Some(embedding))
+            }
+        };
+        let activations = Activations {
+            hidden: device.tensor(hidden),
+            normed: device.tensor(hidden),
+            qkv: device.tensor(config.qkv_width()),
+            attended: device.tensor(query),
+            gate_up: device.tensor(2 * inner),
+            inner: device.tensor(inner),
+            delta: device.tensor(hidden),
+            logits: device.tensor(vocab),
+        };
+        Ok(Llama {
+            config,
+            embedding,
+            layers,
+            norm,
+            head,
+            activations,
+        })
+    }
+
+    /// Computes a step: stores the keys and values of all its rows and gives the logits of the asked ones, `[asked
+    /// rows][vocab]`. `at_layer` may give it up before any layer.
+    pub(crate) fn forward(
+        &mut self,
+        device: &D,
+        cache: &mut D::Cache,
+        plan: &Plan,
+        at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> ControlFlow<(), &D::Tensor> {
+        let eps = self.config.norm_eps;
+        let Activations {
+            hidden,
+            normed,
+            qkv,
+            attended,
+            gate_up,
+            inner,
+            delta,
+            logits,
+        } = &mut self.activations;
+        match &self.embedding {
+            Some(table) => device.embed(table, plan, hidden),
+            None => device.embed_from_head(&self.head, plan, hidden),
+        }
+        let mut queries = &plan.every_query;
+        for (i, Layer { attention, mlp }) in self.layers.iter().enumerate() {
+            at_layer(i)?;
+            device.norm(hidden, &attention.norm, eps, normed);
+            device.matmul(normed, &attention.qkv, qkv);
+            device.rotate_and_store(qkv, plan, cache, i);
+            if i + 1 == self.layers.len() {
+                // With the last keys and values stored, rows that are asked for nothing have done their part.
+                device.keep_asked(hidden, plan);
+                device.keep_asked(qkv, plan);
+                queries = &plan.asked_queries;
+            }
+            device.attend(qkv, (plan, queries), cache, i, attended);
+            device.matmul(attended, &attention.output, delta);
+            device.add(hidden, delta);
+
+            device.norm(hidden, &mlp.norm, eps, normed);
+            device.matmul(normed, &mlp.gate_up, gate_up);
+            device.swiglu(gate_up, inner);
+            device.matmul(inner, &mlp.down, delta);
+            device.add(hidden, delta);
+        }
+        device.norm(hidden, &self.norm, eps, normed);
+        device.matmul(normed, &self.head, logits);
+        ControlFlow::Continue(logits)
+    }
+
+    /// Bytes of matmul weights that one step reads, head included.
+    pub(crate) fn weight_bytes(&self, device: &D) -> usize {
+        let layer = |Layer { attention, mlp }: &Layer<D>| {
+            [&attention.qkv, &attention.output, &mlp.gate_up, &mlp.down]
+                .map(|weight| device.weight_bytes(weight))
+                .iter()
+                .sum::<usize>()
+        };
+        self.layers.iter().map(layer).sum::<usize>() + device.weight_bytes(&self.head)
+    }
+}

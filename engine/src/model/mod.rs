@@ -1,0 +1,25 @@
+//! Model families: one file each, written in the operations of a [`Device`](crate::device::Device).
+
+mod llama;
+mod rope;
+
+pub(crate) use llama::Llama;
+pub(crate) use rope::RopeTable;
+
+/// What attention has to know of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AttentionShape {
+    /// Query heads.
+    pub(crate) heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub(crate) kv_heads: usize,
+    /// Width of one head; even.
+    pub(crate) head_dim: usize,
+}
+
+impl AttentionShape {
+    /// Query heads that share one key/value head.
+    pub(crate) fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+}

@@ -1,0 +1,432 @@
+//! Who may run and who gets a reservation at a simulated coordinator: the real [`Admission`] and the real [`Fleet`] with
+//! its placement queue, and beside them what is true, kept a second time, so that every answer can be checked.
+
+use std::collections::BTreeMap;
+
+use control::admission::{Admission, Entered, Ticket};
+use control::failover::{Expectation, LostTarget};
+use control::fleet::{Changes, Fleet, Need, NoPlace, Profile, Reservation, State, Wanted};
+use control::placement::{TargetNeed, Turn};
+use speculation::Time;
+use speculation::duty::Role;
+use speculation::message::SessionId;
+use speculation::relay::WorkerKey;
+
+use crate::coordinator::numerics_id;
+use crate::request::Task;
+use crate::scenario::{Numerics, Scenario, WorkerPlan};
+
+/// When somebody's turn is, kept a second time: rank, then arrival.
+pub(crate) type Order = (i64, u64);
+
+/// Sessions that have lost their target go before all requests.
+const RUNNING: i64 = i64::MIN;
+
+/// A turn as the fleet knows it and as it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) turn: Turn,
+    pub(crate) order: Order,
+}
+
+/// What somebody needs of a target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seeker {
+    pub(crate) session: SessionId,
+    pub(crate) numerics: Option<Numerics>,
+    /// Positions that the context has to hold.
+    pub(crate) context: u32,
+    /// Positions that are reserved, where the context holds them.
+    pub(crate) positions: u32,
+    /// For a session that has lost its target.
+    pub(crate) lost: Option<LostTarget>,
+}
+
+/// Where a worker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It may be there again in no time.
+    Returning,
+    Unreachable,
+    Ready,
+    Draining,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    admission: Admission,
+    fleet: Fleet,
+    max_running: usize,
+    max_queued: usize,
+    plans: Vec<WorkerPlan>,
+    standings: Vec<Standing>,
+    /// Of every reservation the stream that it is on, and its pages.
+    reserved: BTreeMap<(WorkerKey, SessionId), (u64, u32)>,
+    waiting: BTreeMap<Order, Seeker>,
+    arrivals: u64,
+}
+
+fn key(worker: usize) -> WorkerKey {
+    WorkerKey(worker as u32)
+}
+
+impl Placement {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let mut fleet = Fleet::default();
+        for (worker, plan) in scenario.workers.iter().enumerate() {
+            fleet.add_worker(key(worker), plan.role);
+        }
+        Placement {
+            admission: Admission::new(scenario.max_running, scenario.max_queued),
+            fleet,
+            max_running: scenario.max_running,
+            max_queued: scenario.max_queued,
+            standings: vec![Standing::Returning; scenario.workers.len()],
+            plans: scenario.workers.clone(),
+            reserved: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            arrivals: 0,
+        }
+    }
+
+    pub(crate) fn check_empty(&self) {
+        assert_eq!(self.admission.running(), 0, "admission leaks");
+        assert_eq!(self.admission.waiting(), 0, "a ticket is left");
+        assert!(self.fleet.queue().is_empty(), "a turn is left");
+        let reserved: Vec<_> = self.fleet.reserved().collect();
+        assert!(reserved.is_empty(), "reservations are left: {reserved:?}");
+    }
+
+    // Admission.
+
+    /// Takes a request in, or says when to come again.
+    pub(crate) fn enter(
+        &mut self,
+        priority: i32,
+        tasks: &BTreeMap<SessionId, Box<Task>>,
+    ) -> Result<Entered, Time> {
+        let queued = tasks.values().filter(|task| task.is_queued()).count();
+        let is_full = tasks.len() == self.max_running + self.max_queued;
+        match self.admission.enter(1, priority) {
+            Ok(entered) => {
+                assert!(!is_full, "more are taken in than allowed");
+                let runs = entered[0] == Entered::Running;
+                let may_run = tasks.len() - queued < self.max_running;
+                assert_eq!(runs, may_run, "who may run");
+                Ok(entered[0])
+            }
+            Err(full) => {
+                assert!(is_full, "refused where there is room");
+                Err(full.retry)
+            }
+        }
+    }
+
+    /// A request that waited for admission has gone.
+    pub(crate) fn leave_queue(&mut self, ticket: Ticket) {
+        assert!(self.admission.handle_left(ticket), "it was waiting");
+    }
+
+    /// A request was admitted and has gone before it ran.
+    pub(crate) fn next(&mut self) -> Option<Ticket> {
+        self.admission.next()
+    }
+
+    /// A request that ran for so long has ended.
+    pub(crate) fn handle_ended(&mut self, ran: Time) -> Option<Ticket> {
+        self.admission.handle_ended(ran)
+    }
+
+    // Workers.
+
+    /// The stream to a worker is up. Gives its number.
+    pub(crate) fn handle_ready(&mut self, worker: usize) -> u64 {
+        self.standings[worker] = Standing::Ready;
+        self.forget(worker);
+        let plan = &self.plans[worker];
+        let profile = Profile {
+            numerics_id: numerics_id(plan.numerics).to_owned(),
+            max_context: plan.max_context,
+            max_sessions: plan.max_sessions,
+            pages: plan.pages,
+            page: plan.page,
+        };
+        self.fleet.handle_ready(key(worker), profile)
+    }
+
+    /// There is no stream to a worker.
+    pub(crate) fn handle_down(&mut self, worker: usize, state: State) {
+        self.standings[worker] = match state {
+            State::Lost(_) | State::Connecting(None) => Standing::Returning,
+            _ => Standing::Unreachable,
+        };
+        self.forget(worker);
+        self.fleet.handle_down(key(worker), state);
+    }
+
+    fn forget(&mut self, worker: usize) {
+        (self.reserved).retain(|&(reserved, _), _| reserved != key(worker));
+    }
+
+    /// A worker, whose stream this is, takes no new sessions.
+    pub(crate) fn handle_draining(&mut self, worker: usize, incarnation: u64) {
+        self.standings[worker] = Standing::Draining;
+        self.fleet.handle_draining(key(worker), incarnation);
+    }
+
+    pub(crate) fn poll_changes(&mut self) -> Changes {
+        self.fleet.poll_changes()
+    }
+
+    // Reservations.
+
+    fn arrive(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
+    }
+
+    /// The turn of a request that begins to look for a target.
+    pub(crate) fn request_turn(&mut self, priority: i32) -> Place {
+        Place {
+            turn: self.fleet.request_turn(priority),
+            order: (priority.into(), self.arrive()),
+        }
+    }
+
+    /// Gives a request its reservations. While it has none it waits, if waiting can help.
+    pub(crate) fn place(
+        &mut self,
+        place: Place,
+        seeker: Seeker,
+        wanted: Wanted,
+    ) -> Result<Vec<Reservation>, NoPlace> {
+        let need = Need {
+            wanted,
+            numerics: seeker.numerics.map(numerics_id),
+            turn: place.turn,
+            tokens: seeker.context - 1,
+            positions: seeker.positions,
+        };
+        let placed = self.fleet.place(seeker.session, &need);
+        match &placed {
+            Ok(reservations) => {
+                let (target, contributors) = reservations.split_first().expect("a target");
+                self.note_target(place.order, &seeker, *target);
+                let context = self.plans[target.worker.0 as usize].max_context;
+                let positions = seeker.positions.min(context);
+                self.note_contributors(contributors, positions, wanted, &[]);
+                self.stop_waiting(place);
+            }
+            Err(NoPlace::Busy) => {
+                self.check_nothing_fits(place.order, &seeker);
+                if self.waiting.insert(place.order, seeker).is_none() {
+                    let need = TargetNeed {
+                        numerics: seeker.numerics.map(|id| numerics_id(id).to_owned()),
+                        not: None,
+                        context: seeker.context,
+                    };
+                    self.fleet.wait(place.turn, need);
+                }
+            }
+            Err(NoPlace::Missing | NoPlace::OtherNumerics(_) | NoPlace::TooLong { .. }) => {
+                self.check_nothing_fits(place.order, &seeker);
+                self.stop_waiting(place);
+            }
+        }
+        placed
+    }
+
+    /// Gives a session another target. While it gets none it may wait, by `place`, which is set then.
+    pub(crate) fn replace_target(
+        &mut self,
+        seeker: Seeker,
+        place: &mut Option<Place>,
+    ) -> Option<Reservation> {
+        let lost = seeker.lost.expect("it has lost its target");
+        let numerics = seeker.numerics.expect("its text has numerics");
+        let mut turn = place.map(|place| place.turn);
+        let found = self.fleet.replace_target(
+            seeker.session,
+            lost,
+            numerics_id(numerics),
+            seeker.positions,
+            &mut turn,
+        );
+        if let (None, Some(turn)) = (&place, turn) {
+            let order = (RUNNING, self.arrive());
+            *place = Some(Place { turn, order });
+        }
+        let order = place.map_or((RUNNING, u64::MAX), |place| place.order);
+        match found {
+            Some(reservation) => {
+                self.note_target(order, &seeker, reservation);
+                if let Some(place) = place.take() {
+                    self.stop_waiting(place);
+                }
+            }
+            None => {
+                self.check_nothing_fits(order, &seeker);
+                if place.is_some() {
+                    self.waiting.insert(order, seeker);
+                }
+            }
+        }
+        found
+    }
+
+    /// It waits no more, if it did.
+    pub(crate) fn stop_waiting(&mut self, place: Place) {
+        if self.waiting.remove(&place.order).is_some() {
+            self.fleet.stop_waiting(place.turn);
+        }
+    }
+
+    /// Gives a session more drafts and qualifiers.
+    pub(crate) fn place_contributors(
+        &mut self,
+        session: SessionId,
+        wanted: Wanted,
+        positions: u32,
+        present: &[WorkerKey],
+    ) -> Vec<Reservation> {
+        let placed = (self.fleet).place_contributors(session, wanted, positions, present);
+        self.note_contributors(&placed, positions, wanted, present);
+        placed
+    }
+
+    /// The session has left the worker. What was on an older stream is gone already.
+    pub(crate) fn release(&mut self, reservation: Reservation) {
+        let at = (reservation.worker, reservation.session);
+        (self.reserved).retain(|key, held| *key != at || held.0 != reservation.incarnation);
+        self.fleet.release(reservation);
+    }
+
+    // What is true.
+
+    fn pages_of(&self, worker: usize, positions: u32) -> u32 {
+        let plan = &self.plans[worker];
+        positions.min(plan.max_context).div_ceil(plan.page)
+    }
+
+    fn has_room(&self, worker: usize, positions: u32) -> bool {
+        let plan = &self.plans[worker];
+        let held = (self.reserved.iter()).filter(|((reserved, _), _)| *reserved == key(worker));
+        let pages: u32 = held.clone().map(|(_, (_, pages))| pages).sum();
+        self.standings[worker] == Standing::Ready
+            && held.count() < plan.max_sessions
+            && pages + self.pages_of(worker, positions) <= plan.pages
+    }
+
+    fn could_use(&self, seeker: &Seeker, worker: usize) -> bool {
+        let plan = &self.plans[worker];
+        let refuses = |lost: LostTarget| {
+            lost.worker == key(worker) && lost.expectation == Expectation::Refuses
+        };
+        plan.role == Role::Target
+            && plan.max_context >= seeker.context
+            && seeker.numerics.is_none_or(|id| id == plan.numerics)
+            && !seeker.lost.is_some_and(refuses)
+    }
+
+    /// Somebody of an earlier turn who could use this target.
+    fn earlier(&self, order: Order, worker: usize) -> Option<&Seeker> {
+        let mut earlier = self.waiting.range(..order);
+        (earlier.find(|(_, seeker)| self.could_use(seeker, worker))).map(|(_, seeker)| seeker)
+    }
+
+    /// A target that a seeker could have now, by its turn.
+    fn fits(&self, order: Order, seeker: &Seeker) -> Option<usize> {
+        (0..self.plans.len()).find(|&worker| {
+            self.could_use(seeker, worker)
+                && self.has_room(worker, seeker.positions)
+                && self.earlier(order, worker).is_none()
+        })
+    }
+
+    /// Whoever gets no target could have none, or waits for its own to return.
+    fn check_nothing_fits(&self, order: Order, seeker: &Seeker) {
+        let returns = |lost: LostTarget| {
+            lost.expectation == Expectation::Returns
+                && self.standings[lost.worker.0 as usize] == Standing::Returning
+        };
+        let Some(worker) = self.fits(order, seeker) else {
+            return;
+        };
+        assert!(
+            seeker.lost.is_some_and(returns),
+            "{:?} could have target {worker}, and nobody earlier wants it",
+            seeker.session
+        );
+    }
+
+    fn note_target(&mut self, order: Order, seeker: &Seeker, reservation: Reservation) {
+        let worker = reservation.worker.0 as usize;
+        assert!(
+            self.could_use(seeker, worker) && self.has_room(worker, seeker.positions),
+            "{reservation:?} is of no use to {seeker:?}"
+        );
+        if let Some(earlier) = self.earlier(order, worker) {
+            panic!(
+                "{reservation:?} is taken before the turn of {:?}",
+                earlier.session
+            );
+        }
+        self.note(reservation, seeker.positions);
+    }
+
+    fn note_contributors(
+        &mut self,
+        reservations: &[Reservation],
+        positions: u32,
+        wanted: Wanted,
+        present: &[WorkerKey],
+    ) {
+        let count = |role| (reservations.iter()).filter(|one| one.role == role).count();
+        assert!(count(Role::Draft) <= wanted.drafts && count(Role::Target) == 0);
+        assert!(count(Role::Qualifier) <= wanted.qualifiers);
+        for &reservation in reservations {
+            let worker = reservation.worker.0 as usize;
+            assert!(
+                !present.contains(&reservation.worker),
+                "it has that already"
+            );
+            assert!(
+                self.has_room(worker, positions) && self.plans[worker].max_context >= positions,
+                "{reservation:?} has no room"
+            );
+            self.note(reservation, positions);
+        }
+    }
+
+    fn note(&mut self, reservation: Reservation, positions: u32) {
+        let pages = self.pages_of(reservation.worker.0 as usize, positions);
+        let at = (reservation.worker, reservation.session);
+        let before = self.reserved.insert(at, (reservation.incarnation, pages));
+        assert_eq!(before, None, "one reservation on a worker");
+    }
+
+    /// Compares what the real ones say with what is true. Whoever waits and is not about to look could have nothing.
+    pub(crate) fn check(&self, tasks: &BTreeMap<SessionId, Box<Task>>) {
+        let queued = tasks.values().filter(|task| task.is_queued()).count();
+        let running = tasks.len() - queued;
+        assert_eq!(self.admission.running(), running, "admission miscounts");
+        assert_eq!(self.admission.waiting(), queued, "admission miscounts");
+        assert!(running <= self.max_running && queued <= self.max_queued);
+        assert!(
+            queued == 0 || running == self.max_running,
+            "somebody could run"
+        );
+        assert!(
+            (self.fleet.reserved()).eq(self.reserved.keys().copied()),
+            "reservations differ: {:?} are held, {:?} known",
+            self.reserved,
+            self.fleet.reserved().collect::<Vec<_>>()
+        );
+        for (&order, seeker) in &self.waiting {
+            if !tasks[&seeker.session].is_woken {
+                self.check_nothing_fits(order, seeker);
+            }
+        }
+    }
+}

@@ -1,0 +1,694 @@
+//! A coordinator's task of one request: from admission over placement to the real [`SessionMachine`], whose actions it
+//! carries out.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use control::admission::{Entered, Ticket};
+use control::failover::MAX_FRUITLESS;
+use control::fleet::{NoPlace, Reservation, Wanted};
+use control::session::{Action, Ended, Opened, Parting, Refused, RefusedKind, SessionMachine};
+use speculation::Time;
+use speculation::duty::Role;
+use speculation::limits::{CLIENT_CREDIT, MAX_COMMIT};
+use speculation::message::{Addressed, Finish, SessionId, Term};
+use speculation::relay::{Relay, RelayConfig, WorkerKey};
+
+use crate::client::{ClientEvent, FromClient};
+use crate::coordinator::{Coordinator, Slot};
+use crate::delivery::Unsent;
+use crate::network::{Answer, Event, Message, Network, StreamId, note};
+use crate::placement::{Place, Seeker};
+use crate::reference::VOCAB;
+use crate::scenario::{Numerics, Request};
+
+/// Messages handled before the workers are told.
+const BATCH: usize = 64;
+
+/// Messages that a client may leave untaken.
+const CHANNEL: usize = 4;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Task {
+    id: SessionId,
+    /// The client and its attempt.
+    from: (usize, u32),
+    request: Request,
+    /// What the client has, prompt included.
+    text: Vec<u32>,
+    /// The numerics that its text goes on with.
+    numerics: Option<Numerics>,
+    stage: Stage,
+    began: Time,
+    pub(crate) is_woken: bool,
+    is_gone: bool,
+    has_vacancy: bool,
+    has_arrivals: bool,
+    inbox: VecDeque<(WorkerKey, Message)>,
+    pub(crate) answers: VecDeque<(WorkerKey, StreamId, Term, Answer)>,
+    /// Streams whose writers have taken the session's slot.
+    pub(crate) taken: VecDeque<StreamId>,
+    /// Messages that the client has not taken.
+    channel: usize,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// It waits for admission.
+    Queued(Ticket),
+    Admitted,
+    /// It looks for a target.
+    Placing(Place),
+    Running(Box<Running>),
+}
+
+/// A reservation and the stream it is on.
+#[derive(Debug)]
+struct Held {
+    reservation: Reservation,
+    stream: StreamId,
+    /// The session fell behind its reports.
+    is_behind: bool,
+}
+
+/// What a session has besides its machine.
+#[derive(Debug)]
+struct Running {
+    machine: SessionMachine,
+    held: BTreeMap<WorkerKey, Held>,
+    numerics: Numerics,
+    positions: u32,
+    /// When its turn is while it waits for another target.
+    place: Option<Place>,
+    /// Since when there is no target, kept a second time.
+    targetless: Option<Time>,
+    unsent: Unsent,
+    /// Length of the text as it was checked last.
+    checked: usize,
+    timer: Option<Time>,
+}
+
+/// Why a task ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Finished(Finish),
+    Failed(&'static str),
+    Gone,
+}
+
+impl Task {
+    pub(crate) fn new(
+        id: SessionId,
+        from: (usize, u32),
+        request: &Request,
+        text: &[u32],
+        numerics: Option<Numerics>,
+        entered: Entered,
+    ) -> Self {
+        Task {
+            id,
+            from,
+            request: request.clone(),
+            text: text.to_vec(),
+            numerics,
+            stage: match entered {
+                Entered::Running => Stage::Admitted,
+                Entered::Waiting(ticket) => Stage::Queued(ticket),
+            },
+            began: Time::ZERO,
+            is_woken: false,
+            is_gone: false,
+            has_vacancy: false,
+            has_arrivals: false,
+            inbox: VecDeque::new(),
+            answers: VecDeque::new(),
+            taken: VecDeque::new(),
+            channel: 0,
+        }
+    }
+
+    /// Whether it waits for admission.
+    pub(crate) fn is_queued(&self) -> bool {
+        matches!(self.stage, Stage::Queued(_))
+    }
+
+    /// When it is to be admitted, by what is true: by priority, then by arrival.
+    pub(crate) fn queued_order(&self) -> Option<(i32, SessionId)> {
+        self.is_queued().then_some((self.request.priority, self.id))
+    }
+
+    /// Lets it run if this is its ticket; whether it is.
+    pub(crate) fn admit(&mut self, ticket: Ticket) -> bool {
+        let is_own = matches!(self.stage, Stage::Queued(own) if own == ticket);
+        if is_own {
+            self.stage = Stage::Admitted;
+        }
+        is_own
+    }
+
+    pub(crate) fn serves(&self, from: (usize, u32)) -> bool {
+        self.from == from
+    }
+
+    fn held_on(&mut self, stream: StreamId) -> Option<(WorkerKey, &mut Held)> {
+        let Stage::Running(running) = &mut self.stage else {
+            return None;
+        };
+        let mut held = running.held.iter_mut();
+        let (&key, held) = held.find(|(_, held)| held.stream == stream)?;
+        Some((key, held))
+    }
+
+    /// Whether it has a reservation on this stream.
+    pub(crate) fn is_on(&self, stream: StreamId) -> bool {
+        match &self.stage {
+            Stage::Running(running) => running.held.values().any(|held| held.stream == stream),
+            Stage::Queued(_) | Stage::Admitted | Stage::Placing(_) => false,
+        }
+    }
+
+    /// A worker has said something; whether the session listens. One that is so far behind that its inbox is full goes on
+    /// without that worker.
+    pub(crate) fn receive(&mut self, stream: StreamId, message: Message, most: usize) -> bool {
+        let is_full = self.inbox.len() >= most;
+        let Some((key, held)) = self.held_on(stream) else {
+            return false;
+        };
+        held.is_behind |= is_full;
+        if !is_full {
+            self.inbox.push_back((key, message));
+        }
+        true
+    }
+
+    /// A reservation may have become free; whether it wants one.
+    pub(crate) fn handle_vacancy(&mut self) -> bool {
+        let is_looking = match &self.stage {
+            Stage::Queued(_) | Stage::Admitted => false,
+            Stage::Placing(_) => true,
+            Stage::Running(running) => running.machine.is_seeking(),
+        };
+        self.has_vacancy |= is_looking;
+        is_looking
+    }
+
+    /// A worker has become ready; whether it may want it.
+    pub(crate) fn handle_arrivals(&mut self) -> bool {
+        let is_running = matches!(self.stage, Stage::Running(_));
+        self.has_arrivals |= is_running;
+        is_running
+    }
+
+    pub(crate) fn handle_client(&mut self, what: FromClient) {
+        match what {
+            FromClient::Taken => self.channel = self.channel.saturating_sub(1),
+            FromClient::Gone => self.is_gone = true,
+        }
+    }
+
+    /// Does everything there is to do; at the end, who is admitted in its place.
+    pub(crate) fn drive(
+        &mut self,
+        network: &mut Network,
+        home: &mut Coordinator,
+    ) -> Option<Option<Ticket>> {
+        match self.stage {
+            Stage::Queued(_) if !self.is_gone => return None,
+            Stage::Queued(ticket) => {
+                home.placement.leave_queue(ticket);
+                return Some(None);
+            }
+            Stage::Admitted if self.is_gone => return Some(home.placement.next()),
+            Stage::Admitted => {
+                self.began = network.now;
+                let place = home.placement.request_turn(self.request.priority);
+                self.stage = Stage::Placing(place);
+            }
+            Stage::Placing(_) | Stage::Running(_) => {}
+        }
+        let ending = match self.stage {
+            Stage::Placing(place) if self.is_gone => {
+                home.placement.stop_waiting(place);
+                Some(Ending::Gone)
+            }
+            Stage::Placing(place) => match self.place(network, home, place) {
+                Err(why) => Some(Ending::Failed(why)),
+                Ok(None) => return None,
+                Ok(Some(running)) => {
+                    self.stage = Stage::Running(Box::new(running));
+                    self.run(network, home)
+                }
+            },
+            _ => self.run(network, home),
+        };
+        let ending = ending?;
+        note!(network, "{:?} ends: {ending:?}", self.id);
+        let event = match ending {
+            Ending::Finished(finish) => Some(ClientEvent::Finished(finish)),
+            Ending::Failed(why) => Some(ClientEvent::Failed(why)),
+            Ending::Gone => None,
+        };
+        if let Some(event) = event {
+            self.flush(network, home, usize::MAX);
+            home.tell(network, self.from, event);
+        }
+        if let Stage::Running(running) = &mut self.stage {
+            assert!(
+                running.held.is_empty(),
+                "{:?} still has reservations",
+                self.id
+            );
+            home.forget(self.id, running.machine.closing_term());
+            home.calibration = running.machine.relay().calibration().clone();
+            if let Some(place) = running.place.take() {
+                home.placement.stop_waiting(place);
+            }
+        }
+        let ran = network.now - self.began;
+        Some(home.placement.handle_ended(ran))
+    }
+
+    /// Looks for a target. Nothing while there is none.
+    fn place(
+        &mut self,
+        network: &mut Network,
+        home: &mut Coordinator,
+        place: Place,
+    ) -> Result<Option<Running>, &'static str> {
+        self.has_vacancy = false;
+        let received = self.text.len() - self.request.prompt.len();
+        let prompt_len = self.request.prompt.len();
+        let seeker = Seeker {
+            session: self.id,
+            numerics: self.numerics,
+            // Without its last token, which may take the last position, and one more.
+            context: (prompt_len + received.saturating_sub(1) + 1) as u32,
+            positions: self.request.stopping.max_len,
+            lost: None,
+        };
+        let wanted = Wanted {
+            drafts: self.request.drafts,
+            qualifiers: self.request.qualifiers,
+        };
+        let reservations = match home.placement.place(place, seeker, wanted) {
+            Ok(reservations) => reservations,
+            Err(NoPlace::Busy) => {
+                home.waits += 1;
+                return Ok(None);
+            }
+            Err(NoPlace::Missing) => return Err("no target is ready"),
+            Err(NoPlace::OtherNumerics(_)) => return Err("no target of its numerics is ready"),
+            Err(NoPlace::TooLong { .. }) => return Err("no target's context holds it"),
+        };
+        let target = reservations[0].worker;
+        let numerics = home.numerics_of(target);
+        note!(network, "{:?} has target {}", self.id, target.0);
+        home.placed.push((self.id, self.from.0, numerics));
+        let stopping = (self.request).stopping_within(home.plans[target.0 as usize].max_context);
+        let positions = stopping.max_len;
+        let strategy = home.registry.choose(&self.request.strategy);
+        let relay = Relay::new(RelayConfig {
+            session: self.id,
+            text: self.text.clone(),
+            stopping,
+            scoring: self.request.scoring,
+            strategy: strategy.expect("it is registered"),
+            vocab: VOCAB,
+        });
+        let relay = relay.with_calibration(home.calibration.clone());
+        let mut running = Running {
+            machine: SessionMachine::new(relay, wanted, prompt_len, home.failover_wait),
+            held: BTreeMap::new(),
+            numerics,
+            positions,
+            place: None,
+            targetless: None,
+            unsent: Unsent::new(self.text.len(), self.request.satisfied_with),
+            checked: self.text.len(),
+            timer: None,
+        };
+        if running.unsent.is_satisfied() {
+            running.machine.handle_satisfied();
+        }
+        for reservation in reservations {
+            running.reserve(home, reservation);
+        }
+        Ok(Some(running))
+    }
+
+    /// Carries out what the machine decides until there is nothing to do.
+    fn run(&mut self, network: &mut Network, home: &mut Coordinator) -> Option<Ending> {
+        loop {
+            self.look_at_streams(network.now, home);
+            let has_vacancy = std::mem::take(&mut self.has_vacancy);
+            if self.is_gone {
+                self.running().machine.leave_all();
+            } else if has_vacancy {
+                self.running().machine.handle_vacancy();
+            }
+            if self.channel < CHANNEL {
+                let consumed = self.flush(network, home, CHANNEL);
+                self.running().machine.handle_consumed(consumed);
+            }
+            let (ending, has_looked) = self.act(network, home);
+            if ending.is_some() {
+                return ending;
+            }
+            if self.is_gone {
+                return Some(Ending::Gone);
+            }
+            let running = self.running();
+            let is_seeking = running.machine.is_seeking();
+            assert!(
+                has_looked || !has_vacancy || !is_seeking,
+                "a vacancy is a reason to look"
+            );
+            assert!(
+                !(is_seeking && running.is_overdue(network.now, home.failover_wait)),
+                "a search ends in its time"
+            );
+            if !self.take_one(network, home) {
+                self.set_timer(network, home);
+                return None;
+            }
+        }
+    }
+
+    fn running(&mut self) -> &mut Running {
+        match &mut self.stage {
+            Stage::Running(running) => running,
+            stage => panic!("{stage:?} does not run"),
+        }
+    }
+
+    /// Hands one thing that has happened to the machine, or a batch of messages; whether there was any.
+    fn take_one(&mut self, network: &mut Network, home: &mut Coordinator) -> bool {
+        if let Some((key, stream, term, answer)) = self.answers.pop_front() {
+            self.handle_answer(network, home, (key, stream, term), answer);
+        } else if let Some(stream) = self.taken.pop_front() {
+            if let Some((key, _)) = self.held_on(stream) {
+                self.running().machine.handle_taken(key);
+            }
+        } else if std::mem::take(&mut self.has_arrivals) {
+            self.running().machine.handle_arrivals();
+        } else if !self.inbox.is_empty() {
+            for _ in 0..BATCH {
+                let Some((key, message)) = self.inbox.pop_front() else {
+                    break;
+                };
+                self.handle_message(network.now, key, message);
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn set_timer(&mut self, network: &mut Network, home: &Coordinator) {
+        let (id, now) = (self.id, network.now);
+        let running = self.running();
+        let at = running.machine.wake(now);
+        if let Some(at) = at
+            && running.timer.is_none_or(|timer| timer <= now || timer > at)
+        {
+            running.timer = Some(at);
+            network.at(at, Event::Run(home.at, home.life, id));
+        }
+    }
+
+    /// Tells the machine which streams are lost, or lost for this session.
+    fn look_at_streams(&mut self, now: Time, home: &Coordinator) {
+        let running = self.running();
+        for (&key, held) in &running.held {
+            if home.connections[&held.stream].is_lost {
+                running
+                    .machine
+                    .handle_lost(now, key, "its stream broke".to_owned());
+            } else if held.is_behind {
+                let why = "the session fell behind its reports".to_owned();
+                running.machine.handle_lost(now, key, why);
+            }
+        }
+    }
+
+    /// Carries out actions; how the session has ended, if it has, and whether a target was looked for.
+    fn act(&mut self, network: &mut Network, home: &mut Coordinator) -> (Option<Ending>, bool) {
+        let (id, mut has_looked) = (self.id, false);
+        while let Some(action) = self.running().machine.poll(network.now) {
+            let running = self.running();
+            match action {
+                Action::Open(key, spec) => {
+                    note!(
+                        network,
+                        "{id:?} goes to worker {} under {:?}",
+                        key.0,
+                        spec.term
+                    );
+                    let stream = running.held[&key].stream;
+                    home.call(network, key.0 as usize, stream, spec);
+                }
+                Action::Tell(key, term, update) => {
+                    let stream = running.held[&key].stream;
+                    let own = running.machine.relay().term_of(key);
+                    assert_eq!(own, Some(term), "a worker is told under its own term");
+                    let slot = home.connections[&stream].slots.get(&id);
+                    assert!(
+                        !matches!(slot, Some(Slot::Update(..))),
+                        "a slot is filled when it is vacant"
+                    );
+                    home.put(network, stream, id, Slot::Update(term, update));
+                }
+                Action::AwaitTaken(key) => {
+                    let stream = running.held[&key].stream;
+                    let connection = home.connections.get_mut(&stream).expect("it is held");
+                    if connection.slots.contains_key(&id) {
+                        connection.awaited.insert(id);
+                    } else {
+                        running.machine.handle_taken(key);
+                    }
+                }
+                Action::Leave(key, term) => running.leave(network, home, id, key, term),
+                Action::Served(_, Role::Target) => running.targetless = None,
+                Action::Served(_, Role::Draft | Role::Qualifier) => {}
+                Action::Deliver(fresh) => {
+                    running.unsent.push(*fresh);
+                    if running.unsent.is_satisfied() {
+                        running.machine.handle_satisfied();
+                    }
+                    let most = match running.unsent.has_prompt_scores() {
+                        true => usize::MAX,
+                        false => CHANNEL,
+                    };
+                    let consumed = self.flush(network, home, most);
+                    self.running().machine.handle_consumed(consumed);
+                }
+                Action::FindTarget(lost) => {
+                    has_looked = true;
+                    let seeker = Seeker {
+                        session: id,
+                        numerics: Some(running.numerics),
+                        context: running.positions,
+                        positions: running.positions,
+                        lost: Some(lost),
+                    };
+                    let found = (home.placement).replace_target(seeker, &mut running.place);
+                    match found {
+                        Some(reservation) => {
+                            home.failovers += 1;
+                            running.reserve(home, reservation);
+                        }
+                        None => home.waits += 1,
+                    }
+                }
+                Action::FindContributors(wanted) => {
+                    let present: Vec<WorkerKey> = running.held.keys().copied().collect();
+                    let found = (home.placement).place_contributors(
+                        id,
+                        wanted,
+                        running.positions,
+                        &present,
+                    );
+                    for reservation in found {
+                        running.reserve(home, reservation);
+                    }
+                }
+                Action::Bypassed(key, role, why) => {
+                    note!(network, "{id:?} leaves {role} {}: {why:?}", key.0);
+                    assert!(
+                        !matches!(why, Parting::Broken(_)),
+                        "an honest report is taken: {why:?}"
+                    );
+                }
+                Action::TargetLost(loss) => {
+                    note!(network, "{id:?} has lost its target: {loss:?}");
+                    let is_broken = loss.reason.starts_with("it broke the protocol");
+                    assert!(!is_broken, "an honest report is taken: {loss:?}");
+                    running.targetless.get_or_insert(network.now);
+                }
+                Action::End(ended) => {
+                    let ending = running.judge(network.now, home.failover_wait, ended);
+                    return (Some(ending), has_looked);
+                }
+            }
+        }
+        (None, has_looked)
+    }
+
+    /// Gives the client what it has not got, unless `most` messages are untaken. Gives how many tokens that were.
+    fn flush(&mut self, network: &mut Network, home: &Coordinator, most: usize) -> u32 {
+        let (from, channel) = (self.from, self.channel);
+        let Stage::Running(running) = &mut self.stage else {
+            return 0;
+        };
+        if running.unsent.is_empty() || channel >= most {
+            return 0;
+        }
+        let tokens = running.unsent.take(running.numerics);
+        let taken = tokens.tokens.len() as u32;
+        self.channel += 1;
+        home.tell(network, from, ClientEvent::Tokens(Box::new(tokens)));
+        taken
+    }
+
+    /// Takes what a worker has said. What it says under another term than its own changes nothing.
+    fn handle_message(&mut self, now: Time, key: WorkerKey, message: Message) {
+        let running = self.running();
+        let Addressed { term, message, .. } = message;
+        let is_stale = running.machine.relay().term_of(key) != Some(term);
+        let before = is_stale.then(|| running.fingerprint());
+        running.machine.handle_message(now, key, term, message);
+        if let Some(before) = before {
+            assert_eq!(
+                before,
+                running.fingerprint(),
+                "a stale term changes nothing"
+            );
+        }
+        self.check_text();
+    }
+
+    /// The text has only grown, and is what the target decodes alone.
+    fn check_text(&mut self) {
+        let numerics = self.running().numerics;
+        let plain = std::mem::take(&mut self.request.plain[numerics].text);
+        let running = self.running();
+        let text = running.machine.relay().text();
+        assert!(
+            text.len() >= running.checked && text.len() <= plain.len(),
+            "{} tokens after {}, of {}",
+            text.len(),
+            running.checked,
+            plain.len()
+        );
+        assert_eq!(text[running.checked..], plain[running.checked..text.len()]);
+        running.checked = text.len();
+        assert!(
+            running.unsent.len() <= CLIENT_CREDIT as usize + MAX_COMMIT,
+            "a slow client holds the session up"
+        );
+        self.request.plain[numerics].text = plain;
+    }
+
+    fn handle_answer(
+        &mut self,
+        network: &mut Network,
+        home: &mut Coordinator,
+        (key, stream, term): (WorkerKey, StreamId, Term),
+        answer: Answer,
+    ) {
+        let id = self.id;
+        let machine = &mut self.running().machine;
+        let connection = &home.connections[&stream];
+        let (worker, incarnation) = (connection.worker, connection.incarnation);
+        let refused = |kind, message: &str| {
+            Parting::Refused(Refused {
+                kind,
+                message: message.to_owned(),
+            })
+        };
+        let why = match answer {
+            Answer::Opened => {
+                if machine.handle_opened(key, term) == Opened::CloseAgain {
+                    let term = machine.closing_term();
+                    home.put(network, stream, id, Slot::Close(term));
+                }
+                return;
+            }
+            _ if connection.is_lost => Parting::Lost("its stream broke".to_owned()),
+            Answer::Draining => {
+                home.placement.handle_draining(worker, incarnation);
+                refused(RefusedKind::Stopping, "it is shutting down")
+            }
+            Answer::Full => refused(RefusedKind::Full, "it has no room"),
+            Answer::Duplicate => {
+                let counts = machine.relay().term_of(key) == Some(term);
+                assert!(!counts, "worker {worker} says that {id:?} is a duplicate");
+                refused(RefusedKind::Other, "it has the session")
+            }
+            Answer::Broken | Answer::NoStream => {
+                panic!("{answer:?} although {stream:?} is not lost")
+            }
+        };
+        machine.handle_refused(network.now, key, term, why);
+    }
+}
+
+impl Running {
+    /// The session has a reservation.
+    fn reserve(&mut self, home: &Coordinator, reservation: Reservation) {
+        let held = Held {
+            stream: home.stream_of(reservation.worker, reservation.incarnation),
+            reservation,
+            is_behind: false,
+        };
+        let before = self.held.insert(reservation.worker, held);
+        assert!(before.is_none(), "one reservation on a worker");
+        (self.machine).handle_reserved(reservation.worker, reservation.role);
+    }
+
+    /// Leaves a worker, and tells it to free everything.
+    fn leave(
+        &mut self,
+        network: &mut Network,
+        home: &mut Coordinator,
+        id: SessionId,
+        key: WorkerKey,
+        term: Term,
+    ) {
+        let held = self.held.remove(&key).expect("it has a reservation there");
+        let connection = home.connections.get_mut(&held.stream).expect("it is held");
+        connection.awaited.remove(&id);
+        home.put(network, held.stream, id, Slot::Close(term));
+        home.placement.release(held.reservation);
+    }
+
+    /// Whether a target has been missing for longer than a session waits for one.
+    fn is_overdue(&self, now: Time, patience: Time) -> bool {
+        (self.targetless).is_some_and(|since| now >= since + patience)
+    }
+
+    fn fingerprint(&self) -> String {
+        let relay = self.machine.relay();
+        let (text, finish) = (relay.text().len(), relay.finish());
+        format!("{text} {finish:?} {:?}", relay.stats())
+    }
+
+    /// How the session has ended, after a look at whether it had to.
+    fn judge(&self, now: Time, patience: Time, ended: Ended) -> Ending {
+        match ended {
+            Ended::Finished(finish) => Ending::Finished(finish),
+            Ended::Fruitless(lost, _) => {
+                assert!(lost > MAX_FRUITLESS, "{lost} losses are not many");
+                Ending::Failed("too many targets were lost without a new token")
+            }
+            Ended::Abandoned(_) => {
+                assert!(
+                    self.is_overdue(now, patience),
+                    "a search is not given up early"
+                );
+                Ending::Failed("no target is there again")
+            }
+            Ended::Invalid(worker, why) => panic!("{worker:?} refuses an honest request: {why}"),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The two ends of one direction of a stream, for one session: which node a number stands for, and what was sent to the
+//! other side.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::limits::{MAX_NODES_PER_UPDATE, MAX_TREE};
+use crate::message::{NodeBatch, NodeNumber, Origin, Prob16, ROOT};
+use crate::tree::{Committed, Graft, Grafted, Node, NodeId, Tree};
+
+/// A message that a correct peer would not send.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// The parallel arrays differ in length.
+    #[error("the arrays of a node batch differ in length")]
+    Ragged,
+    /// More nodes than one message may carry.
+    #[error("{0} nodes in one message; at most {MAX_NODES_PER_UPDATE} are allowed")]
+    TooManyNodes(usize),
+    /// The same guesses were named over and over without the text moving on.
+    #[error("{0} node numbers without progress of the text; at most {MAX_NAMES} are kept")]
+    TooManyNames(usize),
+    /// A node number was used before.
+    #[error("node number {got} was used before; the next free one is {next}")]
+    ReusedId {
+        /// The number in the message.
+        got: NodeNumber,
+        /// The first number that would have been allowed.
+        next: NodeNumber,
+    },
+    /// A parent that was never named.
+    #[error("parent {0} was never named on this stream")]
+    UnknownParent(NodeNumber),
+    /// A token outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Number of tokens in the vocabulary.
+        vocab: u32,
+    },
+    /// The message is based on text that was not sent.
+    #[error("message starts at length {got}, but only {have} tokens are known")]
+    Gap {
+        /// The base in the message.
+        got: u32,
+        /// The length of the text here.
+        have: u32,
+    },
+    /// Two different tokens at one committed position.
+    #[error("token {got} at position {position}, where {have} was committed")]
+    Conflict {
+        /// The position.
+        position: u32,
+        /// The token in the message.
+        got: u32,
+        /// The token that was committed.
+        have: u32,
+    },
+    /// More committed tokens than one message may carry, or than the text may have.
+    #[error("{0} committed tokens are more than the session allows")]
+    TooLong(usize),
+}
+
+/// Numbers a receiver keeps: several for each node that a tree may have.
+const MAX_NAMES: usize = 4 * MAX_TREE;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Node(NodeId),
+    Text(u32),
+}
+
+/// The receiving end: from numbers to places in the tree.
+#[derive(Clone, Debug, Default)]
+pub struct Inbound {
+    watermark: NodeNumber,
+    places: BTreeMap<NodeNumber, Place>,
+    foreseen: u32,
+}
+
+impl Inbound {
+    /// Grafts a batch whose root is the text of length `sender_len`. `text` is the receiver's own, which is at least
+    /// as long. Nodes that the text has already decided are not grafted. Returns the nodes it named, new or known, each
+    /// with its index in the batch.
+    pub fn receive<P>(
+        &mut self,
+        tree: &mut Tree<P>,
+        text: &[u32],
+        vocab: u32,
+        sender_len: u32,
+        batch: &NodeBatch,
+        mut payload: impl FnMut(&NodeBatch, usize) -> P,
+    ) -> Result<Vec<(usize, Grafted)>, PeerError> {
+        self.check(batch, vocab)?;
+        if sender_len as usize > text.len() {
+            return Err(PeerError::Gap {
+                got: sender_len,
+                have: len_u32(text),
+            });
+        }
+        if self.places.len() + batch.len() > MAX_NAMES {
+            return Err(PeerError::TooManyNames(self.places.len() + batch.len()));
+        }
+        let mut named = Vec::new();
+        for at in 0..batch.len() {
+            let id = batch.first_id + at as NodeNumber;
+            let (parent_node, position) = match batch.parents[at] {
+                ROOT => (None, sender_len),
+                parent => match self.places.get(&parent) {
+                    Some(&Place::Node(node)) => match tree.get(node) {
+                        Some(found) => (Some(node), found.position + 1),
+                        None => continue,
+                    },
+                    Some(&Place::Text(position)) => (None, position + 1),
+                    // It was named, and has been decided since: the branch below it is void.
+                    None => continue,
+                },
+            };
+            let place = match text.get(position as usize) {
+                Some(&token) if parent_node.is_none() => {
+                    if token != batch.tokens[at] {
+                        continue;
+                    }
+                    self.foreseen = self.foreseen.max(position + 1);
+                    Place::Text(position)
+                }
+                _ => {
+                    if tree.len() >= MAX_TREE {
+                        continue;
+                    }
+                    let graft = Graft {
+                        token: batch.tokens[at],
+                        edge: batch.edges[at].to_f32(),
+                        owner: batch.owners[at],
+                        payload: payload(batch, at),
+                    };
+                    let Some(grafted) = tree.graft(parent_node, graft) else {
+                        continue;
+                    };
+                    named.push((at, grafted));
+                    Place::Node(grafted.id())
+                }
+            };
+            self.places.insert(id, place);
+        }
+        if !batch.is_empty() {
+            self.watermark = batch.first_id + (batch.len() as NodeNumber - 1);
+        }
+        self.places
+            .retain(|_, place| !matches!(place, Place::Text(position) if *position < sender_len));
+        Ok(named)
+    }
+
+    fn check(&self, batch: &NodeBatch, vocab: u32) -> Result<(), PeerError> {
+        let n = batch.len();
+        let ragged = [batch.parents.len(), batch.edges.len(), batch.owners.len()]
+            .into_iter()
+            .any(|len| len != n);
+        if ragged || ![0, n].contains(&batch.origins.len()) {
+            return Err(PeerError::Ragged);
+        }
+        if n == 0 {
+            return Ok(());
+        }
+        if n > MAX_NODES_PER_UPDATE {
+            return Err(PeerError::TooManyNodes(n));
+        }
+        let next = self.watermark.saturating_add(1);
+        if batch.first_id < next || batch.first_id.checked_add(n as NodeNumber).is_none() {
+            return Err(PeerError::ReusedId {
+                got: batch.first_id,
+                next,
+            });
+        }
+        for at in 0..n {
+            if batch.tokens[at] >= vocab {
+                return Err(PeerError::Token {
+                    token: batch.tokens[at],
+                    vocab,
+                });
+            }
+            let parent = batch.parents[at];
+            let known = parent <= self.watermark
+                || (parent >= batch.first_id && parent < batch.first_id + at as NodeNumber);
+            if !known {
+                return Err(PeerError::UnknownParent(parent));
+            }
+        }
+        Ok(())
+    }
+
+    /// The length of the text up to which tokens were guessed right before their sender knew of them, but too late to
+    /// be in the tree when they were committed.
+    pub fn foreseen(&self) -> u32 {
+        self.foreseen
+    }
+
+    /// The live node a number stands for.
+    pub fn node(&self, id: NodeNumber) -> Option<NodeId> {
+        match self.places.get(&id) {
+            Some(&Place::Node(node)) => Some(node),
+            Some(&Place::Text(_)) | None => None,
+        }
+    }
+
+    /// Follows a commit of the receiver's own tree.
+    pub fn committed<P>(&mut self, committed: &Committed<P>) {
+        let matched: BTreeMap<NodeId, u32> = committed
+            .matched
+            .iter()
+            .map(|(id, node)| (*id, node.position))
+            .collect();
+        let removed: BTreeSet<NodeId> = committed.removed.iter().map(|(id, _)| *id).collect();
+        self.places.retain(|_, place| match *place {
+            Place::Text(_) => true,
+            Place::Node(id) => match matched.get(&id) {
+                Some(&position) => {
+                    *place = Place::Text(position);
+                    true
+                }
+                None => !removed.contains(&id),
+            },
+        });
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    id: Option<NodeNumber>,
+    edge: Prob16,
+}
+
+/// The sending end: what the other side knows of this tree.
+#[derive(Clone, Debug, Default)]
+pub struct Outbound {
+    last_id: NodeNumber,
+    told: BTreeMap<NodeId, Told>,
+}
+
+/// Edge probabilities that moved less than this (in 1/65535) are not worth a message.
+const RESCORE_STEP: u16 = 1600;
+
+impl Outbound {
+    /// Notes that the other side has sent this node or its edge, so that neither is sent back.
+    pub fn heard(&mut self, id: NodeId, edge: Prob16) {
+        self.told
+            .entry(id)
+            .and_modify(|told| told.edge = edge)
+            .or_insert(Told { id: None, edge });
+    }
+
+    /// Forgets nodes that are gone.
+    pub fn committed<P>(&mut self, tree: &Tree<P>) {
+        self.told.retain(|&id, _| tree.get(id).is_some());
+    }
+
+    /// What has to be sent to the other side: up to `room` nodes with a path of at least `min_path`, best first,
+    /// parents before children, and the edges that moved. `origin` says where a node came from, for a sender that
+    /// knows.
+    pub fn diff<P>(
+        &mut self,
+        tree: &Tree<P>,
+        min_path: f32,
+        room: usize,
+        origin: Option<fn(&P) -> Origin>,
+    ) -> (NodeBatch, Vec<(NodeNumber, Prob16)>) {
+        let room = room.min(MAX_NODES_PER_UPDATE);
+        let mut rescored = Vec::new();
+        let mut untold: Vec<(NodeId, &Node<P>)> = Vec::new();
+        for (id, node) in tree.iter() {
+            let edge = Prob16::from_f32(node.edge());
+            match self.told.get_mut(&id) {
+                None if node.path() >= min_path => untold.push((id, node)),
+                None => {}
+                Some(told) if told.edge.0.abs_diff(edge.0) < RESCORE_STEP => {}
+                Some(Told {
+                    id: Some(number),
+                    edge: told_edge,
+                }) => {
+                    *told_edge = edge;
+                    rescored.push((*number, edge));
+                }
+                Some(Told { id: None, .. }) => untold.push((id, node)),
+            }
+        }
+        untold.sort_by(|(a_id, a), (b_id, b)| {
+            (b.path().total_cmp(&a.path()))
+                .then(a.position.cmp(&b.position))
+                .then(a_id.cmp(b_id))
+        });
+        let mut batch = NodeBatch {
+            first_id: self.last_id.saturating_add(1),
+            ..NodeBatch::default()
+        };
+        'untold: for (id, _) in untold {
+            // The other side may know an ancestor only by its own number; then it gets one of ours first.
+            let mut unnamed: Vec<(NodeId, &Node<P>)> = tree
+                .ancestors(id)
+                .take_while(|(id, _)| self.told.get(id).is_none_or(|told| told.id.is_none()))
+                .collect();
+            while let Some((id, node)) = unnamed.pop() {
+                // The upper part of a branch is worth sending even if the rest has to wait.
+                if batch.len() >= room {
+                    break 'untold;
+                }
+                let parent = match node.parent {
+                    None => ROOT,
+                    Some(parent) => match self.told.get(&parent).and_then(|told| told.id) {
+                        Some(parent) => parent,
+                        None => break,
+                    },
+                };
+                let Some(number) = self.last_id.checked_add(1) else {
+                    return (batch, rescored);
+                };
+                self.last_id = number;
+                let edge = Prob16::from_f32(node.edge());
+                self.told.insert(
+                    id,
+                    Told {
+                        id: Some(number),
+                        edge,
+                    },
+                );
+                batch.parents.push(parent);
+                batch.tokens.push(node.token);
+                batch.edges.push(edge);
+                batch.owners.push(node.owner);
+                batch.origins.extend(origin.map(|of| of(&node.payload)));
+            }
+        }
+        (batch, rescored)
+    }
+}
+
+/// The length of a text, which every receiver keeps far below `u32::MAX`.
+pub(crate) fn len_u32(text: &[u32]) -> u32 {
+    u32::try_from(text.len()).expect("texts are limited by max_len, a u32")
+}

@@ -1,0 +1,350 @@
+//! The duty to propose: grows the tree best-first, whatever the target is doing.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use decode::{Answer, Ask, Guess, NodeId, StepPlan};
+
+use super::Capacity;
+use crate::calibration::{Calibration, Feature, Outcome};
+use crate::duty::Source;
+use crate::learned::Learned;
+use crate::limits::MAX_NODES_PER_UPDATE;
+use crate::message::{
+    Activity, Margin, Origin, Outlook, Prob16, ReplicaUpdate, Report, SessionSpec, Shard,
+};
+use crate::numbering::{Outbound, PeerError};
+use crate::replica::{Held, Poll, Replica};
+use crate::strategy::{Candidates, Chosen, Frontier, Growth, Round};
+use crate::tree::{Graft, Grafted};
+
+/// What a proposer keeps about a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Grown {
+    /// Set when it made the guess itself.
+    guess: Option<Feature>,
+    origin: Origin,
+    expanded: bool,
+}
+
+/// After this long, in microseconds, an account of its time is worth a message of its own.
+const REPORT_US: u64 = 50_000;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(super) struct Proposer {
+    pub(super) replica: Replica<Grown>,
+    strategy: Chosen,
+    growth: Growth,
+    shard: Shard,
+    outlook: Outlook,
+    root_expanded: bool,
+    outbound: Outbound,
+    /// Steps since the last commit.
+    round_steps: u16,
+    told_round: Option<u32>,
+    told_any: bool,
+    told_life_us: u64,
+}
+
+impl Proposer {
+    pub(super) fn new(
+        spec: &SessionSpec,
+        strategy: Chosen,
+        capacity: Capacity,
+        cached: u32,
+    ) -> Self {
+        let growth = strategy.growth();
+        Proposer {
+            replica: Replica::new(spec, capacity.vocab, cached),
+            growth: Growth {
+                width: growth.width.min(capacity.rows),
+                nodes: growth.nodes.min(capacity.rows),
+                ..growth
+            },
+            strategy,
+            shard: spec.shard,
+            outlook: Outlook::default(),
+            root_expanded: false,
+            outbound: Outbound::default(),
+            round_steps: 0,
+            told_round: None,
+            told_any: false,
+            told_life_us: 0,
+        }
+    }
+
+    pub(super) fn handle_update(
+        &mut self,
+        update: &ReplicaUpdate,
+        learned: &mut Learned,
+    ) -> Result<(), PeerError> {
+        let fresh = self.replica.fresh(update)?;
+        if !fresh.is_empty() {
+            self.learn(fresh, learned.calibration.of(Source::Draft));
+            let committed = self.replica.extend(fresh);
+            self.outbound.committed(&self.replica.tree);
+            self.root_expanded = committed.hit
+                && (committed.matched.last()).is_some_and(|(_, node)| node.payload.own.expanded);
+            self.round_steps = 0;
+        }
+        for (node, edge) in self.replica.graft(update)? {
+            self.outbound.heard(node, edge);
+        }
+        if let Some(shard) = update.shard {
+            self.shard = shard;
+        }
+        if update.outlook.accepted.is_some() {
+            self.outlook = update.outlook;
+        }
+        Ok(())
+    }
+
+    fn learn(&self, tokens: &[u32], calibration: &mut Calibration) {
+        let tree = &self.replica.tree;
+        let mut at = None;
+        for &token in tokens {
+            for &child in tree.children(at) {
+                if let Some(node) = tree.get(child)
+                    && let Some(feature) = node.payload.own.guess
+                {
+                    calibration.observe(feature, Outcome::of(node.token, token));
+                }
+            }
+            at = match tree.child(at, token) {
+                Some(child) => Some(child),
+                None => return,
+            };
+        }
+    }
+
+    fn pauses(&self) -> bool {
+        self.strategy.pauses(&Round {
+            steps: self.round_steps,
+            outlook: self.outlook,
+        })
+    }
+
+    pub(super) fn poll_step(&mut self, room: usize, learned: &Learned) -> Poll {
+        let len = self.replica.len();
+        if len >= self.replica.stopping.max_len {
+            return Poll::Done;
+        }
+        if let Some(plan) = self.replica.prefill(room) {
+            return Poll::Step(plan);
+        }
+        let frontier = if self.pauses() {
+            Vec::new()
+        } else {
+            self.frontier(learned, room)
+        };
+        if frontier.is_empty() && self.root_expanded {
+            return match self.growth.round {
+                // There is nothing left to grow: the round is over, however few steps it had.
+                Some(_) => {
+                    self.round_steps = u16::MAX;
+                    Poll::Wait(None)
+                }
+                None => Poll::Parked,
+            };
+        }
+        let ask = Ask::Guesses(self.growth.branch);
+        let mut plan = StepPlan::default();
+        if !self.root_expanded {
+            plan.append = self.replica.pending().to_vec();
+            plan.asks = alloc::vec![ask];
+        }
+        let rows = self.with_ancestors(&frontier, room.saturating_sub(plan.append.len()));
+        plan.rows = (rows.into_iter())
+            .filter_map(|id| self.replica.row(id, ask))
+            .collect();
+        Poll::Step(plan)
+    }
+
+    /// The unexpanded nodes worth a row of the next step, best first.
+    fn frontier(&self, learned: &Learned, room: usize) -> Vec<NodeId> {
+        let tree = &self.replica.tree;
+        if tree.len() >= usize::from(self.growth.nodes) && self.root_expanded {
+            return Vec::new();
+        }
+        let last = (self.replica.stopping.max_len - 1)
+            .min(self.replica.len() + u32::from(self.growth.depth) - 1);
+        let mut candidates: Vec<(f32, NodeId)> = tree
+            .iter()
+            .filter(|(_, node)| !node.payload.own.expanded && node.position < last)
+            .filter(|(_, node)| !self.replica.stopping.stop_ids.contains(&node.token))
+            .filter_map(|(id, node)| {
+                let is_own = node.owner % self.shard.count.max(1) == self.shard.index;
+                let worth = self.strategy.worth(&Frontier {
+                    path: node.path(),
+                    is_own,
+                })?;
+                (worth >= self.growth.min_path).then_some((worth, id))
+            })
+            .collect();
+        candidates.sort_by(|(a, a_id), (b, b_id)| b.total_cmp(a).then(a_id.cmp(b_id)));
+        // The root is a frontier node too, the best of all.
+        let (base_rows, base_value) = if self.root_expanded {
+            (0, 0.0)
+        } else {
+            (1, 1.0)
+        };
+        let width = usize::from(self.growth.width)
+            .saturating_sub(base_rows)
+            .min(room);
+        candidates.truncate(width);
+        let values: Vec<f64> = candidates.iter().map(|(p, _)| f64::from(*p)).collect();
+        let take = self.strategy.expands(&Candidates {
+            cost: &learned.cost,
+            base_rows,
+            base_value,
+            values: &values,
+        });
+        candidates.iter().take(take).map(|&(_, id)| id).collect()
+    }
+
+    /// The nodes and those of their ancestors that the cache lacks, parents first, at most `room`.
+    fn with_ancestors(&self, nodes: &[NodeId], room: usize) -> Vec<NodeId> {
+        let tree = &self.replica.tree;
+        let mut taken = BTreeSet::new();
+        let mut rows = Vec::new();
+        for &id in nodes {
+            let mut missing: Vec<NodeId> = tree
+                .ancestors(id)
+                .take_while(|(id, node)| !node.payload.computed && !taken.contains(id))
+                .map(|(id, _)| id)
+                .collect();
+            // What does not fit is cut off at the bottom: a branch deeper than the room still advances by a few rows.
+            missing.reverse();
+            missing.truncate(room - rows.len());
+            taken.extend(missing.iter().copied());
+            rows.append(&mut missing);
+        }
+        rows
+    }
+
+    pub(super) fn is_obsolete(&self, plan: &StepPlan, update: &ReplicaUpdate) -> bool {
+        let Ok(fresh) = self.replica.fresh(update) else {
+            return false;
+        };
+        if fresh.is_empty() || plan.rows.is_empty() || !plan.append.is_empty() {
+            return false;
+        }
+        let tree = &self.replica.tree;
+        let path = tree.descend(fresh);
+        if path.len() < fresh.len() {
+            return true;
+        }
+        let root = path.last().copied();
+        !plan
+            .rows
+            .iter()
+            .any(|row| tree.ancestors(row.node).any(|(id, _)| Some(id) == root))
+    }
+
+    pub(super) fn handle_step(
+        &mut self,
+        plan: &StepPlan,
+        answers: &[Answer],
+        learned: &mut Learned,
+    ) {
+        self.replica.computed(plan);
+        if plan.asks.is_empty() && plan.rows.is_empty() {
+            return;
+        }
+        self.round_steps = self.round_steps.saturating_add(1);
+        let calibration = learned.calibration.of(Source::Draft);
+        // A model whose answer is not a number gives no guesses; the target continues without them.
+        let mut answers = answers.iter().map(|answer| match answer {
+            Answer::Guesses(guesses) => guesses.as_slice(),
+            _ => &[],
+        });
+        if !plan.asks.is_empty() {
+            self.root_expanded = true;
+            let owner = (self.replica.len() % u32::from(self.shard.count.max(1))) as u8;
+            self.grow(None, owner, answers.next().unwrap_or(&[]), calibration);
+        }
+        for row in &plan.rows {
+            let guesses = answers.next().unwrap_or(&[]);
+            let Some(node) = self.replica.tree.get(row.node) else {
+                continue;
+            };
+            let owner = node.owner;
+            if let Some(payload) = self.replica.tree.payload_mut(row.node) {
+                payload.own.expanded = true;
+            }
+            self.grow(Some(row.node), owner, guesses, calibration);
+        }
+    }
+
+    fn grow(
+        &mut self,
+        parent: Option<NodeId>,
+        owner: u8,
+        guesses: &[Guess],
+        calibration: &Calibration,
+    ) {
+        let tree = &mut self.replica.tree;
+        let above = tree.path_score(parent);
+        for (rank, guess) in guesses.iter().enumerate() {
+            let feature = Feature::new(rank, guess.weight);
+            let edge = calibration.probability(feature);
+            let worthless = above * edge < self.growth.min_path;
+            if worthless || tree.len() >= usize::from(self.growth.nodes) {
+                continue;
+            }
+            let own = Grown {
+                guess: Some(feature),
+                origin: Origin {
+                    source: Source::Draft,
+                    q: Prob16::from_f32(guess.q),
+                    margin: Margin::from_f32(guess.margin),
+                },
+                expanded: false,
+            };
+            let graft = Graft {
+                token: guess.token,
+                edge,
+                owner: owner.wrapping_add(rank as u8),
+                payload: Held {
+                    computed: false,
+                    own,
+                },
+            };
+            if let Some(Grafted::Existing(id)) = tree.graft(parent, graft) {
+                // Another contributor was faster; this draft still learns from its own guess.
+                if let Some(held) = tree.payload_mut(id) {
+                    held.own.guess = own.guess;
+                    held.own.origin = own.origin;
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_report(&mut self, activity: Activity) -> Option<Report> {
+        let (nodes, _) = self.outbound.diff(
+            &self.replica.tree,
+            self.growth.min_path,
+            MAX_NODES_PER_UPDATE,
+            Some(|held: &Held<Grown>| held.own.origin),
+        );
+        let round_done = (self.growth.round.is_some() && self.pauses()).then(|| self.replica.len());
+        // An idle draft still reports its activity from time to time.
+        let is_aged = activity.life_us >= self.told_life_us + REPORT_US;
+        let is_new =
+            is_aged || !nodes.is_empty() || (round_done.is_some() && round_done != self.told_round);
+        if !is_new && self.told_any {
+            return None;
+        }
+        self.told_any = true;
+        self.told_life_us = activity.life_us;
+        self.told_round = round_done;
+        Some(Report {
+            base_len: self.replica.len(),
+            nodes,
+            round_done,
+            activity,
+            ..Report::default()
+        })
+    }
+}

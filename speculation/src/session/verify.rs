@@ -1,0 +1,561 @@
+//! The duties to advise and to commit: walks the tree with the tokens the model itself picks. A target's picks are the
+//! text; a qualifier's picks are advice, which it follows ahead of the target and takes back when the target disagrees.
+
+use alloc::vec::Vec;
+
+use decode::{Answer, Ask, NodeId, NotFinite, Row, Rule, StepPlan};
+
+use super::Capacity;
+use crate::Time;
+use crate::duty::Duty;
+use crate::learned::Learned;
+use crate::logprobs::TargetScores;
+use crate::message::{
+    Activity, Finish, Margin, Outlook, ReplicaUpdate, Report, Scoring, SessionSpec,
+};
+use crate::numbering::PeerError;
+use crate::replica::{Held, Poll, Replica};
+use crate::stats::WalkStats;
+use crate::strategy::{Advice, Candidates, Chosen, NextStep, Verification};
+use crate::tree::Graft;
+use crate::wait::{Start, Waiting, Waits};
+use crate::walk::{Walked, walk};
+
+/// What a verifier keeps about a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Advised {
+    margin: f32,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    pub(super) replica: Replica<Advised>,
+    duty: Duty,
+    strategy: Chosen,
+    bounds: Verification,
+    /// Of a session that advises.
+    advice: Option<Advice>,
+    /// Nodes picked ahead of the text, from the root down; the last one has not been computed. Empty in a target.
+    ahead: Vec<NodeId>,
+    /// The advice has come to an end of the text.
+    ahead_finish: Option<Finish>,
+    /// There is no room in the tree for more advice.
+    is_stuck: bool,
+    /// Text that the coordinator has.
+    acked: u32,
+    scores: TargetScores,
+    finish: Option<Finish>,
+    round_done: Option<u32>,
+    base_since: Time,
+    step_ended: Option<Time>,
+    waiting: Option<Waiting>,
+    is_after_miss: bool,
+    outlook: Outlook,
+    /// Recent share of steps without a guess below the tip, for the cap of [`Advice::bare_share`].
+    bare_share: f32,
+    walks: WalkStats,
+    /// The last walk's token was not in the tree, but guesses that arrived during the step are still to be looked at.
+    undecided: bool,
+    changed: bool,
+}
+
+/// Weight of the newest step in the outlook.
+const NEWEST: f32 = 0.1;
+
+impl Verifier {
+    pub(super) fn new(
+        now: Time,
+        spec: &SessionSpec,
+        duty: Duty,
+        strategy: Chosen,
+        capacity: Capacity,
+        cached: u32,
+    ) -> Self {
+        let mut bounds = strategy.verification(duty);
+        let advice = match duty {
+            // What it has computed ahead takes rows of the cache too.
+            Duty::Advise => {
+                let half = capacity.rows / 2;
+                bounds.rows = bounds.rows.min(half);
+                let advice = strategy.advice();
+                Some(Advice {
+                    ahead: advice.ahead.min(half),
+                    ..advice
+                })
+            }
+            Duty::Propose | Duty::Commit => {
+                bounds.rows = bounds.rows.min(capacity.rows);
+                None
+            }
+        };
+        let replica = Replica::new(spec, capacity.vocab, cached);
+        // Advice is not text: its scores would be of no use.
+        let scoring = match advice {
+            None => spec.scoring,
+            Some(_) => Scoring::default(),
+        };
+        // A session may be reopened on a text that is complete already; one more token would be one too many.
+        let last = replica.text.last().copied();
+        let finish = (replica.len() > spec.stopping.prompt_len)
+            .then(|| last.and_then(|token| spec.stopping.check(token, replica.len())))
+            .flatten();
+        Verifier {
+            acked: replica.len(),
+            scores: TargetScores::new(scoring, spec.stopping.prompt_len, capacity.vocab),
+            replica,
+            duty,
+            strategy,
+            bounds,
+            advice,
+            ahead: Vec::new(),
+            ahead_finish: None,
+            is_stuck: false,
+            finish,
+            round_done: None,
+            base_since: now,
+            step_ended: None,
+            waiting: None,
+            is_after_miss: true,
+            outlook: Outlook::default(),
+            bare_share: 0.0,
+            walks: WalkStats::default(),
+            undecided: false,
+            changed: finish.is_some(),
+        }
+    }
+
+    pub(super) fn handle_update(
+        &mut self,
+        now: Time,
+        update: &ReplicaUpdate,
+        learned: &mut Learned,
+    ) -> Result<(), PeerError> {
+        let fresh = self.replica.fresh(update)?;
+        if !fresh.is_empty() {
+            self.follow(now, fresh);
+        }
+        self.replica.graft(update)?;
+        if self.undecided && self.replica.foreseen() >= self.replica.len() {
+            self.undecided = false;
+            self.is_after_miss = false;
+            self.walks.misses -= 1;
+            self.walks.hits += 1;
+        }
+        let told = update.base_len + update.commit.len() as u32;
+        self.scores.picks_acked(told.saturating_sub(self.acked));
+        self.acked = self.acked.max(told);
+        self.changed |= self.scores.prompt_acked(update.prompt_scored);
+        if let Some(len) = update.round_done {
+            if let Some(steps) = self.strategy.growth().round
+                && len == self.replica.len()
+                && self.round_done < Some(len)
+            {
+                let took = now.saturating_sub(self.base_since);
+                learned.waits.round_took(steps, took);
+            }
+            self.round_done = Some(len);
+        }
+        Ok(())
+    }
+
+    /// The target has extended the text: the advice of this session either led there or is void.
+    fn follow(&mut self, now: Time, tokens: &[u32]) {
+        let committed = self.replica.extend(tokens);
+        self.is_stuck = false;
+        let led_here = (committed.matched.iter())
+            .zip(&self.ahead)
+            .all(|((id, _), ahead)| id == ahead)
+            && (committed.hit || committed.matched.len() >= self.ahead.len());
+        let walked = committed.matched.len().min(self.ahead.len());
+        if led_here {
+            self.ahead.drain(..walked);
+        } else {
+            self.ahead.clear();
+        }
+        if self.ahead.is_empty() || !led_here {
+            self.ahead_finish = None;
+        }
+        if let Some(&last) = self.replica.text.last() {
+            self.finish = self.replica.stopping.check(last, self.replica.len());
+        }
+        self.base_since = now;
+        self.changed = true;
+    }
+
+    pub(super) fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
+        self.undecided = false;
+        let scored = self
+            .scores
+            .plan(&self.replica.text, self.replica.cached, room);
+        if let Some(plan) = scored
+            && self.finish != Some(Finish::NotFinite)
+        {
+            return Poll::Step(plan);
+        }
+        if self.finish.is_some() {
+            return Poll::Done;
+        }
+        if self.replica.len() >= self.replica.allowed_len {
+            return Poll::Parked;
+        }
+        if let Some(plan) = self.replica.prefill(room) {
+            return Poll::Step(plan);
+        }
+        if let Some(advice) = self.advice {
+            let full = self.ahead.len() >= usize::from(advice.ahead);
+            if full || self.is_stuck || self.ahead_finish.is_some() {
+                return Poll::Parked;
+            }
+        }
+        let tip = self.ahead.last().copied();
+        let pick = Ask::Pick {
+            score: (self.scores.scoring().picks).map(|top| (self.scores.scoring().basis, top)),
+        };
+        // What was advised before only has to be in the cache; the walk begins at the tip.
+        let base: Vec<Row> = (self.ahead.iter())
+            .filter(|&&id| !self.replica.is_computed(id))
+            .filter_map(|&id| {
+                let ask = if Some(id) == tip { pick } else { Ask::Nothing };
+                self.replica.row(id, ask)
+            })
+            .collect();
+        let append = if base.is_empty() {
+            self.replica.pending().to_vec()
+        } else {
+            self.replica.text[self.replica.cached as usize..].to_vec()
+        };
+        let base_rows = append.len() + base.len();
+        if base_rows > room {
+            // Advice that has to be computed again comes in parts, as a prompt does.
+            let rows = base.into_iter().take(room.saturating_sub(append.len()));
+            let rows = rows.map(|row| Row {
+                ask: Ask::Nothing,
+                path: Vec::new(),
+                ..row
+            });
+            return Poll::Step(StepPlan {
+                append,
+                asks: Vec::new(),
+                rows: rows.collect(),
+            });
+        }
+        let asks = match tip {
+            None => alloc::vec![pick],
+            Some(_) => Vec::new(),
+        };
+        let (guesses, gain) = self.choose(tip, base_rows, room, learned);
+        let next = NextStep {
+            duty: self.duty,
+            now,
+            base_since: self.base_since,
+            is_round_done: self.round_done.is_some_and(|len| len >= self.replica.len()),
+            is_after_miss: self.is_after_miss,
+            base_rows,
+            guesses: guesses.len(),
+            gain,
+            step_us: learned.cost.estimate_us(base_rows + guesses.len()),
+            round: self.strategy.growth().round,
+        };
+        if let Some(wait) = self.wait(&next, learned) {
+            return wait;
+        }
+        let rows = base
+            .into_iter()
+            .chain(guesses.iter().filter_map(|&id| self.replica.row(id, pick)))
+            .collect();
+        Poll::Step(StepPlan { append, asks, rows })
+    }
+
+    /// The guesses worth computing below the tip, and how many of them are expected to be accepted.
+    fn choose(
+        &self,
+        tip: Option<NodeId>,
+        base_rows: usize,
+        room: usize,
+        learned: &Learned,
+    ) -> (Vec<NodeId>, f64) {
+        let tree = &self.replica.tree;
+        let above = f64::from(tree.path_score(tip)).max(1e-9);
+        let limit = usize::from(self.bounds.rows).min(room.saturating_sub(base_rows));
+        let min_path = self.bounds.min_path * above as f32;
+        let mut guesses = tree.best_below(tip, limit, min_path);
+        // The walk ends at max_len: a row there could pick nothing.
+        guesses.retain(|&id| {
+            tree.get(id)
+                .is_some_and(|node| node.position + 1 < self.replica.stopping.max_len)
+        });
+        let values: Vec<f64> = (guesses.iter())
+            .map(|&id| f64::from(tree.path_score(Some(id))) / above)
+            .collect();
+        let take = (self.strategy)
+            .submits(&Candidates {
+                cost: &learned.cost,
+                base_rows,
+                base_value: 1.0,
+                values: &values,
+            })
+            .min(guesses.len());
+        guesses.truncate(take);
+        (guesses, values[..take].iter().sum())
+    }
+
+    fn wait(&mut self, next: &NextStep, learned: &mut Learned) -> Option<Poll> {
+        if let (Some(advice), 0) = (self.advice, next.guesses)
+            && self.bare_share > advice.bare_share
+        {
+            // Not forever: the share that keeps it waiting decays here.
+            self.bare_share *= 0.9;
+            return Some(Poll::Parked);
+        }
+        let mut waits = Waits {
+            model: &mut learned.waits,
+            waiting: &mut self.waiting,
+        };
+        match self.strategy.starts(next, &mut waits) {
+            Start::Now => None,
+            Start::WaitUntil(until) => Some(Poll::Wait(Some(until))),
+        }
+    }
+
+    pub(super) fn handle_step(
+        &mut self,
+        now: Time,
+        took: Time,
+        plan: &StepPlan,
+        answers: &[Answer],
+        learned: &mut Learned,
+    ) {
+        self.replica.computed(plan);
+        if let Some(Ask::Score { .. }) = plan.asks.first() {
+            return self.handle_scores(answers);
+        }
+        let tip = self.ahead.last().copied();
+        let is_decided = match tip {
+            None => !plan.asks.is_empty(),
+            Some(tip) => (plan.rows.iter()).any(|row| row.node == tip && row.ask != Ask::Nothing),
+        };
+        // The step had room only to catch up with the text.
+        if !is_decided {
+            return;
+        }
+        let len = self.replica.len() + self.ahead.len() as u32;
+        let tree = &self.replica.tree;
+        let asked: Vec<Option<NodeId>> = (plan.asks.iter().map(|_| None))
+            .chain(
+                (plan.rows.iter())
+                    .filter(|row| row.ask != Ask::Nothing)
+                    .map(|row| Some(row.node)),
+            )
+            .collect();
+        let place = |id: Option<NodeId>| asked.iter().position(|&at| at == id);
+        let walked = walk(
+            tree,
+            Rule::Exact,
+            tip,
+            len,
+            &self.replica.stopping,
+            |id| place(Some(id)).is_some(),
+            |id| match place(id).and_then(|at| answers.get(at)) {
+                Some(Answer::Pick(pick)) => Ok(pick.clone()),
+                // A backend skips only what no walk reaches.
+                _ => Err(NotFinite),
+            },
+        );
+        let tip_rows = (plan.rows.iter())
+            .filter(|row| self.ahead.contains(&row.node))
+            .count();
+        if !walked.picks.is_empty() {
+            self.count(now, &plan.rows[tip_rows..], tip, &walked, took, learned);
+        }
+        if self.advice.is_some() {
+            self.advise(&walked, plan);
+        } else {
+            self.commit(now, &walked);
+        }
+        self.changed = true;
+    }
+
+    /// Scores of the prompt were computed.
+    fn handle_scores(&mut self, answers: &[Answer]) {
+        self.changed = true;
+        for answer in answers {
+            match answer {
+                Answer::Score(score) => self.scores.prompt_scored(score),
+                _ => {
+                    self.finish = Some(Finish::NotFinite);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether the commit in `update` makes a step in flight useless: the advice it continues has been overtaken or
+    /// contradicted. A target's step is always useful: it makes the commits.
+    pub(super) fn is_obsolete(&self, plan: &StepPlan, update: &ReplicaUpdate) -> bool {
+        let Some(&tip) = self.ahead.last() else {
+            return false;
+        };
+        let Ok(fresh) = self.replica.fresh(update) else {
+            return false;
+        };
+        if fresh.is_empty() || !plan.append.is_empty() {
+            return false;
+        }
+        let tree = &self.replica.tree;
+        let advised: Vec<u32> = tree.tokens_to(tip);
+        !advised.starts_with(fresh)
+    }
+
+    fn commit(&mut self, now: Time, walked: &Walked) {
+        self.finish = walked.finish;
+        if walked.picks.is_empty() {
+            return;
+        }
+        let tokens: Vec<u32> = walked.picks.iter().map(|picked| picked.token).collect();
+        for picked in &walked.picks {
+            self.scores.picked(picked.score.as_deref());
+        }
+        let committed = self.replica.extend(&tokens);
+        if committed.hit {
+            self.walks.hits += 1;
+        } else {
+            self.walks.misses += 1;
+            self.undecided = true;
+        }
+        self.is_after_miss = !committed.hit;
+        let accepted = walked.path.len() as f32;
+        self.outlook.accepted = Some(match self.outlook.accepted {
+            None => accepted,
+            Some(mean) => mean + NEWEST * (accepted - mean),
+        });
+        self.base_since = now;
+    }
+
+    fn advise(&mut self, walked: &Walked, plan: &StepPlan) {
+        let losers: Vec<NodeId> = (plan.rows.iter().map(|row| row.node))
+            .filter(|id| !walked.path.contains(id) && !self.ahead.contains(id))
+            .collect();
+        self.replica.drop_rows(losers);
+        let mut hit = true;
+        for picked in &walked.picks {
+            let parent = self.ahead.last().copied();
+            let graft = Graft {
+                token: picked.token,
+                edge: 0.7,
+                owner: 0,
+                payload: Held::default(),
+            };
+            hit = self.replica.tree.child(parent, picked.token).is_some();
+            let Some(grafted) = self.replica.tree.graft(parent, graft) else {
+                // The tree is full until text is committed. What comes next is the token behind `parent` again, so
+                // its row has to be computed again.
+                self.is_stuck = true;
+                let again = parent.filter(|&id| self.replica.is_computed(id));
+                self.replica.drop_rows(again.into_iter().collect());
+                break;
+            };
+            if let Some(row) = self.replica.tree.payload_mut(grafted.id()) {
+                row.own.margin = picked.margin;
+            }
+            self.ahead.push(grafted.id());
+        }
+        if walked.finish == Some(Finish::NotFinite) {
+            // Nothing more until the text goes on; then the row that gave no number is computed again.
+            self.finish = walked.finish;
+            let again = self
+                .ahead
+                .last()
+                .filter(|&&id| self.replica.is_computed(id));
+            self.replica.drop_rows(again.copied().into_iter().collect());
+            if walked.picks.is_empty() {
+                return;
+            }
+        } else {
+            self.ahead_finish = walked.finish;
+        }
+        if hit {
+            self.walks.hits += 1;
+        } else {
+            self.walks.misses += 1;
+        }
+    }
+
+    fn count(
+        &mut self,
+        now: Time,
+        guesses: &[Row],
+        tip: Option<NodeId>,
+        walked: &Walked,
+        took: Time,
+        learned: &mut Learned,
+    ) {
+        self.walks.steps += 1;
+        self.walks.tokens += walked.picks.len() as u64;
+        if guesses.is_empty() && self.bounds.rows > 0 {
+            self.walks.starved_steps += 1;
+            self.walks.starved_us += took.as_micros() as u64;
+        }
+        let bare = if guesses.is_empty() { 1.0 } else { 0.0 };
+        self.bare_share += 0.1 * (bare - self.bare_share);
+        let (submitted, accepted) = self.main_chain(guesses, tip, &walked.path);
+        self.walks.chain_submitted += submitted;
+        self.walks.chain_accepted += accepted;
+        self.walks.guesses_submitted += guesses.len() as u64;
+        self.walks.guesses_accepted += walked.path.len() as u64;
+        let since = self.step_ended.unwrap_or(self.base_since);
+        self.waiting = None;
+        (learned.waits).stepped(walked.picks.len(), now.saturating_sub(since));
+        self.step_ended = Some(now);
+    }
+
+    /// Length of the best path through the submitted guesses, and how much of it was accepted.
+    fn main_chain(&self, guesses: &[Row], tip: Option<NodeId>, accepted: &[NodeId]) -> (u64, u64) {
+        let mut chain: Vec<NodeId> = Vec::new();
+        loop {
+            let at = chain.last().copied().or(tip);
+            let next = guesses
+                .iter()
+                .filter(|row| row.parent == at)
+                .map(|row| row.node)
+                .max_by(|&a, &b| {
+                    let score = |id| self.replica.tree.path_score(Some(id));
+                    score(a).total_cmp(&score(b)).then(b.cmp(&a))
+                });
+            match next {
+                Some(next) => chain.push(next),
+                None => break,
+            }
+        }
+        let common = chain.iter().zip(accepted).take_while(|(a, b)| a == b);
+        (chain.len() as u64, common.count() as u64)
+    }
+
+    /// The newest report, if anything changed since the last one.
+    pub(super) fn poll_report(&mut self, activity: Activity) -> Option<Report> {
+        if !core::mem::take(&mut self.changed) {
+            return None;
+        }
+        let tree = &self.replica.tree;
+        let advised = self.ahead.iter().filter_map(|&id| tree.get(id));
+        let text = &self.replica.text[self.acked as usize..];
+        let mut picks = text.to_vec();
+        let mut margins = alloc::vec![Margin::default(); picks.len()];
+        for node in advised {
+            picks.push(node.token);
+            margins.push(Margin::from_f32(node.payload.own.margin));
+        }
+        Some(Report {
+            base_len: self.acked,
+            scores: self.scores.picks(picks.len()),
+            picks,
+            margins,
+            prompt_scores: self.scores.prompt(),
+            finish: self.finish,
+            outlook: self.outlook,
+            activity,
+            walks: self.walks,
+            ..Report::default()
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! `auto`: free-running drafts. Every contributor grows the tree best-first over calibrated path scores while the target
+//! verifies; rows are taken while they pay for themselves by measured step times.
+
+use alloc::sync::Arc;
+
+use super::{
+    Advice, Candidates, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy, Verification,
+};
+use crate::duty::{Duties, Duty, Role};
+use crate::wait::{Start, Waits};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "auto",
+    about: "Drafts and qualifier run freely beside the target; rows follow measured step times",
+    source: "",
+    knobs: &[
+        Knob {
+            name: "width",
+            range: Range::Whole(1, 32),
+            default: 12.0,
+            help: "nodes expanded per draft step, at most",
+            sweep: &[],
+        },
+        Knob {
+            name: "rows",
+            range: Range::Whole(1, 128),
+            default: 40.0,
+            help: "nodes verified per target step, at most",
+            sweep: &[],
+        },
+        Knob {
+            name: "depth",
+            range: Range::Whole(1, 256),
+            default: 40.0,
+            help: "how far guesses reach beyond the text, in tokens",
+            sweep: &[],
+        },
+        Knob {
+            name: "ahead",
+            range: Range::Whole(1, 128),
+            default: 20.0,
+            help: "how far the qualifier may run ahead, in tokens",
+            sweep: &[],
+        },
+    ],
+    is_sensible: |_| true,
+    build: |knobs| {
+        Arc::new(Auto {
+            width: knobs.whole("width"),
+            rows: knobs.whole("rows"),
+            depth: knobs.whole("depth"),
+            ahead: knobs.whole("ahead"),
+        })
+    },
+};
+
+/// A node that another draft should grow is worth this much less here: it is grown when nothing else is left.
+const FOREIGN: f32 = 0.2;
+
+#[derive(Debug)]
+struct Auto {
+    width: u16,
+    rows: u16,
+    depth: u16,
+    ahead: u16,
+}
+
+impl Strategy for Auto {
+    fn duties(&self, role: Role) -> Duties {
+        Duties::of(match role {
+            Role::Draft => Duty::Propose,
+            Role::Qualifier => Duty::Advise,
+            Role::Target => Duty::Commit,
+        })
+    }
+
+    fn growth(&self) -> Growth {
+        Growth {
+            width: self.width,
+            branch: 12,
+            depth: self.depth,
+            nodes: 720,
+            min_path: 0.001,
+            round: None,
+        }
+    }
+
+    fn worth(&self, node: &Frontier) -> Option<f32> {
+        Some(if node.is_own {
+            node.path
+        } else {
+            node.path * FOREIGN
+        })
+    }
+
+    fn expands(&self, step: &Candidates<'_>) -> usize {
+        step.best_prefix()
+    }
+
+    fn verification(&self, duty: Duty) -> Verification {
+        match duty {
+            // Advice on unlikely branches comes too late to be of use.
+            Duty::Advise => Verification {
+                rows: self.rows.min(16),
+                min_path: 0.01,
+            },
+            Duty::Propose | Duty::Commit => Verification {
+                rows: self.rows,
+                min_path: 0.001,
+            },
+        }
+    }
+
+    fn submits(&self, step: &Candidates<'_>) -> usize {
+        step.best_prefix()
+    }
+
+    fn starts(&self, next: &NextStep, waits: &mut Waits<'_>) -> Start {
+        match next.duty {
+            Duty::Advise => Start::Now,
+            Duty::Propose | Duty::Commit => waits.while_it_pays(next),
+        }
+    }
+
+    fn advice(&self) -> Advice {
+        Advice {
+            ahead: self.ahead,
+            bare_share: 0.25,
+        }
+    }
+
+    fn least_told(&self, role: Role) -> f32 {
+        match role {
+            Role::Draft => 0.01,
+            Role::Qualifier | Role::Target => 0.0008,
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Strategies: how a request is decoded, one file each, and the registry that all processes read.
+//!
+//! A [`Strategy`] says which duties each role gets, how a node is expanded and valued, when a draft pauses, when a
+//! verifier starts and what it submits. Under the acceptance rule `exact` every strategy gives the same text; they
+//! differ in when it is found. A strategy travels by its name and its [`Knobs`], never by what it decides: workers look
+//! it up in the same [`Registry`] as the coordinator.
+//!
+//! To add one: write its file with an [`Entry`], and add one line to [`BUILT_IN`].
+
+mod ar;
+mod auto;
+mod knobs;
+mod parallel;
+mod serial;
+mod serial_tree;
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::Time;
+use crate::cost::CostModel;
+use crate::duty::{Duties, Duty, Role};
+use crate::message::Outlook;
+use crate::wait::{Start, Waits};
+
+pub use knobs::{Knob, KnobError, Knobs, Range};
+
+/// The strategies that come with Offshoot, in the order in which they are listed.
+pub const BUILT_IN: &[&Entry] = &[
+    &ar::ENTRY,
+    &serial::ENTRY,
+    &serial_tree::ENTRY,
+    &parallel::ENTRY,
+    &auto::ENTRY,
+];
+
+/// The strategy of a request that names none.
+pub const DEFAULT: &str = "auto";
+
+/// How a request is decoded. All methods are pure; measurements are passed to them.
+pub trait Strategy: fmt::Debug + Send + Sync {
+    /// What a worker of this role does for a session; none: the role is not used.
+    fn duties(&self, role: Role) -> Duties;
+
+    /// The bounds of what a draft grows.
+    fn growth(&self) -> Growth {
+        Growth::default()
+    }
+
+    /// What the expansion of a node is worth, so that the best are expanded first; `None`: it is not expanded here.
+    fn worth(&self, node: &Frontier) -> Option<f32> {
+        node.is_own.then_some(node.path)
+    }
+
+    /// How many of the frontier's nodes, best first, the next step of a draft expands.
+    fn expands(&self, step: &Candidates<'_>) -> usize {
+        step.values.len()
+    }
+
+    /// Whether a draft stops until the next commit.
+    fn pauses(&self, round: &Round) -> bool {
+        (self.growth().round).is_some_and(|steps| round.steps >= steps)
+    }
+
+    /// The bounds of what a verifier with this duty computes.
+    fn verification(&self, _duty: Duty) -> Verification {
+        Verification::default()
+    }
+
+    /// How many of the guesses, best first, the next step of a verifier submits.
+    fn submits(&self, step: &Candidates<'_>) -> usize {
+        step.values.len()
+    }
+
+    /// When a verifier starts its next step.
+    fn starts(&self, _next: &NextStep, _waits: &mut Waits<'_>) -> Start {
+        Start::Now
+    }
+
+    /// The bounds of advice.
+    fn advice(&self) -> Advice {
+        Advice::default()
+    }
+
+    /// Nodes with a smaller path probability are not passed on to workers of this role.
+    fn least_told(&self, _role: Role) -> f32 {
+        0.0
+    }
+}
+
+/// The bounds of what a draft grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Growth {
+    /// Frontier nodes expanded in one step, at most.
+    pub width: u16,
+    /// Children given to an expanded node, at most.
+    pub branch: u16,
+    /// Guesses reach at most this far beyond the committed text, in tokens.
+    pub depth: u16,
+    /// Nodes in the tree, at most.
+    pub nodes: u16,
+    /// Guesses with a smaller path probability are not made.
+    pub min_path: f32,
+    /// Steps of a round, after which the draft waits for the commit; `None`: it runs freely and rests only when more
+    /// guesses have no value.
+    pub round: Option<u16>,
+}
+
+/// A node that could be expanded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Frontier {
+    /// Estimated probability that the text takes this path.
+    pub path: f32,
+    /// Whether it is this draft's to expand, where several drafts share a session.
+    pub is_own: bool,
+}
+
+/// Rows that a step could compute besides those that it computes anyway.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates<'a> {
+    /// What rows cost this worker.
+    pub cost: &'a CostModel,
+    /// Rows that are computed anyway.
+    pub base_rows: usize,
+    /// What those are worth, in expected tokens.
+    pub base_value: f64,
+    /// What each candidate is worth, best first.
+    pub values: &'a [f64],
+}
+
+impl Candidates<'_> {
+    /// The number of candidates with which the step yields most per time.
+    #[must_use]
+    pub fn best_prefix(&self) -> usize {
+        (self.cost).best_prefix(self.base_rows, self.base_value, self.values)
+    }
+}
+
+/// What a draft has done since the last commit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Round {
+    /// Its steps.
+    pub steps: u16,
+    /// What the target expects of the next steps.
+    pub outlook: Outlook,
+}
+
+/// The bounds of what a verifier computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Verification {
+    /// Tree rows in one step, at most.
+    pub rows: u16,
+    /// Nodes with a smaller path probability are not computed.
+    pub min_path: f32,
+}
+
+/// The limits of a qualifier, without which it would be a slow draft.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Advice {
+    /// It starts no step while it is this many tokens ahead of the committed text.
+    pub ahead: u16,
+    /// At most this share of its recent steps may be without a guess below its own tip.
+    pub bare_share: f32,
+}
+
+/// The step that a verifier could start now.
+#[derive(Clone, Copy, Debug)]
+pub struct NextStep {
+    /// What the verifier does.
+    pub duty: Duty,
+    /// Now.
+    pub now: Time,
+    /// When the text last grew.
+    pub base_since: Time,
+    /// Whether every draft has finished its round for the current text.
+    pub is_round_done: bool,
+    /// Whether the last token of the text was not among the guesses.
+    pub is_after_miss: bool,
+    /// Rows that are computed anyway: the last token of the text, a prompt.
+    pub base_rows: usize,
+    /// Guesses that would be submitted.
+    pub guesses: usize,
+    /// How many of them are expected to be accepted.
+    pub gain: f64,
+    /// Expected duration, microseconds.
+    pub step_us: f64,
+    /// Steps of a draft's round; `None` where drafts run freely.
+    pub round: Option<u16>,
+}
+
+/// A strategy as it is registered.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name users type.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub about: &'static str,
+    /// Where it was published.
+    pub source: &'static str,
+    /// What can be set.
+    pub knobs: &'static [Knob],
+    /// Whether a combination of swept knobs is worth trying.
+    pub is_sensible: fn(&Knobs) -> bool,
+    /// Makes it; the knobs are complete and in range.
+    pub build: fn(&Knobs) -> Arc<dyn Strategy>,
+}
+
+impl Entry {
+    /// The knob with this name.
+    pub fn knob(&self, name: &str) -> Option<&'static Knob> {
+        self.knobs.iter().find(|knob| knob.name == name)
+    }
+
+    /// What a sweep tries: every sensible combination of the knobs' swept values. Empty for a strategy that chooses for
+    /// itself.
+    pub fn sweep(&self) -> Vec<Knobs> {
+        let swept = self.knobs.iter().filter(|knob| !knob.sweep.is_empty());
+        let mut all = alloc::vec![Knobs::default()];
+        for knob in swept {
+            all = (all.iter())
+                .flat_map(|knobs| {
+                    (knob.sweep.iter()).map(|&value| knobs.clone().with(knob.name, value))
+                })
+                .collect();
+        }
+        all.retain(|knobs| !knobs.is_empty() && (self.is_sensible)(knobs));
+        all
+    }
+}
+
+/// A strategy by name, with the knobs that differ from its defaults: what travels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// Its name; empty: [`DEFAULT`].
+    pub name: String,
+    /// What is set.
+    pub knobs: Knobs,
+}
+
+impl Settings {
+    /// A strategy with its own defaults.
+    pub fn new(name: &str) -> Self {
+        Settings {
+            name: name.to_string(),
+            knobs: Knobs::default(),
+        }
+    }
+
+    /// The same with one knob set.
+    #[must_use]
+    pub fn with(mut self, knob: &str, value: f64) -> Self {
+        self.knobs = self.knobs.with(knob, value);
+        self
+    }
+}
+
+/// A strategy that a session uses. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// What was asked for, as it is sent to workers.
+    pub settings: Settings,
+    strategy: Arc<dyn Strategy>,
+}
+
+impl core::ops::Deref for Chosen {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.strategy
+    }
+}
+
+/// Why there is no such strategy.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum StrategyError {
+    /// It is not registered.
+    #[error("unknown strategy {name:?}; known are {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The known ones.
+        known: String,
+    },
+    /// A knob is wrong.
+    #[error("strategy {strategy}: {error}")]
+    Knob {
+        /// The strategy.
+        strategy: &'static str,
+        /// What is wrong.
+        error: KnobError,
+    },
+}
+
+/// The strategies of a process.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    entries: Vec<&'static Entry>,
+}
+
+impl Default for Registry {
+    /// Those that come with Offshoot.
+    fn default() -> Self {
+        Registry {
+            entries: BUILT_IN.to_vec(),
+        }
+    }
+}
+
+impl Registry {
+    /// The same with one more.
+    #[must_use]
+    pub fn with(mut self, entry: &'static Entry) -> Self {
+        self.entries.push(entry);
+        self
+    }
+
+    /// All of them.
+    pub fn entries(&self) -> &[&'static Entry] {
+        &self.entries
+    }
+
+    /// The entry with this name; an empty name is [`DEFAULT`].
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn entry(&self, name: &str) -> Result<&'static Entry, StrategyError> {
+        let name = if name.is_empty() { DEFAULT } else { name };
+        let found = self.entries.iter().find(|entry| entry.name == name);
+        found.copied().ok_or_else(|| StrategyError::Unknown {
+            name: name.chars().take(64).collect(),
+            known: (self.entries.iter().map(|entry| entry.name))
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+
+    /// Makes the strategy that was asked for.
+    ///
+    /// # Errors
+    /// When there is no such strategy, or a knob is unknown or out of range.
+    pub fn choose(&self, settings: &Settings) -> Result<Chosen, StrategyError> {
+        let entry = self.entry(&settings.name)?;
+        let complete =
+            (settings.knobs.complete(entry.knobs)).map_err(|error| StrategyError::Knob {
+                strategy: entry.name,
+                error,
+            })?;
+        Ok(Chosen {
+            settings: Settings {
+                name: entry.name.to_string(),
+                knobs: settings.knobs.clone(),
+            },
+            strategy: (entry.build)(&complete),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    #[test]
+    fn every_entry_builds_with_its_defaults_and_at_every_point_of_its_sweep() {
+        let registry = Registry::default();
+        for entry in registry.entries() {
+            let settings = Settings::new(entry.name);
+            let chosen = registry.choose(&settings).unwrap();
+            assert!(chosen.duties(Role::Target).has(Duty::Commit));
+            for knobs in entry.sweep() {
+                let settings = Settings {
+                    knobs,
+                    ..settings.clone()
+                };
+                registry.choose(&settings).unwrap();
+            }
+            for knob in entry.knobs {
+                assert!(!knob.help.is_empty() && knob.range.holds(knob.default));
+            }
+        }
+        assert_eq!(
+            registry.choose(&Settings::default()).unwrap().settings.name,
+            DEFAULT
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_named_with_what_is_known() {
+        let registry = Registry::default();
+        let error = registry
+            .choose(&Settings::new("magic"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("magic") && error.contains("serial-tree"),
+            "{error}"
+        );
+        let odd = Settings::new("serial").with("depth", 3.0);
+        let error = registry.choose(&odd).unwrap_err().to_string();
+        assert!(
+            error.contains("depth") && error.contains("gamma"),
+            "{error}"
+        );
+        let far = Settings::new("serial").with("gamma", 65.0);
+        let error = registry.choose(&far).unwrap_err().to_string();
+        assert!(
+            error.contains("gamma is 65") && error.contains("1 to 64"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn serial_trees_are_swept_where_they_have_room_for_their_depth() {
+        let sweep = serial_tree::ENTRY.sweep();
+        assert!(sweep.len() > serial::ENTRY.sweep().len());
+        assert!(
+            sweep
+                .iter()
+                .all(|knobs| knobs.get("rows") >= knobs.get("depth"))
+        );
+        assert!(ar::ENTRY.sweep().is_empty() && auto::ENTRY.sweep().is_empty());
+    }
+}

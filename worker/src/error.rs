@@ -1,0 +1,80 @@
+//! Why a session cannot be opened, and the gRPC status that the coordinator gets.
+
+use decode::ParamError;
+use engine::EngineError;
+use speculation::duty::{Duty, Role};
+use speculation::message::{SessionId, StreamName};
+use speculation::session::SessionError;
+use tonic::Status;
+
+/// A session cannot be opened.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum OpenError {
+    /// A sampling parameter is out of range.
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    /// Its strategy is unknown here, or its duties do not go together.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// This worker does not do that.
+    #[error("this {role} worker does not offer the duty {}", duty.name())]
+    Duty {
+        /// What the worker is used for.
+        role: Role,
+        /// What was asked for.
+        duty: Duty,
+    },
+    /// A token id the model does not know.
+    #[error("token {token} at position {position} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Its position in the text.
+        position: usize,
+        /// Tokens in the vocabulary.
+        vocab: u32,
+    },
+    /// The text may grow beyond the model's context.
+    #[error("a text of up to {max_len} tokens was asked for; the model's context is {context}")]
+    TooLong {
+        /// What was asked for.
+        max_len: u32,
+        /// What the model can do.
+        context: u32,
+    },
+    /// There is no room for another session.
+    #[error("the worker is full ({0}); try again later or add workers")]
+    Full(String),
+    /// There is no such stream, or it was lost.
+    #[error("stream {0} is not open on this worker; open the stream first")]
+    NoStream(StreamName),
+    /// The session is open already.
+    #[error("session {0:?} is already open")]
+    Duplicate(SessionId),
+    /// The model thread has ended.
+    #[error("the worker is shutting down")]
+    Stopped,
+}
+
+impl From<OpenError> for Status {
+    fn from(error: OpenError) -> Self {
+        let message = error.to_string();
+        match error {
+            OpenError::Param(_)
+            | OpenError::Session(_)
+            | OpenError::Duty { .. }
+            | OpenError::Token { .. }
+            | OpenError::TooLong { .. }
+            | OpenError::Duplicate(_) => Status::invalid_argument(message),
+            OpenError::Full(_) => Status::resource_exhausted(message),
+            OpenError::NoStream(_) => Status::failed_precondition(message),
+            OpenError::Stopped => Status::unavailable(message),
+        }
+    }
+}
+
+impl From<EngineError> for OpenError {
+    fn from(error: EngineError) -> Self {
+        OpenError::Full(error.to_string())
+    }
+}
