@@ -29,7 +29,7 @@ async fn a_part_that_the_backend_refuses_ends_its_session_and_no_other() {
     };
     assert!(why.contains("not open"), "{why}");
     assert_eq!(gate.sequences(), (2, 1));
-    // What the other one was told is the model's own text.
+    // What the other one has reported is the model's own text.
     let (alone, _) = start(Duration::ZERO);
     let (_to_worker, reports, _) = stream(&alone).await;
     alone.open(NAME, spec(2, 8), greedy()).await.unwrap();

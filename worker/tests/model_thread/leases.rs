@@ -41,7 +41,7 @@ async fn who_comes_back_goes_on_without_a_second_prefill() {
     read(&reports, &mut text, parked).await;
     drop(to_worker);
     drop(reports);
-    // The model thread has been told by then.
+    // The event is in the inbox by then.
     lost.wait().await;
 
     let (_to_worker, reports, _) = stream(&handle, 2).await;
