@@ -37,15 +37,15 @@ pub async fn until<T>(
     }
 }
 
-/// For a condition without further explanation.
+/// What a check for [`until`] returns about a condition.
 ///
 /// # Errors
-/// None; [`until`] takes a `Result`.
-pub fn met(is_met: bool, otherwise: &str) -> Result<(), String> {
+/// When it is not met: `missing`.
+pub fn met(is_met: bool, missing: &str) -> Result<(), String> {
     if is_met {
         Ok(())
     } else {
-        Err(otherwise.to_owned())
+        Err(missing.to_owned())
     }
 }
 
