@@ -185,6 +185,13 @@ impl SessionMachine {
         &self.relay
     }
 
+    /// The term under which the session is closed on a worker that carried out an open call behind the session's close:
+    /// the last one that was given out. The term of the call itself may be older than that of a close which is still to
+    /// be sent, whose slot it would take.
+    pub fn closing_term(&self) -> Term {
+        self.relay.last_term()
+    }
+
     /// Tokens behind the prompt, a stop token included.
     pub fn generated(&self) -> usize {
         self.relay.text().len() - self.prompt_len
@@ -491,7 +498,8 @@ impl SessionMachine {
 pub enum Opened {
     /// Nothing.
     Noted,
-    /// It was carried out although the session has left that worker since: it is to be closed again.
+    /// It was carried out although the session has left that worker since: it is to be closed again, under
+    /// [`SessionMachine::closing_term`].
     CloseAgain,
 }
 

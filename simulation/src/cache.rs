@@ -128,6 +128,7 @@ impl Cache {
                 }
             };
             path.push(row.token);
+            assert!(!paths.contains(&path), "a text is computed once: {path:?}");
             if row.ask != Ask::Nothing {
                 assert_eq!(
                     path,

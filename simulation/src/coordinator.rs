@@ -34,7 +34,7 @@ const FRAME: usize = 2;
 /// What a worker is told about one session.
 #[derive(Debug)]
 pub(crate) enum Slot {
-    Update(Term, ReplicaUpdate),
+    Update(Term, Box<ReplicaUpdate>),
     Close(Term),
 }
 
@@ -66,6 +66,8 @@ struct Call {
     worker: usize,
     stream: StreamId,
     term: Term,
+    /// The session is over: under this term it is closed once more where the call may have been carried out.
+    closes: Term,
     spec: Box<SessionSpec>,
     tries: usize,
 }
@@ -308,7 +310,7 @@ impl Coordinator {
                 self.wake(network, call.session);
             }
             // The call may have been carried out behind the close.
-            None => self.put(network, stream, call.session, Slot::Close(term)),
+            None => self.put(network, stream, call.session, Slot::Close(call.closes)),
         }
     }
 
@@ -334,6 +336,7 @@ impl Coordinator {
             worker,
             stream,
             term: spec.term,
+            closes: spec.term,
             spec: spec.clone(),
             tries: 0,
         };
@@ -342,6 +345,13 @@ impl Coordinator {
             self.handle_answer(network, number, Answer::Broken);
         } else {
             network.call(stream, ToWorker::Open { call: number, spec });
+        }
+    }
+
+    /// A session is over; calls of it may still be under way.
+    pub(crate) fn forget(&mut self, session: SessionId, closes: Term) {
+        for call in (self.calls.values_mut()).filter(|call| call.session == session) {
+            call.closes = closes;
         }
     }
 
@@ -381,7 +391,7 @@ impl Coordinator {
                 Slot::Update(term, message) => frame.updates.push(Addressed {
                     session,
                     term,
-                    message,
+                    message: *message,
                 }),
             }
         }

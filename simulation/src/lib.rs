@@ -9,6 +9,7 @@
 pub mod cache;
 mod client;
 mod coordinator;
+mod delivery;
 mod network;
 mod placement;
 pub mod reference;

@@ -212,6 +212,11 @@ impl Network {
         self.delays.base_us + self.dice.roll() % (self.delays.jitter_us + 1)
     }
 
+    /// How long a call beside the streams, or its answer, takes, microseconds.
+    fn call_us(&mut self) -> u64 {
+        self.trip_us() + self.dice.roll() % (self.delays.calls_us + 1)
+    }
+
     /// The coordinator of a stream, its life then, the worker, and whether nothing passes any more.
     pub(crate) fn ends(&self, stream: StreamId) -> (usize, u32, usize, bool) {
         let stream = &self.streams[stream.0];
@@ -241,7 +246,7 @@ impl Network {
 
     /// Sends to the worker beside the stream.
     pub(crate) fn call(&mut self, stream: StreamId, what: ToWorker) {
-        let trip = self.trip_us();
+        let trip = self.call_us();
         self.after_us(trip, Event::ToWorker(stream, what));
     }
 
@@ -254,7 +259,7 @@ impl Network {
 
     /// Answers a call beside the stream.
     pub(crate) fn answer(&mut self, stream: StreamId, what: ToCoordinator) {
-        let trip = self.trip_us();
+        let trip = self.call_us();
         self.after_us(trip, Event::ToCoordinator(stream, what));
     }
 

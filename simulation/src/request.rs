@@ -6,18 +6,16 @@ use std::collections::{BTreeMap, VecDeque};
 use control::admission::{Entered, Ticket};
 use control::failover::MAX_FRUITLESS;
 use control::fleet::{NoPlace, Reservation, Wanted};
-use control::session::{
-    Action, Ended, Fresh, Opened, Parting, Refused, RefusedKind, SessionMachine,
-};
-use decode::Scores;
+use control::session::{Action, Ended, Opened, Parting, Refused, RefusedKind, SessionMachine};
 use speculation::Time;
 use speculation::duty::Role;
 use speculation::limits::{CLIENT_CREDIT, MAX_COMMIT};
-use speculation::message::{Addressed, Finish, PromptScores, SessionId, Term};
+use speculation::message::{Addressed, Finish, SessionId, Term};
 use speculation::relay::{Relay, RelayConfig, WorkerKey};
 
-use crate::client::{ClientEvent, FromClient, Tokens};
+use crate::client::{ClientEvent, FromClient};
 use crate::coordinator::{Coordinator, Slot};
+use crate::delivery::Unsent;
 use crate::network::{Answer, Event, Message, Network, StreamId, note};
 use crate::placement::{Place, Seeker};
 use crate::reference::VOCAB;
@@ -88,46 +86,6 @@ struct Running {
     /// Length of the text as it was checked last.
     checked: usize,
     timer: Option<Time>,
-}
-
-/// What is on its way to the client.
-#[derive(Debug)]
-struct Unsent {
-    /// Tokens that were taken for the client so far, prompt included.
-    len: usize,
-    /// It wants no more than that.
-    wanted: usize,
-    tokens: Vec<u32>,
-    scores: Option<Scores>,
-    prompt: Option<PromptScores>,
-}
-
-impl Unsent {
-    fn push(&mut self, fresh: Fresh) {
-        let take = fresh.tokens.len().min(self.wanted - self.len);
-        self.len += take;
-        self.tokens.extend(&fresh.tokens[..take]);
-        let scores = fresh.scores.map(|scores| scores.slice(0..take));
-        match (self.scores.as_mut(), scores) {
-            (Some(unsent), Some(scores)) => assert!(unsent.append(&scores), "scores of one form"),
-            (_, scores) => self.scores = scores.or(self.scores.take()),
-        }
-        match (self.prompt.as_mut(), fresh.prompt) {
-            (Some(unsent), Some(prompt)) => {
-                assert_eq!(unsent.first + unsent.scores.len() as u32, prompt.first);
-                assert!(unsent.scores.append(&prompt.scores), "scores of one form");
-            }
-            (_, prompt) => self.prompt = prompt.or(self.prompt.take()),
-        }
-    }
-
-    fn is_satisfied(&self) -> bool {
-        self.len >= self.wanted
-    }
-
-    fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.prompt.is_none()
-    }
 }
 
 /// Why a task ends.
@@ -300,6 +258,7 @@ impl Task {
                 "{:?} still has reservations",
                 self.id
             );
+            home.forget(self.id, running.machine.closing_term());
             home.calibration = running.machine.relay().calibration().clone();
             if let Some(place) = running.place.take() {
                 home.placement.stop_waiting(place);
@@ -357,7 +316,6 @@ impl Task {
             vocab: VOCAB,
         });
         let relay = relay.with_calibration(home.calibration.clone());
-        let wanted_len = self.request.satisfied_with.unwrap_or(usize::MAX);
         let mut running = Running {
             machine: SessionMachine::new(relay, wanted, prompt_len, home.failover_wait),
             held: BTreeMap::new(),
@@ -365,13 +323,7 @@ impl Task {
             positions,
             place: None,
             targetless: None,
-            unsent: Unsent {
-                len: self.text.len(),
-                wanted: wanted_len,
-                tokens: Vec::new(),
-                scores: None,
-                prompt: None,
-            },
+            unsent: Unsent::new(self.text.len(), self.request.satisfied_with),
             checked: self.text.len(),
             timer: None,
         };
@@ -497,12 +449,14 @@ impl Task {
                 }
                 Action::Tell(key, term, update) => {
                     let stream = running.held[&key].stream;
+                    let own = running.machine.relay().term_of(key);
+                    assert_eq!(own, Some(term), "a worker is told under its own term");
                     let slot = home.connections[&stream].slots.get(&id);
                     assert!(
                         !matches!(slot, Some(Slot::Update(..))),
                         "a slot is filled when it is vacant"
                     );
-                    home.put(network, stream, id, Slot::Update(term, *update));
+                    home.put(network, stream, id, Slot::Update(term, update));
                 }
                 Action::AwaitTaken(key) => {
                     let stream = running.held[&key].stream;
@@ -521,9 +475,9 @@ impl Task {
                     if running.unsent.is_satisfied() {
                         running.machine.handle_satisfied();
                     }
-                    let most = match running.unsent.prompt {
-                        Some(_) => usize::MAX,
-                        None => CHANNEL,
+                    let most = match running.unsent.has_prompt_scores() {
+                        true => usize::MAX,
+                        false => CHANNEL,
                     };
                     let consumed = self.flush(network, home, most);
                     self.running().machine.handle_consumed(consumed);
@@ -589,12 +543,7 @@ impl Task {
         if running.unsent.is_empty() || channel >= most {
             return 0;
         }
-        let tokens = Tokens {
-            numerics: running.numerics,
-            tokens: std::mem::take(&mut running.unsent.tokens),
-            scores: running.unsent.scores.take(),
-            prompt: running.unsent.prompt.take(),
-        };
+        let tokens = running.unsent.take(running.numerics);
         let taken = tokens.tokens.len() as u32;
         self.channel += 1;
         home.tell(network, from, ClientEvent::Tokens(Box::new(tokens)));
@@ -634,7 +583,7 @@ impl Task {
         assert_eq!(text[running.checked..], plain[running.checked..text.len()]);
         running.checked = text.len();
         assert!(
-            running.unsent.tokens.len() <= CLIENT_CREDIT as usize + MAX_COMMIT,
+            running.unsent.len() <= CLIENT_CREDIT as usize + MAX_COMMIT,
             "a slow client holds the session up"
         );
         self.request.plain[numerics].text = plain;
@@ -660,6 +609,7 @@ impl Task {
         let why = match answer {
             Answer::Opened => {
                 if machine.handle_opened(key, term) == Opened::CloseAgain {
+                    let term = machine.closing_term();
                     home.put(network, stream, id, Slot::Close(term));
                 }
                 return;

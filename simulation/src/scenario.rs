@@ -25,6 +25,8 @@ pub(crate) type Numerics = usize;
 pub(crate) struct Delays {
     pub(crate) base_us: u64,
     pub(crate) jitter_us: u64,
+    /// What calls beside the streams, and their answers, take longer, at most.
+    pub(crate) calls_us: u64,
 }
 
 /// A worker process, the same one in all its lives.
@@ -214,6 +216,7 @@ impl Scenario {
             delays: Delays {
                 base_us: dice_ref.pick([20, 200, 2000]),
                 jitter_us: dice_ref.pick([0, 100, 1000, 10_000]),
+                calls_us: dice_ref.pick([0, 0, 10_000, 100_000]),
             },
             faults,
             max_running: dice_ref.pick([1, 2, 4, 16, 16]),

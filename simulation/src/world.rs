@@ -1,5 +1,7 @@
 //! The whole cluster: dispatches events until nothing is left to happen, and checks that everything ended well.
 
+mod faults;
+
 use std::collections::BTreeMap;
 
 use speculation::Time;
@@ -8,7 +10,7 @@ use speculation::strategy::Registry;
 use crate::client::{Client, ClientEvent};
 use crate::coordinator::{Coordinator, name};
 use crate::network::{Answer, End, Event, Network, StreamId, ToCoordinator, ToWorker, note};
-use crate::scenario::{Fault, KEEPALIVE, Scenario};
+use crate::scenario::Scenario;
 use crate::worker::{Languages, Worker};
 
 /// Every request ends this long after the last fault is over: within the patience of everybody, and then some.
@@ -117,7 +119,7 @@ impl World {
         for (at, fault) in &scenario.faults {
             let at = *at + Time::from_millis(20);
             network.at(at, Event::Fault(fault.clone()));
-            healed = healed.max(at + lasts(fault));
+            healed = healed.max(at + faults::lasts(fault));
         }
         World {
             scenario,
@@ -212,16 +214,16 @@ impl World {
         match event {
             Event::NextToWorker(stream) => {
                 if let Some(what) = network.streams[stream.0].to_worker.pop_front() {
-                    self.to_worker(stream, what);
+                    self.at_worker(stream, what);
                 }
             }
             Event::NextToCoordinator(stream) => {
                 if let Some(what) = network.streams[stream.0].to_coordinator.pop_front() {
-                    self.to_coordinator(stream, what);
+                    self.at_coordinator(stream, what);
                 }
             }
-            Event::ToWorker(stream, what) => self.to_worker(stream, what),
-            Event::ToCoordinator(stream, what) => self.to_coordinator(stream, what),
+            Event::ToWorker(stream, what) => self.at_worker(stream, what),
+            Event::ToCoordinator(stream, what) => self.at_coordinator(stream, what),
             Event::Broken(stream, End::Worker) => {
                 let worker = network.streams[stream.0].worker;
                 self.workers[worker].handle_broken(network, stream, languages);
@@ -330,7 +332,7 @@ impl World {
         }
     }
 
-    fn to_worker(&mut self, stream: StreamId, what: ToWorker) {
+    fn at_worker(&mut self, stream: StreamId, what: ToWorker) {
         let (at, life, worker, is_cut) = self.network.ends(stream);
         let languages = &self.languages;
         let worker = &mut self.workers[worker];
@@ -346,7 +348,7 @@ impl World {
         }
     }
 
-    fn to_coordinator(&mut self, stream: StreamId, what: ToCoordinator) {
+    fn at_coordinator(&mut self, stream: StreamId, what: ToCoordinator) {
         let (at, life, worker, is_cut) = self.network.ends(stream);
         if let Some(home) = alive(&mut self.coordinators, at, life).filter(|_| !is_cut) {
             home.receive(&mut self.network, stream, worker, what);
@@ -363,159 +365,6 @@ impl World {
             {
                 self.crash_worker(at, down);
             }
-        }
-    }
-
-    fn crash_worker(&mut self, worker: usize, down: Time) {
-        note!(self.network, "worker {worker} is gone for {down:?}");
-        self.workers[worker].crash();
-        for at in 0..self.network.streams.len() {
-            let stream = &mut self.network.streams[at];
-            if stream.worker == worker && !stream.is_cut {
-                stream.is_cut = true;
-                let after = self.network.trip_us();
-                let notice = Event::Broken(StreamId(at), End::Coordinator);
-                self.network.after_us(after, notice);
-            }
-        }
-        let at = self.network.now + down;
-        self.network.at(at, Event::WorkerStarts(worker));
-    }
-
-    fn crash_coordinator(&mut self, coordinator: usize, down: Time) {
-        note!(
-            self.network,
-            "coordinator {coordinator} is gone for {down:?}"
-        );
-        let home = &mut self.coordinators[coordinator];
-        home.is_up = false;
-        let life = home.life;
-        for at in 0..self.network.streams.len() {
-            let stream = &mut self.network.streams[at];
-            let own = stream.coordinator == coordinator && stream.coordinator_life == life;
-            if own && !stream.is_cut {
-                stream.is_cut = true;
-                let after = self.network.trip_us();
-                self.network
-                    .after_us(after, Event::Broken(StreamId(at), End::Worker));
-            }
-        }
-        for client in &mut self.clients {
-            if client.served.is_some_and(|(at, _)| at == coordinator) {
-                let after = self.network.trip_us();
-                let event = ClientEvent::Failed("the coordinator is gone");
-                let (at, attempt) = (client.at, client.attempt);
-                self.network
-                    .after_us(after, Event::Client(at, attempt, event));
-            }
-        }
-        let at = self.network.now + down;
-        self.network.at(at, Event::CoordinatorStarts(coordinator));
-    }
-
-    /// A stream breaks; its ends learn of it after their own times.
-    fn cut(&mut self, stream: StreamId, notice: [Time; 2]) {
-        if std::mem::replace(&mut self.network.streams[stream.0].is_cut, true) {
-            return;
-        }
-        for (end, after) in [(End::Coordinator, notice[0]), (End::Worker, notice[1])] {
-            let at = self.network.now + after;
-            self.network.at(at, Event::Broken(stream, end));
-        }
-    }
-
-    fn streams(&self, coordinator: usize, worker: usize) -> Vec<StreamId> {
-        (self.network.streams.iter().enumerate())
-            .filter(|(_, stream)| stream.coordinator == coordinator && stream.worker == worker)
-            .filter(|(_, stream)| !stream.is_cut)
-            .map(|(at, _)| StreamId(at))
-            .collect()
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        note!(self.network, "{fault:?}");
-        let now = self.network.now;
-        match fault {
-            Fault::WorkerCrash { worker, down } => {
-                if self.workers[worker].is_up {
-                    self.crash_worker(worker, down);
-                }
-            }
-            Fault::CoordinatorCrash { coordinator, down } => {
-                if self.coordinators[coordinator].is_up {
-                    self.crash_coordinator(coordinator, down);
-                }
-            }
-            Fault::Hang { worker, lasts } => {
-                let hangs = &mut self.workers[worker].hangs_until;
-                *hangs = (now + lasts).max(*hangs);
-                if lasts > KEEPALIVE {
-                    for coordinator in 0..self.coordinators.len() {
-                        for stream in self.streams(coordinator, worker) {
-                            self.cut_later(stream);
-                        }
-                    }
-                }
-            }
-            Fault::Lag {
-                worker,
-                lasts,
-                times,
-            } => self.workers[worker].lags = (times, now + lasts),
-            Fault::Drain { worker, down } => {
-                if self.workers[worker].is_up {
-                    self.workers[worker].drains = Some(down);
-                }
-            }
-            Fault::GiveUp { worker } => {
-                let worker = &mut self.workers[worker];
-                if worker.is_up {
-                    worker.give_up(&mut self.network, &self.languages);
-                }
-            }
-            Fault::Break {
-                coordinator,
-                worker,
-                notice,
-            } => {
-                for stream in self.streams(coordinator, worker) {
-                    self.cut(stream, notice);
-                }
-            }
-            Fault::Block {
-                coordinator,
-                worker,
-                ways,
-                lasts,
-            } => {
-                for (way, _) in ways.iter().enumerate().filter(|(_, blocked)| **blocked) {
-                    self.network.block(coordinator, worker, way, now + lasts);
-                }
-                if lasts > KEEPALIVE {
-                    for stream in self.streams(coordinator, worker) {
-                        self.cut_later(stream);
-                    }
-                }
-            }
-            Fault::Echo {
-                coordinator,
-                worker,
-            } => {
-                let name = self.coordinators[coordinator].name();
-                let worker = &mut self.workers[worker];
-                if worker.is_up {
-                    worker.echo(&mut self.network, name, &self.languages);
-                }
-            }
-        }
-    }
-
-    /// A stream that is silent for too long is given up by both ends, each by its own clock.
-    fn cut_later(&mut self, stream: StreamId) {
-        for end in [End::Coordinator, End::Worker] {
-            let after = KEEPALIVE + Time::from_micros(self.network.dice.roll() % 900_000);
-            let at = self.network.now + after;
-            self.network.at(at, Event::Broken(stream, end));
         }
     }
 
@@ -559,15 +408,4 @@ fn alive(coordinators: &mut [Coordinator], at: usize, life: u32) -> Option<&mut 
     let home = (coordinators.get_mut(at)).filter(|home| home.is_up && home.life == life)?;
     home.is_touched = true;
     Some(home)
-}
-
-/// How long a fault lasts.
-fn lasts(fault: &Fault) -> Time {
-    match fault {
-        Fault::WorkerCrash { down, .. } | Fault::CoordinatorCrash { down, .. } => *down,
-        Fault::Hang { lasts, .. } | Fault::Lag { lasts, .. } | Fault::Block { lasts, .. } => *lasts,
-        Fault::Drain { down, .. } => *down + Time::from_secs(10),
-        Fault::Break { notice, .. } => notice[0].max(notice[1]),
-        Fault::Echo { .. } | Fault::GiveUp { .. } => Time::ZERO,
-    }
 }

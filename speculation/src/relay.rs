@@ -175,6 +175,11 @@ impl Relay {
         self.members.get(&key).map(|member| member.term)
     }
 
+    /// The term that was given out last.
+    pub fn last_term(&self) -> Term {
+        self.term
+    }
+
     /// The committed text, prompt included.
     pub fn text(&self) -> &[u32] {
         &self.text

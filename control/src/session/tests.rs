@@ -441,4 +441,7 @@ fn answers_and_messages_of_an_older_term_change_nothing() {
     let actions = poll(&mut machine, START);
     let lost = loss(Expectation::Returns, 0, "full");
     assert!(actions.contains(&Action::TargetLost(lost)), "{actions:?}");
+    // The close of the later term may still be to be sent, and one of the older would take its slot.
+    assert_eq!(machine.handle_opened(TARGET, old), Opened::CloseAgain);
+    assert_eq!(machine.closing_term(), term);
 }

@@ -10,6 +10,7 @@
 mod ar;
 mod auto;
 mod knobs;
+mod parallel;
 mod serial;
 mod serial_tree;
 
@@ -31,6 +32,7 @@ pub const BUILT_IN: &[&Entry] = &[
     &ar::ENTRY,
     &serial::ENTRY,
     &serial_tree::ENTRY,
+    &parallel::ENTRY,
     &auto::ENTRY,
 ];
 

@@ -104,7 +104,7 @@ fn bad_report(world: &mut World, at: usize) {
     match role {
         Role::Draft => {
             let report = random_guesses(&mut world.dice, world.relay.text().len());
-            world.relay_takes_old(at, &Said::Report(report.clone()));
+            world.relay_takes_old(at, &Said::Report(Box::new(report.clone())));
             let taken = world.relay.handle_report(key, term, &report);
             world.workers[at].tainted = true;
             if taken.is_err() {
@@ -115,7 +115,7 @@ fn bad_report(world: &mut World, at: usize) {
         }
         Role::Qualifier => {
             let report = random_picks(&mut world.dice, world.relay.text());
-            world.relay_takes_old(at, &Said::Report(report.clone()));
+            world.relay_takes_old(at, &Said::Report(Box::new(report.clone())));
             let _ = world.relay.handle_report(key, term, &report);
         }
         Role::Target => {

@@ -31,7 +31,7 @@ pub(crate) struct Pace {
 pub(crate) enum Said {
     /// The open call was answered.
     Opened,
-    Report(Report),
+    Report(Box<Report>),
 }
 
 /// A step under way.
@@ -212,7 +212,7 @@ impl Worker {
         self.may_report = false;
         if let Some(report) = self.session.poll_report(Activity::default()) {
             self.served.check_report(&report);
-            self.outbox.push_back(Said::Report(report));
+            self.outbox.push_back(Said::Report(Box::new(report)));
             // A draft's report is limited in size; there may be more.
             self.may_report = true;
         }
