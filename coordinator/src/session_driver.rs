@@ -16,7 +16,7 @@ use futures::stream::FuturesUnordered;
 use proto::{outward, v1};
 use runtime::TraceContext;
 use speculation::duty::Role;
-use speculation::message::{Finish, SessionId, SessionSpec};
+use speculation::message::{Finish, SessionId, SessionSpec, Term};
 use speculation::relay::{Relay, WorkerKey};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -143,6 +143,11 @@ impl SessionDriver {
     /// Generated tokens of the text.
     pub(crate) fn generated(&self) -> usize {
         self.machine.generated()
+    }
+
+    /// The term under which the session is closed where an open call is carried out behind its close.
+    pub(crate) fn closing_term(&self) -> Term {
+        self.machine.closing_term()
     }
 
     /// Ends the session: leaves every worker, and gives what is left to do about the client and the open calls.
@@ -293,6 +298,7 @@ impl SessionDriver {
         match answer {
             Ok(()) => {
                 if self.machine.handle_opened(key, term) == session::Opened::CloseAgain {
+                    let term = self.machine.closing_term();
                     stream.outbox.put(self.id, ToWorker::Close(term));
                 }
             }

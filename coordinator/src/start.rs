@@ -8,7 +8,7 @@ use control::session::SessionMachine;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use proto::v1;
-use speculation::message::SessionId;
+use speculation::message::{SessionId, Term};
 use speculation::relay::{Relay, RelayConfig};
 use text::Special;
 use tokio::sync::{Notify, mpsc};
@@ -257,8 +257,9 @@ async fn run(
         Ok(End::Left) | Err(_) => None,
     };
     let tokens = driver.generated();
+    let term = driver.closing_term();
     let (delivery, opens) = driver.end();
-    close(cluster, id, opens);
+    close(cluster, (id, term), opens);
     match (ended, finished) {
         (Ok(_), Some(finished)) => {
             tracing::debug!(session = id.0, tokens, reason = finished.reason, "finished");
@@ -275,14 +276,14 @@ async fn run(
 }
 
 /// An open call that is still under way may be carried out behind the session's close: the session is closed once more
-/// when the call has ended.
-fn close(cluster: &Cluster, id: SessionId, mut opens: FuturesUnordered<Opening>) {
+/// when the call has ended, under the last term that was given out.
+fn close(cluster: &Cluster, (id, term): (SessionId, Term), mut opens: FuturesUnordered<Opening>) {
     if opens.is_empty() {
         return;
     }
     let closing = async move {
         while let Some(opened) = opens.next().await {
-            (opened.stream.outbox).put(id, ToWorker::Close(opened.term));
+            (opened.stream.outbox).put(id, ToWorker::Close(term));
         }
     };
     // A worker that hangs answers no open call, and must not hold up the drain.
