@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use proto::v1;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
@@ -146,8 +147,16 @@ impl Client {
 /// How long coordinators are asked to resume a completion without getting a token.
 const RESUME_LIMIT: Duration = Duration::from_secs(20);
 
-/// The first and the longest pause before the next attempt; each is twice the one before.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+/// The longest pause before the next attempt, without jitter.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Pauses between attempts.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_factor(2.0)
+    .with_max_delay(LONGEST_PAUSE)
+    .without_max_times()
+    .with_jitter();
 
 /// The coordinators of one cluster; any of them can resume a completion that another one has begun.
 pub(crate) struct Coordinators<'a> {
@@ -175,7 +184,7 @@ impl Coordinators<'_> {
         let mut had = 0;
         // The first failed attempt since the last token.
         let mut failing_since = None;
-        let mut pause = PAUSES[0];
+        let mut pauses = BACKOFF.build();
         let mut addresses = self.addresses.iter().cycle();
         let mut failures = 0;
         loop {
@@ -193,7 +202,7 @@ impl Coordinators<'_> {
             };
             let tokens = received.completion.token_ids.len();
             if tokens > had {
-                (had, failing_since, pause) = (tokens, None, PAUSES[0]);
+                (had, failing_since, pauses) = (tokens, None, BACKOFF.build());
             }
             failures += 1;
             let has_given_up = match &received.started {
@@ -204,8 +213,7 @@ impl Coordinators<'_> {
                 return Err(failure.error);
             }
             on_failure(&failure.error);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES[1]);
+            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }
     }
 }

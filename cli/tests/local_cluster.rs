@@ -17,8 +17,8 @@ fn offshoot(arguments: &[&str]) -> Output {
         }
     }
     let output = command.args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?} said {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?} printed {stderr}");
     output
 }
 
@@ -37,11 +37,11 @@ fn a_completion_goes_to_stdout_and_its_statistics_to_stderr() {
             "--strategy",
             strategy,
         ]);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(
-            said.starts_with("24 tokens, ") && said.contains("finish: length"),
-            "{said}"
+            stderr.starts_with("24 tokens, ") && stderr.contains("finish: length"),
+            "{stderr}"
         );
         String::from_utf8(output.stdout).unwrap()
     };

@@ -19,27 +19,27 @@ fn offshoot(arguments: &[&str]) -> Output {
 /// Runs a command that must fail with `status`, and returns its standard error.
 fn failure(arguments: &[&str], status: i32) -> String {
     let output = offshoot(arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
         output.status.code(),
         Some(status),
-        "{arguments:?} printed {said}"
+        "{arguments:?} printed {stderr}"
     );
     assert!(
         output.stdout.is_empty(),
         "a failure writes nothing to standard output"
     );
-    assert!(!said.contains("panicked"), "{said}");
-    said
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
 }
 
 fn fails_with(arguments: &[&str], parts: &[&str]) {
-    let said = failure(arguments, 1);
-    assert!(said.starts_with("error: "), "{said}");
+    let stderr = failure(arguments, 1);
+    assert!(stderr.starts_with("error: "), "{stderr}");
     for part in parts {
         assert!(
-            said.contains(part),
-            "{arguments:?} printed {said:?}, not {part:?}"
+            stderr.contains(part),
+            "{arguments:?} printed {stderr:?}, not {part:?}"
         );
     }
 }
@@ -128,10 +128,10 @@ fn a_bad_flag_is_a_usage_error() {
         (&["bench-engine", "--rows", "0"][..], "0"),
         (&["models", "deepen", "--layers", "9"][..], "--out"),
     ] {
-        let said = failure(arguments, 2);
+        let stderr = failure(arguments, 2);
         assert!(
-            said.contains(part),
-            "{arguments:?} printed {said:?}, not {part:?}"
+            stderr.contains(part),
+            "{arguments:?} printed {stderr:?}, not {part:?}"
         );
     }
 }

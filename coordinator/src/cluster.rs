@@ -37,7 +37,7 @@ pub(crate) struct Cluster {
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     /// How long a session whose target is lost waits for another.
-    pub(crate) replay_wait: Duration,
+    pub(crate) failover_wait: Duration,
     /// The strategy of a request that names none.
     pub(crate) strategy: Settings,
 }

@@ -63,12 +63,12 @@ pub struct Args {
     /// Seconds that a request whose target is lost waits for another of equal numerics, or for the same to return.
     #[arg(
         long,
-        env = "OFFSHOOT_REPLAY_WAIT",
+        env = "OFFSHOOT_FAILOVER_WAIT",
         value_name = "SECONDS",
         default_value_t = 10,
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
-    pub replay_wait: u64,
+    pub failover_wait: u64,
     /// Strategy of requests that name none; it decides how fast a text is found, never what it says.
     #[arg(
         long,
@@ -116,7 +116,7 @@ pub struct Config {
     /// Requests that wait beyond those.
     pub max_queued: usize,
     /// How long a request whose target is lost waits for another.
-    pub replay_wait: Duration,
+    pub failover_wait: Duration,
     /// The strategy of requests that name none; there is one of this name, and its knobs are in range.
     pub strategy: Settings,
     /// How workers are called, and how clients are served; `None` for plaintext.
@@ -176,7 +176,7 @@ impl TryFrom<&Args> for Config {
             workers,
             max_sessions: args.max_sessions.max(1) as usize,
             max_queued: args.max_queued as usize,
-            replay_wait: Duration::from_secs(args.replay_wait),
+            failover_wait: Duration::from_secs(args.failover_wait),
             strategy: strategy.settings,
             tls,
         })

@@ -130,7 +130,7 @@ impl Coordinator {
         let registry = Registry::start(config, name, tokenizer, readiness.clone());
         let admission = Admission::new(config.max_sessions, config.max_queued);
         let policy = Policy {
-            replay_wait: config.replay_wait,
+            failover_wait: config.failover_wait,
             strategy: config.strategy.clone(),
         };
         let cluster = Cluster::new(registry, admission, drain.clone(), policy, first);

@@ -181,7 +181,7 @@ async fn prepare(
         vocab: registry.tokenizer().vocabulary().len() as u32,
     });
     let relay = relay.with_calibration(cluster.calibrations());
-    let patience = cluster.policy.replay_wait;
+    let patience = cluster.policy.failover_wait;
     let beginning = Beginning {
         id,
         machine: SessionMachine::new(relay, request.wanted, prompt.len(), patience),

@@ -93,12 +93,6 @@ impl Sequence {
         self.slots.fill(None);
     }
 
-    /// Drops the row of a slot and whatever hangs from it, however deep.
-    fn drop_below(&mut self, slot: u16) {
-        self.slots[usize::from(slot)] = None;
-        self.drop_orphans();
-    }
-
     /// Drops rows until each row's parent is held.
     fn drop_orphans(&mut self) {
         loop {
@@ -268,9 +262,10 @@ impl Sequences {
         let sequence = &mut self.all[index];
         for &node in nodes {
             if let Some(slot) = sequence.slot_of(node) {
-                sequence.drop_below(slot);
+                sequence.slots[usize::from(slot)] = None;
             }
         }
+        sequence.drop_orphans();
         Ok(())
     }
 

@@ -5,7 +5,8 @@ mod support;
 
 use std::ops::ControlFlow;
 
-use decode::{Answer, Ask, CacheOp, Row, SamplerState, StepPlan};
+use decode::sampling::Shaping;
+use decode::{Answer, Ask, CacheOp, Row, SamplerState, Sampling, StepPlan};
 use engine::{Backend, CpuEngine, EngineError, EngineOptions, SeqStep, StepEnd};
 use offshoot_engine as engine;
 use safetensors::Dtype;
@@ -152,4 +153,38 @@ fn padding_is_not_answered() {
     assert_eq!(refused(&mut engine, &[(seq, beyond)]), error);
     assert!(CpuEngine::load(dir.path(), &options(102)).is_err());
     assert!(CpuEngine::load(dir.path(), &options(0)).is_err());
+}
+
+/// A mask may cover the logit that is not a number: the model is broken there all the same.
+#[test]
+fn a_mask_hides_no_broken_logit() {
+    let dir = synthetic::checkpoint(Dtype::F32, 2);
+    let mut tensors = synthetic::tensors(Dtype::F32, 2);
+    let head = tensors.get_mut("lm_head.weight").unwrap();
+    let width = head.bytes.len() / synthetic::VOCAB;
+    head.bytes[50 * width..50 * width + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    synthetic::write(dir.path(), &synthetic::config(2), &tensors);
+    let options = EngineOptions::for_sequences(32, 1);
+    let mut engine = CpuEngine::load(dir.path(), &options).unwrap();
+    let seq = engine.open(20).unwrap();
+    let shaping = Shaping {
+        min_tokens: 5,
+        stop_ids: vec![50],
+        ..Shaping::default()
+    };
+    let sampling = Sampling {
+        shaping,
+        ..Sampling::default()
+    };
+    let end = engine.step(
+        &mut [SeqStep {
+            seq,
+            plan: &append(&[1, 2], Asked::Last),
+            text: &[1, 2],
+            prompt_len: 2,
+            sampler: &mut sampling.into(),
+        }],
+        &mut |_| ControlFlow::Continue(()),
+    );
+    assert_eq!(end, Ok(StepEnd::Done(vec![vec![Answer::NotFinite]])));
 }

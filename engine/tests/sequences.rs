@@ -369,6 +369,12 @@ fn a_row_that_is_not_a_number_spoils_its_own_path_only() {
     assert_eq!(bits(&found[1]), expected[2]);
     engine.apply(bad, &CacheOp::Shorten(2)).unwrap();
     rows[2].ask = Ask::Guesses(2);
+    // A walk ends at a row that is not a number.
+    let below = Row {
+        path: vec![50, 5],
+        ..row(5, Some(0), 3)
+    };
+    let rows = [&rows[..], &[below]].concat();
     let go_on = &mut |_| ControlFlow::Continue(());
     let end = step(&mut engine, bad, &tree(&rows), &[1, 2], go_on);
     let StepEnd::Done(answers) = end else {
@@ -377,7 +383,12 @@ fn a_row_that_is_not_a_number_spoils_its_own_path_only() {
     assert!(
         matches!(
             answers[0][..],
-            [Answer::NotFinite, Answer::Pick(_), Answer::NotFinite]
+            [
+                Answer::NotFinite,
+                Answer::Pick(_),
+                Answer::NotFinite,
+                Answer::Skipped
+            ]
         ),
         "{answers:?}"
     );

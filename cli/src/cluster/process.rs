@@ -124,13 +124,13 @@ impl Process {
         let failure = match timeout(limit, stdout.read_line(&mut line)).await {
             Ok(Ok(0)) => None,
             Ok(Ok(_)) => match Announcement::from_line(line.trim_end()) {
-                Ok(said) if said.role == role => {
+                Ok(announced) if announced.role == role => {
                     let _ = started.send(());
                     return Ok(Process {
                         name,
                         role,
-                        addr: said.addr,
-                        admin: said.admin,
+                        addr: announced.addr,
+                        admin: announced.admin,
                         child,
                         stdin,
                         log,
@@ -139,7 +139,7 @@ impl Process {
                         _stdout: stdout,
                     });
                 }
-                Ok(said) => Some(format!("announced the role {}", said.role)),
+                Ok(announced) => Some(format!("announced the role {}", announced.role)),
                 Err(error) => Some(format!("announced something else: {error}")),
             },
             Ok(Err(error)) => Some(format!("cannot be read: {error}")),

@@ -201,7 +201,7 @@ async fn a_free_reservation_goes_to_the_first_by_priority() {
 async fn a_free_reservation_goes_first_to_who_has_lost_its_own() {
     let (first, second) = (room_for_one().await, room_for_one().await);
     let limits = Limits {
-        replay_wait: PATIENCE,
+        failover_wait: PATIENCE,
         ..Limits::default()
     };
     let rig = Rig::limited(&[&first, &second], &[], limits).await;

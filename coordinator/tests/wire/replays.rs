@@ -17,7 +17,7 @@ const LONG: u32 = 4000;
 
 fn patient() -> Limits {
     Limits {
-        replay_wait: PATIENCE,
+        failover_wait: PATIENCE,
         ..Limits::default()
     }
 }

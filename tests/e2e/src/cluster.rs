@@ -191,7 +191,7 @@ fn coordinator(
         "--target",
         &target.addr,
         // There is no second target to wait for.
-        "--replay-wait",
+        "--failover-wait",
         "1",
     ]);
     for draft in drafts {

@@ -37,15 +37,15 @@ pub async fn until<T>(
     }
 }
 
-/// For a condition without further explanation.
+/// What a check for [`until`] returns about a condition.
 ///
 /// # Errors
-/// None; [`until`] takes a `Result`.
-pub fn met(is_met: bool, otherwise: &str) -> Result<(), String> {
+/// When it is not met: `missing`.
+pub fn met(is_met: bool, missing: &str) -> Result<(), String> {
     if is_met {
         Ok(())
     } else {
-        Err(otherwise.to_owned())
+        Err(missing.to_owned())
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
         let never = until(limit, async || Ok(met(false, "no worker"))).await;
         let error = format!("{:#}", never.unwrap_err());
         assert_eq!(error, "not within 5 s: no worker");
-        let hangs = until(limit, async || Ok(Ok(std::future::pending::<()>().await)));
+        let hangs = until::<()>(limit, async || std::future::pending().await);
         assert!(hangs.await.is_err());
         let fails = until::<()>(limit, async || anyhow::bail!("broken")).await;
         assert_eq!(fails.unwrap_err().to_string(), "broken");

@@ -156,11 +156,11 @@ fn the_command_resumes_at_the_next_coordinator() {
     cluster.coordinator.kill().unwrap();
     stdout.read_to_end(&mut text).unwrap();
     let disturbed = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&disturbed.stderr);
-    assert!(disturbed.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&disturbed.stderr);
+    assert!(disturbed.status.success(), "{stderr}");
     assert!(
-        said.contains("resuming"),
-        "the coordinator was lost too late: {said}"
+        stderr.contains("resuming"),
+        "the coordinator was lost too late: {stderr}"
     );
     assert_eq!(text, undisturbed.stdout);
 }

@@ -30,8 +30,8 @@ async fn offshoot(arguments: Vec<String>) -> String {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{arguments:?} printed {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?} printed {stderr}");
         String::from_utf8(output.stdout).unwrap()
     };
     tokio::task::spawn_blocking(run).await.unwrap()

@@ -133,10 +133,10 @@ async fn every_role_uses_tls_and_invalid_clients_are_refused() {
         auto.statistics.walks.unwrap().hits > 0,
         "no guess was accepted"
     );
-    let said = generate(addr, &flags(&cluster.client()));
-    assert!(said.status.success(), "{said:?}");
+    let output = generate(addr, &flags(&cluster.client()));
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(
-        String::from_utf8_lossy(&said.stdout).trim_end(),
+        String::from_utf8_lossy(&output.stdout).trim_end(),
         plain.text.trim_end()
     );
 
@@ -157,21 +157,21 @@ async fn every_role_uses_tls_and_invalid_clients_are_refused() {
         ),
     ] {
         for addr in [addr, &cluster.workers[0].addr] {
-            let said = generate(addr, &flags(&tls));
-            let words = String::from_utf8_lossy(&said.stderr);
+            let output = generate(addr, &flags(&tls));
+            let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(
-                !said.status.success() && words.contains(why),
-                "{tls:?}: {words}"
+                !output.status.success() && stderr.contains(why),
+                "{tls:?}: {stderr}"
             );
         }
     }
 
     let own = identity(cluster.folder.path(), "coordinator");
     let open = coordinator(&cluster.workers, &own, &["--tls-client-auth", "optional"]).unwrap();
-    let said = generate(&open.addr, &flags(&without));
-    assert!(said.status.success(), "{said:?}");
+    let output = generate(&open.addr, &flags(&without));
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(
-        String::from_utf8_lossy(&said.stdout).trim_end(),
+        String::from_utf8_lossy(&output.stdout).trim_end(),
         plain.text.trim_end()
     );
 }
@@ -261,12 +261,12 @@ async fn served_by(
 fn plaintext_is_served_on_loopback_only() {
     let model = model("draft").display().to_string();
     let line = ["draft-worker", "--model", &model, "--host", "0.0.0.0"];
-    let said = offshoot(&line);
-    let words = String::from_utf8_lossy(&said.stderr);
-    assert!(!said.status.success(), "it listened");
+    let output = offshoot(&line);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "it listened");
     assert!(
-        words.contains("--tls-cert") && words.contains("--allow-plaintext-bind"),
-        "{words}"
+        stderr.contains("--tls-cert") && stderr.contains("--allow-plaintext-bind"),
+        "{stderr}"
     );
 }
 
@@ -274,10 +274,10 @@ fn plaintext_is_served_on_loopback_only() {
 fn an_incomplete_certificate_is_an_error() {
     let model = model("draft").display().to_string();
     let line = ["draft-worker", "--model", &model, "--tls-cert", "cert.pem"];
-    let said = offshoot(&line);
-    let words = String::from_utf8_lossy(&said.stderr);
+    let output = offshoot(&line);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !said.status.success() && words.contains("--tls-ca is missing"),
-        "{words}"
+        !output.status.success() && stderr.contains("--tls-ca is missing"),
+        "{stderr}"
     );
 }

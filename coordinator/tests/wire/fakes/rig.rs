@@ -25,7 +25,7 @@ pub(crate) struct Limits {
     pub(crate) max_sessions: usize,
     pub(crate) max_queued: usize,
     /// How long a request whose target is lost waits for another.
-    pub(crate) replay_wait: Duration,
+    pub(crate) failover_wait: Duration,
 }
 
 impl Default for Limits {
@@ -34,7 +34,7 @@ impl Default for Limits {
         Limits {
             max_sessions: 16,
             max_queued: 16,
-            replay_wait: Duration::ZERO,
+            failover_wait: Duration::ZERO,
         }
     }
 }
@@ -88,7 +88,7 @@ impl Rig {
                 .collect(),
             max_sessions: limits.max_sessions,
             max_queued: limits.max_queued,
-            replay_wait: limits.replay_wait,
+            failover_wait: limits.failover_wait,
             strategy: Settings::new("auto"),
             tls: None,
         };

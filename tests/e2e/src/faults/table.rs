@@ -130,7 +130,7 @@ mod tests {
             longest_gap: Duration::from_millis(gap_ms),
             recovery: recovery_ms.map(Duration::from_millis),
             rate: 200.0,
-            notes: vec![format!("failed: gone after {gap_ms} tokens")],
+            notes: vec![format!("failed: lost after {gap_ms} tokens")],
             ..Repetition::default()
         }
     }
@@ -151,7 +151,7 @@ mod tests {
         assert!(HEAD.lines().all(|head| cells(head) == cells(&line)));
         assert_eq!(
             notes(&[series]),
-            ["- kill -9, draft: failed: gone after # tokens (3 times)"]
+            ["- kill -9, draft: failed: lost after # tokens (3 times)"]
         );
     }
 }
