@@ -23,7 +23,8 @@ fn options(dtype: WeightDtype) -> EngineOptions {
     EngineOptions {
         dtype: Some(dtype),
         scratch_rows: 40,
-        max_rows: 160,
+        // Whatever a schedule draws fits in a step: three sequences, fewer than 40 appended and at most 24 tree rows each.
+        max_rows: 3 * (40 + 24),
         ..EngineOptions::for_sequences(96, 4)
     }
 }
