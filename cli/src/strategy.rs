@@ -98,6 +98,15 @@ fn flags(mut command: Command, registry: &Registry) -> Command {
     command.arg(knob)
 }
 
+/// The name of a strategy, if there is one of that name.
+pub(crate) fn known(name: &str) -> Result<String, String> {
+    let settings = Settings::new(name);
+    match Registry::default().choose(&settings) {
+        Ok(_) => Ok(settings.name),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
 /// What the flags say, if the registry accepts it.
 fn settings(matches: &ArgMatches, registry: &Registry) -> Result<Settings, String> {
     let name = matches.get_one::<String>("strategy");

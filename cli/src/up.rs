@@ -3,10 +3,12 @@
 use anyhow::{Result, bail};
 use clap::Args;
 use runtime::{AdminArgs, Drain, NetArgs, TlsArgs};
+use speculation::strategy::DEFAULT;
 
 use crate::End;
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::console::{self, Progress};
+use crate::strategy;
 
 /// Arguments of `offshoot up`.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +31,9 @@ pub(crate) struct UpArgs {
     tls: TlsArgs,
     #[command(flatten)]
     admin: AdminArgs,
+    /// Strategy of requests that name none; it changes the speed, never the text.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT, value_parser = strategy::known)]
+    strategy: String,
 }
 
 /// Starts the cluster, prints its addresses, and runs it until the process is asked to stop.
@@ -40,6 +45,8 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
     drain.on_signals()?;
     let mut plan = args.cluster.plan()?;
     plan.coordinator_flags = net_flags(&args.net);
+    plan.coordinator_flags
+        .extend(["--strategy".to_owned(), args.strategy]);
     plan.tls = args.tls;
     plan.admin = args.admin.admin;
     let progress = Progress::spinner("starting the cluster");

@@ -250,7 +250,7 @@ impl<L: Slots, X> Host<L, X> {
                 term,
                 message,
             } = update;
-            let Some(hosted) = self.table.hears(stream, session, term) else {
+            let Some(hosted) = self.table.accepts(stream, session, term) else {
                 continue;
             };
             let taken = (hosted.session).handle_update(now, &message, &mut self.learned);

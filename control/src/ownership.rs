@@ -50,7 +50,7 @@ impl Ownership {
     }
 
     /// Whether a message on this stream under this term is for it.
-    pub fn hears(&self, stream: u64, term: Term) -> bool {
+    pub fn accepts(&self, stream: u64, term: Term) -> bool {
         self.hold == Hold::Stream(stream) && self.term == term
     }
 
@@ -73,7 +73,7 @@ impl Ownership {
 pub fn reusable(cached: &[u32], spec: &SessionSpec) -> usize {
     (cached.iter())
         .zip(&spec.text)
-        .take_while(|(held, told)| held == told)
+        .take_while(|(held, known)| held == known)
         .count()
         // The last token is computed again, because a step has to give its logits.
         .min(spec.text.len().saturating_sub(1))
@@ -93,19 +93,21 @@ mod tests {
         let owned = Ownership::new(1, Term(3), 7);
         assert!(owned.yields_to(1, Term(4)));
         assert!(!owned.yields_to(1, Term(3)) && !owned.yields_to(2, Term(4)));
-        assert!(owned.hears(7, Term(3)));
-        assert!(!owned.hears(7, Term(2)) && !owned.hears(7, Term(4)) && !owned.hears(8, Term(3)));
+        assert!(owned.accepts(7, Term(3)));
+        assert!(
+            !owned.accepts(7, Term(2)) && !owned.accepts(7, Term(4)) && !owned.accepts(8, Term(3))
+        );
         assert!(owned.ends_by(1, Term(3)) && owned.ends_by(1, Term(9)));
         assert!(!owned.ends_by(1, Term(2)) && !owned.ends_by(2, Term(3)));
     }
 
     #[test]
-    fn a_lost_stream_leaves_a_lease_that_hears_nothing() {
+    fn a_lost_stream_leaves_a_lease_that_accepts_nothing() {
         let mut owned = Ownership::new(1, Term(3), 7);
         let now = Time::from_secs(5);
         assert!(!owned.handle_lost(6, now));
         assert!(owned.handle_lost(7, now) && !owned.handle_lost(7, now + LEASE));
         assert_eq!(owned.hold(), Hold::Lease(now + LEASE));
-        assert!(!owned.hears(7, Term(3)) && owned.yields_to(1, Term(4)));
+        assert!(!owned.accepts(7, Term(3)) && owned.yields_to(1, Term(4)));
     }
 }

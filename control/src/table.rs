@@ -105,9 +105,9 @@ impl<L: Slots, S> SessionTable<L, S> {
     }
 
     /// The session that a message on this stream under this term is for.
-    pub fn hears(&mut self, stream: u64, id: SessionId, term: Term) -> Option<&mut S> {
+    pub fn accepts(&mut self, stream: u64, id: SessionId, term: Term) -> Option<&mut S> {
         let held = self.sessions.get_mut(&id)?;
-        (held.owned.hears(stream, term)).then_some(&mut held.session)
+        (held.owned.accepts(stream, term)).then_some(&mut held.session)
     }
 
     /// A coordinator closes a session, perhaps on a later stream than the one it was opened on. Returns what was held.
@@ -293,7 +293,7 @@ mod tests {
             "it is still to be sent"
         );
         held.hold(ID, owned, "second");
-        assert!(held.hears(7, ID, Term(1)).is_none() && held.hears(7, ID, Term(2)).is_some());
+        assert!(held.accepts(7, ID, Term(1)).is_none() && held.accepts(7, ID, Term(2)).is_some());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How a session hears of one worker: the reader and the writer of the worker's stream reach the session here without ever
+//! How one worker reaches a session: the reader and the writer of the worker's stream reach the session here without ever
 //! waiting for it.
 
 use std::sync::Arc;

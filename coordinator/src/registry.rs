@@ -34,12 +34,12 @@ pub(crate) enum Unplaced {
     Failed(Failure),
 }
 
-/// A session that looks for workers.
+/// A session that asks for workers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seeker<'a> {
+pub(crate) struct Requester<'a> {
     /// The session.
     pub(crate) session: SessionId,
-    /// Makes the mailboxes by which it hears of its workers.
+    /// Makes the mailboxes through which its workers reach it.
     pub(crate) mailboxes: &'a MailboxMaker,
 }
 
@@ -137,12 +137,12 @@ impl Registry {
     /// Reserves workers for a new session: the target comes first.
     pub(crate) fn place(
         &self,
-        seeker: Seeker<'_>,
+        requester: Requester<'_>,
         need: &Need<'_>,
     ) -> Result<Vec<ReservedWorker>, Unplaced> {
         self.fleet()
             .change(|fleet| {
-                let given = (fleet.place(seeker.session, need)).map_err(|why| match why {
+                let given = (fleet.place(requester.session, need)).map_err(|why| match why {
                     NoPlace::Busy => Unplaced::Busy,
                     NoPlace::Missing => {
                         let each = fleet.missing_targets(|key| self.address(key));
@@ -162,29 +162,29 @@ impl Registry {
                 })?;
                 Ok(self.found(given))
             })
-            .map(|found| self.join(seeker, found))
+            .map(|found| self.join(requester, found))
     }
 
     /// Reserves drafts and qualifiers, as many as the session still wants besides those it has.
     pub(crate) fn place_contributors(
         &self,
-        seeker: Seeker<'_>,
+        requester: Requester<'_>,
         wanted: Wanted,
         positions: u32,
         present: &[WorkerKey],
     ) -> Vec<ReservedWorker> {
         let found = self.fleet().change(|fleet| {
-            let given = fleet.place_contributors(seeker.session, wanted, positions, present);
+            let given = fleet.place_contributors(requester.session, wanted, positions, present);
             self.found(given)
         });
-        self.join(seeker, found)
+        self.join(requester, found)
     }
 
     /// Reserves another target for a session that has lost its own. When there is no room it waits, until `waiting` is
     /// dropped.
     pub(crate) fn replace_target(
         &self,
-        seeker: Seeker<'_>,
+        requester: Requester<'_>,
         lost: LostTarget,
         numerics: &str,
         positions: u32,
@@ -193,13 +193,13 @@ impl Registry {
         let mut turn = waiting.as_ref().map(Waiting::turn);
         let found = self.fleet().change(|fleet| {
             let given =
-                fleet.replace_target(seeker.session, lost, numerics, positions, &mut turn)?;
+                fleet.replace_target(requester.session, lost, numerics, positions, &mut turn)?;
             self.found(vec![given]).pop()
         });
         if waiting.is_none() {
             *waiting = turn.map(|turn| self.fleet().waiting(turn));
         }
-        self.join(seeker, found).pop()
+        self.join(requester, found).pop()
     }
 
     /// Finds the stream of each reservation. Under the lock of the fleet, where streams come and go.
@@ -222,7 +222,7 @@ impl Registry {
     /// they are dropped.
     fn join(
         &self,
-        seeker: Seeker<'_>,
+        requester: Requester<'_>,
         found: impl IntoIterator<Item = Found>,
     ) -> Vec<ReservedWorker> {
         let each = found.into_iter().map(|found| {
@@ -230,9 +230,9 @@ impl Registry {
                 reservation,
                 stream,
             } = found;
-            let mailbox = seeker.mailboxes.mailbox(stream.key);
+            let mailbox = requester.mailboxes.mailbox(stream.key);
             let reserved = Reserved::new(self.fleet(), reservation);
-            ReservedWorker::join(seeker.session, stream, mailbox, reserved)
+            ReservedWorker::join(requester.session, stream, mailbox, reserved)
         });
         each.collect()
     }

@@ -9,7 +9,7 @@ use crate::mailbox::Mailbox;
 use crate::worker_stream::WorkerStream;
 
 /// A worker on which a session has a reservation: the stream that the reservation belongs to, and the mailbox by which the
-/// session hears of it. Dropping it closes the session there and gives the reservation back, whatever ended the session.
+/// session gets its reports. Dropping it closes the session there and gives the reservation back, whatever ended the session.
 #[derive(Debug)]
 pub(crate) struct ReservedWorker {
     session: SessionId,
@@ -20,7 +20,7 @@ pub(crate) struct ReservedWorker {
 }
 
 impl ReservedWorker {
-    /// From now on the session hears of the worker.
+    /// From now on the session gets the reports of the worker.
     pub(crate) fn join(
         session: SessionId,
         stream: Arc<WorkerStream>,

@@ -28,7 +28,7 @@ use crate::failure::Failure;
 use crate::fleet_handle::Waiting;
 use crate::mailbox::{MailboxMaker, Received};
 use crate::open::{self, Opened, Opening};
-use crate::registry::Seeker;
+use crate::registry::Requester;
 use crate::request_metrics::RequestMetrics;
 use crate::reservation::ReservedWorker;
 use crate::worker_stream::ToWorker;
@@ -366,12 +366,12 @@ impl SessionDriver {
     }
 
     fn find_target(&mut self, cluster: &Cluster, lost: LostTarget) {
-        let seeker = Seeker {
+        let requester = Requester {
             session: self.id,
             mailboxes: &self.mailboxes,
         };
         let found = cluster.registry.replace_target(
-            seeker,
+            requester,
             lost,
             &self.numerics_id,
             self.positions,
@@ -389,12 +389,13 @@ impl SessionDriver {
     }
 
     fn find_contributors(&mut self, cluster: &Cluster, wanted: Wanted) {
-        let seeker = Seeker {
+        let requester = Requester {
             session: self.id,
             mailboxes: &self.mailboxes,
         };
         let present: Vec<WorkerKey> = self.machine.workers().collect();
-        let found = (cluster.registry).place_contributors(seeker, wanted, self.positions, &present);
+        let found =
+            (cluster.registry).place_contributors(requester, wanted, self.positions, &present);
         for reserved in found {
             self.handle_reserved(reserved);
         }

@@ -21,7 +21,7 @@ use crate::delivery::{Delivery, Item};
 use crate::failure::Failure;
 use crate::mailbox::{MailboxMaker, Received};
 use crate::open::Opening;
-use crate::registry::{Registry, Seeker, Unplaced};
+use crate::registry::{Registry, Requester, Unplaced};
 use crate::request::{self, Prompt, Request};
 use crate::request_metrics::RequestMetrics;
 use crate::reservation::ReservedWorker;
@@ -141,11 +141,11 @@ async fn prepare(
         tokens: prompt_len.saturating_add(ids.len().saturating_sub(1) as u32),
         positions: request.most_positions(prompt_len),
     };
-    let seeker = Seeker {
+    let requester = Requester {
         session: id,
         mailboxes: &mailboxes,
     };
-    let reserved = place(registry, seeker, &need).await?;
+    let reserved = place(registry, requester, &need).await?;
     let target = &(reserved.first().expect("the target comes first").stream).hello;
     let stopping = request.stopping(prompt_len, target);
     if ids.len() > (stopping.max_len - prompt_len) as usize {
@@ -214,14 +214,14 @@ async fn encode(registry: &Registry, prompt: &Prompt) -> Result<Vec<u32>, Failur
 /// Reserves workers for the session, waiting while every target that would do is full.
 async fn place(
     registry: &Registry,
-    seeker: Seeker<'_>,
+    requester: Requester<'_>,
     need: &Need<'_>,
 ) -> Result<Vec<ReservedWorker>, Failure> {
     // Watching begins before looking, so that nothing is missed in between.
     let mut vacancies = registry.vacancies();
     let mut waiting = None;
     loop {
-        match registry.place(seeker, need) {
+        match registry.place(requester, need) {
             Ok(reserved) => return Ok(reserved),
             Err(Unplaced::Failed(failure)) => return Err(failure),
             Err(Unplaced::Busy) => {

@@ -370,7 +370,7 @@ pub fn worker_frame(frame: v1::WorkerFrame) -> Result<Vec<Addressed<FromWorker>>
     }
     let reports = frame.reports.into_iter().map(report);
     reports
-        .chain(frame.faults.into_iter().map(|told| Ok(fault(told))))
+        .chain(frame.faults.into_iter().map(|wire| Ok(fault(wire))))
         .collect()
 }
 

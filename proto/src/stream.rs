@@ -117,13 +117,13 @@ mod tests {
         });
         let frames = worker_frames(messages);
         assert!((2..10).contains(&frames.len()), "{} frames", frames.len());
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for frame in frames {
             assert!(frame.encoded_len() <= MAX_FRAME_BYTES);
-            let told = inward::worker_frame(frame).expect("an honest frame");
-            heard.extend(told.iter().map(|told| told.session.0));
+            let reports = inward::worker_frame(frame).expect("an honest frame");
+            received.extend(reports.iter().map(|report| report.session.0));
         }
-        assert_eq!(heard, (0..=40).collect::<Vec<_>>());
+        assert_eq!(received, (0..=40).collect::<Vec<_>>());
         let small: Vec<_> = (0..40).map(|session| scored(session, 1)).collect();
         assert_eq!(worker_frames(small).len(), 1);
         assert!(worker_frames(Vec::new()).is_empty());

@@ -31,7 +31,7 @@ pub(crate) struct Place {
 
 /// What somebody needs of a target.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seeker {
+pub(crate) struct Requester {
     pub(crate) session: SessionId,
     pub(crate) numerics: Option<Numerics>,
     /// Positions that the context has to hold.
@@ -63,7 +63,7 @@ pub(crate) struct Placement {
     standings: Vec<Standing>,
     /// Of every reservation the stream that it is on, and its pages.
     reserved: BTreeMap<(WorkerKey, SessionId), (u64, u32)>,
-    waiting: BTreeMap<Order, Seeker>,
+    waiting: BTreeMap<Order, Requester>,
     arrivals: u64,
 }
 
@@ -198,39 +198,39 @@ impl Placement {
     pub(crate) fn place(
         &mut self,
         place: Place,
-        seeker: Seeker,
+        requester: Requester,
         wanted: Wanted,
     ) -> Result<Vec<Reservation>, NoPlace> {
         let need = Need {
             wanted,
-            numerics: seeker.numerics.map(numerics_id),
+            numerics: requester.numerics.map(numerics_id),
             turn: place.turn,
-            tokens: seeker.context - 1,
-            positions: seeker.positions,
+            tokens: requester.context - 1,
+            positions: requester.positions,
         };
-        let placed = self.fleet.place(seeker.session, &need);
+        let placed = self.fleet.place(requester.session, &need);
         match &placed {
             Ok(reservations) => {
                 let (target, contributors) = reservations.split_first().expect("a target");
-                self.note_target(place.order, &seeker, *target);
+                self.note_target(place.order, &requester, *target);
                 let context = self.plans[target.worker.0 as usize].max_context;
-                let positions = seeker.positions.min(context);
+                let positions = requester.positions.min(context);
                 self.note_contributors(contributors, positions, wanted, &[]);
                 self.stop_waiting(place);
             }
             Err(NoPlace::Busy) => {
-                self.check_nothing_fits(place.order, &seeker);
-                if self.waiting.insert(place.order, seeker).is_none() {
+                self.check_nothing_fits(place.order, &requester);
+                if self.waiting.insert(place.order, requester).is_none() {
                     let need = TargetNeed {
-                        numerics: seeker.numerics.map(|id| numerics_id(id).to_owned()),
+                        numerics: requester.numerics.map(|id| numerics_id(id).to_owned()),
                         not: None,
-                        context: seeker.context,
+                        context: requester.context,
                     };
                     self.fleet.wait(place.turn, need);
                 }
             }
             Err(NoPlace::Missing | NoPlace::OtherNumerics(_) | NoPlace::TooLong { .. }) => {
-                self.check_nothing_fits(place.order, &seeker);
+                self.check_nothing_fits(place.order, &requester);
                 self.stop_waiting(place);
             }
         }
@@ -240,17 +240,17 @@ impl Placement {
     /// Gives a session another target. While it gets none it may wait, by `place`, which is set then.
     pub(crate) fn replace_target(
         &mut self,
-        seeker: Seeker,
+        requester: Requester,
         place: &mut Option<Place>,
     ) -> Option<Reservation> {
-        let lost = seeker.lost.expect("it has lost its target");
-        let numerics = seeker.numerics.expect("its text has numerics");
+        let lost = requester.lost.expect("it has lost its target");
+        let numerics = requester.numerics.expect("its text has numerics");
         let mut turn = place.map(|place| place.turn);
         let found = self.fleet.replace_target(
-            seeker.session,
+            requester.session,
             lost,
             numerics_id(numerics),
-            seeker.positions,
+            requester.positions,
             &mut turn,
         );
         if let (None, Some(turn)) = (&place, turn) {
@@ -260,15 +260,15 @@ impl Placement {
         let order = place.map_or((RUNNING, u64::MAX), |place| place.order);
         match found {
             Some(reservation) => {
-                self.note_target(order, &seeker, reservation);
+                self.note_target(order, &requester, reservation);
                 if let Some(place) = place.take() {
                     self.stop_waiting(place);
                 }
             }
             None => {
-                self.check_nothing_fits(order, &seeker);
+                self.check_nothing_fits(order, &requester);
                 if place.is_some() {
-                    self.waiting.insert(order, seeker);
+                    self.waiting.insert(order, requester);
                 }
             }
         }
@@ -318,53 +318,54 @@ impl Placement {
             && pages + self.pages_of(worker, positions) <= plan.pages
     }
 
-    fn could_use(&self, seeker: &Seeker, worker: usize) -> bool {
+    fn could_use(&self, requester: &Requester, worker: usize) -> bool {
         let plan = &self.plans[worker];
         let refuses = |lost: LostTarget| {
             lost.worker == key(worker) && lost.expectation == Expectation::Refuses
         };
         plan.role == Role::Target
-            && plan.max_context >= seeker.context
-            && seeker.numerics.is_none_or(|id| id == plan.numerics)
-            && !seeker.lost.is_some_and(refuses)
+            && plan.max_context >= requester.context
+            && requester.numerics.is_none_or(|id| id == plan.numerics)
+            && !requester.lost.is_some_and(refuses)
     }
 
     /// Somebody of an earlier turn who could use this target.
-    fn earlier(&self, order: Order, worker: usize) -> Option<&Seeker> {
+    fn earlier(&self, order: Order, worker: usize) -> Option<&Requester> {
         let mut earlier = self.waiting.range(..order);
-        (earlier.find(|(_, seeker)| self.could_use(seeker, worker))).map(|(_, seeker)| seeker)
+        (earlier.find(|(_, requester)| self.could_use(requester, worker)))
+            .map(|(_, requester)| requester)
     }
 
-    /// A target that a seeker could have now, by its turn.
-    fn fits(&self, order: Order, seeker: &Seeker) -> Option<usize> {
+    /// A target that a requester could have now, by its turn.
+    fn fits(&self, order: Order, requester: &Requester) -> Option<usize> {
         (0..self.plans.len()).find(|&worker| {
-            self.could_use(seeker, worker)
-                && self.has_room(worker, seeker.positions)
+            self.could_use(requester, worker)
+                && self.has_room(worker, requester.positions)
                 && self.earlier(order, worker).is_none()
         })
     }
 
     /// Whoever gets no target could have none, or waits for its own to return.
-    fn check_nothing_fits(&self, order: Order, seeker: &Seeker) {
+    fn check_nothing_fits(&self, order: Order, requester: &Requester) {
         let returns = |lost: LostTarget| {
             lost.expectation == Expectation::Returns
                 && self.standings[lost.worker.0 as usize] == Standing::Returning
         };
-        let Some(worker) = self.fits(order, seeker) else {
+        let Some(worker) = self.fits(order, requester) else {
             return;
         };
         assert!(
-            seeker.lost.is_some_and(returns),
+            requester.lost.is_some_and(returns),
             "{:?} could have target {worker}, and nobody earlier wants it",
-            seeker.session
+            requester.session
         );
     }
 
-    fn note_target(&mut self, order: Order, seeker: &Seeker, reservation: Reservation) {
+    fn note_target(&mut self, order: Order, requester: &Requester, reservation: Reservation) {
         let worker = reservation.worker.0 as usize;
         assert!(
-            self.could_use(seeker, worker) && self.has_room(worker, seeker.positions),
-            "{reservation:?} is of no use to {seeker:?}"
+            self.could_use(requester, worker) && self.has_room(worker, requester.positions),
+            "{reservation:?} is of no use to {requester:?}"
         );
         if let Some(earlier) = self.earlier(order, worker) {
             panic!(
@@ -372,7 +373,7 @@ impl Placement {
                 earlier.session
             );
         }
-        self.note(reservation, seeker.positions);
+        self.note(reservation, requester.positions);
     }
 
     fn note_contributors(
@@ -423,9 +424,9 @@ impl Placement {
             self.reserved,
             self.fleet.reserved().collect::<Vec<_>>()
         );
-        for (&order, seeker) in &self.waiting {
-            if !tasks[&seeker.session].is_woken {
-                self.check_nothing_fits(order, seeker);
+        for (&order, requester) in &self.waiting {
+            if !tasks[&requester.session].is_woken {
+                self.check_nothing_fits(order, requester);
             }
         }
     }

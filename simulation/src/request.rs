@@ -17,7 +17,7 @@ use crate::client::{ClientEvent, FromClient};
 use crate::coordinator::{Coordinator, Slot};
 use crate::delivery::Unsent;
 use crate::network::{Answer, Event, Message, Network, StreamId, note};
-use crate::placement::{Place, Seeker};
+use crate::placement::{Place, Requester};
 use crate::reference::VOCAB;
 use crate::scenario::{Numerics, Request};
 
@@ -278,7 +278,7 @@ impl Task {
         self.has_vacancy = false;
         let received = self.text.len() - self.request.prompt.len();
         let prompt_len = self.request.prompt.len();
-        let seeker = Seeker {
+        let requester = Requester {
             session: self.id,
             numerics: self.numerics,
             // Without its last token, which may take the last position, and one more.
@@ -290,7 +290,7 @@ impl Task {
             drafts: self.request.drafts,
             qualifiers: self.request.qualifiers,
         };
-        let reservations = match home.placement.place(place, seeker, wanted) {
+        let reservations = match home.placement.place(place, requester, wanted) {
             Ok(reservations) => reservations,
             Err(NoPlace::Busy) => {
                 home.waits += 1;
@@ -484,14 +484,14 @@ impl Task {
                 }
                 Action::FindTarget(lost) => {
                     has_looked = true;
-                    let seeker = Seeker {
+                    let requester = Requester {
                         session: id,
                         numerics: Some(running.numerics),
                         context: running.positions,
                         positions: running.positions,
                         lost: Some(lost),
                     };
-                    let found = (home.placement).replace_target(seeker, &mut running.place);
+                    let found = (home.placement).replace_target(requester, &mut running.place);
                     match found {
                         Some(reservation) => {
                             home.failovers += 1;

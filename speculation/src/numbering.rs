@@ -226,7 +226,7 @@ impl Inbound {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Told {
+struct Known {
     id: Option<NodeNumber>,
     edge: Prob16,
 }
@@ -235,7 +235,7 @@ struct Told {
 #[derive(Clone, Debug, Default)]
 pub struct Outbound {
     last_id: NodeNumber,
-    told: BTreeMap<NodeId, Told>,
+    known: BTreeMap<NodeId, Known>,
 }
 
 /// Edge probabilities that moved less than this (in 1/65535) are not worth a message.
@@ -243,16 +243,16 @@ const RESCORE_STEP: u16 = 1600;
 
 impl Outbound {
     /// Notes that the other side has sent this node or its edge, so that neither is sent back.
-    pub fn heard(&mut self, id: NodeId, edge: Prob16) {
-        self.told
+    pub fn received(&mut self, id: NodeId, edge: Prob16) {
+        self.known
             .entry(id)
-            .and_modify(|told| told.edge = edge)
-            .or_insert(Told { id: None, edge });
+            .and_modify(|known| known.edge = edge)
+            .or_insert(Known { id: None, edge });
     }
 
     /// Forgets nodes that are gone.
     pub fn committed<P>(&mut self, tree: &Tree<P>) {
-        self.told.retain(|&id, _| tree.get(id).is_some());
+        self.known.retain(|&id, _| tree.get(id).is_some());
     }
 
     /// What has to be sent to the other side: up to `room` nodes with a path of at least `min_path`, best first,
@@ -267,24 +267,24 @@ impl Outbound {
     ) -> (NodeBatch, Vec<(NodeNumber, Prob16)>) {
         let room = room.min(MAX_NODES_PER_UPDATE);
         let mut rescored = Vec::new();
-        let mut untold: Vec<(NodeId, &Node<P>)> = Vec::new();
+        let mut unsent: Vec<(NodeId, &Node<P>)> = Vec::new();
         for (id, node) in tree.iter() {
             let edge = Prob16::from_f32(node.edge());
-            match self.told.get_mut(&id) {
-                None if node.path() >= min_path => untold.push((id, node)),
+            match self.known.get_mut(&id) {
+                None if node.path() >= min_path => unsent.push((id, node)),
                 None => {}
-                Some(told) if told.edge.0.abs_diff(edge.0) < RESCORE_STEP => {}
-                Some(Told {
+                Some(known) if known.edge.0.abs_diff(edge.0) < RESCORE_STEP => {}
+                Some(Known {
                     id: Some(number),
-                    edge: told_edge,
+                    edge: known_edge,
                 }) => {
-                    *told_edge = edge;
+                    *known_edge = edge;
                     rescored.push((*number, edge));
                 }
-                Some(Told { id: None, .. }) => untold.push((id, node)),
+                Some(Known { id: None, .. }) => unsent.push((id, node)),
             }
         }
-        untold.sort_by(|(a_id, a), (b_id, b)| {
+        unsent.sort_by(|(a_id, a), (b_id, b)| {
             (b.path().total_cmp(&a.path()))
                 .then(a.position.cmp(&b.position))
                 .then(a_id.cmp(b_id))
@@ -293,20 +293,20 @@ impl Outbound {
             first_id: self.last_id.saturating_add(1),
             ..NodeBatch::default()
         };
-        'untold: for (id, _) in untold {
+        'unsent: for (id, _) in unsent {
             // The other side may know an ancestor only by its own number; then it gets one of ours first.
             let mut unnamed: Vec<(NodeId, &Node<P>)> = tree
                 .ancestors(id)
-                .take_while(|(id, _)| self.told.get(id).is_none_or(|told| told.id.is_none()))
+                .take_while(|(id, _)| self.known.get(id).is_none_or(|known| known.id.is_none()))
                 .collect();
             while let Some((id, node)) = unnamed.pop() {
                 // The upper part of a branch is worth sending even if the rest has to wait.
                 if batch.len() >= room {
-                    break 'untold;
+                    break 'unsent;
                 }
                 let parent = match node.parent {
                     None => ROOT,
-                    Some(parent) => match self.told.get(&parent).and_then(|told| told.id) {
+                    Some(parent) => match self.known.get(&parent).and_then(|known| known.id) {
                         Some(parent) => parent,
                         None => break,
                     },
@@ -316,9 +316,9 @@ impl Outbound {
                 };
                 self.last_id = number;
                 let edge = Prob16::from_f32(node.edge());
-                self.told.insert(
+                self.known.insert(
                     id,
-                    Told {
+                    Known {
                         id: Some(number),
                         edge,
                     },

@@ -41,11 +41,11 @@ struct Member {
     opened: bool,
     inbound: Inbound,
     outbound: Outbound,
-    told_len: u32,
-    told_round: Option<u32>,
-    told_allowed: u32,
-    told_scored: u32,
-    told_shard: Option<Shard>,
+    sent_len: u32,
+    sent_round: Option<u32>,
+    sent_allowed: u32,
+    sent_scored: u32,
+    sent_shard: Option<Shard>,
     round_done: Option<u32>,
     advice: Vec<NodeId>,
     activity: Activity,
@@ -204,11 +204,11 @@ impl Relay {
                 opened: false,
                 inbound: Inbound::default(),
                 outbound: Outbound::default(),
-                told_len: len_u32(&self.text),
-                told_round: None,
-                told_allowed: allowed_len,
-                told_scored: self.scores.prompt_next(),
-                told_shard: None,
+                sent_len: len_u32(&self.text),
+                sent_round: None,
+                sent_allowed: allowed_len,
+                sent_scored: self.scores.prompt_next(),
+                sent_shard: None,
                 round_done: None,
                 advice: Vec::new(),
                 activity: Activity::default(),
@@ -347,7 +347,9 @@ impl Relay {
                     self.tree.set_edge(id, best);
                 }
             }
-            member.outbound.heard(grafted.id(), report.nodes.edges[at]);
+            member
+                .outbound
+                .received(grafted.id(), report.nodes.edges[at]);
         }
         Ok(())
     }
@@ -527,7 +529,7 @@ impl Relay {
         if !member.opened {
             return None;
         }
-        let base_len = member.told_len;
+        let base_len = member.sent_len;
         let until = self.text.len().min(base_len as usize + MAX_COMMIT);
         // Guesses hang off the end of the text: a worker that gets only a part of it is sent them later.
         let room = if until == self.text.len() {
@@ -535,15 +537,15 @@ impl Relay {
         } else {
             0
         };
-        let least = self.config.strategy.least_told(member.role);
-        let (nodes, rescored) = member.outbound.diff(&self.tree, least, room, None);
+        let min_path = self.config.strategy.min_path_sent(member.role);
+        let (nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
         let commit = self.text[base_len as usize..until].to_vec();
-        let round_done = round_done.filter(|_| member.told_round != round_done);
+        let round_done = round_done.filter(|_| member.sent_round != round_done);
         // Credit that has barely moved is not worth a message of its own.
-        let more_credit = allowed_len >= member.told_allowed + CLIENT_CREDIT / 4;
-        let new_shard = shard.filter(|_| member.told_shard != shard);
+        let more_credit = allowed_len >= member.sent_allowed + CLIENT_CREDIT / 4;
+        let new_shard = shard.filter(|_| member.sent_shard != shard);
         let scored = self.scores.prompt_next();
-        let more_scored = member.duties.has(Duty::Commit) && scored > member.told_scored;
+        let more_scored = member.duties.has(Duty::Commit) && scored > member.sent_scored;
         let is_quiet = nodes.is_empty()
             && rescored.is_empty()
             && commit.is_empty()
@@ -554,11 +556,11 @@ impl Relay {
         if is_quiet {
             return None;
         }
-        member.told_len = until as u32;
-        member.told_round = round_done.or(member.told_round);
-        member.told_allowed = allowed_len;
-        member.told_scored = scored;
-        member.told_shard = new_shard.or(member.told_shard);
+        member.sent_len = until as u32;
+        member.sent_round = round_done.or(member.sent_round);
+        member.sent_allowed = allowed_len;
+        member.sent_scored = scored;
+        member.sent_shard = new_shard.or(member.sent_shard);
         let outlook = if member.duties.has(Duty::Propose) && !commit.is_empty() {
             self.outlook
         } else {

@@ -167,25 +167,25 @@ impl<X: Clone + Default> Replica<X> {
             &update.nodes,
             |_, _| Held::default(),
         )?;
-        let mut told = Vec::with_capacity(named.len());
+        let mut grafted_nodes = Vec::with_capacity(named.len());
         for (at, grafted) in named {
             let edge = update.nodes.edges[at];
             // The coordinator sees every contribution, so its score of a known node replaces the one here.
             if let Grafted::Existing(id) = grafted {
                 self.tree.set_edge(id, edge.to_f32());
             }
-            told.push((grafted.id(), edge));
+            grafted_nodes.push((grafted.id(), edge));
         }
         for &(number, edge) in &update.rescored {
             if let Some(id) = self.inbound.node(number) {
                 self.tree.set_edge(id, edge.to_f32());
-                told.push((id, edge));
+                grafted_nodes.push((id, edge));
             }
         }
         if update.allowed_len > 0 {
             self.allowed_len = update.allowed_len;
         }
-        Ok(told)
+        Ok(grafted_nodes)
     }
 
     /// Tokens of the text that the cache does not hold yet; at least the last one, so that a row can answer.

@@ -84,23 +84,23 @@ impl ClientScores {
         prompt_len: u32,
         vocab: u32,
     ) -> Result<Option<(u32, Scores)>, RelayError> {
-        let Some(told) = &report.prompt_scores else {
+        let Some(prompt) = &report.prompt_scores else {
             return Ok(None);
         };
         let Some(asked) = self.asked.prompt else {
             return Err(RelayError::Scores("none of the prompt"));
         };
-        let end = u64::from(told.first) + told.scores.len() as u64;
-        if told.first > self.next || end > u64::from(prompt_len) {
+        let end = u64::from(prompt.first) + prompt.scores.len() as u64;
+        if prompt.first > self.next || end > u64::from(prompt_len) {
             return Err(RelayError::Scores(
                 "those of the prompt, one after the other",
             ));
         }
-        if told.scores.top_n != asked.top || told.scores.id_outside(vocab).is_some() {
+        if prompt.scores.top_n != asked.top || prompt.scores.id_outside(vocab).is_some() {
             return Err(RelayError::Scores("as many of the strongest as asked"));
         }
-        let known = (self.next - told.first) as usize;
-        let fresh = told.scores.slice(known..told.scores.len());
+        let known = (self.next - prompt.first) as usize;
+        let fresh = prompt.scores.slice(known..prompt.scores.len());
         Ok((!fresh.is_empty()).then_some((end as u32, fresh)))
     }
 
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_twice_is_handed_out_once() {
+    fn what_arrives_twice_is_handed_out_once() {
         let mut scored = scored();
         scored.take(&report(1, 11..14, 5..8), 0, 6, 50).unwrap();
         scored.take(&report(2, 12..16, 6..10), 2, 6, 50).unwrap();

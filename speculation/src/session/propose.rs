@@ -42,9 +42,9 @@ pub(super) struct Proposer {
     outbound: Outbound,
     /// Steps since the last commit.
     round_steps: u16,
-    told_round: Option<u32>,
-    told_any: bool,
-    told_life_us: u64,
+    reported_round: Option<u32>,
+    reported_any: bool,
+    reported_life_us: u64,
 }
 
 impl Proposer {
@@ -68,9 +68,9 @@ impl Proposer {
             root_expanded: false,
             outbound: Outbound::default(),
             round_steps: 0,
-            told_round: None,
-            told_any: false,
-            told_life_us: 0,
+            reported_round: None,
+            reported_any: false,
+            reported_life_us: 0,
         }
     }
 
@@ -89,7 +89,7 @@ impl Proposer {
             self.round_steps = 0;
         }
         for (node, edge) in self.replica.graft(update)? {
-            self.outbound.heard(node, edge);
+            self.outbound.received(node, edge);
         }
         if let Some(shard) = update.shard {
             self.shard = shard;
@@ -330,15 +330,16 @@ impl Proposer {
         );
         let round_done = (self.growth.round.is_some() && self.pauses()).then(|| self.replica.len());
         // An idle draft still reports its activity from time to time.
-        let is_aged = activity.life_us >= self.told_life_us + REPORT_US;
-        let is_new =
-            is_aged || !nodes.is_empty() || (round_done.is_some() && round_done != self.told_round);
-        if !is_new && self.told_any {
+        let is_aged = activity.life_us >= self.reported_life_us + REPORT_US;
+        let is_new = is_aged
+            || !nodes.is_empty()
+            || (round_done.is_some() && round_done != self.reported_round);
+        if !is_new && self.reported_any {
             return None;
         }
-        self.told_any = true;
-        self.told_life_us = activity.life_us;
-        self.told_round = round_done;
+        self.reported_any = true;
+        self.reported_life_us = activity.life_us;
+        self.reported_round = round_done;
         Some(Report {
             base_len: self.replica.len(),
             nodes,

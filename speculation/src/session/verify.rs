@@ -142,9 +142,10 @@ impl Verifier {
             self.walks.misses -= 1;
             self.walks.hits += 1;
         }
-        let told = update.base_len + update.commit.len() as u32;
-        self.scores.picks_acked(told.saturating_sub(self.acked));
-        self.acked = self.acked.max(told);
+        let confirmed = update.base_len + update.commit.len() as u32;
+        self.scores
+            .picks_acked(confirmed.saturating_sub(self.acked));
+        self.acked = self.acked.max(confirmed);
         self.changed |= self.scores.prompt_acked(update.prompt_scored);
         if let Some(len) = update.round_done {
             if let Some(steps) = self.strategy.growth().round

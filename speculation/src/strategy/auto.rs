@@ -129,7 +129,7 @@ impl Strategy for Auto {
         }
     }
 
-    fn least_told(&self, role: Role) -> f32 {
+    fn min_path_sent(&self, role: Role) -> f32 {
         match role {
             Role::Draft => 0.01,
             Role::Qualifier | Role::Target => 0.0008,

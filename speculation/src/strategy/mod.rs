@@ -85,7 +85,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
 
     /// Nodes with a smaller path probability are not passed on to workers of this role.
-    fn least_told(&self, _role: Role) -> f32 {
+    fn min_path_sent(&self, _role: Role) -> f32 {
         0.0
     }
 }

@@ -29,7 +29,7 @@ struct Peer {
     inbound: Inbound,
     outbound: Outbound,
     /// The whole text of every node this peer has received or made.
-    heard: BTreeSet<Vec<u32>>,
+    received: BTreeSet<Vec<u32>>,
 }
 
 impl Peer {
@@ -40,7 +40,7 @@ impl Peer {
             text,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
-            heard: BTreeSet::new(),
+            received: BTreeSet::new(),
         }
     }
 
@@ -75,7 +75,7 @@ impl Peer {
                     payload: (),
                 };
                 let id = self.tree.graft(parent, graft).expect("a live parent").id();
-                self.heard.insert(self.whole(id));
+                self.received.insert(self.whole(id));
             }
             Change::SetEdge { node, edge } => {
                 if let Some(id) = self.nth(node) {
@@ -90,7 +90,7 @@ impl Peer {
         }
     }
 
-    fn tell(&mut self, min_path: f32, room: usize) -> Option<Message> {
+    fn send(&mut self, min_path: f32, room: usize) -> Option<Message> {
         let (nodes, rescored) = self.outbound.diff(&self.tree, min_path, room, None);
         assert!(nodes.len() <= room);
         let is_new = !nodes.is_empty() || !rescored.is_empty();
@@ -101,7 +101,7 @@ impl Peer {
         })
     }
 
-    fn hear(&mut self, message: &Message, sender: &BTreeSet<Vec<u32>>) {
+    fn receive(&mut self, message: &Message, sender: &BTreeSet<Vec<u32>>) {
         if let Some(fresh) = message.text.get(self.text.len()..) {
             self.extend(fresh);
         }
@@ -121,16 +121,16 @@ impl Peer {
             let id = grafted.id();
             let whole = self.whole(id);
             assert!(sender.contains(&whole), "{whole:?} was never sent");
-            self.heard.insert(whole);
+            self.received.insert(whole);
             if let Grafted::Existing(id) = grafted {
                 self.tree.set_edge(id, edge.to_f32());
             }
-            self.outbound.heard(id, edge);
+            self.outbound.received(id, edge);
         }
         for &(number, edge) in &message.rescored {
             if let Some(id) = self.inbound.node(number) {
                 self.tree.set_edge(id, edge.to_f32());
-                self.outbound.heard(id, edge);
+                self.outbound.received(id, edge);
             }
         }
     }
@@ -175,10 +175,10 @@ enum Change {
 enum Event {
     First(Change),
     Second(Change),
-    FirstTells(usize),
-    SecondTells(usize),
-    FirstHears,
-    SecondHears,
+    FirstSends(usize),
+    SecondSends(usize),
+    FirstReceives,
+    SecondReceives,
 }
 
 fn graft() -> impl Strategy<Value = Change> {
@@ -205,10 +205,10 @@ fn events(both_guess: bool) -> impl Strategy<Value = Vec<Event>> {
         1 => commit().prop_map(Event::First),
         1 => commit().prop_map(Event::Second),
         second => graft().prop_map(Event::Second),
-        4 => (1usize..12).prop_map(Event::FirstTells),
-        4 => (1usize..12).prop_map(Event::SecondTells),
-        4 => Just(Event::FirstHears),
-        4 => Just(Event::SecondHears),
+        4 => (1usize..12).prop_map(Event::FirstSends),
+        4 => (1usize..12).prop_map(Event::SecondSends),
+        4 => Just(Event::FirstReceives),
+        4 => Just(Event::SecondReceives),
     ];
     prop::collection::vec(event, 1..80)
 }
@@ -237,16 +237,16 @@ impl Pair {
         match event {
             Event::First(change) => self.first.change(change),
             Event::Second(change) => self.second.change(change),
-            Event::FirstTells(room) => self.there.extend(self.first.tell(self.min_path, *room)),
-            Event::SecondTells(room) => self.back.extend(self.second.tell(self.min_path, *room)),
-            Event::FirstHears => {
+            Event::FirstSends(room) => self.there.extend(self.first.send(self.min_path, *room)),
+            Event::SecondSends(room) => self.back.extend(self.second.send(self.min_path, *room)),
+            Event::FirstReceives => {
                 if let Some(message) = self.back.pop_front() {
-                    self.first.hear(&message, &self.second.heard);
+                    self.first.receive(&message, &self.second.received);
                 }
             }
-            Event::SecondHears => {
+            Event::SecondReceives => {
                 if let Some(message) = self.there.pop_front() {
-                    self.second.hear(&message, &self.first.heard);
+                    self.second.receive(&message, &self.first.received);
                 }
             }
         }
@@ -261,15 +261,15 @@ impl Pair {
         }
         let mut back = 0;
         for _ in 0..1000 {
-            self.happen(&Event::FirstTells(5));
-            self.happen(&Event::SecondTells(5));
+            self.happen(&Event::FirstSends(5));
+            self.happen(&Event::SecondSends(5));
             back += self.back.len();
             if self.there.is_empty() && self.back.is_empty() {
                 return back;
             }
             while !self.there.is_empty() || !self.back.is_empty() {
-                self.happen(&Event::SecondHears);
-                self.happen(&Event::FirstHears);
+                self.happen(&Event::SecondReceives);
+                self.happen(&Event::FirstReceives);
             }
         }
         panic!("they never stop talking");

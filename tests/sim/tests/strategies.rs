@@ -94,7 +94,7 @@ impl Strategy for Thrifty {
         }
     }
 
-    fn least_told(&self, _role: Role) -> f32 {
+    fn min_path_sent(&self, _role: Role) -> f32 {
         0.02
     }
 }

@@ -21,6 +21,7 @@ pub const RETIRED: &[(&str, &str)] = &[
     ("pumps", "worker links"),
     ("seat", "reservation"),
     ("seats", "reservations"),
+    ("seeker", "requester"),
     ("seekers", "placement queue"),
     ("shore", "actions of the session machine"),
     ("tally", "worker totals"),

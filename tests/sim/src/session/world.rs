@@ -226,7 +226,7 @@ impl World {
         }
     }
 
-    /// The worker's stream breaks: what was under way is gone, and the relay hears of it.
+    /// The worker's stream breaks: what was under way is gone, and the relay is told.
     pub(crate) fn lose(&mut self, at: usize) -> Role {
         let worker = self.workers.remove(at);
         assert_eq!(self.relay.handle_lost(worker.key), Some(worker.role));
