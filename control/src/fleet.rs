@@ -1,5 +1,8 @@
 //! The fleet as one coordinator sees it: the state of each worker, which sessions have a reservation on it, and which
 //! of them a session gets.
+//!
+//! Workers come and go. One that is retired takes no new sessions, and is forgotten once it has none; see
+//! [`Fleet::retire_worker`].
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -50,10 +53,21 @@ pub enum State {
     Draining(Profile),
 }
 
+/// Whether a worker is to stay in the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Membership {
+    /// It takes sessions while its stream is up.
+    Listed,
+    /// It finishes the sessions that it has, and is forgotten then.
+    Retired,
+}
+
 #[derive(Debug)]
 struct Worker {
-    role: Role,
+    /// What its newest handshake says; before the first one what is expected, if anything is.
+    role: Option<Role>,
     state: State,
+    membership: Membership,
     /// Counts its streams, so that what belongs to an older one is recognised.
     incarnation: u64,
     /// Pages that each session needs, of those on the current stream.
@@ -62,10 +76,18 @@ struct Worker {
 
 impl Worker {
     fn open(&self) -> Option<&Profile> {
-        match &self.state {
-            State::Ready(profile) => Some(profile),
-            State::Connecting(_) | State::Lost(_) | State::Refused(_) | State::Draining(_) => None,
+        match (&self.state, self.membership) {
+            (State::Ready(profile), Membership::Listed) => Some(profile),
+            (State::Ready(_), Membership::Retired)
+            | (State::Connecting(_) | State::Lost(_) | State::Refused(_) | State::Draining(_), _) => {
+                None
+            }
         }
+    }
+
+    /// Whether it is a target, or may turn out to be one.
+    fn may_be_target(&self) -> bool {
+        self.role.is_none_or(|role| role == Role::Target)
     }
 
     /// Whether there is room for one more session, whose text may take this many positions.
@@ -176,25 +198,75 @@ pub struct Fleet {
     /// The requests and sessions that wait for a target.
     queue: PlacementQueue,
     changes: Changes,
+    /// Retired workers that were forgotten and not yet polled.
+    forgotten: Vec<WorkerKey>,
 }
 
+/// Workers of which [`Fleet::missing_targets`] tells the state.
+const MOST_NAMED: usize = 8;
+
 impl Fleet {
-    /// A worker was configured or discovered.
-    pub fn add_worker(&mut self, key: WorkerKey, role: Role) {
+    /// A worker was configured or discovered; `role` is what it is expected to be, if anything is. Keys are never used
+    /// again.
+    pub fn add_worker(&mut self, key: WorkerKey, role: Option<Role>) {
         let worker = Worker {
             role,
             state: State::Connecting(None),
+            membership: Membership::Listed,
             incarnation: 0,
             reservations: BTreeMap::new(),
         };
         self.workers.insert(key, worker);
     }
 
-    /// Its stream is up. Returns the number of that stream.
-    pub fn handle_ready(&mut self, key: WorkerKey, profile: Profile) -> u64 {
+    /// Nothing lists the worker any more: no new session is given to it, those it has go on. It is forgotten when the
+    /// last one has left it, or when its stream is lost; [`Fleet::poll_forgotten`] says so.
+    pub fn retire_worker(&mut self, key: WorkerKey) {
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.membership = Membership::Retired;
+            self.changes.vacancy = true;
+            self.forget_if_done(key);
+        }
+    }
+
+    /// A retired worker is listed again. Returns whether it was still known; if not, it is to be added as a new one.
+    pub fn restore_worker(&mut self, key: WorkerKey) -> bool {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return false;
+        };
+        worker.membership = Membership::Listed;
+        self.changes.vacancy = true;
+        self.changes.arrival = true;
+        true
+    }
+
+    /// Whether the worker finishes its sessions and is forgotten then.
+    pub fn is_retired(&self, key: WorkerKey) -> bool {
+        (self.workers.get(&key)).is_some_and(|worker| worker.membership == Membership::Retired)
+    }
+
+    fn forget_if_done(&mut self, key: WorkerKey) {
+        let is_done = |worker: &Worker| {
+            worker.membership == Membership::Retired && worker.reservations.is_empty()
+        };
+        if self.workers.get(&key).is_some_and(is_done) {
+            self.workers.remove(&key);
+            self.forgotten.push(key);
+            self.changes.vacancy = true;
+        }
+    }
+
+    /// A retired worker that has no sessions any more and was forgotten: its stream is to be closed.
+    pub fn poll_forgotten(&mut self) -> Option<WorkerKey> {
+        self.forgotten.pop()
+    }
+
+    /// Its stream is up; `role` is what its handshake says. Returns the number of that stream.
+    pub fn handle_ready(&mut self, key: WorkerKey, role: Role, profile: Profile) -> u64 {
         let Some(worker) = self.workers.get_mut(&key) else {
             return 0;
         };
+        worker.role = Some(role);
         worker.state = State::Ready(profile);
         worker.incarnation += 1;
         worker.reservations.clear();
@@ -212,6 +284,7 @@ impl Fleet {
         worker.state = state;
         worker.reservations.clear();
         self.changes.vacancy = true;
+        self.forget_if_done(key);
         is_new
     }
 
@@ -260,7 +333,7 @@ impl Fleet {
         Reservation {
             session,
             worker: key,
-            role: worker.role,
+            role: worker.role.expect("workers are chosen by their roles"),
             incarnation: worker.incarnation,
         }
     }
@@ -269,22 +342,23 @@ impl Fleet {
     pub fn release(&mut self, reservation: Reservation) {
         let Reservation {
             session,
-            worker,
+            worker: key,
             incarnation,
             ..
         } = reservation;
-        if let Some(worker) = self.workers.get_mut(&worker)
+        if let Some(worker) = self.workers.get_mut(&key)
             && worker.incarnation == incarnation
             && worker.reservations.remove(&session).is_some()
         {
             self.changes.vacancy = true;
+            self.forget_if_done(key);
         }
     }
 
     /// The workers of a role that take sessions, least loaded first; among equals in the order of their keys.
     fn open(&self, role: Role) -> Vec<(WorkerKey, &Worker, &Profile)> {
         let mut open: Vec<_> = (self.workers.iter())
-            .filter(|(_, worker)| worker.role == role)
+            .filter(|(_, worker)| worker.role == Some(role))
             .filter_map(|(&key, worker)| Some((key, worker, worker.open()?)))
             .collect();
         open.sort_by_key(|(_, worker, _)| worker.reservations.len());
@@ -411,8 +485,7 @@ impl Fleet {
     }
 
     fn is_a_target_returning(&self) -> bool {
-        (self.workers.values())
-            .any(|worker| worker.role == Role::Target && worker.is_about_to_return())
+        (self.workers.values()).any(|worker| worker.may_be_target() && worker.is_about_to_return())
     }
 
     /// The state of a worker.
@@ -435,15 +508,17 @@ impl Fleet {
     /// Targets that are ready or draining.
     pub fn targets_up(&self) -> usize {
         (self.workers.values())
-            .filter(|worker| worker.role == Role::Target)
+            .filter(|worker| worker.role == Some(Role::Target))
             .filter(|worker| matches!(worker.state, State::Ready(_) | State::Draining(_)))
             .count()
     }
 
-    /// What each target is doing instead of being ready; `name` gives the name of a worker.
+    /// What each target, or worker of unknown role, is doing instead of being ready; `name` gives the name of a worker.
     pub fn missing_targets(&self, name: impl Fn(WorkerKey) -> String) -> String {
-        let each: Vec<String> = (self.workers.iter())
-            .filter(|(_, worker)| worker.role == Role::Target)
+        let missing = (self.workers.iter()).filter(|(_, worker)| worker.may_be_target());
+        let more = missing.clone().count().saturating_sub(MOST_NAMED);
+        let mut each: Vec<String> = missing
+            .take(MOST_NAMED)
             .map(|(&key, worker)| {
                 let name = name(key);
                 match &worker.state {
@@ -454,174 +529,19 @@ impl Fleet {
                     State::Lost(reason) => format!("{name} was just lost ({reason})"),
                     State::Refused(reason) => format!("{name} is refused: {reason}"),
                     State::Draining(_) => format!("{name} is shutting down"),
+                    State::Ready(_) if worker.membership == Membership::Retired => {
+                        format!("{name} is no longer listed")
+                    }
                     State::Ready(_) => format!("{name} is ready"),
                 }
             })
             .collect();
+        if more > 0 {
+            each.push(format!("and {more} more"));
+        }
         each.join("; ")
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests may panic")]
-
-    use super::*;
-
-    const TARGET: WorkerKey = WorkerKey(0);
-    const OTHER: WorkerKey = WorkerKey(1);
-    const DRAFT: WorkerKey = WorkerKey(2);
-
-    fn profile() -> Profile {
-        Profile {
-            numerics_id: "a".into(),
-            max_context: 8,
-            max_sessions: 2,
-            pages: 3,
-            page: 4,
-        }
-    }
-
-    fn fleet() -> Fleet {
-        let mut fleet = Fleet::default();
-        for (key, role) in [
-            (TARGET, Role::Target),
-            (OTHER, Role::Target),
-            (DRAFT, Role::Draft),
-        ] {
-            fleet.add_worker(key, role);
-        }
-        fleet
-    }
-
-    fn need(fleet: &mut Fleet) -> Need<'static> {
-        Need {
-            wanted: Wanted {
-                drafts: 1,
-                qualifiers: 1,
-            },
-            numerics: None,
-            turn: fleet.request_turn(0),
-            tokens: 2,
-            positions: 5,
-        }
-    }
-
-    fn place(fleet: &mut Fleet, session: u64) -> Result<Vec<Reservation>, NoPlace> {
-        let need = need(fleet);
-        fleet.place(SessionId(session), &need)
-    }
-
-    #[test]
-    fn pages_are_counted_and_given_back() {
-        let mut fleet = fleet();
-        fleet.handle_ready(TARGET, profile());
-        fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
-        let first = place(&mut fleet, 1).unwrap();
-        assert_eq!(first.len(), 1, "there is no draft");
-        assert_eq!(
-            place(&mut fleet, 2),
-            Err(NoPlace::Busy),
-            "two pages of three are taken"
-        );
-        fleet.poll_changes();
-        fleet.release(first[0]);
-        fleet.release(first[0]);
-        assert!(fleet.poll_changes().vacancy);
-        assert!(place(&mut fleet, 2).is_ok());
-    }
-
-    #[test]
-    fn what_belonged_to_an_older_stream_frees_nothing_of_the_new_one() {
-        let mut fleet = fleet();
-        fleet.handle_ready(TARGET, profile());
-        let old = place(&mut fleet, 1).unwrap()[0];
-        fleet.handle_down(TARGET, State::Lost("broke".into()));
-        assert_eq!(fleet.reserved().count(), 0);
-        fleet.handle_ready(TARGET, profile());
-        let new = place(&mut fleet, 1).unwrap()[0];
-        fleet.release(old);
-        assert_eq!(fleet.sessions(TARGET), 1);
-        fleet.release(new);
-        assert_eq!(fleet.sessions(TARGET), 0);
-    }
-
-    #[test]
-    fn a_free_target_is_kept_for_who_waited_first() {
-        let mut fleet = fleet();
-        fleet.handle_ready(TARGET, profile());
-        fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
-        let first = place(&mut fleet, 1).unwrap();
-        let waits = need(&mut fleet);
-        assert_eq!(fleet.place(SessionId(2), &waits), Err(NoPlace::Busy));
-        fleet.wait(waits.turn, TargetNeed::default());
-        fleet.release(first[0]);
-        assert_eq!(
-            place(&mut fleet, 3),
-            Err(NoPlace::Busy),
-            "its turn is later"
-        );
-        assert!(fleet.place(SessionId(2), &waits).is_ok());
-    }
-
-    #[test]
-    fn a_lost_target_is_waited_for_then_another_of_equal_numerics_will_do() {
-        let mut fleet = fleet();
-        fleet.handle_ready(TARGET, profile());
-        let reserved = place(&mut fleet, 1).unwrap()[0];
-        assert_eq!(reserved.worker, TARGET);
-        fleet.handle_ready(OTHER, profile());
-        fleet.handle_down(TARGET, State::Lost("broke".into()));
-        let lost = |expectation| LostTarget {
-            worker: TARGET,
-            expectation,
-        };
-        let mut turn = None;
-        let mut replace = |fleet: &mut Fleet, expectation, numerics| {
-            fleet.replace_target(SessionId(1), lost(expectation), numerics, 5, &mut turn)
-        };
-        assert_eq!(replace(&mut fleet, Expectation::Returns, "a"), None);
-        assert_eq!(replace(&mut fleet, Expectation::Gone, "b"), None);
-        let found = replace(&mut fleet, Expectation::Gone, "a").unwrap();
-        assert_eq!(found.worker, OTHER);
-        assert!(
-            turn.is_some() && fleet.queue().len() == 1,
-            "it waited for numerics b"
-        );
-    }
-
-    #[test]
-    fn why_there_is_no_place_is_told_apart() {
-        let mut fleet = fleet();
-        assert_eq!(
-            place(&mut fleet, 1),
-            Err(NoPlace::Busy),
-            "both are being connected"
-        );
-        for key in [TARGET, OTHER] {
-            fleet.handle_down(key, State::Refused("old".into()));
-        }
-        assert_eq!(place(&mut fleet, 1), Err(NoPlace::Missing));
-        let each = fleet.missing_targets(|key| format!("w{}", key.0));
-        assert_eq!(each, "w0 is refused: old; w1 is refused: old");
-        fleet.handle_ready(TARGET, profile());
-        let long = Need {
-            tokens: 8,
-            ..need(&mut fleet)
-        };
-        let too_long = NoPlace::TooLong {
-            context: 8,
-            target: TARGET,
-        };
-        assert_eq!(fleet.place(SessionId(1), &long), Err(too_long));
-        let other = Need {
-            numerics: Some("b"),
-            ..need(&mut fleet)
-        };
-        let numerics = NoPlace::OtherNumerics(alloc::vec!["a".to_string()]);
-        assert_eq!(fleet.place(SessionId(1), &other), Err(numerics));
-        fleet.handle_draining(TARGET, 1);
-        assert_eq!(place(&mut fleet, 1), Err(NoPlace::Missing));
-        assert_eq!(fleet.targets_up(), 1);
-    }
-}
+mod tests;

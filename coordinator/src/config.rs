@@ -11,6 +11,8 @@ use runtime::{
 use speculation::duty::Role;
 use speculation::strategy::{Registry, Settings, StrategyError};
 
+pub use crate::discovery::flags::{DiscoveryArgs, DiscoveryConfig, DiscoveryError, HostPort};
+
 /// The flags of a coordinator. Each has an environment variable; lists are separated by commas there.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -30,15 +32,25 @@ pub struct Args {
         value_delimiter = ','
     )]
     pub qualifiers: Vec<String>,
-    /// Address of a target worker; at least one.
+    /// Address of a target worker; give it once per worker.
     #[arg(
         long = "target",
         env = "OFFSHOOT_TARGETS",
         value_name = "HOST:PORT",
-        value_delimiter = ',',
-        required = true
+        value_delimiter = ','
     )]
     pub targets: Vec<String>,
+    /// Address of a worker of any role; the worker says which. Give it once per worker.
+    #[arg(
+        long = "worker",
+        env = "OFFSHOOT_WORKERS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub workers: Vec<String>,
+    /// Where more workers come from.
+    #[command(flatten)]
+    pub discovery: DiscoveryArgs,
     /// Model directory with the tokenizer.json of all models, or the file itself.
     #[arg(long, env = "OFFSHOOT_TOKENIZER", value_name = "DIR")]
     pub tokenizer: PathBuf,
@@ -97,11 +109,11 @@ pub struct Args {
     pub common: CommonArgs,
 }
 
-/// A worker as configured.
+/// A worker that flags name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// What it is expected to be.
-    pub role: Role,
+    /// What it is expected to be; otherwise it says what it is.
+    pub role: Option<Role>,
     /// `HOST:PORT`.
     pub address: String,
 }
@@ -109,8 +121,10 @@ pub struct WorkerConfig {
 /// A checked configuration of the cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// All workers; addresses are unique, at least one is a target.
+    /// The workers that flags name; addresses are unique.
     pub workers: Vec<WorkerConfig>,
+    /// Where other workers come from.
+    pub discovery: DiscoveryConfig,
     /// Requests that run at one time, at least 1.
     pub max_sessions: usize,
     /// Requests that wait beyond those.
@@ -132,9 +146,15 @@ pub enum ConfigError {
     /// One worker is named twice.
     #[error("the worker {0} is configured twice; a worker has one role")]
     Twice(String),
-    /// Without a target there is no text.
-    #[error("no target is configured; give --target HOST:PORT")]
+    /// Without a target there is no text, and none can be found.
+    #[error(
+        "no target is configured; give --target HOST:PORT, or a source of workers: --worker, --workers-dns, \
+         --workers-srv or --workers-file"
+    )]
     NoTarget,
+    /// A source of workers is none.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// There is no such strategy.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
@@ -148,9 +168,10 @@ impl TryFrom<&Args> for Config {
 
     fn try_from(args: &Args) -> Result<Self, ConfigError> {
         let lists = [
-            (Role::Target, &args.targets),
-            (Role::Qualifier, &args.qualifiers),
-            (Role::Draft, &args.drafts),
+            (Some(Role::Target), &args.targets),
+            (Some(Role::Qualifier), &args.qualifiers),
+            (Some(Role::Draft), &args.drafts),
+            (None, &args.workers),
         ];
         let tls = args.tls.load(Purpose::ServeAndCall)?;
         let caller = Caller::new(tls.clone());
@@ -168,12 +189,14 @@ impl TryFrom<&Args> for Config {
                 });
             }
         }
-        if args.targets.is_empty() {
+        let discovery = DiscoveryConfig::new(&args.discovery, &caller)?;
+        if args.targets.is_empty() && args.workers.is_empty() && discovery.is_empty() {
             return Err(ConfigError::NoTarget);
         }
         let strategy = Registry::default().choose(&Settings::new(&args.strategy))?;
         Ok(Config {
             workers,
+            discovery,
             max_sessions: args.max_sessions.max(1) as usize,
             max_queued: args.max_queued as usize,
             failover_wait: Duration::from_secs(args.failover_wait),
@@ -216,7 +239,7 @@ mod tests {
         ])
         .unwrap();
         let found: Vec<_> = (config.workers.iter())
-            .map(|worker| (worker.role, worker.address.as_str()))
+            .map(|worker| (worker.role.unwrap(), worker.address.as_str()))
             .collect();
         assert_eq!(
             found,
@@ -234,9 +257,28 @@ mod tests {
     }
 
     #[test]
+    fn a_target_may_come_from_anywhere() {
+        let config = parse(&["--worker", "a:1", "--draft", "b:2"]).unwrap();
+        let roles: Vec<_> = config.workers.iter().map(|worker| worker.role).collect();
+        assert_eq!(roles, [Some(Role::Draft), None]);
+        assert!(config.discovery.is_empty());
+        for flags in [
+            ["--workers-dns", "workers.example:7000"],
+            ["--workers-srv", "_worker._tcp.example"],
+            ["--workers-file", "workers.txt"],
+        ] {
+            assert!(!parse(&flags).unwrap().discovery.is_empty(), "{flags:?}");
+        }
+    }
+
+    #[test]
     fn wrong_flags_are_refused_with_a_reason() {
         for (flags, why) in [
             (&["--draft", "a:1"][..], "--target"),
+            (&["--worker", "a:1", "--draft", "a:1"][..], "twice"),
+            (&["--workers-dns", "127.0.0.1:1"][..], "--worker"),
+            (&["--workers-srv", "a.b"][..], "_SERVICE"),
+            (&["--dns-refresh", "0"][..], "0"),
             (&["--target", "a"][..], "port is missing"),
             (&["--target", "a:1", "--draft", "http://a:1"][..], "twice"),
             (&["--target", "https://a:1"][..], "needs TLS"),

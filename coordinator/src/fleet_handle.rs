@@ -1,12 +1,16 @@
 //! The coordinator's [`Fleet`] behind its one lock, and what follows from each of its changes: whoever waits is notified,
 //! and the process is ready while a target is up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control::fleet::{Fleet, Reservation};
 use control::placement::{TargetNeed, Turn};
 use parking_lot::Mutex;
 use runtime::{Latch, Readiness};
+use speculation::duty::Role;
+use speculation::relay::WorkerKey;
+use tokio_util::sync::CancellationToken;
 
 use crate::change::{Notifier, Watcher};
 
@@ -27,6 +31,8 @@ struct State {
     fleet: Fleet,
     /// Held while no target is up.
     latch: Option<Latch>,
+    /// Of each worker of the fleet, what is cancelled when the fleet forgets it.
+    forgotten: BTreeMap<WorkerKey, CancellationToken>,
 }
 
 impl FleetHandle {
@@ -37,11 +43,25 @@ impl FleetHandle {
             state: Mutex::new(State {
                 fleet: Fleet::default(),
                 latch,
+                forgotten: BTreeMap::new(),
             }),
             vacancies: Notifier::default(),
             arrivals: Notifier::default(),
             readiness,
         }
+    }
+
+    /// Adds a worker, which is expected to have this role, if any. `forgotten` is cancelled when the fleet has forgotten
+    /// the worker: it was retired, and has no sessions.
+    pub(crate) fn add_worker(
+        &self,
+        key: WorkerKey,
+        role: Option<Role>,
+        forgotten: CancellationToken,
+    ) {
+        let mut state = self.state.lock();
+        state.fleet.add_worker(key, role);
+        state.forgotten.insert(key, forgotten);
     }
 
     /// Looks at the fleet.
@@ -55,6 +75,11 @@ impl FleetHandle {
             let mut state = self.state.lock();
             let result = change(&mut state.fleet);
             let changes = state.fleet.poll_changes();
+            while let Some(key) = state.fleet.poll_forgotten() {
+                if let Some(forgotten) = state.forgotten.remove(&key) {
+                    forgotten.cancel();
+                }
+            }
             // Nothing makes a target come or go without being a vacancy.
             if changes.vacancy {
                 let is_up = state.fleet.targets_up() > 0;
@@ -155,21 +180,16 @@ mod tests {
     use super::*;
     use control::fleet::{Need, NoPlace, Profile, State as Standing, Wanted};
     use futures::FutureExt;
-    use speculation::duty::Role;
     use speculation::message::SessionId;
-    use speculation::relay::WorkerKey;
 
     const DRAFT: WorkerKey = WorkerKey(0);
     const TARGETS: [WorkerKey; 2] = [WorkerKey(1), WorkerKey(2)];
 
     fn handle(readiness: &Readiness) -> Arc<FleetHandle> {
         let handle = FleetHandle::new(readiness.clone());
-        handle.change(|fleet| {
-            fleet.add_worker(DRAFT, Role::Draft);
-            for target in TARGETS {
-                fleet.add_worker(target, Role::Target);
-            }
-        });
+        for key in [DRAFT].into_iter().chain(TARGETS) {
+            handle.add_worker(key, None, CancellationToken::new());
+        }
         Arc::new(handle)
     }
 
@@ -181,7 +201,12 @@ mod tests {
             pages: 2,
             page: 4,
         };
-        handle.change(|fleet| fleet.handle_ready(key, profile));
+        let role = if key == DRAFT {
+            Role::Draft
+        } else {
+            Role::Target
+        };
+        handle.change(|fleet| fleet.handle_ready(key, role, profile));
     }
 
     fn down(handle: &FleetHandle, key: WorkerKey) {
@@ -247,6 +272,21 @@ mod tests {
         assert!(arrivals.changed().now_or_never().is_none());
         assert_eq!(handle.read(|fleet| fleet.reserved().count()), 0);
         assert!(place(&handle, 2).is_ok());
+    }
+
+    #[test]
+    fn a_retired_worker_is_forgotten_with_its_last_reservation() {
+        let readiness = Readiness::new();
+        let handle = Arc::new(FleetHandle::new(readiness.clone()));
+        let forgotten = CancellationToken::new();
+        handle.add_worker(TARGETS[0], None, forgotten.clone());
+        up(&handle, TARGETS[0]);
+        let reserved = place(&handle, 1).unwrap();
+        handle.change(|fleet| fleet.retire_worker(TARGETS[0]));
+        assert!(!forgotten.is_cancelled() && readiness.is_ready());
+        drop(reserved);
+        assert!(forgotten.is_cancelled() && !readiness.is_ready());
+        assert!(handle.state.lock().forgotten.is_empty(), "nothing is kept");
     }
 
     #[test]

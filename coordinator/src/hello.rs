@@ -18,6 +18,8 @@ const MAX_EOS_IDS: usize = 32;
 /// A worker that speaks our protocol and has our vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
+    /// Names the process; 0 if it does not say.
+    pub(crate) instance: u64,
     pub(crate) model: String,
     pub(crate) numerics_id: String,
     /// Tokens a text may have there, prompt included.
@@ -87,6 +89,8 @@ pub(crate) enum Mismatch {
     NoService,
     #[error("its role is {theirs:?}, but it is configured as a {ours}")]
     Role { theirs: String, ours: Role },
+    #[error("its role is {theirs:?}, which this coordinator does not know")]
+    UnknownRole { theirs: String },
     #[error(
         "it cannot {missing}, which this coordinator needs of a {role}; its capabilities are: {theirs}"
     )]
@@ -105,6 +109,8 @@ pub(crate) enum Mismatch {
         ours: String,
         ours_len: usize,
     },
+    #[error("it is the same process as the worker at {address}, which is used already")]
+    Same { address: String },
     #[error("invalid handshake: {0}")]
     Invalid(&'static str),
 }
@@ -118,13 +124,14 @@ fn needs(role: Role) -> &'static [&'static str] {
     }
 }
 
-/// Compares a handshake with what was configured and with the coordinator's own tokenizer, and through it with every
-/// other worker. Logits may be wider than the tokenizer (padding), never narrower.
+/// Compares a handshake with the role that is expected, if one is, and with the coordinator's own tokenizer, and through
+/// it with every other worker. Logits may be wider than the tokenizer (padding), never narrower. Returns the worker's
+/// role, too.
 pub(crate) fn check(
     reply: v1::HelloReply,
-    role: Role,
+    expected: Option<Role>,
     ours: &Vocabulary,
-) -> Result<Hello, Mismatch> {
+) -> Result<(Role, Hello), Mismatch> {
     let theirs = Protocols::of(&reply);
     if !theirs.meet(OURS) {
         return Err(Mismatch::Protocol { theirs });
@@ -142,12 +149,15 @@ pub(crate) fn check(
     if reply.capabilities.len() > MAX_CAPABILITIES {
         return Err(Mismatch::Invalid("more than 32 capabilities"));
     }
-    if reply.role != role.name() {
-        return Err(Mismatch::Role {
-            theirs: reply.role,
-            ours: role,
-        });
-    }
+    let role = match (Role::from_name(&reply.role), expected) {
+        (Some(role), None) => role,
+        (Some(role), Some(expected)) if role == expected => role,
+        (_, Some(ours)) => {
+            let theirs = reply.role;
+            return Err(Mismatch::Role { theirs, ours });
+        }
+        (None, None) => return Err(Mismatch::UnknownRole { theirs: reply.role }),
+    };
     let lacks = |need: &&str| reply.capabilities.iter().all(|name| name != need);
     let missing = needs(role).iter().copied().find(lacks);
     if let Some(missing) = missing {
@@ -185,7 +195,8 @@ pub(crate) fn check(
     if reply.eos_ids.len() > MAX_EOS_IDS {
         return Err(Mismatch::Invalid("more than 32 end-of-text ids"));
     }
-    Ok(Hello {
+    let hello = Hello {
+        instance: reply.instance,
         model: reply.model,
         numerics_id: reply.numerics_id,
         max_context: reply.max_context,
@@ -193,7 +204,8 @@ pub(crate) fn check(
         eos_ids: reply.eos_ids,
         kv_pages: reply.kv_positions / reply.kv_page,
         kv_page: reply.kv_page,
-    })
+    };
+    Ok((role, hello))
 }
 
 #[cfg(test)]
@@ -224,6 +236,7 @@ mod tests {
             eos_ids: vec![1],
             kv_positions: 192,
             kv_page: 16,
+            instance: 9,
         }
     }
 
@@ -232,12 +245,12 @@ mod tests {
         let tokenizer = tokenizer();
         let hello = check(
             reply(tokenizer.vocabulary()),
-            Role::Draft,
+            Some(Role::Draft),
             tokenizer.vocabulary(),
         );
-        let hello = hello.unwrap();
+        let (_, hello) = hello.unwrap();
         assert_eq!((hello.max_context, hello.max_sessions), (64, 3));
-        assert_eq!(hello.eos_ids, [1]);
+        assert_eq!((hello.eos_ids, hello.instance), (vec![1], 9));
     }
 
     #[test]
@@ -247,7 +260,7 @@ mod tests {
             protocol: PROTOCOL + 2,
             ..reply(tokenizer.vocabulary())
         };
-        assert!(check(newer, Role::Draft, tokenizer.vocabulary()).is_ok());
+        assert!(check(newer, Some(Role::Draft), tokenizer.vocabulary()).is_ok());
     }
 
     #[test]
@@ -290,7 +303,7 @@ mod tests {
         for (change, why) in cases {
             let mut wrong = reply(tokenizer.vocabulary());
             change(&mut wrong);
-            let error = check(wrong, Role::Draft, tokenizer.vocabulary()).unwrap_err();
+            let error = check(wrong, Some(Role::Draft), tokenizer.vocabulary()).unwrap_err();
             assert!(error.to_string().contains(why), "{why:?} is not in {error}");
         }
     }
@@ -311,8 +324,22 @@ mod tests {
                 capabilities: can.iter().map(|&name| name.to_owned()).collect(),
                 ..reply(tokenizer.vocabulary())
             };
-            let checked = check(able, role, tokenizer.vocabulary());
+            let checked = check(able, Some(role), tokenizer.vocabulary());
             assert_eq!(checked.is_ok(), is_enough, "{role} with {can:?}");
         }
+    }
+
+    #[test]
+    fn without_an_expected_role_a_worker_says_what_it_is() {
+        let tokenizer = tokenizer();
+        let ours = tokenizer.vocabulary();
+        let (role, _) = check(reply(ours), None, ours).unwrap();
+        assert_eq!(role, Role::Draft);
+        let other = v1::HelloReply {
+            role: "poet".to_owned(),
+            ..reply(ours)
+        };
+        let error = check(other, None, ours).unwrap_err().to_string();
+        assert!(error.contains("role is \"poet\""), "{error}");
     }
 }

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! The registry keeps one link per worker: connect, compare protocol, role, capabilities and vocabulary, read the stream.
+//! Workers come from flags, and from sources that are followed while the coordinator runs (`discovery`).
 //! Which worker a session gets, and who waits, is decided by the pure [`control::fleet::Fleet`] behind one lock. A lost
 //! draft or qualifier is bypassed; the sessions of a lost target go on at another of equal numerics.
 //!
@@ -22,9 +23,11 @@ mod change;
 mod cluster;
 pub mod config;
 mod delivery;
+mod discovery;
 mod failure;
 mod fleet_handle;
 mod hello;
+mod links;
 mod mailbox;
 mod metrics;
 mod open;

@@ -14,6 +14,8 @@ use speculation::message::Finish;
 use speculation::relay::SessionStats;
 use tonic::Code;
 
+use crate::discovery::Kind;
+use crate::worker;
 use crate::worker_totals::Totals;
 
 /// One label and its value.
@@ -52,6 +54,7 @@ pub(crate) struct CoordinatorMetrics {
     failures: Family<Label, Counter>,
     rejections: Family<Label, Counter>,
     bypasses: Family<Label, Counter>,
+    discovery_failures: Family<Label, Counter>,
     pub(crate) migrations: Counter,
     pub(crate) queue_time: Histogram,
     pub(crate) first_token: Histogram,
@@ -90,6 +93,7 @@ impl Default for CoordinatorMetrics {
             failures: Family::default(),
             rejections: Family::default(),
             bypasses: Family::default(),
+            discovery_failures: Family::default(),
             migrations: Counter::default(),
             queue_time: latency(),
             first_token: latency(),
@@ -118,6 +122,10 @@ impl CoordinatorMetrics {
         }
         for role in Role::ALL {
             self.bypasses.get_or_create_owned(&[("role", role.name())]);
+        }
+        for kind in Kind::ALL {
+            self.discovery_failures
+                .get_or_create_owned(&[("source", kind.name())]);
         }
         self.register_vllm(registry);
         self.register_ours(registry);
@@ -302,6 +310,11 @@ impl CoordinatorMetrics {
             "Times that a session went on without one of its workers, by role",
             self.bypasses.clone(),
         );
+        registry.register(
+            "offshoot_discovery_failures",
+            "Times that a source of workers could not be asked, by its kind",
+            self.discovery_failures.clone(),
+        );
     }
 
     /// A request was refused on arrival.
@@ -330,6 +343,13 @@ impl CoordinatorMetrics {
         self.bypasses.get_or_create(&[("role", role.name())]).inc();
     }
 
+    /// A source of workers could not be asked.
+    pub(crate) fn discovery_failed(&self, kind: Kind) {
+        self.discovery_failures
+            .get_or_create(&[("source", kind.name())])
+            .inc();
+    }
+
     /// A session is over.
     pub(crate) fn ended(&self, stats: &SessionStats) {
         self.drafted_nodes.inc_by(stats.drafted_nodes);
@@ -343,22 +363,25 @@ impl CoordinatorMetrics {
         running: usize,
         waiting: usize,
         walked: &Totals,
-        workers: &[(Role, &'static str, usize)],
+        workers: &[(Option<Role>, &'static str, usize)],
     ) {
         use std::sync::atomic::Ordering::Relaxed;
         self.running.set(running as i64);
         self.waiting.set(waiting as i64);
-        for role in Role::ALL {
+        for role in Role::ALL.map(Some).into_iter().chain([None]) {
             for state in STATES {
                 let count = workers
                     .iter()
                     .filter(|(r, s, _)| *r == role && *s == state)
                     .count();
-                let labels = [("role", role.name()), ("state", state)];
+                let name = role.map_or(worker::UNKNOWN, Role::name);
+                let labels = [("role", name), ("state", state)];
                 self.workers.get_or_create(&labels).set(count as i64);
             }
         }
-        let targets = workers.iter().filter(|(role, ..)| *role == Role::Target);
+        let targets = workers
+            .iter()
+            .filter(|(role, ..)| *role == Some(Role::Target));
         self.sessions
             .set(targets.map(|(.., sessions)| *sessions as i64).sum());
         let walks = &walked.walks;

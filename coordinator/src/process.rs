@@ -8,14 +8,15 @@ use anyhow::Context;
 use proto::MAX_REQUEST_BYTES;
 use proto::v1::generation_server::{Generation, GenerationServer};
 use runtime::{
-    Drain, Drained, Listener, Metrics, Readiness, ServerLimits, admin, announce, health, parent,
-    seed, serve as grpc, telemetry, trace,
+    Caller, Drain, Drained, Listener, Metrics, Readiness, ServerLimits, admin, announce, health,
+    parent, seed, serve as grpc, telemetry, trace,
 };
 use text::Tokenizer;
 
 use crate::admission::Admission;
 use crate::cluster::{Cluster, Policy};
 use crate::config::{Args, Config};
+use crate::discovery::Discovery;
 use crate::registry::Registry;
 use crate::service::Service;
 
@@ -85,7 +86,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let mut serving = connections.spawn(grpc::serve(listener, router, connections.clone()));
     tracing::info!(%addr, workers = config.workers.len(), "serving");
 
-    // Whoever waits for the announcement wants to use the workers, so each is tried once before it.
+    // Whoever waits for the announcement wants to use the workers, so each that is known is tried once before it.
     tokio::select! {
         () = coordinator.tried() => announce::announce(&args.common.announce, ROLE, addr, admin)?,
         () = drain.stopping() => {}
@@ -111,10 +112,11 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
 #[derive(Clone, Debug)]
 pub struct Coordinator {
     cluster: Arc<Cluster>,
+    discovery: Discovery,
 }
 
 impl Coordinator {
-    /// Starts connecting to the workers; `readiness` is held back whenever no target is ready. Call it inside a
+    /// Starts connecting to the workers and looking for more; `readiness` is held back whenever no target is ready. Call it inside a
     /// tokio runtime.
     ///
     /// # Errors
@@ -134,8 +136,12 @@ impl Coordinator {
             strategy: config.strategy.clone(),
         };
         let cluster = Cluster::new(registry, admission, drain.clone(), policy, first);
+        let caller = Caller::new(config.tls.clone());
+        let (registry, metrics) = (&cluster.registry, &cluster.metrics);
+        let discovery = Discovery::start(&config.discovery, &caller, registry, metrics);
         Ok(Coordinator {
             cluster: Arc::new(cluster),
+            discovery,
         })
     }
 
@@ -176,8 +182,10 @@ impl Coordinator {
         all
     }
 
-    /// Resolves when every worker was reached, refused or found missing once.
+    /// Resolves when every source of workers has answered or failed once, at the latest after five seconds, and every
+    /// worker that is known then was reached, refused or found missing once.
     pub async fn tried(&self) {
+        self.discovery.answered().await;
         self.cluster.registry.tried().await;
     }
 

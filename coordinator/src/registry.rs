@@ -1,11 +1,11 @@
-//! The workers of this cluster: their addresses, their links, and which of them a session gets.
+//! The workers of this cluster: how they join and leave, their links, and which of them a session gets.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use control::failover::LostTarget;
 use control::fleet::{Need, NoPlace, Reservation, State, Wanted};
 use control::placement::{TargetNeed, Turn};
-use dashmap::DashMap;
 use proto::{outward, v1};
 use runtime::{Caller, KeepAlive, Readiness};
 use speculation::duty::Role;
@@ -16,14 +16,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::change::Watcher;
 use crate::config::Config;
+use crate::discovery::Address;
 use crate::failure::Failure;
 use crate::fleet_handle::{FleetHandle, Reserved, Waiting};
+use crate::links::Links;
 use crate::mailbox::MailboxMaker;
 use crate::reservation::ReservedWorker;
-use crate::worker::{Links, Worker};
+use crate::worker::Worker;
 use crate::worker_link;
 use crate::worker_stream::WorkerStream;
-use crate::worker_totals::{self, Totals};
+use crate::worker_totals::Totals;
 
 /// Why a session has no reservation.
 #[derive(Debug)]
@@ -43,16 +45,15 @@ pub(crate) struct Requester<'a> {
     pub(crate) mailboxes: &'a MailboxMaker,
 }
 
-/// See the module documentation.
-#[derive(Debug)]
+/// See the module documentation. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(crate) struct Registry {
-    workers: DashMap<WorkerKey, Arc<Worker>>,
     links: Arc<Links>,
     tasks: TaskTracker,
 }
 
 impl Registry {
-    /// Starts one link per worker. `readiness` is held back whenever no target is ready.
+    /// Starts one link per worker of the flags. `readiness` is held back whenever no target is ready.
     pub(crate) fn start(
         config: &Config,
         coordinator: u64,
@@ -62,19 +63,57 @@ impl Registry {
         let fleet = Arc::new(FleetHandle::new(readiness));
         let caller = Caller::new(config.tls.clone()).with_keep_alive(KeepAlive::LINK);
         let registry = Registry {
-            workers: DashMap::new(),
             links: Arc::new(Links::new(fleet, coordinator, caller, tokenizer)),
             tasks: TaskTracker::new(),
         };
-        for (number, configured) in (0..).zip(&config.workers) {
-            let (key, role) = (WorkerKey(number), configured.role);
-            let worker = Arc::new(Worker::new(key, role, &configured.address));
-            (registry.fleet()).change(|fleet| fleet.add_worker(key, role));
-            registry.workers.insert(key, Arc::clone(&worker));
-            let link = worker_link::run(Arc::clone(&registry.links), worker);
-            registry.tasks.spawn(link);
+        for configured in &config.workers {
+            registry.add_worker(Address::new(&configured.address), configured.role);
         }
         registry
+    }
+
+    /// A worker is listed at this address: from now on it is linked. `expected` is the role that its handshake has to
+    /// name, if any.
+    pub(crate) fn add_worker(&self, address: Address, expected: Option<Role>) {
+        // It may still finish its sessions from when it was listed before.
+        for worker in self.links.at(&address.authority) {
+            if self
+                .fleet()
+                .change(|fleet| fleet.restore_worker(worker.key))
+            {
+                return;
+            }
+        }
+        let key = self.links.next_key();
+        let worker = Arc::new(Worker::new(key, expected, address));
+        // What the fleet knows has an entry here.
+        self.links.workers.insert(key, Arc::clone(&worker));
+        (self.fleet()).add_worker(key, expected, worker.forgotten.clone());
+        (self.tasks).spawn(worker_link::run(Arc::clone(&self.links), worker));
+    }
+
+    /// The worker at this address is no longer listed: it gets no new sessions, finishes those that it has, and is
+    /// forgotten then, or when its stream is lost.
+    pub(crate) fn retire_worker(&self, address: &Address) {
+        for worker in self.links.at(&address.authority) {
+            (self.fleet()).change(|fleet| fleet.retire_worker(worker.key));
+        }
+    }
+
+    /// `HOST:PORT` of every worker.
+    pub(crate) fn addresses(&self) -> BTreeSet<Arc<str>> {
+        let workers = self.links.all();
+        (workers.iter())
+            .map(|worker| Arc::clone(&worker.address.authority))
+            .collect()
+    }
+
+    /// Runs a task beside the links; it is dropped when they end.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.links.stop.clone();
+        (self.tasks).spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
     }
 
     fn fleet(&self) -> &Arc<FleetHandle> {
@@ -83,7 +122,7 @@ impl Registry {
 
     /// Resolves when every worker has been tried once.
     pub(crate) async fn tried(&self) {
-        for worker in self.workers() {
+        for worker in self.links.all() {
             worker.tried.cancelled().await;
         }
     }
@@ -109,19 +148,12 @@ impl Registry {
         self.fleet().arrivals()
     }
 
-    /// In the order of their configuration.
-    fn workers(&self) -> Vec<Arc<Worker>> {
-        let mut workers: Vec<_> = (self.workers.iter())
-            .map(|entry| Arc::clone(entry.value()))
-            .collect();
-        workers.sort_by_key(|worker| worker.key);
-        workers
-    }
-
     /// What people call a worker.
     pub(crate) fn address(&self, key: WorkerKey) -> String {
-        let worker = self.workers.get(&key);
-        worker.map_or(String::new(), |worker| worker.address.to_string())
+        let worker = self.links.workers.get(&key);
+        worker.map_or("a worker that has left".to_owned(), |worker| {
+            worker.address.to_string()
+        })
     }
 
     /// The turn of a request that has just arrived.
@@ -145,7 +177,10 @@ impl Registry {
                 let given = (fleet.place(requester.session, need)).map_err(|why| match why {
                     NoPlace::Busy => Unplaced::Busy,
                     NoPlace::Missing => {
-                        let each = fleet.missing_targets(|key| self.address(key));
+                        let mut each = fleet.missing_targets(|key| self.address(key));
+                        if each.is_empty() {
+                            "none is known".clone_into(&mut each);
+                        }
                         Unplaced::Failed(Failure::NoTarget(each))
                     }
                     NoPlace::OtherNumerics(present) => Unplaced::Failed(Failure::OtherNumerics {
@@ -205,7 +240,7 @@ impl Registry {
     /// Finds the stream of each reservation. Under the lock of the fleet, where streams come and go.
     fn found(&self, given: Vec<Reservation>) -> Vec<Found> {
         let each = given.into_iter().map(|reservation| {
-            let worker = self.workers.get(&reservation.worker);
+            let worker = self.links.workers.get(&reservation.worker);
             let worker = worker.map(|worker| Arc::clone(worker.value()));
             let worker = worker.expect("the fleet has the workers of the registry");
             let stream = worker.incarnation(reservation.incarnation);
@@ -249,7 +284,8 @@ impl Registry {
 
     /// A session has found that a stream is lost.
     pub(crate) fn lose(&self, stream: &WorkerStream, reason: &str) {
-        if let Some(worker) = self.workers.get(&stream.key) {
+        let worker = self.links.workers.get(&stream.key);
+        if let Some(worker) = worker.map(|worker| Arc::clone(worker.value())) {
             worker.lose(self.fleet(), stream, reason);
         }
     }
@@ -262,23 +298,21 @@ impl Registry {
 
     /// What was reported of all targets.
     pub(crate) fn targets(&self) -> Totals {
-        let workers = self.workers();
-        let targets = workers.iter().filter(|worker| worker.role == Role::Target);
-        worker_totals::sum(targets.map(|target| target.totals.totals()))
+        self.links.targets()
     }
 
-    /// Each worker's role, state in one word, and sessions.
-    pub(crate) fn states(&self) -> Vec<(Role, &'static str, usize)> {
-        let workers = self.workers();
+    /// Each worker's role, if it is known, its state in one word, and its sessions.
+    pub(crate) fn states(&self) -> Vec<(Option<Role>, &'static str, usize)> {
+        let workers = self.links.all();
         self.fleet().read(|fleet| {
             (workers.iter())
-                .map(|worker| {
-                    let state = match fleet.state(worker.key) {
-                        Some(State::Connecting(_) | State::Lost(_)) | None => "connecting",
-                        Some(State::Refused(_)) => "refused",
-                        Some(State::Ready(_) | State::Draining(_)) => "ready",
+                .filter_map(|worker| {
+                    let state = match fleet.state(worker.key)? {
+                        State::Connecting(_) | State::Lost(_) => "connecting",
+                        State::Refused(_) => "refused",
+                        State::Ready(_) | State::Draining(_) => "ready",
                     };
-                    (worker.role, state, fleet.sessions(worker.key))
+                    Some((worker.role(), state, fleet.sessions(worker.key)))
                 })
                 .collect()
         })
@@ -286,12 +320,18 @@ impl Registry {
 
     /// The workers, for people.
     pub(crate) fn describe(&self) -> Vec<v1::WorkerInfo> {
-        let workers = self.workers();
+        let workers = self.links.all();
         self.fleet().read(|fleet| {
             (workers.iter())
-                .map(|worker| {
-                    let state = fleet.state(worker.key);
-                    describe(worker, state, fleet.sessions(worker.key))
+                .filter_map(|worker| {
+                    let state = match fleet.state(worker.key)? {
+                        State::Connecting(_) | State::Lost(_) => "connecting".to_owned(),
+                        State::Refused(reason) => format!("refused: {reason}"),
+                        State::Draining(_) => "draining".to_owned(),
+                        State::Ready(_) if fleet.is_retired(worker.key) => "draining".to_owned(),
+                        State::Ready(_) => "ready".to_owned(),
+                    };
+                    Some(describe(worker, state, fleet.sessions(worker.key)))
                 })
                 .collect()
         })
@@ -304,21 +344,16 @@ struct Found {
     stream: Arc<WorkerStream>,
 }
 
-fn describe(worker: &Worker, state: Option<&State>, sessions: usize) -> v1::WorkerInfo {
+fn describe(worker: &Worker, state: String, sessions: usize) -> v1::WorkerInfo {
     let stream = worker.stream();
     let hello = stream.as_ref().map(|stream| &stream.hello);
-    let totals = worker.totals.totals();
+    let totals = worker.totals();
     v1::WorkerInfo {
-        role: worker.role.name().to_owned(),
+        role: worker.role_name().to_owned(),
         address: worker.address.to_string(),
         model: hello.map_or(String::new(), |hello| hello.model.clone()),
         numerics_id: hello.map_or(String::new(), |hello| hello.numerics_id.clone()),
-        state: match state {
-            Some(State::Connecting(_) | State::Lost(_)) | None => "connecting".to_owned(),
-            Some(State::Refused(reason)) => format!("refused: {reason}"),
-            Some(State::Draining(_)) => "draining".to_owned(),
-            Some(State::Ready(_)) => "ready".to_owned(),
-        },
+        state,
         max_sessions: hello.map_or(0, |hello| hello.max_sessions as u32),
         sessions: sessions as u32,
         activity: Some(outward::activity(totals.activity)),

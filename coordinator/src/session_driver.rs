@@ -42,6 +42,8 @@ pub(crate) struct SessionDriver {
     machine: SessionMachine,
     /// The workers that have the session or are asked to take it.
     workers: BTreeMap<WorkerKey, ReservedWorker>,
+    /// The worker that it has left last, and what people call it.
+    left: Option<(WorkerKey, Arc<str>)>,
     opens: FuturesUnordered<Opening>,
     mailboxes: MailboxMaker,
     /// What the workers say.
@@ -110,6 +112,7 @@ impl SessionDriver {
             id,
             machine,
             workers: BTreeMap::new(),
+            left: None,
             opens: FuturesUnordered::new(),
             wake: Arc::clone(&mailboxes.wake),
             mailboxes,
@@ -239,7 +242,10 @@ impl SessionDriver {
                     }
                 }
                 Action::AwaitTaken(key) => self.await_taken(key),
-                Action::Leave(key, _) => drop(self.workers.remove(&key)),
+                Action::Leave(key, _) => {
+                    let left = self.workers.remove(&key);
+                    self.left = left.map(|worker| (key, Arc::clone(&worker.stream.address)));
+                }
                 Action::Served(_, Role::Target) => {
                     self.begin();
                     self.flush();
@@ -249,11 +255,9 @@ impl SessionDriver {
                 Action::FindTarget(lost) => self.find_target(cluster, lost),
                 Action::FindContributors(wanted) => self.find_contributors(cluster, wanted),
                 Action::Bypassed(key, role, why) => {
-                    self.note_bypass(&cluster.registry.address(key), role, why, metrics);
+                    self.note_bypass(&self.name(cluster, key), role, why, metrics);
                 }
-                Action::TargetLost(loss) => {
-                    self.note_loss(&cluster.registry.address(loss.worker), &loss)
-                }
+                Action::TargetLost(loss) => self.note_loss(&self.name(cluster, loss.worker), &loss),
                 Action::End(ended) => return Some(ended),
             }
         }
@@ -398,6 +402,14 @@ impl SessionDriver {
             (cluster.registry).place_contributors(requester, wanted, self.positions, &present);
         for reserved in found {
             self.handle_reserved(reserved);
+        }
+    }
+
+    /// What people call a worker, also one that the registry has forgotten since the session left it.
+    fn name(&self, cluster: &Cluster, key: WorkerKey) -> String {
+        match &self.left {
+            Some((left, address)) if *left == key => address.to_string(),
+            Some(_) | None => cluster.registry.address(key),
         }
     }
 

@@ -1,35 +1,45 @@
-//! A configured worker, and what the links to all workers share.
+//! A worker of this cluster.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use control::fleet::{Profile, State};
 use parking_lot::RwLock;
-use runtime::Caller;
 use speculation::duty::Role;
-use speculation::message::StreamName;
 use speculation::relay::WorkerKey;
-use text::Tokenizer;
 use tokio_util::sync::CancellationToken;
 
+use crate::discovery::Address;
 use crate::fleet_handle::FleetHandle;
 use crate::hello::Hello;
 use crate::worker_stream::{Peer, WorkerStream};
-use crate::worker_totals::WorkerTotals;
+use crate::worker_totals::{Totals, WorkerTotals};
 
-/// A configured worker; lives as long as the coordinator.
+/// The role of a worker that was not reached yet, for people.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// A worker that flags or another source of addresses list; lives until the fleet forgets it.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) key: WorkerKey,
-    pub(crate) role: Role,
-    pub(crate) address: Arc<str>,
+    pub(crate) address: Address,
+    /// What the flags say that it is.
+    pub(crate) expected: Option<Role>,
+    known: RwLock<Known>,
     /// The stream that is up. It changes only under the lock of the fleet, together with the worker's state there, so
     /// that a reservation always finds the stream of its own incarnation.
     current: RwLock<Option<Current>>,
-    /// What sessions received from it.
-    pub(crate) totals: Arc<WorkerTotals>,
     /// Cancelled when the first attempt to reach it has ended, one way or the other.
     pub(crate) tried: CancellationToken,
+    /// Cancelled when the fleet has forgotten it: nothing lists it, and it has no sessions.
+    pub(crate) forgotten: CancellationToken,
+}
+
+/// What its newest handshake says.
+#[derive(Debug, Default)]
+struct Known {
+    role: Option<Role>,
+    /// What sessions received from it in that role.
+    totals: Arc<WorkerTotals>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,24 +50,48 @@ struct Current {
 }
 
 impl Worker {
-    pub(crate) fn new(key: WorkerKey, role: Role, address: &str) -> Self {
+    pub(crate) fn new(key: WorkerKey, expected: Option<Role>, address: Address) -> Self {
         Worker {
             key,
-            role,
-            address: address.into(),
+            address,
+            expected,
+            known: RwLock::default(),
             current: RwLock::new(None),
-            totals: Arc::default(),
             tried: CancellationToken::new(),
+            forgotten: CancellationToken::new(),
         }
     }
 
+    /// What it is, or is expected to be.
+    pub(crate) fn role(&self) -> Option<Role> {
+        self.known.read().role.or(self.expected)
+    }
+
+    /// The same for people.
+    pub(crate) fn role_name(&self) -> &'static str {
+        self.role().map_or(UNKNOWN, Role::name)
+    }
+
+    /// What sessions received from it in its role.
+    pub(crate) fn totals(&self) -> Totals {
+        self.known.read().totals.totals()
+    }
+
+    /// Its handshake says what it is. Returns what it was before, with its totals, if that was something else.
+    pub(crate) fn set_role(&self, role: Role) -> Option<(Role, Totals)> {
+        let mut known = self.known.write();
+        let before = known.role.replace(role).filter(|&before| before != role)?;
+        let totals = std::mem::take(&mut known.totals);
+        Some((before, totals.totals()))
+    }
+
     /// The worker as a stream names it.
-    pub(crate) fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self, role: Role) -> Peer {
         Peer {
             key: self.key,
-            role: self.role,
-            address: Arc::clone(&self.address),
-            totals: Arc::clone(&self.totals),
+            role,
+            address: Arc::clone(&self.address.authority),
+            totals: Arc::clone(&self.known.read().totals),
         }
     }
 
@@ -79,7 +113,7 @@ impl Worker {
     pub(crate) fn set_ready(&self, fleet: &FleetHandle, stream: Arc<WorkerStream>) {
         let profile = profile(&stream.hello);
         fleet.change(|fleet| {
-            let incarnation = fleet.handle_ready(self.key, profile);
+            let incarnation = fleet.handle_ready(self.key, stream.role, profile);
             *self.current.write() = Some(Current {
                 incarnation,
                 stream,
@@ -120,46 +154,5 @@ fn profile(hello: &Hello) -> Profile {
         max_sessions: hello.max_sessions,
         pages: hello.kv_pages,
         page: hello.kv_page,
-    }
-}
-
-/// What the links to all workers share.
-#[derive(Debug)]
-pub(crate) struct Links {
-    pub(crate) fleet: Arc<FleetHandle>,
-    /// Names this process to workers.
-    pub(crate) coordinator: u64,
-    /// How workers are called.
-    pub(crate) caller: Caller,
-    pub(crate) tokenizer: Tokenizer,
-    /// Streams so far, to all workers.
-    streams: AtomicU64,
-    /// Ends all links.
-    pub(crate) stop: CancellationToken,
-}
-
-impl Links {
-    pub(crate) fn new(
-        fleet: Arc<FleetHandle>,
-        coordinator: u64,
-        caller: Caller,
-        tokenizer: Tokenizer,
-    ) -> Self {
-        Links {
-            fleet,
-            coordinator,
-            caller,
-            tokenizer,
-            streams: AtomicU64::new(0),
-            stop: CancellationToken::new(),
-        }
-    }
-
-    /// The name of a new stream.
-    pub(crate) fn next_stream(&self) -> StreamName {
-        StreamName {
-            coordinator: self.coordinator,
-            incarnation: self.streams.fetch_add(1, Ordering::Relaxed) + 1,
-        }
     }
 }

@@ -10,12 +10,15 @@ use proto::inward::{self, WireError};
 use proto::v1::worker_client::WorkerClient;
 use proto::{MAX_FRAME_BYTES, outward, v1};
 use runtime::ConnectError;
+use speculation::duty::Role;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
+use crate::discovery::Address;
 use crate::hello::{self, Hello, Mismatch};
-use crate::worker::{Links, Worker};
+use crate::links::{LinkedInstance, Links};
+use crate::worker::Worker;
 use crate::worker_stream::WorkerStream;
 
 /// How long a worker may take to answer a handshake or to accept a stream.
@@ -71,36 +74,47 @@ enum Outcome {
     Failed(LinkError),
 }
 
-/// Serves a worker until the coordinator ends.
+/// Serves a worker until the fleet forgets it or the coordinator ends.
 pub(crate) async fn run(links: Arc<Links>, worker: Arc<Worker>) {
-    let stopping = links.stop.clone();
-    let serving = async {
-        let mut pauses = BACKOFF.build();
-        loop {
-            let outcome = attempt(&links, &worker).await;
-            let pause = match &outcome {
-                // It was up: if only the stream broke, it is there again at once.
-                Outcome::Lost(_, lived) if *lived >= SHORT_LIFE => {
-                    pauses = BACKOFF.build();
-                    Duration::ZERO
-                }
-                Outcome::Failed(LinkError::Refused(_)) => REFUSED_PAUSE,
-                Outcome::Lost(..) | Outcome::Failed(_) => pauses.next().unwrap_or(LONGEST_PAUSE),
-            };
-            note(&links, &worker, outcome);
-            worker.tried.cancel();
-            tokio::time::sleep(pause).await;
-        }
-    };
-    stopping.run_until_cancelled(serving).await;
-    // Sessions that are still there learn that the coordinator ends.
+    tokio::select! {
+        () = links.stop.cancelled() => {}
+        () = worker.forgotten.cancelled() => {}
+        () = serve(&links, &worker) => {}
+    }
+    // Sessions that are still there learn that the coordinator ends. A worker that is forgotten has none: the last ones
+    // are closed there, or end with their leases.
     let ended = State::Connecting(Some("this coordinator is stopping".to_owned()));
     worker.set_down(&links.fleet, ended);
+    worker.tried.cancel();
+    if worker.forgotten.is_cancelled() {
+        links.forget(&worker);
+        tracing::info!(worker = %worker.address, role = worker.role_name(), "a worker has left");
+    }
+}
+
+/// Connects again and again.
+async fn serve(links: &Links, worker: &Worker) {
+    let mut pauses = BACKOFF.build();
+    loop {
+        let outcome = attempt(links, worker).await;
+        let pause = match &outcome {
+            // It was up: if only the stream broke, it is there again at once.
+            Outcome::Lost(_, lived) if *lived >= SHORT_LIFE => {
+                pauses = BACKOFF.build();
+                Duration::ZERO
+            }
+            Outcome::Failed(LinkError::Refused(_)) => REFUSED_PAUSE,
+            Outcome::Lost(..) | Outcome::Failed(_) => pauses.next().unwrap_or(LONGEST_PAUSE),
+        };
+        note(links, worker, outcome);
+        worker.tried.cancel();
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// Tells the fleet how an attempt has ended, and the log if that is new.
 fn note(links: &Links, worker: &Worker, outcome: Outcome) {
-    let (address, role) = (&worker.address, worker.role.name());
+    let (address, role) = (&worker.address, worker.role_name());
     match outcome {
         Outcome::Lost(error, _) => {
             tracing::warn!(worker = %address, role, %error, "lost a worker");
@@ -122,13 +136,17 @@ fn note(links: &Links, worker: &Worker, outcome: Outcome) {
 
 /// One stream, from the connection to its end.
 async fn attempt(links: &Links, worker: &Worker) -> Outcome {
-    let (stream, frames) = match open_stream(links, worker).await {
+    let Open {
+        stream,
+        frames,
+        linked: _linked,
+    } = match open_stream(links, worker).await {
         Ok(open) => open,
         Err(error) => return Outcome::Failed(error),
     };
     tracing::info!(
         worker = %worker.address,
-        role = worker.role.name(),
+        role = stream.role.name(),
         model = stream.hello.model,
         numerics_id = stream.hello.numerics_id,
         "a worker is ready"
@@ -140,25 +158,46 @@ async fn attempt(links: &Links, worker: &Worker) -> Outcome {
     Outcome::Lost(error, begun.elapsed())
 }
 
-async fn open_stream(
-    links: &Links,
-    worker: &Worker,
-) -> Result<(Arc<WorkerStream>, Streaming<v1::WorkerFrame>), LinkError> {
-    let channel = links.caller.connect(&worker.address).await?;
+/// A stream that is up, and what comes in on it.
+struct Open<'a> {
+    stream: Arc<WorkerStream>,
+    frames: Streaming<v1::WorkerFrame>,
+    /// Held as long as the stream is read.
+    linked: LinkedInstance<'a>,
+}
+
+async fn open_stream<'a>(links: &'a Links, worker: &Worker) -> Result<Open<'a>, LinkError> {
+    let Address {
+        authority,
+        certificate_name,
+    } = &worker.address;
+    let channel = (links.caller)
+        .connect_to(authority, certificate_name.as_deref())
+        .await?;
     let mut client = WorkerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
-    let hello = shake_hands(links, worker, &mut client).await?;
+    let (role, hello) = shake_hands(links, worker, &mut client).await?;
+    let linked = links
+        .link_instance(hello.instance, authority)
+        .map_err(|address| Mismatch::Same {
+            address: address.to_string(),
+        })?;
+    links.set_role(worker, role);
     let name = links.next_stream();
-    let stream = WorkerStream::new(worker.peer(), name, hello, client.clone());
+    let stream = WorkerStream::new(worker.peer(role), name, hello, client.clone());
     let stream = Arc::new(stream);
     let frames = answered(client.link(Arc::clone(&stream).frames())).await?;
-    Ok((stream, frames))
+    Ok(Open {
+        stream,
+        frames,
+        linked,
+    })
 }
 
 async fn shake_hands(
     links: &Links,
     worker: &Worker,
     client: &mut WorkerClient<Channel>,
-) -> Result<Hello, LinkError> {
+) -> Result<(Role, Hello), LinkError> {
     let reply = match answered(client.hello(outward::hello_request())).await {
         // Workers before protocol 4 have other services.
         Err(LinkError::Status(status)) if status.code() == Code::Unimplemented => {
@@ -167,7 +206,7 @@ async fn shake_hands(
         reply => reply?,
     };
     let ours = links.tokenizer.vocabulary();
-    Ok(hello::check(reply, worker.role, ours)?)
+    Ok(hello::check(reply, worker.expected, ours)?)
 }
 
 async fn answered<T>(

@@ -207,6 +207,7 @@ mod tests {
     fn worker_stream() -> Arc<WorkerStream> {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         let hello = Hello {
+            instance: 0,
             model: String::new(),
             numerics_id: String::new(),
             max_context: 8,

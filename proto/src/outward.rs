@@ -66,8 +66,8 @@ pub fn hello_request() -> v1::HelloRequest {
     }
 }
 
-/// A worker's side of the handshake.
-pub fn hello(info: &WorkerInfo) -> v1::HelloReply {
+/// A worker's side of the handshake; `instance` names the process.
+pub fn hello(info: &WorkerInfo, instance: u64) -> v1::HelloReply {
     v1::HelloReply {
         protocol: PROTOCOL,
         role: info.role.name().to_owned(),
@@ -82,6 +82,7 @@ pub fn hello(info: &WorkerInfo) -> v1::HelloReply {
         kv_page: info.kv_page,
         capabilities: capabilities(info.duties),
         oldest_protocol: OLDEST_PROTOCOL,
+        instance,
     }
 }
 

@@ -256,9 +256,9 @@ fn a_handshake_names_capabilities_and_both_ends_of_the_protocol_range() {
         kv_positions: 5,
         kv_page: 6,
     };
-    let reply = over_the_wire(&outward::hello(&info));
+    let reply = over_the_wire(&outward::hello(&info, 7));
     assert_eq!(reply.capabilities, ["propose", "verify", "commit"]);
-    assert_eq!(reply.role, "qualifier");
+    assert_eq!((reply.role.as_str(), reply.instance), ("qualifier", 7));
     assert_eq!(
         (reply.protocol, reply.oldest_protocol),
         (PROTOCOL, OLDEST_PROTOCOL)

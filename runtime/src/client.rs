@@ -135,7 +135,7 @@ impl Caller {
     /// As [`Caller::authority`].
     pub fn channel(&self, addr: &str) -> Result<Channel, AddressError> {
         let tls = self.tls.clone();
-        let connector = service_fn(move |uri| dial(uri, tls.clone()));
+        let connector = service_fn(move |uri| dial(uri, tls.clone(), None));
         Ok(self.endpoint(addr)?.connect_with_connector_lazy(connector))
     }
 
@@ -145,9 +145,23 @@ impl Caller {
     /// When `addr` is not an address, no server answers within [`CONNECT_TIMEOUT`], or one side rejects the other's
     /// certificate.
     pub async fn connect(&self, addr: &str) -> Result<Channel, ConnectError> {
+        self.connect_to(addr, None).await
+    }
+
+    /// The same for a server whose certificate carries `name` instead of the host of `addr`, as when that host is an
+    /// address that `name` resolves to. Without TLS the name means nothing.
+    ///
+    /// # Errors
+    /// As [`Caller::connect`].
+    pub async fn connect_to(
+        &self,
+        addr: &str,
+        name: Option<&str>,
+    ) -> Result<Channel, ConnectError> {
         let endpoint = self.endpoint(addr)?;
         let tls = self.tls.clone();
-        let connector = service_fn(move |uri| dial(uri, tls.clone()));
+        let name = name.map(str::to_owned);
+        let connector = service_fn(move |uri| dial(uri, tls.clone(), name.clone()));
         endpoint
             .connect_with_connector(connector)
             .await

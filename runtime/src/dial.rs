@@ -35,10 +35,12 @@ const HTTP_1: u8 = b'H';
 #[error("{0}")]
 pub(crate) struct Refusal(pub(crate) String);
 
-/// Connects to the host and port in `uri`.
+/// Connects to the host and port in `uri`. With TLS the server's certificate has to carry `name`, or that host if there
+/// is no `name`.
 pub(crate) async fn dial(
     uri: Uri,
     tls: Option<Tls>,
+    name: Option<String>,
 ) -> Result<TokioIo<Transport>, Box<dyn Error + Send + Sync>> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -59,7 +61,7 @@ pub(crate) async fn dial(
         .and_then(|inner| inner.strip_suffix(']'))
         .unwrap_or(&host);
     let expected = tls
-        .expected(bare)
+        .expected(name.as_deref().unwrap_or(bare))
         .map_err(|error| Refusal(error.to_string()))?;
     let handshake = tls.connector().connect(expected, tcp);
     let mut stream = handshake.await.map_err(|error| refusal(&error))?;
@@ -224,7 +226,7 @@ mod tests {
             peer.write_all(first).await.unwrap();
             received
         };
-        let (dialled, received) = tokio::join!(dial(uri.parse().unwrap(), None), server);
+        let (dialled, received) = tokio::join!(dial(uri.parse().unwrap(), None, None), server);
         let made = dialled.map(TokioIo::into_inner);
         (made.map_err(|error| error.to_string()), received)
     }

@@ -42,6 +42,7 @@ pub(crate) enum Slot {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) worker: usize,
+    key: WorkerKey,
     /// As the fleet counts them.
     pub(crate) incarnation: u64,
     pub(crate) is_lost: bool,
@@ -63,7 +64,7 @@ struct Link {
 #[derive(Debug)]
 struct Call {
     session: SessionId,
-    worker: usize,
+    worker: WorkerKey,
     stream: StreamId,
     term: Term,
     /// The session is over: under this term it is closed once more where the call may have been carried out.
@@ -99,6 +100,8 @@ pub(crate) struct Coordinator {
     pub(crate) failovers: u64,
     /// Requests and sessions that waited for a target, for coverage.
     pub(crate) waits: u64,
+    /// Workers that were forgotten, for coverage.
+    pub(crate) retirements: u64,
 }
 
 impl Coordinator {
@@ -128,6 +131,7 @@ impl Coordinator {
             placed: Vec::new(),
             failovers: 0,
             waits: 0,
+            retirements: 0,
         }
     }
 
@@ -149,8 +153,46 @@ impl Coordinator {
         }
     }
 
-    /// Connects to a worker.
+    /// No source lists a worker any more.
+    pub(crate) fn retire(&mut self, worker: usize) {
+        self.placement.retire(worker);
+    }
+
+    /// A worker is listed again.
+    pub(crate) fn list(&mut self, network: &mut Network, worker: usize) {
+        if self.placement.list(worker) {
+            self.links[worker].pause_us = PAUSES_US[0];
+            self.reconnect(network, worker, 0);
+        }
+    }
+
+    /// Closes the streams to workers that the fleet has forgotten.
+    fn close_forgotten(&mut self, network: &mut Network) {
+        while let Some(worker) = self.placement.poll_forgotten() {
+            let at = self.at;
+            note!(network, "coordinator {at} forgets worker {worker}");
+            self.retirements += 1;
+            if let Some(stream) = self.links[worker].connects.take() {
+                network.send_to_worker(stream, ToWorker::Closed);
+            }
+            let up = (self.connections.iter_mut())
+                .find(|(_, connection)| connection.worker == worker && !connection.is_lost);
+            let Some((&stream, connection)) = up else {
+                continue;
+            };
+            connection.is_lost = true;
+            network.send_to_worker(stream, ToWorker::Closed);
+            self.break_calls(network, stream);
+        }
+    }
+
+    /// Connects to a worker, unless it was forgotten or is connected already.
     pub(crate) fn connect(&mut self, network: &mut Network, worker: usize) {
+        let is_up = (self.connections.values())
+            .any(|connection| connection.worker == worker && !connection.is_lost);
+        if !self.placement.is_member(worker) || is_up || self.links[worker].connects.is_some() {
+            return;
+        }
         let stream = network.stream(self.at, self.life, worker);
         self.links[worker].connects = Some(stream);
         network.send_to_worker(stream, ToWorker::Connect);
@@ -206,6 +248,7 @@ impl Coordinator {
                 let incarnation = self.placement.handle_ready(worker);
                 let connection = Connection {
                     worker,
+                    key: self.placement.key(worker),
                     incarnation,
                     is_lost: false,
                     slots: BTreeMap::new(),
@@ -253,15 +296,7 @@ impl Coordinator {
         for session in sessions {
             self.wake(network, session);
         }
-        let broken: Vec<u64> = (self.calls.iter())
-            .filter(|(_, call)| call.stream == stream)
-            .map(|(&number, _)| number)
-            .collect();
-        for call in broken {
-            // Each call learns it by itself; by then the session may be on the next stream.
-            let after = network.dice.roll() % (4 * self.task_us);
-            network.after_us(after, Event::CallBreaks(self.at, self.life, call));
-        }
+        self.break_calls(network, stream);
         let state = State::Lost("its stream broke".to_owned());
         self.placement.handle_down(worker, state);
         let link = &mut self.links[worker];
@@ -273,6 +308,18 @@ impl Coordinator {
             0
         };
         self.reconnect(network, worker, after);
+    }
+
+    fn break_calls(&mut self, network: &mut Network, stream: StreamId) {
+        let broken: Vec<u64> = (self.calls.iter())
+            .filter(|(_, call)| call.stream == stream)
+            .map(|(&number, _)| number)
+            .collect();
+        for call in broken {
+            // Each call learns it by itself; by then the session may be on the next stream.
+            let after = network.dice.roll() % (4 * self.task_us);
+            network.after_us(after, Event::CallBreaks(self.at, self.life, call));
+        }
     }
 
     fn handle_message(&mut self, network: &mut Network, stream: StreamId, message: Message) {
@@ -303,7 +350,7 @@ impl Coordinator {
             // The worker knows of no such stream: whatever this side still holds is not one.
             self.lose(network, stream);
         }
-        let (worker, term) = (WorkerKey(call.worker as u32), call.term);
+        let (worker, term) = (call.worker, call.term);
         match self.tasks.get_mut(&call.session) {
             Some(task) => {
                 task.answers.push_back((worker, stream, term, answer));
@@ -326,7 +373,7 @@ impl Coordinator {
     pub(crate) fn call(
         &mut self,
         network: &mut Network,
-        worker: usize,
+        worker: WorkerKey,
         stream: StreamId,
         spec: Box<SessionSpec>,
     ) {
@@ -453,6 +500,7 @@ impl Coordinator {
     /// else.
     pub(crate) fn settle(&mut self, network: &mut Network) {
         self.is_touched = false;
+        self.close_forgotten(network);
         let changes = self.placement.poll_changes();
         let mut woken = Vec::new();
         for (&id, task) in &mut self.tasks {
@@ -515,14 +563,14 @@ impl Coordinator {
 
     /// The numerics of a target.
     pub(crate) fn numerics_of(&self, worker: WorkerKey) -> Numerics {
-        self.plans[worker.0 as usize].numerics
+        self.plans[self.placement.worker_of(worker)].numerics
     }
 
     /// The stream on which a worker has a reservation.
     pub(crate) fn stream_of(&self, worker: WorkerKey, incarnation: u64) -> StreamId {
         let mut connections = self.connections.iter();
         let found = connections.find(|(_, connection)| {
-            connection.worker == worker.0 as usize && connection.incarnation == incarnation
+            connection.key == worker && connection.incarnation == incarnation
         });
         *found.expect("a reservation is on a stream").0
     }

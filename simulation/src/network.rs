@@ -81,6 +81,8 @@ pub(crate) enum Event {
     /// A coordinator's task of one request is scheduled.
     Run(usize, u32, SessionId),
     Connect(usize, u32, usize),
+    /// A coordinator's sources list a worker again.
+    Listed(usize, u32, usize),
     /// A stream was not accepted in time.
     Timeout(StreamId),
     /// An open call that found the worker full is made again.

@@ -42,6 +42,16 @@ pub(crate) struct Requester {
     pub(crate) lost: Option<LostTarget>,
 }
 
+/// Whether a coordinator has a worker in its fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Membership {
+    Listed,
+    /// No source lists it any more, and it has sessions.
+    Retired,
+    /// The fleet has forgotten it.
+    Absent,
+}
+
 /// Where a worker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -61,21 +71,20 @@ pub(crate) struct Placement {
     max_queued: usize,
     plans: Vec<WorkerPlan>,
     standings: Vec<Standing>,
+    memberships: Vec<Membership>,
+    /// How often each worker was added anew.
+    generations: Vec<u32>,
     /// Of every reservation the stream that it is on, and its pages.
     reserved: BTreeMap<(WorkerKey, SessionId), (u64, u32)>,
     waiting: BTreeMap<Order, Requester>,
     arrivals: u64,
 }
 
-fn key(worker: usize) -> WorkerKey {
-    WorkerKey(worker as u32)
-}
-
 impl Placement {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let mut fleet = Fleet::default();
         for (worker, plan) in scenario.workers.iter().enumerate() {
-            fleet.add_worker(key(worker), plan.role);
+            fleet.add_worker(WorkerKey(worker as u32), Some(plan.role));
         }
         Placement {
             admission: Admission::new(scenario.max_running, scenario.max_queued),
@@ -83,6 +92,8 @@ impl Placement {
             max_running: scenario.max_running,
             max_queued: scenario.max_queued,
             standings: vec![Standing::Returning; scenario.workers.len()],
+            memberships: vec![Membership::Listed; scenario.workers.len()],
+            generations: vec![0; scenario.workers.len()],
             plans: scenario.workers.clone(),
             reserved: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -140,6 +151,59 @@ impl Placement {
 
     // Workers.
 
+    /// The newest key of a worker. A worker that was forgotten gets another one when it comes back.
+    pub(crate) fn key(&self, worker: usize) -> WorkerKey {
+        let count = self.plans.len() as u32;
+        WorkerKey(worker as u32 + self.generations[worker] * count)
+    }
+
+    /// The worker that has, or had, this key.
+    pub(crate) fn worker_of(&self, key: WorkerKey) -> usize {
+        key.0 as usize % self.plans.len()
+    }
+
+    /// Whether the fleet knows a worker.
+    pub(crate) fn is_member(&self, worker: usize) -> bool {
+        self.memberships[worker] != Membership::Absent
+    }
+
+    /// No source lists a worker any more.
+    pub(crate) fn retire(&mut self, worker: usize) {
+        if self.memberships[worker] == Membership::Listed {
+            self.memberships[worker] = Membership::Retired;
+            self.fleet.retire_worker(self.key(worker));
+        }
+    }
+
+    /// A worker is listed again. Whether it is a new one, which has to be connected.
+    pub(crate) fn list(&mut self, worker: usize) -> bool {
+        let was = std::mem::replace(&mut self.memberships[worker], Membership::Listed);
+        if was != Membership::Listed {
+            let is_known = self.fleet.restore_worker(self.key(worker));
+            assert_eq!(is_known, was == Membership::Retired, "who is forgotten");
+        }
+        let is_new = was == Membership::Absent;
+        if is_new {
+            self.generations[worker] += 1;
+            self.standings[worker] = Standing::Returning;
+            // A draft's role is expected, a target's is not: both are found out by the handshake.
+            let role = Some(self.plans[worker].role).filter(|&role| role == Role::Draft);
+            self.fleet.add_worker(self.key(worker), role);
+        }
+        is_new
+    }
+
+    /// A worker that the fleet has forgotten.
+    pub(crate) fn poll_forgotten(&mut self) -> Option<usize> {
+        let key = self.fleet.poll_forgotten()?;
+        let worker = self.worker_of(key);
+        let was = std::mem::replace(&mut self.memberships[worker], Membership::Absent);
+        assert_eq!((was, key), (Membership::Retired, self.key(worker)));
+        let is_used = self.reserved.keys().any(|&(reserved, _)| reserved == key);
+        assert!(!is_used, "worker {worker} is forgotten with its sessions");
+        Some(worker)
+    }
+
     /// The stream to a worker is up. Gives its number.
     pub(crate) fn handle_ready(&mut self, worker: usize) -> u64 {
         self.standings[worker] = Standing::Ready;
@@ -152,7 +216,8 @@ impl Placement {
             pages: plan.pages,
             page: plan.page,
         };
-        self.fleet.handle_ready(key(worker), profile)
+        let key = self.key(worker);
+        self.fleet.handle_ready(key, plan.role, profile)
     }
 
     /// There is no stream to a worker.
@@ -162,17 +227,18 @@ impl Placement {
             _ => Standing::Unreachable,
         };
         self.forget(worker);
-        self.fleet.handle_down(key(worker), state);
+        self.fleet.handle_down(self.key(worker), state);
     }
 
     fn forget(&mut self, worker: usize) {
-        (self.reserved).retain(|&(reserved, _), _| reserved != key(worker));
+        let key = self.key(worker);
+        (self.reserved).retain(|&(reserved, _), _| reserved != key);
     }
 
     /// A worker, whose stream this is, takes no new sessions.
     pub(crate) fn handle_draining(&mut self, worker: usize, incarnation: u64) {
         self.standings[worker] = Standing::Draining;
-        self.fleet.handle_draining(key(worker), incarnation);
+        self.fleet.handle_draining(self.key(worker), incarnation);
     }
 
     pub(crate) fn poll_changes(&mut self) -> Changes {
@@ -213,7 +279,7 @@ impl Placement {
             Ok(reservations) => {
                 let (target, contributors) = reservations.split_first().expect("a target");
                 self.note_target(place.order, &requester, *target);
-                let context = self.plans[target.worker.0 as usize].max_context;
+                let context = self.plans[self.worker_of(target.worker)].max_context;
                 let positions = requester.positions.min(context);
                 self.note_contributors(contributors, positions, wanted, &[]);
                 self.stop_waiting(place);
@@ -311,9 +377,11 @@ impl Placement {
 
     fn has_room(&self, worker: usize, positions: u32) -> bool {
         let plan = &self.plans[worker];
-        let held = (self.reserved.iter()).filter(|((reserved, _), _)| *reserved == key(worker));
+        let key = self.key(worker);
+        let held = (self.reserved.iter()).filter(|((reserved, _), _)| *reserved == key);
         let pages: u32 = held.clone().map(|(_, (_, pages))| pages).sum();
         self.standings[worker] == Standing::Ready
+            && self.memberships[worker] == Membership::Listed
             && held.count() < plan.max_sessions
             && pages + self.pages_of(worker, positions) <= plan.pages
     }
@@ -321,7 +389,7 @@ impl Placement {
     fn could_use(&self, requester: &Requester, worker: usize) -> bool {
         let plan = &self.plans[worker];
         let refuses = |lost: LostTarget| {
-            lost.worker == key(worker) && lost.expectation == Expectation::Refuses
+            lost.worker == self.key(worker) && lost.expectation == Expectation::Refuses
         };
         plan.role == Role::Target
             && plan.max_context >= requester.context
@@ -348,8 +416,11 @@ impl Placement {
     /// Whoever gets no target could have none, or waits for its own to return.
     fn check_nothing_fits(&self, order: Order, requester: &Requester) {
         let returns = |lost: LostTarget| {
+            let worker = self.worker_of(lost.worker);
             lost.expectation == Expectation::Returns
-                && self.standings[lost.worker.0 as usize] == Standing::Returning
+                && lost.worker == self.key(worker)
+                && self.memberships[worker] == Membership::Listed
+                && self.standings[worker] == Standing::Returning
         };
         let Some(worker) = self.fits(order, requester) else {
             return;
@@ -362,7 +433,7 @@ impl Placement {
     }
 
     fn note_target(&mut self, order: Order, requester: &Requester, reservation: Reservation) {
-        let worker = reservation.worker.0 as usize;
+        let worker = self.worker_of(reservation.worker);
         assert!(
             self.could_use(requester, worker) && self.has_room(worker, requester.positions),
             "{reservation:?} is of no use to {requester:?}"
@@ -387,7 +458,7 @@ impl Placement {
         assert!(count(Role::Draft) <= wanted.drafts && count(Role::Target) == 0);
         assert!(count(Role::Qualifier) <= wanted.qualifiers);
         for &reservation in reservations {
-            let worker = reservation.worker.0 as usize;
+            let worker = self.worker_of(reservation.worker);
             assert!(
                 !present.contains(&reservation.worker),
                 "it has that already"
@@ -401,7 +472,9 @@ impl Placement {
     }
 
     fn note(&mut self, reservation: Reservation, positions: u32) {
-        let pages = self.pages_of(reservation.worker.0 as usize, positions);
+        let worker = self.worker_of(reservation.worker);
+        assert_eq!(reservation.worker, self.key(worker), "it was forgotten");
+        let pages = self.pages_of(worker, positions);
         let at = (reservation.worker, reservation.session);
         let before = self.reserved.insert(at, (reservation.incarnation, pages));
         assert_eq!(before, None, "one reservation on a worker");
@@ -424,6 +497,21 @@ impl Placement {
             self.reserved,
             self.fleet.reserved().collect::<Vec<_>>()
         );
+        for (worker, membership) in self.memberships.iter().enumerate() {
+            let key = self.key(worker);
+            let is_used = self.reserved.keys().any(|&(reserved, _)| reserved == key);
+            let expected = match membership {
+                Membership::Listed => Some(false),
+                Membership::Retired => Some(true),
+                Membership::Absent => None,
+            };
+            let state = self.fleet.state(key).map(|_| self.fleet.is_retired(key));
+            assert_eq!(state, expected, "worker {worker} in the fleet");
+            assert!(
+                is_used || *membership != Membership::Retired,
+                "worker {worker} is kept although it has no session"
+            );
+        }
         for (&order, requester) in &self.waiting {
             if !tasks[&requester.session].is_woken {
                 self.check_nothing_fits(order, requester);

@@ -304,7 +304,8 @@ impl Task {
         let numerics = home.numerics_of(target);
         note!(network, "{:?} has target {}", self.id, target.0);
         home.placed.push((self.id, self.from.0, numerics));
-        let stopping = (self.request).stopping_within(home.plans[target.0 as usize].max_context);
+        let stopping = (self.request)
+            .stopping_within(home.plans[home.placement.worker_of(target)].max_context);
         let positions = stopping.max_len;
         let strategy = home.registry.choose(&self.request.strategy);
         let relay = Relay::new(RelayConfig {
@@ -445,7 +446,7 @@ impl Task {
                         spec.term
                     );
                     let stream = running.held[&key].stream;
-                    home.call(network, key.0 as usize, stream, spec);
+                    home.call(network, key, stream, spec);
                 }
                 Action::Tell(key, term, update) => {
                     let stream = running.held[&key].stream;

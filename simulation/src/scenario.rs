@@ -147,6 +147,12 @@ pub(crate) enum Fault {
         ways: [bool; 2],
         lasts: Time,
     },
+    /// A coordinator's sources list a worker no more, and then again.
+    Leave {
+        coordinator: usize,
+        worker: usize,
+        lasts: Time,
+    },
     /// Messages of an older term come again, in both directions.
     Echo {
         coordinator: usize,
@@ -209,6 +215,7 @@ impl Scenario {
             let fault = fault(dice_ref, coordinators, workers.len());
             faults.push((at, fault));
         }
+        faults.extend(leaves(seed, span, [coordinators, workers.len()]));
         let scenario = Scenario {
             coordinators,
             workers,
@@ -381,6 +388,36 @@ fn request(
         quits: dice.percent(10).then(|| millis(dice, span)),
         prompt,
     }
+}
+
+/// Workers that leave and come back, in a third of the schedules. They have dice of their own: everything else is as it
+/// would be without them.
+fn leaves(
+    seed: u64,
+    span: usize,
+    [coordinators, workers]: [usize; 2],
+) -> impl Iterator<Item = (Time, Fault)> {
+    let mut dice = Dice::new(seed ^ 0x6c65_6176_6573);
+    let count = if dice.percent(35) {
+        1 + dice.below(4)
+    } else {
+        0
+    };
+    (0..count).map(move |_| {
+        // Some are not there at the start.
+        let at = if dice.percent(25) {
+            Time::ZERO
+        } else {
+            millis(&mut dice, span)
+        };
+        let most = dice.pick([3, 60, 600, 4000]);
+        let leave = Fault::Leave {
+            coordinator: dice.below(coordinators),
+            worker: dice.below(workers),
+            lasts: millis(&mut dice, most),
+        };
+        (at, leave)
+    })
 }
 
 fn fault(dice: &mut Dice, coordinators: usize, workers: usize) -> Fault {

@@ -32,6 +32,8 @@ pub struct Coverage {
     pub takebacks: u64,
     /// Times that a request or a session looked for a target and had to wait.
     pub waits: u64,
+    /// Times that a coordinator has forgotten a worker that left.
+    pub retirements: u64,
     /// Attempts of clients for which there was no room.
     pub refusals: u64,
     /// Attempts of clients that failed and were made again.
@@ -55,6 +57,7 @@ impl Coverage {
             failovers: self.failovers + other.failovers,
             takebacks: self.takebacks + other.takebacks,
             waits: self.waits + other.waits,
+            retirements: self.retirements + other.retirements,
             refusals: self.refusals + other.refusals,
             failures: self.failures + other.failures,
             millis: self.millis + other.millis,
@@ -184,6 +187,9 @@ impl World {
             .map(|home| home.failovers)
             .sum::<u64>();
         coverage.waits += self.coordinators.iter().map(|home| home.waits).sum::<u64>();
+        coverage.retirements += (self.coordinators.iter())
+            .map(|home| home.retirements)
+            .sum::<u64>();
         coverage.sessions = self.languages.len() as u64;
         for client in &self.clients {
             let name = client.request.strategy.name.clone();
@@ -268,6 +274,11 @@ impl World {
                     home.connect(network, worker);
                 }
             }
+            Event::Listed(at, life, worker) => {
+                if let Some(home) = alive(&mut self.coordinators, at, life) {
+                    home.list(network, worker);
+                }
+            }
             Event::Timeout(stream) => {
                 let (at, life, worker, _) = network.ends(stream);
                 if let Some(home) = alive(&mut self.coordinators, at, life) {
@@ -295,6 +306,7 @@ impl World {
                 let before = &self.coordinators[at];
                 self.coverage.failovers += before.failovers;
                 self.coverage.waits += before.waits;
+                self.coverage.retirements += before.retirements;
                 self.coordinators[at] = Coordinator::new(at, life, &self.scenario, &self.registry);
                 for worker in 0..self.workers.len() {
                     network.after_us(0, Event::Connect(at, life, worker));

@@ -20,6 +20,8 @@ use crate::stream::StreamOver;
 #[derive(Clone, Debug)]
 pub struct WorkerService {
     handle: WorkerHandle,
+    /// Names this process in handshakes; 0 if there were no random numbers.
+    instance: u64,
     /// The number of the next stream.
     streams: Arc<AtomicU64>,
     drain: Drain,
@@ -29,6 +31,7 @@ impl WorkerService {
     pub(crate) fn new(handle: WorkerHandle, drain: &Drain) -> Self {
         WorkerService {
             handle,
+            instance: runtime::seed::fresh().unwrap_or_default(),
             streams: Arc::new(AtomicU64::new(1)),
             drain: drain.clone(),
         }
@@ -62,7 +65,10 @@ impl Worker for WorkerService {
         request: Request<v1::HelloRequest>,
     ) -> Result<Response<v1::HelloReply>, Status> {
         check_protocol(request.into_inner())?;
-        Ok(Response::new(outward::hello(&self.handle.info)))
+        Ok(Response::new(outward::hello(
+            &self.handle.info,
+            self.instance,
+        )))
     }
 
     async fn open(

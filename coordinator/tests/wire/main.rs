@@ -3,6 +3,7 @@
 
 mod clients;
 mod completions;
+mod discovery;
 mod fakes;
 mod generate;
 mod latency;

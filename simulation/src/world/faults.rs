@@ -1,5 +1,5 @@
 //! What goes wrong: processes that end or stand still, streams that break, paths that are blocked, messages that come
-//! again.
+//! again. And what merely changes: workers that leave a coordinator's sources and come back.
 
 use speculation::Time;
 
@@ -140,6 +140,19 @@ impl World {
                     }
                 }
             }
+            Fault::Leave {
+                coordinator,
+                worker,
+                lasts,
+            } => {
+                let home = &mut self.coordinators[coordinator];
+                if home.is_up {
+                    home.is_touched = true;
+                    home.retire(worker);
+                    let back = Event::Listed(coordinator, home.life, worker);
+                    self.network.at(now + lasts, back);
+                }
+            }
             Fault::Echo {
                 coordinator,
                 worker,
@@ -167,7 +180,10 @@ impl World {
 pub(super) fn lasts(fault: &Fault) -> Time {
     match fault {
         Fault::WorkerCrash { down, .. } | Fault::CoordinatorCrash { down, .. } => *down,
-        Fault::Hang { lasts, .. } | Fault::Lag { lasts, .. } | Fault::Block { lasts, .. } => *lasts,
+        Fault::Hang { lasts, .. }
+        | Fault::Lag { lasts, .. }
+        | Fault::Block { lasts, .. }
+        | Fault::Leave { lasts, .. } => *lasts,
         Fault::Drain { down, .. } => *down + Time::from_secs(10),
         Fault::Break { notice, .. } => notice[0].max(notice[1]),
         Fault::Echo { .. } | Fault::GiveUp { .. } => Time::ZERO,

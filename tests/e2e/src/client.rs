@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
-use proto::v1::{ClusterRequest, GenerateRequest, SessionStatistics, Started, TokenScores};
+use proto::v1::{
+    ClusterRequest, GenerateRequest, SessionStatistics, Started, TokenScores, WorkerInfo,
+};
 use runtime::Caller;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -109,6 +111,12 @@ impl Client {
         })
         .await?;
         Ok(Client { inner })
+    }
+
+    /// The workers that the coordinator knows.
+    pub async fn workers(&self) -> anyhow::Result<Vec<WorkerInfo>> {
+        let cluster = self.inner.clone().cluster(ClusterRequest {}).await?;
+        Ok(cluster.into_inner().workers)
     }
 
     /// Sends a request and returns the stream of events.

@@ -1,6 +1,7 @@
 //! One process per role, on ephemeral loopback ports.
 
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -20,7 +21,7 @@ pub struct Process {
     /// Where it listens.
     pub addr: String,
     /// Where its admin port is, if the arguments ask for one.
-    pub admin: Option<std::net::SocketAddr>,
+    pub admin: Option<SocketAddr>,
 }
 
 /// The signals that tests send.
@@ -67,18 +68,19 @@ fn log_level() -> String {
 }
 
 impl Process {
-    /// Starts a role and waits for the announcement of its address.
+    /// Starts a role on a free port and waits for the announcement of its address.
     pub fn start(arguments: &[String]) -> anyhow::Result<Process> {
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Process::start_at(arguments, free)
+    }
+
+    /// Starts a role at an address of this machine and waits for its announcement.
+    pub fn start_at(arguments: &[String], addr: SocketAddr) -> anyhow::Result<Process> {
         let mut child = Command::new(binary()?)
             .args(arguments)
-            .args([
-                "--host",
-                "127.0.0.1",
-                "--port",
-                "0",
-                "--announce",
-                "--exit-with-parent",
-            ])
+            .args(["--host", &addr.ip().to_string()])
+            .args(["--port", &addr.port().to_string()])
+            .args(["--announce", "--exit-with-parent"])
             .args(["--log-level", &log_level()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

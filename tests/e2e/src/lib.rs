@@ -4,12 +4,14 @@
 //! coordinator as a user's program would; [`collector`] receives traces and [`admin`] reads metrics as
 //! an operator's tools would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
 //! code with the engine. [`proxy`] disturbs a connection, and [`faults`] measures what users notice of lost processes and
-//! disturbed connections. [`wait`] waits for conditions. Nothing here is used by the product.
+//! disturbed connections. [`dns`] serves names that change.
+//! [`wait`] waits for conditions. Nothing here is used by the product.
 
 pub mod admin;
 pub mod client;
 pub mod cluster;
 pub mod collector;
+pub mod dns;
 pub mod faults;
 pub mod oracle;
 pub mod proxy;

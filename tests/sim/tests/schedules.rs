@@ -25,6 +25,7 @@ fn every_schedule_ends_with_the_plain_text_and_leaves_nothing_behind() {
     assert!(total.failovers > 1_500, "{total:?}");
     assert!(total.takebacks > 150, "{total:?}");
     assert!(total.waits > 3_000, "{total:?}");
+    assert!(total.retirements > 1_500, "{total:?}");
     assert!(total.refusals > 1_000, "{total:?}");
     assert!(total.failures > 500, "{total:?}");
     for entry in Registry::default().entries() {

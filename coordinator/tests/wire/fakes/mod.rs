@@ -2,6 +2,13 @@
 //! drafts that guess by it.
 //!
 //! They are driven by what they are told, never by a clock: a fake target takes one step per acknowledged text.
+#[path = "../../../../tests/e2e/src/dns.rs"]
+#[allow(
+    unreachable_pub,
+    missing_docs,
+    reason = "a module of the end-to-end tests, which use it too"
+)]
+pub(crate) mod dns;
 pub(crate) mod draft;
 pub(crate) mod replica;
 pub(crate) mod rig;
@@ -158,6 +165,7 @@ pub(crate) fn hello(role: &str, max_context: u32) -> v1::HelloReply {
         eos_ids: vec![vocabulary::END],
         kv_positions: 8 * max_context,
         kv_page: 16,
+        instance: 0,
     }
 }
 

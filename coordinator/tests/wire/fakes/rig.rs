@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use offshoot_coordinator::config::WorkerConfig;
+use offshoot_coordinator::config::{DiscoveryConfig, WorkerConfig};
 use offshoot_coordinator::{Config, Coordinator};
 use proto::v1;
 use proto::v1::generate_event::Event;
@@ -18,6 +18,9 @@ use tonic::{Status, Streaming};
 use super::draft::FakeDraft;
 use super::target::FakeTarget;
 use super::vocabulary;
+
+/// Time between two looks at the workers.
+const INTERVAL: Duration = Duration::from_millis(10);
 
 /// How many requests a rig takes.
 #[derive(Clone, Copy, Debug)]
@@ -79,13 +82,23 @@ impl Rig {
     }
 
     pub(crate) async fn with(workers: &[(Role, SocketAddr)], limits: Limits) -> Rig {
+        Rig::discovering(workers, DiscoveryConfig::default(), limits).await
+    }
+
+    /// The same with sources of more workers.
+    pub(crate) async fn discovering(
+        workers: &[(Role, SocketAddr)],
+        discovery: DiscoveryConfig,
+        limits: Limits,
+    ) -> Rig {
         let config = Config {
             workers: (workers.iter())
                 .map(|(role, addr)| WorkerConfig {
-                    role: *role,
+                    role: Some(*role),
                     address: addr.to_string(),
                 })
                 .collect(),
+            discovery,
             max_sessions: limits.max_sessions,
             max_queued: limits.max_queued,
             failover_wait: limits.failover_wait,
@@ -125,6 +138,29 @@ impl Rig {
     /// Sends a request and reads the whole answer.
     pub(crate) async fn generate(&self, request: v1::GenerateRequest) -> Result<Reply, Status> {
         collect(self.send(request).await?).await
+    }
+
+    /// Waits until the workers are these, with their states, in the order in which they came.
+    pub(crate) async fn until_workers(&self, expected: &[(SocketAddr, &str)]) {
+        let mut found = Vec::new();
+        let waiting = async {
+            let mut tick = tokio::time::interval(INTERVAL);
+            loop {
+                tick.tick().await;
+                found = (self.workers().await.into_iter())
+                    .map(|worker| (worker.address, worker.state))
+                    .collect();
+                let same =
+                    |((address, state), (addr, is)): (&(String, String), &(SocketAddr, &str))| {
+                        *address == addr.to_string() && state == is
+                    };
+                if found.len() == expected.len() && found.iter().zip(expected).all(same) {
+                    return;
+                }
+            }
+        };
+        let is_in_time = tokio::time::timeout(super::PATIENCE, waiting).await.is_ok();
+        assert!(is_in_time, "{found:?} never were {expected:?}");
     }
 
     /// The workers as clients see them.

@@ -1,0 +1,250 @@
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use super::*;
+
+const TARGET: WorkerKey = WorkerKey(0);
+const OTHER: WorkerKey = WorkerKey(1);
+const DRAFT: WorkerKey = WorkerKey(2);
+
+fn profile() -> Profile {
+    Profile {
+        numerics_id: "a".into(),
+        max_context: 8,
+        max_sessions: 2,
+        pages: 3,
+        page: 4,
+    }
+}
+
+fn fleet() -> Fleet {
+    let mut fleet = Fleet::default();
+    for (key, role) in [
+        (TARGET, Role::Target),
+        (OTHER, Role::Target),
+        (DRAFT, Role::Draft),
+    ] {
+        fleet.add_worker(key, Some(role));
+    }
+    fleet
+}
+
+fn ready(fleet: &mut Fleet, key: WorkerKey) -> u64 {
+    let role = if key == DRAFT {
+        Role::Draft
+    } else {
+        Role::Target
+    };
+    fleet.handle_ready(key, role, profile())
+}
+
+fn need(fleet: &mut Fleet) -> Need<'static> {
+    Need {
+        wanted: Wanted {
+            drafts: 1,
+            qualifiers: 1,
+        },
+        numerics: None,
+        turn: fleet.request_turn(0),
+        tokens: 2,
+        positions: 5,
+    }
+}
+
+fn place(fleet: &mut Fleet, session: u64) -> Result<Vec<Reservation>, NoPlace> {
+    let need = need(fleet);
+    fleet.place(SessionId(session), &need)
+}
+
+#[test]
+fn pages_are_counted_and_given_back() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+    let first = place(&mut fleet, 1).unwrap();
+    assert_eq!(first.len(), 1, "there is no draft");
+    assert_eq!(
+        place(&mut fleet, 2),
+        Err(NoPlace::Busy),
+        "two pages of three are taken"
+    );
+    fleet.poll_changes();
+    fleet.release(first[0]);
+    fleet.release(first[0]);
+    assert!(fleet.poll_changes().vacancy);
+    assert!(place(&mut fleet, 2).is_ok());
+}
+
+#[test]
+fn what_belonged_to_an_older_stream_frees_nothing_of_the_new_one() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    let old = place(&mut fleet, 1).unwrap()[0];
+    fleet.handle_down(TARGET, State::Lost("broke".into()));
+    assert_eq!(fleet.reserved().count(), 0);
+    ready(&mut fleet, TARGET);
+    let new = place(&mut fleet, 1).unwrap()[0];
+    fleet.release(old);
+    assert_eq!(fleet.sessions(TARGET), 1);
+    fleet.release(new);
+    assert_eq!(fleet.sessions(TARGET), 0);
+}
+
+#[test]
+fn a_free_target_is_kept_for_who_waited_first() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+    let first = place(&mut fleet, 1).unwrap();
+    let waits = need(&mut fleet);
+    assert_eq!(fleet.place(SessionId(2), &waits), Err(NoPlace::Busy));
+    fleet.wait(waits.turn, TargetNeed::default());
+    fleet.release(first[0]);
+    assert_eq!(
+        place(&mut fleet, 3),
+        Err(NoPlace::Busy),
+        "its turn is later"
+    );
+    assert!(fleet.place(SessionId(2), &waits).is_ok());
+}
+
+#[test]
+fn a_lost_target_is_waited_for_then_another_of_equal_numerics_will_do() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    let reserved = place(&mut fleet, 1).unwrap()[0];
+    assert_eq!(reserved.worker, TARGET);
+    ready(&mut fleet, OTHER);
+    fleet.handle_down(TARGET, State::Lost("broke".into()));
+    let lost = |expectation| LostTarget {
+        worker: TARGET,
+        expectation,
+    };
+    let mut turn = None;
+    let mut replace = |fleet: &mut Fleet, expectation, numerics| {
+        fleet.replace_target(SessionId(1), lost(expectation), numerics, 5, &mut turn)
+    };
+    assert_eq!(replace(&mut fleet, Expectation::Returns, "a"), None);
+    assert_eq!(replace(&mut fleet, Expectation::Gone, "b"), None);
+    let found = replace(&mut fleet, Expectation::Gone, "a").unwrap();
+    assert_eq!(found.worker, OTHER);
+    assert!(
+        turn.is_some() && fleet.queue().len() == 1,
+        "it waited for numerics b"
+    );
+}
+
+#[test]
+fn why_there_is_no_place_is_told_apart() {
+    let mut fleet = fleet();
+    assert_eq!(
+        place(&mut fleet, 1),
+        Err(NoPlace::Busy),
+        "both are being connected"
+    );
+    for key in [TARGET, OTHER] {
+        fleet.handle_down(key, State::Refused("old".into()));
+    }
+    assert_eq!(place(&mut fleet, 1), Err(NoPlace::Missing));
+    let each = fleet.missing_targets(|key| format!("w{}", key.0));
+    assert_eq!(each, "w0 is refused: old; w1 is refused: old");
+    ready(&mut fleet, TARGET);
+    let long = Need {
+        tokens: 8,
+        ..need(&mut fleet)
+    };
+    let too_long = NoPlace::TooLong {
+        context: 8,
+        target: TARGET,
+    };
+    assert_eq!(fleet.place(SessionId(1), &long), Err(too_long));
+    let other = Need {
+        numerics: Some("b"),
+        ..need(&mut fleet)
+    };
+    let numerics = NoPlace::OtherNumerics(alloc::vec!["a".to_string()]);
+    assert_eq!(fleet.place(SessionId(1), &other), Err(numerics));
+    fleet.handle_draining(TARGET, 1);
+    assert_eq!(place(&mut fleet, 1), Err(NoPlace::Missing));
+    assert_eq!(fleet.targets_up(), 1);
+}
+
+#[test]
+fn a_retired_worker_takes_nothing_new_and_is_forgotten_with_its_last_session() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    ready(&mut fleet, DRAFT);
+    fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+    let reserved = place(&mut fleet, 1).unwrap();
+    assert_eq!(reserved.len(), 2);
+    fleet.retire_worker(DRAFT);
+    fleet.retire_worker(OTHER);
+    assert_eq!(fleet.poll_forgotten(), Some(OTHER), "it has no session");
+    assert_eq!(fleet.poll_forgotten(), None);
+    assert!(fleet.is_retired(DRAFT) && fleet.state(OTHER).is_none());
+    let wanted = Wanted {
+        drafts: 1,
+        qualifiers: 0,
+    };
+    let more = |fleet: &mut Fleet| fleet.place_contributors(SessionId(2), wanted, 5, &[]);
+    assert!(more(&mut fleet).is_empty());
+    assert_eq!(fleet.sessions(DRAFT), 1, "what it has goes on");
+    fleet.release(reserved[1]);
+    assert_eq!(fleet.poll_forgotten(), Some(DRAFT));
+    assert!(!fleet.restore_worker(DRAFT), "it is to be added anew");
+    fleet.release(reserved[0]);
+    fleet.retire_worker(TARGET);
+    assert_eq!(fleet.poll_forgotten(), Some(TARGET));
+    assert_eq!(place(&mut fleet, 3), Err(NoPlace::Missing));
+}
+
+#[test]
+fn a_retired_worker_that_is_listed_again_goes_on() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    let reserved = place(&mut fleet, 1).unwrap()[0];
+    fleet.retire_worker(TARGET);
+    fleet.poll_changes();
+    assert!(fleet.restore_worker(TARGET));
+    let changes = fleet.poll_changes();
+    assert!(changes.vacancy && changes.arrival);
+    fleet.release(reserved);
+    assert_eq!(fleet.poll_forgotten(), None);
+    assert!(place(&mut fleet, 2).is_ok());
+}
+
+#[test]
+fn a_retired_target_that_is_lost_is_not_waited_for() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    let _ = place(&mut fleet, 1).unwrap();
+    ready(&mut fleet, OTHER);
+    fleet.retire_worker(TARGET);
+    fleet.handle_down(TARGET, State::Lost("broke".into()));
+    assert_eq!(fleet.poll_forgotten(), Some(TARGET));
+    assert_eq!(fleet.returns(TARGET), Returns::Unknown);
+    let lost = LostTarget {
+        worker: TARGET,
+        expectation: Expectation::Returns,
+    };
+    let found = fleet.replace_target(SessionId(1), lost, "a", 5, &mut None);
+    assert_eq!(found.unwrap().worker, OTHER, "at once");
+    assert_eq!(ready(&mut fleet, TARGET), 0, "it is gone for good");
+}
+
+#[test]
+fn the_role_is_what_the_newest_handshake_says() {
+    let mut fleet = Fleet::default();
+    fleet.add_worker(TARGET, None);
+    assert_eq!(
+        place(&mut fleet, 1),
+        Err(NoPlace::Busy),
+        "it may be a target"
+    );
+    let each = fleet.missing_targets(|_| "w".into());
+    assert_eq!(each, "w is being connected");
+    fleet.handle_ready(TARGET, Role::Draft, profile());
+    assert_eq!(place(&mut fleet, 1), Err(NoPlace::Missing));
+    fleet.handle_down(TARGET, State::Lost("replaced".into()));
+    fleet.handle_ready(TARGET, Role::Target, profile());
+    assert_eq!(place(&mut fleet, 1).unwrap()[0].role, Role::Target);
+}
