@@ -236,6 +236,12 @@ struct Known {
 pub struct Outbound {
     last_id: NodeNumber,
     known: BTreeMap<NodeId, Known>,
+    /// Changes of the tree that the last message was made of.
+    seen: u64,
+    /// Whether the last message left out something for lack of room.
+    is_behind: bool,
+    /// What the last message left out because it was too unlikely.
+    min_path: f32,
 }
 
 /// Edge probabilities that moved less than this (in 1/65535) are not worth a message.
@@ -268,7 +274,15 @@ impl Outbound {
         let room = room.min(MAX_NODES_PER_UPDATE);
         let mut rescored = Vec::new();
         let mut unsent: Vec<(NodeId, &Node<P>)> = Vec::new();
-        for (id, node) in tree.iter() {
+        let is_same_limit = self.min_path.to_bits() == min_path.to_bits();
+        let changes = tree.changes(self.seen);
+        let ids = match changes.filter(|_| is_same_limit && !self.is_behind) {
+            Some(changes) => changes.iter().copied().collect::<BTreeSet<_>>(),
+            None => tree.iter().map(|(id, _)| id).collect(),
+        };
+        (self.seen, self.min_path, self.is_behind) = (tree.change_count(), min_path, false);
+        for id in ids {
+            let Some(node) = tree.get(id) else { continue };
             let edge = Prob16::from_f32(node.edge());
             match self.known.get_mut(&id) {
                 None if node.path() >= min_path => unsent.push((id, node)),
@@ -302,6 +316,7 @@ impl Outbound {
             while let Some((id, node)) = unnamed.pop() {
                 // The upper part of a branch is worth sending even if the rest has to wait.
                 if batch.len() >= room {
+                    self.is_behind = true;
                     break 'unsent;
                 }
                 let parent = match node.parent {

@@ -100,7 +100,14 @@ pub struct Tree<P> {
     vacant: Vec<u32>,
     roots: Vec<NodeId>,
     len: usize,
+    /// The newest changes: nodes that were added, or whose edge or path is another one. Some may be gone.
+    changes: Vec<NodeId>,
+    /// Number of changes before those.
+    forgotten: u64,
 }
+
+/// Changes that are remembered at least.
+const CHANGES: usize = 1024;
 
 impl<P> Tree<P> {
     /// An empty tree behind `committed_len` committed tokens.
@@ -111,6 +118,8 @@ impl<P> Tree<P> {
             vacant: Vec::new(),
             roots: Vec::new(),
             len: 0,
+            changes: Vec::new(),
+            forgotten: 0,
         }
     }
 
@@ -214,6 +223,26 @@ impl<P> Tree<P> {
         })
     }
 
+    /// Number of changes since the tree was made: where a later call of [`changes`](Self::changes) begins.
+    pub fn change_count(&self) -> u64 {
+        self.forgotten + self.changes.len() as u64
+    }
+
+    /// The nodes that were added or scored anew after the first `seen` changes, some more than once, some gone by now;
+    /// `None` when that is too long ago to be known.
+    pub fn changes(&self, seen: u64) -> Option<&[NodeId]> {
+        let from = seen.checked_sub(self.forgotten)?;
+        self.changes.get(usize::try_from(from).ok()?..)
+    }
+
+    fn changed(&mut self, id: NodeId) {
+        if self.changes.len() >= 2 * CHANGES {
+            self.changes.drain(..CHANGES);
+            self.forgotten += CHANGES as u64;
+        }
+        self.changes.push(id);
+    }
+
     /// Adds a guess under `parent` (`None`: the committed text). `None` when the parent is gone.
     pub fn graft(&mut self, parent: Option<NodeId>, graft: Graft<P>) -> Option<Grafted> {
         let (position, parent_path) = match parent {
@@ -263,6 +292,7 @@ impl<P> Tree<P> {
                 .push(id),
         }
         self.len += 1;
+        self.changed(id);
         Some(Grafted::New(id))
     }
 
@@ -274,6 +304,7 @@ impl<P> Tree<P> {
         };
         if let Some(node) = self.node_mut(id) {
             node.edge = sane(edge);
+            self.changed(id);
         }
         self.refresh_paths(id, parent_path);
     }
@@ -284,9 +315,13 @@ impl<P> Tree<P> {
             let Some(node) = self.node_mut(id) else {
                 continue;
             };
-            node.path = above * node.edge;
-            let path = node.path;
+            let path = above * node.edge;
+            let is_other = path.to_bits() != node.path.to_bits();
+            node.path = path;
             stack.extend(node.children.iter().map(|&child| (child, path)));
+            if is_other {
+                self.changed(id);
+            }
         }
     }
 

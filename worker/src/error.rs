@@ -51,6 +51,9 @@ pub enum OpenError {
     /// The session is open already.
     #[error("session {0:?} is already open")]
     Duplicate(SessionId),
+    /// The model refuses a sequence for a reason of its own.
+    #[error("the model cannot open the session: {0}")]
+    Model(String),
     /// The model thread has ended.
     #[error("the worker is shutting down")]
     Stopped,
@@ -67,6 +70,7 @@ impl From<OpenError> for Status {
             | OpenError::TooLong { .. }
             | OpenError::Duplicate(_) => Status::invalid_argument(message),
             OpenError::Full(_) => Status::resource_exhausted(message),
+            OpenError::Model(_) => Status::internal(message),
             OpenError::NoStream(_) => Status::failed_precondition(message),
             OpenError::Stopped => Status::unavailable(message),
         }
@@ -75,6 +79,35 @@ impl From<OpenError> for Status {
 
 impl From<EngineError> for OpenError {
     fn from(error: EngineError) -> Self {
-        OpenError::Full(error.to_string())
+        let reason = error.to_string();
+        match error {
+            EngineError::TooManySequences { .. } | EngineError::CacheFull { .. } => {
+                OpenError::Full(reason)
+            }
+            // Asking again, or asking a worker with less to do, would not help.
+            EngineError::ContextExceeded { len, most } => OpenError::TooLong {
+                max_len: u32::try_from(len).unwrap_or(u32::MAX),
+                context: u32::try_from(most).unwrap_or(u32::MAX),
+            },
+            _ => OpenError::Model(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_with_time_is_reported_as_exhausted() {
+        let code = |error: EngineError| Status::from(OpenError::from(error)).code();
+        let full = EngineError::CacheFull { needed: 4, free: 1 };
+        assert_eq!(code(full), tonic::Code::ResourceExhausted);
+        let long = EngineError::ContextExceeded {
+            len: 900,
+            most: 512,
+        };
+        assert_eq!(code(long), tonic::Code::InvalidArgument);
+        assert_eq!(code(EngineError::UnknownSequence), tonic::Code::Internal);
     }
 }
