@@ -205,6 +205,7 @@ fn add_walks(total: &mut v1::WalkStats, more: &v1::WalkStats) {
     total.steps = total.steps.saturating_add(more.steps);
     total.starved_steps = total.starved_steps.saturating_add(more.starved_steps);
     total.starved_us = total.starved_us.saturating_add(more.starved_us);
+    total.resting_steps = total.resting_steps.saturating_add(more.resting_steps);
     total.tokens = total.tokens.saturating_add(more.tokens);
     total.hits = total.hits.saturating_add(more.hits);
     total.misses = total.misses.saturating_add(more.misses);

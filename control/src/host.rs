@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 
 use decode::{Answer, CacheOp, StepPlan};
 use speculation::Time;
+use speculation::allocation::{PROMPT, Room, Work, allocate};
+use speculation::bypass::Plan;
 use speculation::learned::Learned;
 use speculation::message::{
     Activity, Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, SessionId, SessionSpec,
@@ -28,8 +30,10 @@ use crate::table::{Refusal, SessionTable, Slots};
 pub struct Limits {
     /// Of one session.
     pub capacity: Capacity,
-    /// Rows of one step, all sessions together; longer prompts are computed in chunks.
-    pub rows: usize,
+    /// Of one step.
+    pub room: Room,
+    /// How it is found out whether guesses pay.
+    pub bypass: Plan,
 }
 
 /// A session as its worker holds it.
@@ -165,7 +169,7 @@ impl<L: Slots, X> Host<L, X> {
     pub fn new(limits: Limits, registry: Registry, pace: Time) -> Self {
         Host {
             table: SessionTable::default(),
-            learned: Learned::new(pace),
+            learned: Learned::new(pace, limits.bypass),
             registry,
             limits,
         }
@@ -283,20 +287,21 @@ impl<L: Slots, X> Host<L, X> {
         Some(over(now, session, hosted, Why::Expired))
     }
 
-    /// Plans the next step: what every session needs of it, in turn, within the rows of a step.
+    /// Plans the next step: every session offers work, and the rows of the step are divided among them.
     pub fn poll_batch(&mut self, now: Time) -> Batch {
         let mut batch = Batch {
             wake: self.table.wake(),
             ..Batch::default()
         };
-        let mut room = self.limits.rows;
+        let mut offers: Vec<(SessionId, Work)> = Vec::new();
+        let mut joining: Vec<(SessionId, Work)> = Vec::new();
         for id in self.table.in_turn() {
             let Some(hosted) = self.table.get_mut(id) else {
                 continue;
             };
             let held = hosted.session.rows_held();
             let vacant = usize::from(self.limits.capacity.rows).saturating_sub(held);
-            let space = room.min(vacant);
+            let space = self.limits.room.rows.min(vacant);
             let poll = if space == 0 {
                 Poll::Parked
             } else {
@@ -307,22 +312,37 @@ impl<L: Slots, X> Host<L, X> {
                 batch.cache_ops.push((id, ops));
             }
             match poll {
-                Poll::Step(plan) => {
-                    hosted.account.set(Status::Working);
-                    // A plan beyond the room would be a bug; the backend refuses it, and only its session ends.
-                    room = room.saturating_sub(plan.len());
-                    batch.parts.push(Part { session: id, plan });
-                }
-                Poll::Wait(until) => {
+                Poll::Work(work) => offers.push((id, work)),
+                Poll::Wait(until, work) => {
                     hosted.account.set(Status::Waiting);
                     batch.wake = batch.wake.into_iter().chain(until).min();
+                    joining.extend(work.map(|work| (id, work)));
                 }
                 Poll::Parked => hosted.account.set(Status::Parked),
                 Poll::Done => hosted.account.finish(now),
             }
         }
-        if let Some(first) = batch.parts.first() {
-            self.table.pass_turn(first.session);
+        if let Some(&(first, _)) = offers.first() {
+            offers.append(&mut joining);
+            self.table.pass_turn(first);
+        }
+        let works: Vec<&Work> = offers.iter().map(|(_, work)| work).collect();
+        let shares = allocate(&self.learned.cost, self.limits.room, &works);
+        for ((id, work), share) in offers.iter().zip(shares) {
+            let id = *id;
+            let Some(hosted) = self.table.get_mut(id) else {
+                continue;
+            };
+            hosted.account.set(match share.rows() {
+                // Its guesses are worth less than those of others.
+                0 if work.base == 0 => Status::Parked,
+                // Without a row, it has its turn soon.
+                _ => Status::Working,
+            });
+            if share.rows() > 0 {
+                let plan = hosted.session.plan_step(share);
+                batch.parts.push(Part { session: id, plan });
+            }
         }
         batch
     }
@@ -367,8 +387,8 @@ impl<L: Slots, X> Host<L, X> {
         self.learned.cost.observe(batch.rows(), computed);
     }
 
-    /// A step has ended after `took`; the time is charged to the sessions that had a part in it.
-    pub fn handle_ended(&mut self, batch: &Batch, took: Time, outcome: Outcome) {
+    /// A step has ended at `now` after `took`; the time is charged to the sessions that had a part in it.
+    pub fn handle_ended(&mut self, now: Time, batch: &Batch, took: Time, outcome: Outcome) {
         for part in &batch.parts {
             if let Some(hosted) = self.table.get_mut(part.session) {
                 match outcome {
@@ -377,14 +397,28 @@ impl<L: Slots, X> Host<L, X> {
                 }
             }
         }
+        let has_prompt = (batch.parts.iter()).any(|part| part.plan.append.len() > PROMPT);
+        if has_prompt || outcome == Outcome::Abandoned {
+            self.learned.bypass.skipped();
+            return;
+        }
+        let may_rest = |part: &&Part| (self.session(part.session)).is_some_and(Session::may_rest);
+        let sessions = batch.parts.iter().filter(may_rest).count();
+        let plain_us = self.learned.cost.estimate_us(batch.parts.len());
+        (self.learned.bypass).stepped(now, sessions, took, plain_us);
     }
 
     /// The worker had nothing to compute for this long; the time is charged to the sessions that were waiting. Returns
     /// what they were doing.
     pub fn handle_idle(&mut self, time: Time) -> impl Iterator<Item = Status> + '_ {
         // Before anything is returned: all sessions are charged, however few entries the caller reads.
+        let mut is_waiting = false;
         for hosted in self.table.iter_mut() {
             hosted.account.idled(time);
+            is_waiting |= hosted.account.status() == Status::Waiting && hosted.session.may_rest();
+        }
+        if is_waiting {
+            self.learned.bypass.idled(time);
         }
         (self.table.iter()).map(|(_, hosted)| hosted.account.status())
     }
@@ -427,6 +461,11 @@ impl<L: Slots, X> Host<L, X> {
     /// The state machine of a session.
     pub fn session(&self, session: SessionId) -> Option<&Session> {
         self.table.get(session).map(|hosted| &hosted.session)
+    }
+
+    /// What a session is doing, as the last [`poll_batch`](Self::poll_batch) found it.
+    pub fn status(&self, session: SessionId) -> Option<Status> {
+        (self.table.get(session)).map(|hosted| hosted.account.status())
     }
 
     /// How many sessions there are.

@@ -74,6 +74,7 @@ struct WalkCounters {
     accepted_tokens: Counter,
     target_steps: Counter,
     starved_steps: Counter,
+    resting_steps: Counter,
     hits: Counter,
     misses: Counter,
     rollback_tokens: Counter,
@@ -274,6 +275,11 @@ impl CoordinatorMetrics {
                     &self.walks.starved_steps,
                 ),
                 (
+                    "offshoot_resting_steps",
+                    "Target steps without guesses because guesses did not pay",
+                    &self.walks.resting_steps,
+                ),
+                (
                     "offshoot_rollback_tokens",
                     "Tokens of submitted main chains that were discarded",
                     &self.walks.rollback_tokens,
@@ -388,12 +394,15 @@ impl CoordinatorMetrics {
         for (counter, total) in [
             (
                 &self.walks.drafts,
-                walks.steps.saturating_sub(walks.starved_steps),
+                (walks.steps)
+                    .saturating_sub(walks.starved_steps)
+                    .saturating_sub(walks.resting_steps),
             ),
             (&self.walks.draft_tokens, walks.guesses_submitted),
             (&self.walks.accepted_tokens, walks.guesses_accepted),
             (&self.walks.target_steps, walks.steps),
             (&self.walks.starved_steps, walks.starved_steps),
+            (&self.walks.resting_steps, walks.resting_steps),
             (&self.walks.hits, walks.hits),
             (&self.walks.misses, walks.misses),
             (

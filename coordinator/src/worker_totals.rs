@@ -87,6 +87,11 @@ fn add_walks(total: &mut WalkStats, was: &WalkStats, is: &WalkStats) {
         is.starved_steps,
     );
     grow(&mut total.starved_us, was.starved_us, is.starved_us);
+    grow(
+        &mut total.resting_steps,
+        was.resting_steps,
+        is.resting_steps,
+    );
     grow(&mut total.tokens, was.tokens, is.tokens);
     grow(&mut total.hits, was.hits, is.hits);
     grow(&mut total.misses, was.misses, is.misses);

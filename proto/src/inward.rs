@@ -2,6 +2,7 @@
 
 use decode::sampling::{SamplingParams, Shaping};
 use decode::{PromptScores, Sampling};
+use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Source};
 use speculation::limits::{MAX_BIASED, MAX_KNOBS, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
 use speculation::message::{
@@ -322,16 +323,17 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             allowed_len: update.allowed_len,
             prompt_scored: update.prompt_scored,
             shard: update.shard.map(shard).transpose()?,
-            outlook: outlook(update.outlook)?,
+            outlook: outlook(update.outlook, update.rests)?,
         },
     })
 }
 
-fn outlook(accepted: Option<f32>) -> Result<Outlook, WireError> {
+fn outlook(accepted: Option<f32>, rests: bool) -> Result<Outlook, WireError> {
     if let Some(odd) = accepted.filter(|accepted| !(0.0..=1e6).contains(accepted)) {
         return Err(range("outlook", odd, "a number of tokens"));
     }
-    Ok(Outlook { accepted })
+    let mode = if rests { Mode::Rest } else { Mode::Speculate };
+    Ok(Outlook { accepted, mode })
 }
 
 fn margins(margins: Vec<u8>) -> Vec<Margin> {
@@ -406,7 +408,7 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             finish,
             nodes: nodes(report.nodes)?,
             round_done: report.round_done,
-            outlook: outlook(report.outlook)?,
+            outlook: outlook(report.outlook, report.rests)?,
             activity: activity(report.activity),
             walks: walks(report.walks),
         }),
@@ -445,6 +447,7 @@ pub fn walks(walks: Option<v1::WalkStats>) -> WalkStats {
         steps: walks.steps,
         starved_steps: walks.starved_steps,
         starved_us: walks.starved_us,
+        resting_steps: walks.resting_steps,
         tokens: walks.tokens,
         hits: walks.hits,
         misses: walks.misses,

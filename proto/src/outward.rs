@@ -1,10 +1,11 @@
 //! From the domain to the wire.
 
 use decode::Sampling;
+use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty};
 use speculation::message::{
-    Activity, Addressed, Finish, Margin, NodeBatch, Outlook, Prob16, ReplicaUpdate, Report,
-    SessionSpec, Shard, StreamName, WorkerInfo,
+    Activity, Addressed, Finish, Margin, NodeBatch, Prob16, ReplicaUpdate, Report, SessionSpec,
+    Shard, StreamName, WorkerInfo,
 };
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
@@ -42,10 +43,6 @@ fn margins(margins: impl Iterator<Item = Margin>) -> Vec<u8> {
     margins
         .map(|Margin(margin)| margin.cast_unsigned())
         .collect()
-}
-
-fn outlook(outlook: Outlook) -> Option<f32> {
-    outlook.accepted
 }
 
 /// What a worker can do, as the handshake names it: to advise is to verify without committing.
@@ -177,7 +174,8 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         allowed_len: message.allowed_len,
         shard: message.shard.map(shard),
         prompt_scored: message.prompt_scored,
-        outlook: outlook(message.outlook),
+        outlook: message.outlook.accepted,
+        rests: message.outlook.mode == Mode::Rest,
     }
 }
 
@@ -202,7 +200,8 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         prompt_scores,
         nodes: nodes(message.nodes),
         round_done: message.round_done,
-        outlook: outlook(message.outlook),
+        outlook: message.outlook.accepted,
+        rests: message.outlook.mode == Mode::Rest,
     }
 }
 
@@ -245,6 +244,7 @@ pub fn walks(walks: WalkStats) -> v1::WalkStats {
         steps: walks.steps,
         starved_steps: walks.starved_steps,
         starved_us: walks.starved_us,
+        resting_steps: walks.resting_steps,
         tokens: walks.tokens,
         hits: walks.hits,
         misses: walks.misses,

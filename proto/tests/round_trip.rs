@@ -4,6 +4,7 @@
 use decode::Sampling;
 use offshoot_proto::{OLDEST_PROTOCOL, PROTOCOL, inward, outward, v1};
 use prost::Message;
+use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::limits::MAX_KNOBS;
 use speculation::message::{
@@ -60,6 +61,7 @@ fn a_report_arrives_whole() {
         round_done: Some(0),
         outlook: Outlook {
             accepted: Some(3.25),
+            mode: Mode::Rest,
         },
         activity: Activity {
             steps: 1,
@@ -99,6 +101,7 @@ fn an_update_arrives_whole() {
         shard: Some(Shard { index: 2, count: 3 }),
         outlook: Outlook {
             accepted: Some(0.0),
+            mode: Mode::Speculate,
         },
     };
     let frame = v1::CoordinatorFrame {

@@ -10,7 +10,7 @@ use control::session::{Action, Ended, Opened, Parting, Refused, RefusedKind, Ses
 use speculation::Time;
 use speculation::duty::Role;
 use speculation::limits::{CLIENT_CREDIT, MAX_COMMIT};
-use speculation::message::{Addressed, Finish, SessionId, Term};
+use speculation::message::{Addressed, Finish, FromWorker, Outlook, SessionId, Term};
 use speculation::relay::{Relay, RelayConfig, WorkerKey};
 
 use crate::client::{ClientEvent, FromClient};
@@ -82,6 +82,8 @@ struct Running {
     place: Option<Place>,
     /// Since when there is no target, kept a second time.
     targetless: Option<Time>,
+    /// What the target has said of its next steps.
+    outlook: Outlook,
     unsent: Unsent,
     /// Length of the text as it was checked last.
     checked: usize,
@@ -324,6 +326,7 @@ impl Task {
             positions,
             place: None,
             targetless: None,
+            outlook: Outlook::default(),
             unsent: Unsent::new(self.text.len(), self.request.satisfied_with),
             checked: self.text.len(),
             timer: None,
@@ -452,6 +455,12 @@ impl Task {
                     let stream = running.held[&key].stream;
                     let own = running.machine.relay().term_of(key);
                     assert_eq!(own, Some(term), "a worker is told under its own term");
+                    if running.machine.target() != Some(key) && !update.commit.is_empty() {
+                        assert_eq!(
+                            update.outlook, running.outlook,
+                            "what the target makes of it"
+                        );
+                    }
                     let slot = home.connections[&stream].slots.get(&id);
                     assert!(
                         !matches!(slot, Some(Slot::Update(..))),
@@ -557,6 +566,12 @@ impl Task {
         let Addressed { term, message, .. } = message;
         let is_stale = running.machine.relay().term_of(key) != Some(term);
         let before = is_stale.then(|| running.fingerprint());
+        if let FromWorker::Report(report) = &message
+            && !is_stale
+            && running.machine.target() == Some(key)
+        {
+            running.outlook = report.outlook;
+        }
         running.machine.handle_message(now, key, term, message);
         if let Some(before) = before {
             assert_eq!(

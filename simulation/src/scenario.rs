@@ -2,6 +2,7 @@
 
 use decode::{Basis, PromptScoring, Scoring};
 use speculation::Time;
+use speculation::bypass::Plan;
 use speculation::duty::Role;
 use speculation::message::{Finish, Stopping};
 use speculation::strategy::{DEFAULT, Entry, Range, Registry, Settings};
@@ -41,6 +42,10 @@ pub(crate) struct WorkerPlan {
     pub(crate) pace_us: u64,
     /// Rows of a step, all sessions together.
     pub(crate) max_rows: usize,
+    /// How many times as long as without prompts a step may last for their sake.
+    pub(crate) prompt_stretch: f64,
+    /// How it is found out whether guesses pay.
+    pub(crate) bypass: Plan,
     /// Tree rows of one session.
     pub(crate) tree_rows: u16,
     pub(crate) max_context: u32,
@@ -273,6 +278,8 @@ fn workers(dice: &mut Dice) -> Vec<WorkerPlan> {
                 row_us: dice.pick([0, 0, 100, 1000]),
                 pace_us: if dice.percent(20) { paced } else { 0 },
                 max_rows: dice.pick([4, 12, 64]),
+                prompt_stretch: dice.pick([1.0, 2.0, 100.0]),
+                bypass: bypass(dice),
                 tree_rows: dice.pick([2, 8, 40]),
                 max_context,
                 max_sessions: dice.pick([1, 2, 8]),
@@ -286,6 +293,20 @@ fn workers(dice: &mut Dice) -> Vec<WorkerPlan> {
             }
         })
         .collect()
+}
+
+/// Texts are short here, so that a target makes up its mind after a few steps and changes it often.
+fn bypass(dice: &mut Dice) -> Plan {
+    match dice.percent(30) {
+        true => Plan::default(),
+        false => Plan {
+            settle: dice.below(2) as u32,
+            trial: 1 + dice.below(3) as u32,
+            first: 1 + dice.below(4) as u32,
+            pause: Time::from_millis(dice.pick([0, 10, 100])),
+            at_most: dice.pick([0.5, 2.0, 1e9]),
+        },
+    }
 }
 
 /// A strategy of the registry, with its knobs anywhere in their ranges, but small. The default is drawn as often as two

@@ -1,12 +1,16 @@
 //! A worker process: one model thread around the real [`Host`], which decides everything that is not arithmetic. What is
 //! simulated is the loop of the thread, its clock, its streams, its cache and its model.
 
+mod step;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use control::host::{Batch, Before, Host, Limits, Outcome, Released, Usefulness, Why};
+use control::host::{Before, Host, Limits, Released, Why};
 use control::ownership::LEASE;
 use control::table::{self, Refusal};
 use speculation::Time;
+use speculation::allocation::Room;
+use speculation::bypass::Mode;
 use speculation::duty::Role;
 use speculation::message::{
     Activity, Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, SessionId, SessionSpec,
@@ -15,11 +19,12 @@ use speculation::message::{
 use speculation::session::Capacity;
 use speculation::strategy::Registry;
 
-use crate::cache::{Admitted, Cache};
+use crate::cache::Cache;
 use crate::network::{Answer, Event, Message, Network, StreamId, ToCoordinator, ToWorker, note};
 use crate::reference::{Language, Model, VOCAB};
 use crate::scenario::WorkerPlan;
 use crate::served::Served;
+use step::Step;
 
 /// Sessions of one frame, at most; small, so that frames are often full.
 const FRAME: usize = 2;
@@ -99,21 +104,10 @@ struct Own {
     pages: u32,
     /// When it lost its stream.
     rests: Time,
-}
-
-#[derive(Debug)]
-struct Step {
-    number: u64,
-    batch: Batch,
-    admitted: Vec<Admitted>,
-    useful: Usefulness,
-    /// The parts that are of no use any more, kept a second time.
-    useless: Vec<bool>,
-    begun: Time,
-    computed: Time,
-    /// With what its pace adds.
-    took: Time,
-    is_computed: bool,
+    /// The target has said that it computes no guesses.
+    is_unused: bool,
+    /// Steps in a row that others have had although it had something to compute.
+    passed_over: usize,
 }
 
 /// See the module documentation.
@@ -157,7 +151,11 @@ impl Worker {
                 vocab: VOCAB,
                 rows: plan.tree_rows,
             },
-            rows: plan.max_rows,
+            room: Room {
+                rows: plan.max_rows,
+                prompt_stretch: plan.prompt_stretch,
+            },
+            bypass: plan.bypass,
         };
         let pace = Time::from_micros(plan.pace_us);
         Worker {
@@ -326,120 +324,6 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, network: &mut Network, batch: Batch) {
-        let rows = batch.rows();
-        let most = self.plan.max_rows;
-        assert!(rows <= most, "{rows} rows where {most} had room");
-        let admitted = (batch.parts.iter())
-            .map(|part| {
-                let own = self.host.own(part.session).expect("it has a part");
-                assert!(
-                    own.owner.stream.is_some(),
-                    "a session that rests does nothing"
-                );
-                own.served.admit(&part.plan, most)
-            })
-            .collect();
-        let (times, until) = self.lags;
-        let times = if until > network.now { times } else { 1 };
-        let computed = self.plan.step_us + self.plan.row_us * rows as u64;
-        let computed = Time::from_micros(computed) * times;
-        self.steps += 1;
-        self.step = Some(Step {
-            number: self.steps,
-            useful: Usefulness::of(&batch),
-            useless: vec![false; batch.parts.len()],
-            batch,
-            admitted,
-            begun: network.now,
-            computed,
-            took: computed.max(Time::from_micros(self.plan.pace_us)),
-            is_computed: false,
-        });
-        let ends = Event::StepEnds(self.at, self.life, self.steps);
-        network.at(network.now + computed, ends);
-    }
-
-    /// The step in flight has been computed, or has lasted as long as its pace wants.
-    pub(crate) fn step_ends(&mut self, network: &mut Network, number: u64, languages: &Languages) {
-        let Some(mut step) = self.step.take_if(|step| step.number == number) else {
-            return;
-        };
-        if !std::mem::replace(&mut step.is_computed, true) {
-            self.answer(network.now, &step);
-            if step.took > step.computed {
-                let ends = Event::StepEnds(self.at, self.life, number);
-                network.at(step.begun + step.took, ends);
-                self.step = Some(step);
-                return;
-            }
-        }
-        (self.host).handle_ended(&step.batch, step.took, Outcome::Done);
-        self.report(network);
-        self.run(network, languages);
-    }
-
-    /// Hands every session its answers.
-    fn answer(&mut self, now: Time, step: &Step) {
-        let mut answers = Vec::new();
-        for (part, admitted) in step.batch.parts.iter().zip(&step.admitted) {
-            let (own, text, _) = (self.host.get_mut(part.session)).expect("a step holds it");
-            assert_eq!(
-                own.served.text, text,
-                "nobody is told in the middle of a step"
-            );
-            answers.push(own.served.compute(&part.plan, admitted, None));
-        }
-        (self.host).handle_answers(now, &step.batch, &answers, step.computed, step.took);
-        for part in &step.batch.parts {
-            self.follow(part.session);
-        }
-    }
-
-    /// The text of a session has changed by its own decision.
-    fn follow(&mut self, id: SessionId) {
-        let text = self
-            .host
-            .session(id)
-            .expect("a step holds it")
-            .text()
-            .to_vec();
-        let (own, ..) = self.host.get_mut(id).expect("a step holds it");
-        own.served.follow(text);
-    }
-
-    /// What a frame that arrives during a step makes of it.
-    fn judge(&mut self, network: &mut Network, frame: &CoordinatorFrame) {
-        let Some(step) = &mut self.step else { return };
-        for (at, part) in step.batch.parts.iter().enumerate() {
-            let id = part.session;
-            let own = self.host.own(id).expect("a step holds it");
-            let session = self.host.session(id).expect("a step holds it");
-            let mut updates = frame.updates.iter();
-            let is_obsolete = updates.any(|update| {
-                let is_meant = update.session == id && update.term == own.owner.term;
-                is_meant
-                    && if step.is_computed {
-                        session.is_obsolete(&part.plan, &update.message)
-                    } else {
-                        let admitted = &step.admitted[at];
-                        (own.served).is_obsolete(session, &part.plan, admitted, &update.message)
-                    }
-            });
-            let is_closed = frame.closed.iter().any(|&(closed, _)| closed == id);
-            step.useless[at] |= is_obsolete || is_closed;
-        }
-        self.host.judge(&step.batch, frame, &mut step.useful);
-        let is_gone = step.useless.iter().all(|&useless| useless);
-        assert_eq!(step.useful.is_gone(), is_gone, "what is of use is computed");
-        if is_gone && let Some(step) = self.step.take() {
-            note!(network, "worker {} gives up a step", self.at);
-            let took = network.now - step.begun;
-            (self.host).handle_ended(&step.batch, took, Outcome::Abandoned);
-            self.report(network);
-        }
-    }
-
     fn handle(&mut self, network: &mut Network, arrived: Arrived, languages: &Languages) {
         match arrived {
             Arrived::Open { stream, call, spec } => {
@@ -579,6 +463,8 @@ impl Worker {
             },
             pages,
             rests: now,
+            is_unused: false,
+            passed_over: 0,
         };
         (self.host.hold(now, opening, spec, cached, own))
             .expect("a strategy of the registry, and one duty");
@@ -676,6 +562,9 @@ impl Worker {
             .fresh(&update.message)
             .expect("an honest update is right");
         own.served.text.extend(fresh);
+        if update.message.outlook.accepted.is_some() {
+            own.is_unused = update.message.outlook.mode == Mode::Rest;
+        }
         if self.told.len() >= ECHOES {
             self.told.pop_front();
         }

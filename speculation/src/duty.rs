@@ -127,6 +127,8 @@ pub enum Source {
     Draft,
     /// A qualifier's advice.
     Qualifier,
+    /// An earlier place of the same text.
+    Lookup,
 }
 
 impl Source {
@@ -142,6 +144,7 @@ impl Source {
         match code {
             1 => Source::Draft,
             2 => Source::Qualifier,
+            3 => Source::Lookup,
             _ => Source::Unknown,
         }
     }

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::Time;
+use crate::bypass::{Bypass, Plan};
 use crate::calibration::Calibration;
 use crate::cost::CostModel;
 use crate::duty::Source;
@@ -17,15 +18,18 @@ pub struct Learned {
     pub waits: WaitModel,
     /// How far each source of guesses can be trusted.
     pub calibration: Calibrations,
+    /// Whether guesses pay at all.
+    pub bypass: Bypass,
 }
 
 impl Learned {
     /// Nothing yet. No step takes less than `floor` (the pace of a paced worker).
-    pub fn new(floor: Time) -> Self {
+    pub fn new(floor: Time, plan: Plan) -> Self {
         Learned {
             cost: CostModel::new(floor),
             waits: WaitModel::default(),
             calibration: Calibrations::default(),
+            bypass: Bypass::new(plan),
         }
     }
 }

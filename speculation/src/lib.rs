@@ -20,12 +20,15 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod allocation;
+pub mod bypass;
 pub mod calibration;
 pub mod cost;
 pub mod duty;
 pub mod learned;
 pub mod limits;
 mod logprobs;
+pub mod lookup;
 pub mod message;
 pub mod numbering;
 pub mod relay;

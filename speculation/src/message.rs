@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::bypass::Mode;
 use crate::duty::{Duties, Role, Source};
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
@@ -94,6 +95,8 @@ impl Margin {
 pub struct Outlook {
     /// Guesses accepted in a step, as a mean that follows recent steps; `None` before the first.
     pub accepted: Option<f32>,
+    /// Whether it computes guesses at all; while it rests, nobody has to make any.
+    pub mode: Mode,
 }
 
 impl NodeBatch {
@@ -142,7 +145,7 @@ pub struct ReplicaUpdate {
     pub prompt_scored: u32,
     /// The receiver's part of the frontier; meant for drafts.
     pub shard: Option<Shard>,
-    /// What the target expects; meant for drafts, with every commit.
+    /// What the target expects; meant for drafts and qualifiers, with every commit.
     pub outlook: Outlook,
 }
 

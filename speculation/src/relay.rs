@@ -4,6 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::bypass::Mode;
 use crate::calibration::{Feature, Outcome};
 use crate::duty::{Duties, Duty, Role, Source};
 use crate::learned::Calibrations;
@@ -46,6 +47,7 @@ struct Member {
     sent_allowed: u32,
     sent_scored: u32,
     sent_shard: Option<Shard>,
+    sent_mode: Mode,
     round_done: Option<u32>,
     advice: Vec<NodeId>,
     activity: Activity,
@@ -209,6 +211,7 @@ impl Relay {
                 sent_allowed: allowed_len,
                 sent_scored: self.scores.prompt_next(),
                 sent_shard: None,
+                sent_mode: Mode::default(),
                 round_done: None,
                 advice: Vec::new(),
                 activity: Activity::default(),
@@ -529,6 +532,10 @@ impl Relay {
         if !member.opened {
             return None;
         }
+        // Who has been told that the target rests has no use for the text until it does not.
+        if member.sent_mode == Mode::Rest && self.outlook.mode == Mode::Rest {
+            return None;
+        }
         let base_len = member.sent_len;
         let until = self.text.len().min(base_len as usize + MAX_COMMIT);
         // Guesses hang off the end of the text: a worker that gets only a part of it is sent them later.
@@ -561,7 +568,8 @@ impl Relay {
         member.sent_allowed = allowed_len;
         member.sent_scored = scored;
         member.sent_shard = new_shard.or(member.sent_shard);
-        let outlook = if member.duties.has(Duty::Propose) && !commit.is_empty() {
+        let outlook = if !member.duties.has(Duty::Commit) && !commit.is_empty() {
+            member.sent_mode = self.outlook.mode;
             self.outlook
         } else {
             Outlook::default()

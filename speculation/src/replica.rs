@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use decode::step::{Ask, CacheOp, Row, StepPlan};
 
 use crate::Time;
+use crate::allocation::Work;
+use crate::calibration::{Calibration, Feature, Outcome};
 use crate::limits::MAX_COMMIT;
 use crate::message::{Prob16, ReplicaUpdate, SessionSpec, Stopping};
 use crate::numbering::{Inbound, PeerError, len_u32};
@@ -22,10 +24,11 @@ pub struct Held<X> {
 /// What a session needs from its worker now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Poll {
-    /// Compute this.
-    Step(StepPlan),
-    /// Nothing until something arrives, or until this time: waiting for others (a bubble).
-    Wait(Option<Time>),
+    /// Rows in the next step.
+    Work(Work),
+    /// Nothing until something arrives, or until this time: waiting for others (a bubble). A worker that computes a step
+    /// for another session all the same takes the work along.
+    Wait(Option<Time>, Option<Work>),
     /// Nothing until something arrives: more work would have no value (not a bubble).
     Parked,
     /// The text is complete.
@@ -202,10 +205,39 @@ impl<X: Clone + Default> Replica<X> {
         &self.text[self.cached as usize..]
     }
 
-    /// A plan for a chunk of `room` tokens, if the text is further ahead of the cache than that.
-    pub(crate) fn prefill(&self, room: usize) -> Option<StepPlan> {
-        let pending = self.text.get(self.cached as usize..)?;
-        (pending.len() > room).then(|| StepPlan::append(&pending[..room]))
+    /// Whether the text is further ahead of the cache than `room` tokens.
+    pub(crate) fn lags(&self, room: usize) -> bool {
+        self.text.len() - self.cached_text().len() > room
+    }
+
+    /// A plan for the next `rows` tokens that the cache lacks.
+    pub(crate) fn prefill(&self, rows: usize) -> StepPlan {
+        let pending = &self.text[self.cached_text().len()..];
+        StepPlan::append(&pending[..rows.min(pending.len())])
+    }
+
+    /// Learns from the tokens that are about to be committed: of the nodes below each that came true, those that `guess` knows
+    /// are observed.
+    pub(crate) fn learn(
+        &self,
+        tokens: &[u32],
+        calibration: &mut Calibration,
+        guess: impl Fn(&X) -> Option<Feature>,
+    ) {
+        let mut at = None;
+        for &token in tokens {
+            for &child in self.tree.children(at) {
+                if let Some(node) = self.tree.get(child)
+                    && let Some(feature) = guess(&node.payload.own)
+                {
+                    calibration.observe(feature, Outcome::of(node.token, token));
+                }
+            }
+            at = match self.tree.child(at, token) {
+                Some(child) => Some(child),
+                None => return,
+            };
+        }
     }
 
     /// Notes that a plan was computed.

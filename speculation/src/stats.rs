@@ -9,6 +9,8 @@ pub struct WalkStats {
     pub starved_steps: u64,
     /// Time inside starved steps, microseconds.
     pub starved_us: u64,
+    /// Steps without guesses because guesses were measured not to pay; they are not starved.
+    pub resting_steps: u64,
     /// Tokens picked.
     pub tokens: u64,
     /// Walks whose last token was already a node.
@@ -33,6 +35,7 @@ impl WalkStats {
             steps: self.steps.saturating_add(other.steps),
             starved_steps: self.starved_steps.saturating_add(other.starved_steps),
             starved_us: self.starved_us.saturating_add(other.starved_us),
+            resting_steps: self.resting_steps.saturating_add(other.resting_steps),
             tokens: self.tokens.saturating_add(other.tokens),
             hits: self.hits.saturating_add(other.hits),
             misses: self.misses.saturating_add(other.misses),

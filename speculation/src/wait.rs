@@ -20,6 +20,9 @@ pub enum Start {
     Now,
     /// Ask again when something arrives, or at this time.
     WaitUntil(Time),
+    /// The same while the worker has nothing else to compute; a step that another session starts is joined, since waiting for
+    /// the end of that would cost more.
+    WaitAlone(Time),
 }
 
 /// What a worker has learned about waiting, from all its sessions.
@@ -156,7 +159,7 @@ impl Waits<'_> {
         let until = (waiting.since + Time::from_secs_f64(patience_us * 1e-6))
             .min(waiting.first + Time::from_secs_f64(step_us * LONGEST * 1e-6));
         if pays && now < until {
-            return Start::WaitUntil(until);
+            return Start::WaitAlone(until);
         }
         if pays {
             // Nothing came in time: such guesses take longer than was thought.
@@ -234,7 +237,7 @@ mod tests {
         let mut model = WaitModel::default();
         model.stepped(3, 20 * MS);
         let waits = decide(&mut model.clone(), &mut None, 100 * MS, 0.0);
-        assert!(matches!(waits, Start::WaitUntil(_)));
+        assert!(matches!(waits, Start::WaitAlone(_)));
         assert_eq!(decide(&mut model, &mut None, 100 * MS, 2.5), Start::Now);
     }
 
@@ -247,7 +250,7 @@ mod tests {
             // Each one is another session.
             let mut waiting = None;
             let start = round * 100 * MS;
-            if let Start::WaitUntil(until) = decide(&mut model, &mut waiting, start, 0.0) {
+            if let Start::WaitAlone(until) = decide(&mut model, &mut waiting, start, 0.0) {
                 waits += 1;
                 assert!(until <= start + 12 * MS);
                 assert_eq!(decide(&mut model, &mut waiting, until, 0.0), Start::Now);

@@ -39,6 +39,18 @@ pub struct ModelArgs {
     #[arg(long, env = "OFFSHOOT_KV_MIB", default_value_t = 1024, value_name = "MIB",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub kv_mib: u32,
+    /// How many times as long a step of running texts may take while prompts are computed beside them. A higher value
+    /// shortens the time to the first token of new requests, at the cost of the others.
+    #[arg(long, env = "OFFSHOOT_PROMPT_STRETCH", default_value = "2", value_name = "X", value_parser = stretch)]
+    pub prompt_stretch: f64,
+}
+
+fn stretch(text: &str) -> Result<f64, String> {
+    let times: f64 = (text.parse()).map_err(|_| format!("{text:?} is not a number"))?;
+    if !(1.0..=1000.0).contains(&times) {
+        return Err(format!("{times} is not within 1..=1000"));
+    }
+    Ok(times)
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
@@ -97,6 +109,8 @@ pub struct Loaded {
     pub(crate) tree_rows: u16,
     pub(crate) pace: Duration,
     pub(crate) pin: Option<usize>,
+    /// How many times as long as without prompts a step may last for their sake.
+    pub(crate) prompt_stretch: f64,
     /// For the handshake.
     pub info: WorkerInfo,
     /// Counted by the model thread; the process exports a clone.
@@ -170,6 +184,7 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         tree_rows: offer.tree_rows,
         pace: args.pace,
         pin: args.pin,
+        prompt_stretch: args.prompt_stretch,
         info,
         metrics: WorkerMetrics::default(),
         clock: Arc::new(StepClock::new()),

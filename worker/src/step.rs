@@ -94,7 +94,7 @@ impl ModelThread {
             Outcome::Done => self.metrics.stepped(batch.rows(), took),
             Outcome::Abandoned => self.metrics.abandoned(took),
         }
-        self.host.handle_ended(batch, took, outcome);
+        self.host.handle_ended(self.now(), batch, took, outcome);
         for part in &batch.parts {
             self.trace(part, begun, took, outcome);
         }

@@ -14,6 +14,8 @@ use decode::{CacheOp, SamplerState};
 use engine::{Backend, SeqId};
 use flume::RecvTimeoutError;
 use speculation::Time;
+use speculation::allocation::Room;
+use speculation::bypass::Plan;
 use speculation::duty::Role;
 use speculation::message::SessionId;
 use speculation::session::Capacity;
@@ -87,7 +89,11 @@ impl ModelThread {
                 vocab: model.info.vocabulary_len,
                 rows: model.tree_rows,
             },
-            rows: model.backend.facts().max_rows,
+            room: Room {
+                rows: model.backend.facts().max_rows,
+                prompt_stretch: model.prompt_stretch,
+            },
+            bypass: Plan::default(),
         };
         ModelThread {
             role: model.info.role,

@@ -1,6 +1,7 @@
 //! A session on a worker: one state machine for every duty.
 //!
-//! Feed it with `handle_*`; ask it with [`Session::poll_step`] what to compute, with [`Session::poll_cache_ops`] what
+//! Feed it with `handle_*`; ask it with [`Session::poll_step`] what it could compute, with
+//! [`Session::plan_step`] for its share of a step, with [`Session::poll_cache_ops`] what
 //! the model's cache has to do before and after that, and with [`Session::poll_report`] what to report to the
 //! coordinator.
 
@@ -12,6 +13,7 @@ use alloc::vec::Vec;
 use decode::{Answer, CacheOp, StepPlan};
 
 use crate::Time;
+use crate::allocation::Share;
 use crate::duty::{Duties, Duty};
 use crate::learned::Learned;
 use crate::message::{Activity, ReplicaUpdate, Report, SessionSpec};
@@ -139,11 +141,29 @@ impl Session {
         }
     }
 
-    /// What to do now. `room` is how many rows the worker's step has left.
+    /// What to do now: work for the next step, of at most `room` rows.
     pub fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
         match &mut self.agent {
-            Agent::Proposer(proposer) => proposer.poll_step(room, learned),
+            Agent::Proposer(proposer) => proposer.poll_step(room),
             Agent::Verifier(verifier) => verifier.poll_step(now, room, learned),
+        }
+    }
+
+    /// The plan of a share of the work that [`Session::poll_step`] has just offered. The base has at least one row, and
+    /// guesses come only with a whole base.
+    pub fn plan_step(&mut self, share: Share) -> StepPlan {
+        match &mut self.agent {
+            Agent::Proposer(proposer) => proposer.plan_step(share),
+            Agent::Verifier(verifier) => verifier.plan_step(share),
+        }
+    }
+
+    /// Whether it goes on without guesses where that is faster, and so counts for
+    /// [`Bypass`](crate::bypass::Bypass).
+    pub fn may_rest(&self) -> bool {
+        match &self.agent {
+            Agent::Proposer(_) => false,
+            Agent::Verifier(verifier) => verifier.may_rest(),
         }
     }
 

@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use decode::{Answer, Ask, Guess, NodeId, StepPlan};
 
 use super::Capacity;
-use crate::calibration::{Calibration, Feature, Outcome};
+use crate::allocation::{Share, Work};
+use crate::bypass::Mode;
+use crate::calibration::{Calibration, Feature};
 use crate::duty::Source;
 use crate::learned::Learned;
 use crate::limits::MAX_NODES_PER_UPDATE;
@@ -15,7 +17,7 @@ use crate::message::{
 };
 use crate::numbering::{Outbound, PeerError};
 use crate::replica::{Held, Poll, Replica};
-use crate::strategy::{Candidates, Chosen, Frontier, Growth, Round};
+use crate::strategy::{Chosen, Frontier, Growth, Round};
 use crate::tree::{Graft, Grafted};
 
 /// What a proposer keeps about a node.
@@ -45,6 +47,18 @@ pub(super) struct Proposer {
     reported_round: Option<u32>,
     reported_any: bool,
     reported_life_us: u64,
+    offered: Offered,
+}
+
+/// The work that was offered last, as it is planned if it is taken.
+#[derive(Debug, Default)]
+struct Offered {
+    /// Rows of text.
+    appended: usize,
+    /// The last of them is expanded.
+    is_root: bool,
+    /// Nodes to expand.
+    nodes: Vec<NodeId>,
 }
 
 impl Proposer {
@@ -71,6 +85,7 @@ impl Proposer {
             reported_round: None,
             reported_any: false,
             reported_life_us: 0,
+            offered: Offered::default(),
         }
     }
 
@@ -81,7 +96,8 @@ impl Proposer {
     ) -> Result<(), PeerError> {
         let fresh = self.replica.fresh(update)?;
         if !fresh.is_empty() {
-            self.learn(fresh, learned.calibration.of(Source::Draft));
+            let calibration = learned.calibration.of(Source::Draft);
+            (self.replica).learn(fresh, calibration, |grown| grown.guess);
             let committed = self.replica.extend(fresh);
             self.outbound.committed(&self.replica.tree);
             self.root_expanded = committed.hit
@@ -100,24 +116,6 @@ impl Proposer {
         Ok(())
     }
 
-    fn learn(&self, tokens: &[u32], calibration: &mut Calibration) {
-        let tree = &self.replica.tree;
-        let mut at = None;
-        for &token in tokens {
-            for &child in tree.children(at) {
-                if let Some(node) = tree.get(child)
-                    && let Some(feature) = node.payload.own.guess
-                {
-                    calibration.observe(feature, Outcome::of(node.token, token));
-                }
-            }
-            at = match tree.child(at, token) {
-                Some(child) => Some(child),
-                None => return,
-            };
-        }
-    }
-
     fn pauses(&self) -> bool {
         self.strategy.pauses(&Round {
             steps: self.round_steps,
@@ -125,44 +123,75 @@ impl Proposer {
         })
     }
 
-    pub(super) fn poll_step(&mut self, room: usize, learned: &Learned) -> Poll {
+    pub(super) fn poll_step(&mut self, room: usize) -> Poll {
+        self.offered = Offered::default();
         let len = self.replica.len();
         if len >= self.replica.stopping.max_len {
             return Poll::Done;
         }
-        if let Some(plan) = self.replica.prefill(room) {
-            return Poll::Step(plan);
+        if self.outlook.mode == Mode::Rest {
+            return Poll::Parked;
+        }
+        if self.replica.lags(room) {
+            self.offered.appended = room;
+            return Poll::Work(Work {
+                base: room,
+                ..Work::default()
+            });
         }
         let frontier = if self.pauses() {
             Vec::new()
         } else {
-            self.frontier(learned, room)
+            self.frontier(room)
         };
         if frontier.is_empty() && self.root_expanded {
             return match self.growth.round {
                 // There is nothing left to grow: the round is over, however few steps it had.
                 Some(_) => {
                     self.round_steps = u16::MAX;
-                    Poll::Wait(None)
+                    Poll::Wait(None, None)
                 }
                 None => Poll::Parked,
             };
         }
-        let ask = Ask::Guesses(self.growth.branch);
-        let mut plan = StepPlan::default();
         if !self.root_expanded {
-            plan.append = self.replica.pending().to_vec();
-            plan.asks = alloc::vec![ask];
+            self.offered.appended = self.replica.pending().len();
+            self.offered.is_root = true;
         }
-        let rows = self.with_ancestors(&frontier, room.saturating_sub(plan.append.len()));
-        plan.rows = (rows.into_iter())
-            .filter_map(|id| self.replica.row(id, ask))
-            .collect();
-        Poll::Step(plan)
+        let appended = self.offered.appended;
+        let (nodes, values) = self.with_ancestors(&frontier, room.saturating_sub(appended));
+        self.offered.nodes = nodes;
+        Poll::Work(Work {
+            base: appended,
+            // The root is a frontier node too, the best of all.
+            base_value: if appended > 0 { 1.0 } else { 0.0 },
+            values,
+            choice: self.strategy.choice(),
+        })
     }
 
-    /// The unexpanded nodes worth a row of the next step, best first.
-    fn frontier(&self, learned: &Learned, room: usize) -> Vec<NodeId> {
+    /// The plan of this share of the work that was offered last.
+    pub(super) fn plan_step(&mut self, share: Share) -> StepPlan {
+        let Offered {
+            appended,
+            is_root,
+            nodes,
+        } = core::mem::take(&mut self.offered);
+        let mut plan = self.replica.prefill(share.base.min(appended));
+        if share.base < appended {
+            return plan;
+        }
+        let ask = Ask::Guesses(self.growth.branch);
+        if is_root {
+            plan.asks = alloc::vec![ask];
+        }
+        let nodes = nodes.into_iter().take(share.guesses);
+        plan.rows = nodes.filter_map(|id| self.replica.row(id, ask)).collect();
+        plan
+    }
+
+    /// The unexpanded nodes worth a row of the next step, with their worth, best first.
+    fn frontier(&self, room: usize) -> Vec<(f32, NodeId)> {
         let tree = &self.replica.tree;
         if tree.len() >= usize::from(self.growth.nodes) && self.root_expanded {
             return Vec::new();
@@ -183,32 +212,24 @@ impl Proposer {
             })
             .collect();
         candidates.sort_by(|(a, a_id), (b, b_id)| b.total_cmp(a).then(a_id.cmp(b_id)));
-        // The root is a frontier node too, the best of all.
-        let (base_rows, base_value) = if self.root_expanded {
-            (0, 0.0)
-        } else {
-            (1, 1.0)
-        };
+        let base_rows = if self.root_expanded { 0 } else { 1 };
         let width = usize::from(self.growth.width)
             .saturating_sub(base_rows)
             .min(room);
         candidates.truncate(width);
-        let values: Vec<f64> = candidates.iter().map(|(p, _)| f64::from(*p)).collect();
-        let take = self.strategy.expands(&Candidates {
-            cost: &learned.cost,
-            base_rows,
-            base_value,
-            values: &values,
-        });
-        candidates.iter().take(take).map(|&(_, id)| id).collect()
+        let worth: Vec<f64> = candidates.iter().map(|(p, _)| f64::from(*p)).collect();
+        candidates.truncate(self.strategy.expands(&worth));
+        candidates
     }
 
-    /// The nodes and those of their ancestors that the cache lacks, parents first, at most `room`.
-    fn with_ancestors(&self, nodes: &[NodeId], room: usize) -> Vec<NodeId> {
+    /// The nodes and those of their ancestors that the cache lacks, parents first, at most `room`, with what each row is
+    /// worth.
+    fn with_ancestors(&self, nodes: &[(f32, NodeId)], room: usize) -> (Vec<NodeId>, Vec<f64>) {
         let tree = &self.replica.tree;
         let mut taken = BTreeSet::new();
         let mut rows = Vec::new();
-        for &id in nodes {
+        let mut values = Vec::new();
+        for &(worth, id) in nodes {
             let mut missing: Vec<NodeId> = tree
                 .ancestors(id)
                 .take_while(|(id, node)| !node.payload.computed && !taken.contains(id))
@@ -218,9 +239,10 @@ impl Proposer {
             missing.reverse();
             missing.truncate(room - rows.len());
             taken.extend(missing.iter().copied());
+            values.resize(values.len() + missing.len(), f64::from(worth));
             rows.append(&mut missing);
         }
-        rows
+        (rows, values)
     }
 
     pub(super) fn is_obsolete(&self, plan: &StepPlan, update: &ReplicaUpdate) -> bool {

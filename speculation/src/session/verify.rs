@@ -7,16 +7,20 @@ use decode::{Answer, Ask, NodeId, NotFinite, Row, Rule, StepPlan};
 
 use super::Capacity;
 use crate::Time;
-use crate::duty::Duty;
+use crate::allocation::{Choice, Share, Work};
+use crate::bypass::Mode;
+use crate::calibration::Feature;
+use crate::duty::{Duty, Source};
 use crate::learned::Learned;
 use crate::logprobs::TargetScores;
+use crate::lookup::{Lookup, LookupBounds};
 use crate::message::{
     Activity, Finish, Margin, Outlook, ReplicaUpdate, Report, Scoring, SessionSpec,
 };
 use crate::numbering::PeerError;
 use crate::replica::{Held, Poll, Replica};
 use crate::stats::WalkStats;
-use crate::strategy::{Advice, Candidates, Chosen, NextStep, Verification};
+use crate::strategy::{Advice, Chosen, NextStep, Verification};
 use crate::tree::Graft;
 use crate::wait::{Start, Waiting, Waits};
 use crate::walk::{Walked, walk};
@@ -25,6 +29,8 @@ use crate::walk::{Walked, walk};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Advised {
     margin: f32,
+    /// Set when it was found in the text itself.
+    lookup: Option<Feature>,
 }
 
 /// See the module documentation.
@@ -45,6 +51,8 @@ pub(super) struct Verifier {
     /// Text that the coordinator has.
     acked: u32,
     scores: TargetScores,
+    /// Of a session that commits and looks up guesses in its text.
+    lookup: Option<Finder>,
     finish: Option<Finish>,
     round_done: Option<u32>,
     base_since: Time,
@@ -55,9 +63,63 @@ pub(super) struct Verifier {
     /// Recent share of steps without a guess below the tip, for the cap of [`Advice::bare_share`].
     bare_share: f32,
     walks: WalkStats,
+    offered: Offered,
+    /// Guesses do not pay here, so that there is none in the step that was offered last.
+    is_resting: bool,
+    /// The target makes no use of advice now.
+    is_told_to_rest: bool,
     /// The last walk's token was not in the tree, but guesses that arrived during the step are still to be looked at.
     undecided: bool,
     changed: bool,
+}
+
+/// What a session looks up guesses with.
+#[derive(Debug)]
+struct Finder {
+    index: Lookup,
+    bounds: LookupBounds,
+    /// The length of the text for which guesses were looked up last.
+    looked_up: u32,
+}
+
+impl Finder {
+    fn new(bounds: LookupBounds) -> Option<Self> {
+        (bounds.branches > 0).then(|| Finder {
+            index: Lookup::default(),
+            bounds,
+            looked_up: 0,
+        })
+    }
+}
+
+/// Tokens of a prompt that are indexed before one step, so that a long one delays nobody.
+const INDEXED_AT_ONCE: usize = 4096;
+
+/// The work that was offered last, as it is planned if it is taken.
+#[derive(Debug, Default)]
+enum Offered {
+    #[default]
+    Nothing,
+    /// Tokens of the prompt that are to be scored.
+    Scores,
+    /// Text that the cache lacks.
+    Prompt,
+    /// A walk from the end of the text or from the tip.
+    Walk {
+        /// Rows of text.
+        appended: usize,
+        /// Nodes ahead of the text that the cache lacks.
+        base: Vec<NodeId>,
+        guesses: Vec<NodeId>,
+    },
+}
+
+/// Rows without which nothing can be picked.
+fn part(rows: usize) -> Work {
+    Work {
+        base: rows,
+        ..Work::default()
+    }
 }
 
 /// Weight of the newest step in the outlook.
@@ -89,6 +151,10 @@ impl Verifier {
                 None
             }
         };
+        let lookup = match duty {
+            Duty::Commit => Finder::new(strategy.lookup()),
+            Duty::Advise | Duty::Propose => None,
+        };
         let replica = Replica::new(spec, capacity.vocab, cached);
         // Advice is not text: its scores would be of no use.
         let scoring = match advice {
@@ -103,6 +169,7 @@ impl Verifier {
         Verifier {
             acked: replica.len(),
             scores: TargetScores::new(scoring, spec.stopping.prompt_len, capacity.vocab),
+            lookup,
             replica,
             duty,
             strategy,
@@ -120,6 +187,9 @@ impl Verifier {
             outlook: Outlook::default(),
             bare_share: 0.0,
             walks: WalkStats::default(),
+            offered: Offered::Nothing,
+            is_resting: false,
+            is_told_to_rest: false,
             undecided: false,
             changed: finish.is_some(),
         }
@@ -136,6 +206,10 @@ impl Verifier {
             self.follow(now, fresh);
         }
         self.replica.graft(update)?;
+        if update.outlook.accepted.is_some() {
+            // A target decides that itself.
+            self.is_told_to_rest = self.advice.is_some() && update.outlook.mode == Mode::Rest;
+        }
         if self.undecided && self.replica.foreseen() >= self.replica.len() {
             self.undecided = false;
             self.is_after_miss = false;
@@ -184,24 +258,60 @@ impl Verifier {
         self.changed = true;
     }
 
+    /// Grafts what followed the end of the text before, once for each text.
+    fn look_up(&mut self, learned: &mut Learned) {
+        let len = self.replica.len();
+        let Some(finder) = (self.lookup.as_mut()).filter(|finder| finder.looked_up < len) else {
+            return;
+        };
+        finder.looked_up = len;
+        let found = (finder.index).continuations(&self.replica.text, finder.bounds);
+        let calibration = learned.calibration.of(Source::Lookup);
+        for (rank, continuation) in found.iter().enumerate() {
+            let mut parent = None;
+            for (depth, &token) in continuation.tokens.iter().enumerate() {
+                let feature = continuation.feature(rank, depth);
+                let graft = Graft {
+                    token,
+                    edge: calibration.probability(feature),
+                    owner: 0,
+                    payload: Held::default(),
+                };
+                let Some(grafted) = self.replica.tree.graft(parent, graft) else {
+                    break;
+                };
+                if let Some(held) = self.replica.tree.payload_mut(grafted.id()) {
+                    held.own.lookup = Some(feature);
+                }
+                parent = Some(grafted.id());
+            }
+        }
+    }
+
     pub(super) fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
         self.undecided = false;
+        if let Some(finder) = &mut self.lookup {
+            (finder.index).extend(&self.replica.text, INDEXED_AT_ONCE);
+        }
+        self.offered = Offered::Nothing;
         let scored = self
             .scores
             .plan(&self.replica.text, self.replica.cached, room);
         if let Some(plan) = scored
             && self.finish != Some(Finish::NotFinite)
         {
-            return Poll::Step(plan);
+            self.offered = Offered::Scores;
+            return Poll::Work(part(plan.len()));
         }
         if self.finish.is_some() {
             return Poll::Done;
         }
-        if self.replica.len() >= self.replica.allowed_len {
+        if self.replica.len() >= self.replica.allowed_len || self.is_told_to_rest {
             return Poll::Parked;
         }
-        if let Some(plan) = self.replica.prefill(room) {
-            return Poll::Step(plan);
+        if self.replica.lags(room) {
+            self.offered = Offered::Prompt;
+            return Poll::Work(part(room));
         }
         if let Some(advice) = self.advice {
             let full = self.ahead.len() >= usize::from(advice.ahead);
@@ -210,42 +320,37 @@ impl Verifier {
             }
         }
         let tip = self.ahead.last().copied();
-        let pick = Ask::Pick {
-            score: (self.scores.scoring().picks).map(|top| (self.scores.scoring().basis, top)),
-        };
         // What was advised before only has to be in the cache; the walk begins at the tip.
-        let base: Vec<Row> = (self.ahead.iter())
-            .filter(|&&id| !self.replica.is_computed(id))
-            .filter_map(|&id| {
-                let ask = if Some(id) == tip { pick } else { Ask::Nothing };
-                self.replica.row(id, ask)
-            })
+        let base: Vec<NodeId> = (self.ahead.iter().copied())
+            .filter(|&id| !self.replica.is_computed(id))
             .collect();
-        let append = if base.is_empty() {
-            self.replica.pending().to_vec()
+        let appended = if base.is_empty() {
+            self.replica.pending().len()
         } else {
-            self.replica.text[self.replica.cached as usize..].to_vec()
+            self.replica.text.len() - self.replica.cached as usize
         };
-        let base_rows = append.len() + base.len();
+        let base_rows = appended + base.len();
         if base_rows > room {
             // Advice that has to be computed again comes in parts, as a prompt does.
-            let rows = base.into_iter().take(room.saturating_sub(append.len()));
-            let rows = rows.map(|row| Row {
-                ask: Ask::Nothing,
-                path: Vec::new(),
-                ..row
-            });
-            return Poll::Step(StepPlan {
-                append,
-                asks: Vec::new(),
-                rows: rows.collect(),
-            });
+            self.offered = Offered::Walk {
+                appended,
+                base,
+                guesses: Vec::new(),
+            };
+            return Poll::Work(part(room));
         }
-        let asks = match tip {
-            None => alloc::vec![pick],
-            Some(_) => Vec::new(),
+        self.is_resting = self.may_rest() && learned.bypass.mode() == Mode::Rest;
+        let (guesses, values) = if self.is_resting {
+            (Vec::new(), Vec::new())
+        } else {
+            self.look_up(learned);
+            self.choose(tip, base_rows, room)
         };
-        let (guesses, gain) = self.choose(tip, base_rows, room, learned);
+        let choice = self.strategy.choice();
+        let taken = match choice {
+            Choice::All => values.len(),
+            Choice::WhileTheyPay => learned.cost.best_prefix(base_rows, 1.0, &values),
+        };
         let next = NextStep {
             duty: self.duty,
             now,
@@ -253,29 +358,107 @@ impl Verifier {
             is_round_done: self.round_done.is_some_and(|len| len >= self.replica.len()),
             is_after_miss: self.is_after_miss,
             base_rows,
-            guesses: guesses.len(),
-            gain,
-            step_us: learned.cost.estimate_us(base_rows + guesses.len()),
+            guesses: taken,
+            gain: values[..taken].iter().sum(),
+            step_us: learned.cost.estimate_us(base_rows + taken),
             round: self.strategy.growth().round,
         };
-        if let Some(wait) = self.wait(&next, learned) {
-            return wait;
+        self.offered = Offered::Walk {
+            appended,
+            base,
+            guesses,
+        };
+        let work = Work {
+            base: base_rows,
+            base_value: 1.0,
+            values,
+            choice,
+        };
+        if self.is_resting {
+            return Poll::Work(work);
         }
-        let rows = base
-            .into_iter()
-            .chain(guesses.iter().filter_map(|&id| self.replica.row(id, pick)))
-            .collect();
-        Poll::Step(StepPlan { append, asks, rows })
+        if let (Some(advice), 0) = (self.advice, taken)
+            && self.bare_share > advice.bare_share
+        {
+            // Not forever: the share that keeps it waiting decays here.
+            self.bare_share *= 0.9;
+            return Poll::Parked;
+        }
+        let mut waits = Waits {
+            model: &mut learned.waits,
+            waiting: &mut self.waiting,
+        };
+        match self.strategy.starts(&next, &mut waits) {
+            Start::Now => Poll::Work(work),
+            Start::WaitUntil(until) => Poll::Wait(Some(until), None),
+            Start::WaitAlone(until) => Poll::Wait(Some(until), Some(work)),
+        }
     }
 
-    /// The guesses worth computing below the tip, and how many of them are expected to be accepted.
+    /// The plan of this share of the work that was offered last.
+    pub(super) fn plan_step(&mut self, share: Share) -> StepPlan {
+        match core::mem::take(&mut self.offered) {
+            Offered::Nothing => StepPlan::default(),
+            Offered::Scores => (self.scores)
+                .plan(&self.replica.text, self.replica.cached, share.base)
+                .unwrap_or_default(),
+            Offered::Prompt => self.replica.prefill(share.base),
+            Offered::Walk {
+                appended,
+                base,
+                guesses,
+            } => self.plan_walk(appended, &base, &guesses, share),
+        }
+    }
+
+    fn plan_walk(
+        &self,
+        appended: usize,
+        base: &[NodeId],
+        guesses: &[NodeId],
+        share: Share,
+    ) -> StepPlan {
+        let row = |&id: &NodeId, ask| self.replica.row(id, ask);
+        let append = self.replica.prefill(appended.min(share.base)).append;
+        if share.base < appended + base.len() {
+            let rows = base.iter().take(share.base - append.len());
+            return StepPlan {
+                rows: rows.filter_map(|id| row(id, Ask::Nothing)).collect(),
+                append,
+                asks: Vec::new(),
+            };
+        }
+        let pick = Ask::Pick {
+            score: (self.scores.scoring().picks).map(|top| (self.scores.scoring().basis, top)),
+        };
+        let tip = self.ahead.last();
+        let base = base.iter().filter_map(|id| {
+            let ask = if Some(id) == tip { pick } else { Ask::Nothing };
+            row(id, ask)
+        });
+        let guesses = guesses.iter().take(share.guesses);
+        StepPlan {
+            rows: base.chain(guesses.filter_map(|id| row(id, pick))).collect(),
+            append,
+            asks: match tip {
+                None => alloc::vec![pick],
+                Some(_) => Vec::new(),
+            },
+        }
+    }
+
+    /// Whether it goes on without guesses where that is faster.
+    pub(super) fn may_rest(&self) -> bool {
+        self.duty == Duty::Commit && self.strategy.choice() == Choice::WhileTheyPay
+    }
+
+    /// The guesses that could be computed below the tip, and the probability of each.
     fn choose(
         &self,
         tip: Option<NodeId>,
         base_rows: usize,
         room: usize,
-        learned: &Learned,
-    ) -> (Vec<NodeId>, f64) {
+    ) -> (Vec<NodeId>, Vec<f64>) {
         let tree = &self.replica.tree;
         let above = f64::from(tree.path_score(tip)).max(1e-9);
         let limit = usize::from(self.bounds.rows).min(room.saturating_sub(base_rows));
@@ -286,37 +469,13 @@ impl Verifier {
             tree.get(id)
                 .is_some_and(|node| node.position + 1 < self.replica.stopping.max_len)
         });
-        let values: Vec<f64> = (guesses.iter())
+        let mut values: Vec<f64> = (guesses.iter())
             .map(|&id| f64::from(tree.path_score(Some(id))) / above)
             .collect();
-        let take = (self.strategy)
-            .submits(&Candidates {
-                cost: &learned.cost,
-                base_rows,
-                base_value: 1.0,
-                values: &values,
-            })
-            .min(guesses.len());
-        guesses.truncate(take);
-        (guesses, values[..take].iter().sum())
-    }
-
-    fn wait(&mut self, next: &NextStep, learned: &mut Learned) -> Option<Poll> {
-        if let (Some(advice), 0) = (self.advice, next.guesses)
-            && self.bare_share > advice.bare_share
-        {
-            // Not forever: the share that keeps it waiting decays here.
-            self.bare_share *= 0.9;
-            return Some(Poll::Parked);
-        }
-        let mut waits = Waits {
-            model: &mut learned.waits,
-            waiting: &mut self.waiting,
-        };
-        match self.strategy.starts(next, &mut waits) {
-            Start::Now => None,
-            Start::WaitUntil(until) => Some(Poll::Wait(Some(until))),
-        }
+        let most = self.strategy.submits(&values).min(guesses.len());
+        guesses.truncate(most);
+        values.truncate(most);
+        (guesses, values)
     }
 
     pub(super) fn handle_step(
@@ -372,7 +531,8 @@ impl Verifier {
         if self.advice.is_some() {
             self.advise(&walked, plan);
         } else {
-            self.commit(now, &walked);
+            self.outlook.mode = learned.bypass.mode();
+            self.commit(now, &walked, learned);
         }
         self.changed = true;
     }
@@ -408,7 +568,7 @@ impl Verifier {
         !advised.starts_with(fresh)
     }
 
-    fn commit(&mut self, now: Time, walked: &Walked) {
+    fn commit(&mut self, now: Time, walked: &Walked, learned: &mut Learned) {
         self.finish = walked.finish;
         if walked.picks.is_empty() {
             return;
@@ -416,6 +576,10 @@ impl Verifier {
         let tokens: Vec<u32> = walked.picks.iter().map(|picked| picked.token).collect();
         for picked in &walked.picks {
             self.scores.picked(picked.score.as_deref());
+        }
+        if self.lookup.is_some() {
+            let calibration = learned.calibration.of(Source::Lookup);
+            (self.replica).learn(&tokens, calibration, |held| held.lookup);
         }
         let committed = self.replica.extend(&tokens);
         if committed.hit {
@@ -493,7 +657,12 @@ impl Verifier {
     ) {
         self.walks.steps += 1;
         self.walks.tokens += walked.picks.len() as u64;
-        if guesses.is_empty() && self.bounds.rows > 0 {
+        if self.may_rest() {
+            learned.bypass.picked(walked.picks.len());
+        }
+        if self.is_resting {
+            self.walks.resting_steps += 1;
+        } else if guesses.is_empty() && self.bounds.rows > 0 {
             self.walks.starved_steps += 1;
             self.walks.starved_us += took.as_micros() as u64;
         }

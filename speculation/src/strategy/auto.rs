@@ -1,12 +1,13 @@
 //! `auto`: free-running drafts. Every contributor grows the tree best-first over calibrated path scores while the target
-//! verifies; rows are taken while they pay for themselves by measured step times.
+//! verifies, and the target looks up what followed in the text before; rows are taken while they pay for themselves by
+//! measured step times, and where guesses do not pay at all, none is asked for.
 
 use alloc::sync::Arc;
 
-use super::{
-    Advice, Candidates, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy, Verification,
-};
+use super::{Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy, Verification};
+use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
+use crate::lookup::LookupBounds;
 use crate::wait::{Start, Waits};
 
 pub(super) const ENTRY: Entry = Entry {
@@ -42,6 +43,13 @@ pub(super) const ENTRY: Entry = Entry {
             help: "how far the qualifier may run ahead, in tokens",
             sweep: &[],
         },
+        Knob {
+            name: "lookup",
+            range: Range::Whole(0, 8),
+            default: 3.0,
+            help: "continuations that the target looks up in the text itself, at most",
+            sweep: &[],
+        },
     ],
     is_sensible: |_| true,
     build: |knobs| {
@@ -50,6 +58,7 @@ pub(super) const ENTRY: Entry = Entry {
             rows: knobs.whole("rows"),
             depth: knobs.whole("depth"),
             ahead: knobs.whole("ahead"),
+            lookup: knobs.whole("lookup"),
         })
     },
 };
@@ -63,6 +72,7 @@ struct Auto {
     rows: u16,
     depth: u16,
     ahead: u16,
+    lookup: u16,
 }
 
 impl Strategy for Auto {
@@ -93,10 +103,6 @@ impl Strategy for Auto {
         })
     }
 
-    fn expands(&self, step: &Candidates<'_>) -> usize {
-        step.best_prefix()
-    }
-
     fn verification(&self, duty: Duty) -> Verification {
         match duty {
             // Advice on unlikely branches comes too late to be of use.
@@ -111,14 +117,21 @@ impl Strategy for Auto {
         }
     }
 
-    fn submits(&self, step: &Candidates<'_>) -> usize {
-        step.best_prefix()
+    fn choice(&self) -> Choice {
+        Choice::WhileTheyPay
     }
 
     fn starts(&self, next: &NextStep, waits: &mut Waits<'_>) -> Start {
         match next.duty {
             Duty::Advise => Start::Now,
             Duty::Propose | Duty::Commit => waits.while_it_pays(next),
+        }
+    }
+
+    fn lookup(&self) -> LookupBounds {
+        LookupBounds {
+            branches: self.lookup,
+            length: 10,
         }
     }
 

@@ -20,8 +20,9 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::Time;
-use crate::cost::CostModel;
+use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
+use crate::lookup::LookupBounds;
 use crate::message::Outlook;
 use crate::wait::{Start, Waits};
 
@@ -54,9 +55,9 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         node.is_own.then_some(node.path)
     }
 
-    /// How many of the frontier's nodes, best first, the next step of a draft expands.
-    fn expands(&self, step: &Candidates<'_>) -> usize {
-        step.values.len()
+    /// How many of the frontier's nodes the next step of a draft expands at most, by their worth, best first.
+    fn expands(&self, worth: &[f64]) -> usize {
+        worth.len()
     }
 
     /// Whether a draft stops until the next commit.
@@ -69,14 +70,25 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         Verification::default()
     }
 
-    /// How many of the guesses, best first, the next step of a verifier submits.
-    fn submits(&self, step: &Candidates<'_>) -> usize {
-        step.values.len()
+    /// How many of the guesses the next step of a verifier submits at most, by their probability, best first.
+    fn submits(&self, values: &[f64]) -> usize {
+        values.len()
+    }
+
+    /// Whether all of those rows are computed or those that pay. A strategy whose rows have to pay also goes on without
+    /// any guess where that is measured to be faster.
+    fn choice(&self) -> Choice {
+        Choice::All
     }
 
     /// When a verifier starts its next step.
     fn starts(&self, _next: &NextStep, _waits: &mut Waits<'_>) -> Start {
         Start::Now
+    }
+
+    /// The bounds of what the target looks up in the text itself.
+    fn lookup(&self) -> LookupBounds {
+        LookupBounds::default()
     }
 
     /// The bounds of advice.
@@ -115,27 +127,6 @@ pub struct Frontier {
     pub path: f32,
     /// Whether it is this draft's to expand, where several drafts share a session.
     pub is_own: bool,
-}
-
-/// Rows that a step could compute besides those that it computes anyway.
-#[derive(Clone, Copy, Debug)]
-pub struct Candidates<'a> {
-    /// What rows cost this worker.
-    pub cost: &'a CostModel,
-    /// Rows that are computed anyway.
-    pub base_rows: usize,
-    /// What those are worth, in expected tokens.
-    pub base_value: f64,
-    /// What each candidate is worth, best first.
-    pub values: &'a [f64],
-}
-
-impl Candidates<'_> {
-    /// The number of candidates with which the step yields most per time.
-    #[must_use]
-    pub fn best_prefix(&self) -> usize {
-        (self.cost).best_prefix(self.base_rows, self.base_value, self.values)
-    }
 }
 
 /// What a draft has done since the last commit.

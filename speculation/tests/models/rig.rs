@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use decode::{Answer, Ask, CacheOp, Guess, NodeId, Pick, Score, StepPlan};
 use speculation::Time;
+use speculation::allocation::{Room, allocate};
+use speculation::bypass::Plan;
 use speculation::duty::{Duties, Duty, Role};
 use speculation::learned::Learned;
 use speculation::message::{
@@ -165,6 +167,15 @@ impl Strategy for Eager {
     }
 }
 
+/// What a session that has its worker to itself does next.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Next {
+    Step(StepPlan),
+    Wait(Option<Time>),
+    Parked,
+    Done,
+}
+
 /// A worker with one session. It knows of its cache only how much of the text and which rows it holds.
 pub(crate) struct Worker {
     pub(crate) session: Session,
@@ -175,7 +186,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(spec: &SessionSpec, capacity: Capacity) -> Worker {
-        Worker::with(spec, capacity, Learned::new(Time::ZERO))
+        Worker::with(spec, capacity, Learned::new(Time::ZERO, Plan::default()))
     }
 
     /// The next session of a worker that has learned something from others.
@@ -188,9 +199,22 @@ impl Worker {
         }
     }
 
-    /// What the session wants; its cache is brought up to date.
-    pub(crate) fn poll(&mut self, now: Time, room: usize) -> Poll {
-        let poll = self.session.poll_step(now, room, &mut self.learned);
+    /// What the session wants; its cache is brought up to date. It has the worker to itself, so that it gets all rows that
+    /// pay.
+    pub(crate) fn poll(&mut self, now: Time, room: usize) -> Next {
+        let next = match self.session.poll_step(now, room, &mut self.learned) {
+            Poll::Work(work) => {
+                let room = Room {
+                    rows: room,
+                    prompt_stretch: 1.0,
+                };
+                let share = allocate(&self.learned.cost, room, &[&work])[0];
+                Next::Step(self.session.plan_step(share))
+            }
+            Poll::Wait(until, _) => Next::Wait(until),
+            Poll::Parked => Next::Parked,
+            Poll::Done => Next::Done,
+        };
         for op in self.session.poll_cache_ops() {
             match op {
                 CacheOp::Keep(chain) => {
@@ -203,17 +227,17 @@ impl Worker {
                 CacheOp::Shorten(_) => panic!("nothing is computed twice"),
             }
         }
-        if let Poll::Step(plan) = &poll {
+        if let Next::Step(plan) = &next {
             assert!((1..=room).contains(&plan.len()), "{plan:?}");
             self.check(plan);
         }
-        poll
+        next
     }
 
     /// The plan of a session that has something to compute.
     pub(crate) fn plan(&mut self, now: Time) -> StepPlan {
         match self.poll(now, 256) {
-            Poll::Step(plan) => plan,
+            Next::Step(plan) => plan,
             other => panic!("{other:?} instead of a step"),
         }
     }
@@ -254,13 +278,13 @@ impl Worker {
     }
 
     /// One step, if the session wants any.
-    pub(crate) fn step(&mut self, now: Time, room: usize) -> Poll {
-        let poll = self.poll(now, room);
-        if let Poll::Step(plan) = &poll {
+    pub(crate) fn step(&mut self, now: Time, room: usize) -> Next {
+        let next = self.poll(now, room);
+        if let Next::Step(plan) = &next {
             let answers = self.answers(plan);
             self.finish(now, plan, &answers);
         }
-        poll
+        next
     }
 
     pub(crate) fn update(&mut self, now: Time, update: &ReplicaUpdate) {

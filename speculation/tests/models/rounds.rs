@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use speculation::Time;
+use speculation::bypass::{Bypass, Mode, Plan};
 use speculation::duty::{Duty, Role, Source};
 use speculation::learned::Learned;
 use speculation::message::{
     Margin, NodeBatch, Origin, Prob16, ReplicaUpdate, Report, Scoring, SessionId, Stopping,
 };
 use speculation::relay::{Relay, RelayConfig, RelayError, WorkerKey};
-use speculation::replica::Poll;
+use speculation::stats::WalkStats;
 use speculation::strategy::Settings;
 
-use crate::rig::{AMPLE, MS, VOCAB, Worker, registry};
+use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, registry};
 
 const TEXT: [u32; 4] = [1, 2, 3, 4];
 
@@ -49,7 +50,7 @@ impl Cluster {
             workers: BTreeMap::new(),
         };
         for (key, &role) in (0..).map(WorkerKey).zip(roles) {
-            cluster.open(key, role, Learned::new(Time::ZERO));
+            cluster.open(key, role, Learned::new(Time::ZERO, Plan::default()));
         }
         cluster
     }
@@ -90,7 +91,7 @@ impl Cluster {
         for _ in 0..100 {
             let poll = self.worker(DRAFT).step(now, 256);
             reports.extend(self.collect(DRAFT));
-            if !matches!(poll, Poll::Step(_)) {
+            if !matches!(poll, Next::Step(_)) {
                 return reports;
             }
         }
@@ -199,7 +200,7 @@ fn a_target_waits_for_the_round_and_learns_how_long_rounds_take() {
     // Before the first round, the longest wait there is.
     assert_eq!(
         cluster.worker(TARGET).poll(MS, 256),
-        Poll::Wait(Some(1000 * MS))
+        Next::Wait(Some(1000 * MS))
     );
     cluster.grow(8 * MS);
     // The nodes alone do not start it; the end of the round does.
@@ -207,14 +208,14 @@ fn a_target_waits_for_the_round_and_learns_how_long_rounds_take() {
     assert_eq!(sent.last().unwrap().round_done, Some(4));
     assert!(matches!(
         cluster.worker(TARGET).step(8 * MS, 256),
-        Poll::Step(_)
+        Next::Step(_)
     ));
     let text = cluster.worker(TARGET).session.text().len() as u32;
     assert_eq!(text, 9, "the chain and one more");
     // The next round may last four times as long as the first did, and two milliseconds more.
     assert_eq!(
         cluster.worker(TARGET).poll(9 * MS, 256),
-        Poll::Wait(Some((8 + 34) * MS))
+        Next::Wait(Some((8 + 34) * MS))
     );
     // What was learned is the worker's: its next session waits no longer for a draft that is lost.
     let learned = cluster.worker(TARGET).learned.clone();
@@ -222,11 +223,11 @@ fn a_target_waits_for_the_round_and_learns_how_long_rounds_take() {
     later.open(TARGET, Role::Target, learned);
     assert_eq!(
         later.worker(TARGET).poll(MS, 256),
-        Poll::Wait(Some(34 * MS))
+        Next::Wait(Some(34 * MS))
     );
     assert!(matches!(
         later.worker(TARGET).poll(34 * MS, 256),
-        Poll::Step(_)
+        Next::Step(_)
     ));
 }
 
@@ -262,7 +263,7 @@ fn a_later_session_does_not_start_with_waits_in_vain() {
         let mut now = MS;
         let mut waits = 0;
         for _ in 0..40 {
-            if let Poll::Wait(until) = target.poll(now, 256) {
+            if let Next::Wait(until) = target.poll(now, 256) {
                 waits += 1;
                 now = until.expect("a wait has an end");
             }
@@ -274,7 +275,7 @@ fn a_later_session_does_not_start_with_waits_in_vain() {
         }
         (waits, target.learned.clone())
     };
-    let (first, learned) = waits(Learned::new(20 * MS));
+    let (first, learned) = waits(Learned::new(20 * MS, Plan::default()));
     let (second, _) = waits(learned);
     assert!(first >= 3, "{first} waits in the first session");
     assert!(
@@ -288,13 +289,13 @@ fn the_targets_outlook_reaches_the_drafts_with_the_commit() {
     let mut cluster = Cluster::new(&Settings::new("eager"), &[Role::Target, Role::Draft]);
     // Nothing is known yet; the draft of this strategy goes on until its tree is full.
     for _ in 0..5 {
-        assert!(matches!(cluster.worker(DRAFT).step(MS, 256), Poll::Step(_)));
+        assert!(matches!(cluster.worker(DRAFT).step(MS, 256), Next::Step(_)));
     }
     cluster.collect(DRAFT);
     cluster.send(MS, TARGET);
     assert!(matches!(
         cluster.worker(TARGET).step(2 * MS, 256),
-        Poll::Step(_)
+        Next::Step(_)
     ));
     let report = cluster.collect(TARGET).unwrap();
     let accepted = report.outlook.accepted.expect("a step has ended");
@@ -304,7 +305,7 @@ fn the_targets_outlook_reaches_the_drafts_with_the_commit() {
     assert_eq!((sent[0].outlook, sent[0].commit.len()), (report.outlook, 6));
     // It pauses once it has made more steps than that.
     let mut steps = 0;
-    while let Poll::Step(_) = cluster.worker(DRAFT).step(3 * MS, 256) {
+    while let Next::Step(_) = cluster.worker(DRAFT).step(3 * MS, 256) {
         steps += 1;
     }
     assert_eq!(steps, 6);
@@ -315,6 +316,60 @@ fn the_targets_outlook_reaches_the_drafts_with_the_commit() {
             .iter()
             .all(|update| update.outlook.accepted.is_none())
     );
+}
+
+/// While the target rests, no guess is computed, draft and qualifier are asked for nothing, and they go on when it does.
+#[test]
+fn while_the_target_rests_nobody_works_for_it() {
+    let roles = [Role::Target, Role::Draft, Role::Qualifier];
+    let mut cluster = Cluster::new(&Settings::new("auto"), &roles);
+    let qualifier = WorkerKey(2);
+    let resting = Plan {
+        settle: 0,
+        trial: 1,
+        first: 1,
+        pause: 3600 * 1000 * MS,
+        at_most: f64::MAX,
+    };
+    let bypass = &mut cluster.worker(TARGET).learned.bypass;
+    *bypass = Bypass::new(resting);
+    // Guesses yield one token in ten times the time.
+    bypass.picked(1);
+    bypass.stepped(MS, 1, 10 * MS, 1000.0);
+    bypass.picked(1);
+    bypass.stepped(2 * MS, 1, MS, 1000.0);
+    assert_eq!(bypass.mode(), Mode::Rest);
+
+    // What they did before they hear of it is of no use.
+    cluster.worker(DRAFT).step(MS, 256);
+    cluster.collect(DRAFT);
+    cluster.send(MS, TARGET);
+    let mut walks = WalkStats::default();
+    for step in 3..8 {
+        let Next::Step(plan) = cluster.worker(TARGET).step(step * MS, 256) else {
+            panic!("it goes on");
+        };
+        assert_eq!(plan.rows, [], "no guess is computed");
+        walks = cluster.collect(TARGET).expect("a token").walks;
+        for key in [DRAFT, qualifier] {
+            let sent = cluster.send(step * MS, key);
+            // They are told once, and are not even sent the text from then on.
+            let modes: Vec<Mode> = sent.iter().map(|update| update.outlook.mode).collect();
+            let expected = if step == 3 { &[Mode::Rest][..] } else { &[] };
+            assert_eq!(modes, expected);
+            assert_eq!(cluster.worker(key).poll(step * MS, 256), Next::Parked);
+        }
+    }
+    assert_eq!((walks.resting_steps, walks.starved_steps), (5, 0));
+
+    cluster.worker(TARGET).learned.bypass = Bypass::new(resting);
+    cluster.worker(TARGET).step(9 * MS, 256);
+    cluster.collect(TARGET);
+    for key in [DRAFT, qualifier] {
+        cluster.send(9 * MS, key);
+        let next = cluster.worker(key).poll(9 * MS, 256);
+        assert!(matches!(next, Next::Step(_)), "{key:?}: {next:?}");
+    }
 }
 
 #[test]

@@ -10,10 +10,9 @@ use speculation::Time;
 use speculation::duty::{Duties, Duty};
 use speculation::limits::{MAX_PROMPT_SCORES, MAX_SCORED_LOGITS};
 use speculation::message::{Finish, NodeBatch, Prob16, ReplicaUpdate, Report, SessionSpec};
-use speculation::replica::Poll;
 use speculation::session::Capacity;
 
-use crate::rig::{AMPLE, VOCAB, Worker, next, score, spec as plain_spec};
+use crate::rig::{AMPLE, Next, VOCAB, Worker, next, score, spec as plain_spec};
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -237,7 +236,7 @@ fn prompt_rows_with_logits_are_bounded_by_memory() {
     let capacity = Capacity { vocab, ..AMPLE };
     let mut target = Worker::new(&spec(&case), capacity);
     let mut plans = Vec::new();
-    while let Poll::Step(plan) = target.step(Time::ZERO, 256) {
+    while let Next::Step(plan) = target.step(Time::ZERO, 256) {
         plans.push((plan.append.len(), kinds(&plan.asks)));
     }
     // Positions 11 to 39 are scored by rows 10 to 38, three at a time.
@@ -274,13 +273,13 @@ fn prompt_from_1(top: u8, prompt_len: usize) -> Case {
 #[test]
 fn a_prompt_that_gives_no_number_ends_its_session() {
     let mut target = Worker::new(&spec(&prompt_from_1(0, 9)), AMPLE);
-    let Poll::Step(plan) = target.poll(Time::ZERO, 64) else {
+    let Next::Step(plan) = target.poll(Time::ZERO, 64) else {
         panic!("the prompt is to be computed");
     };
     let mut answers = target.answers(&plan);
     answers[2] = Answer::NotFinite;
     target.finish(Time::ZERO, &plan, &answers);
-    assert_eq!(target.poll(Time::ZERO, 64), Poll::Done);
+    assert_eq!(target.poll(Time::ZERO, 64), Next::Done);
     let report = target.report().unwrap();
     assert_eq!(report.finish, Some(Finish::NotFinite));
     assert_eq!(report.prompt_scores.unwrap().scores.len(), 2);

@@ -7,11 +7,10 @@ use speculation::duty::{Duties, Duty};
 use speculation::message::{
     Finish, NodeBatch, NodeNumber, Prob16, ReplicaUpdate, Scoring, SessionSpec,
 };
-use speculation::replica::Poll;
 use speculation::session::{Capacity, Session, SessionError};
 use speculation::strategy::{KnobError, Settings, StrategyError};
 
-use crate::rig::{AMPLE, MS, VOCAB, Worker, next, registry, spec};
+use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, next, registry, spec};
 
 const TEXT: [u32; 4] = [1, 2, 3, 4];
 
@@ -88,7 +87,7 @@ fn a_prompt_in_parts_asks_for_nothing_until_its_last_token() {
         let mut worker = Worker::new(&spec, AMPLE);
         let mut asked = Vec::new();
         while asked.len() < 3 {
-            let Poll::Step(plan) = worker.step(Time::ZERO, 4) else {
+            let Next::Step(plan) = worker.step(Time::ZERO, 4) else {
                 panic!("{duty:?} has something to compute");
             };
             asked.push((plan.append.len(), plan.asks));
@@ -231,7 +230,7 @@ proptest! {
                 if room == 0 {
                     break;
                 }
-                if let Poll::Step(plan) = worker.step(now + step * MS, room) {
+                if let Next::Step(plan) = worker.step(now + step * MS, room) {
                     prop_assert!(plan.rows.len() <= most, "{} rows", plan.rows.len());
                 }
                 prop_assert!(worker.session.rows_held() <= most);
@@ -276,14 +275,14 @@ fn a_pick_that_is_not_a_number_ends_a_session_that_commits() {
         let report = target.report().unwrap();
         assert_eq!(report.finish, Some(Finish::NotFinite));
         assert_eq!(report.picks, right[..at]);
-        assert_eq!(target.poll(2 * MS, 64), Poll::Done);
+        assert_eq!(target.poll(2 * MS, 64), Next::Done);
         let acknowledged = ReplicaUpdate {
             base_len: 4,
             commit: report.picks,
             ..ReplicaUpdate::default()
         };
         target.update(2 * MS, &acknowledged);
-        assert_eq!(target.poll(3 * MS, 64), Poll::Done, "for good");
+        assert_eq!(target.poll(3 * MS, 64), Next::Done, "for good");
     }
 }
 
@@ -293,7 +292,7 @@ fn advice_that_is_not_a_number_ends_until_the_text_goes_on() {
     let plan = qualifier.plan(Time::ZERO);
     qualifier.finish(Time::ZERO, &plan, &[Answer::NotFinite]);
     assert!(qualifier.report().unwrap().picks.is_empty());
-    assert_eq!(qualifier.poll(MS, 64), Poll::Done);
+    assert_eq!(qualifier.poll(MS, 64), Next::Done);
     let commit = ReplicaUpdate {
         base_len: 4,
         commit: truth(&TEXT, 1),
@@ -309,7 +308,7 @@ fn a_draft_whose_answer_is_not_a_number_has_no_guesses() {
     let plan = draft.plan(Time::ZERO);
     draft.finish(Time::ZERO, &plan, &[Answer::NotFinite]);
     assert!(draft.report().unwrap().nodes.is_empty());
-    assert_eq!(draft.poll(MS, 64), Poll::Parked);
+    assert_eq!(draft.poll(MS, 64), Next::Parked);
     let commit = ReplicaUpdate {
         base_len: 4,
         commit: truth(&TEXT, 1),
@@ -364,7 +363,7 @@ fn knobs_decide_what_a_session_does() {
         let mut draft = Worker::new(&with_strategy(Duty::Propose, settings.clone()), AMPLE);
         let mut rows = Vec::new();
         while rows.len() < 40
-            && let Poll::Step(plan) = draft.step(Time::ZERO, 256)
+            && let Next::Step(plan) = draft.step(Time::ZERO, 256)
         {
             rows.push(plan.rows.len());
         }
@@ -404,7 +403,7 @@ fn a_serial_target_submits_exactly_the_chain_it_was_given() {
         let mut update = chain(1, &tokens, 4);
         update.nodes.edges = vec![Prob16(66); given];
         target.update(Time::ZERO, &update);
-        assert!(matches!(target.poll(Time::ZERO, 256), Poll::Wait(Some(_))));
+        assert!(matches!(target.poll(Time::ZERO, 256), Next::Wait(Some(_))));
         let done = ReplicaUpdate {
             base_len: 4,
             round_done: Some(4),

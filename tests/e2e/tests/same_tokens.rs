@@ -30,9 +30,10 @@ async fn every_strategy_gives_the_text_of_plain_decoding() {
     assert_eq!(prompts.len(), count);
     let strategies = strategies();
     assert!(strategies.len() >= 3, "{strategies:?}");
-    let shapes = [(1, 0), (1, 1), (3, 0), (3, 1)];
+    let shapes = [(0, 0), (1, 0), (1, 1), (3, 0), (3, 1)];
     let mut plain: BTreeMap<(usize, u32), Completion> = BTreeMap::new();
     let mut compared = 0;
+    let mut found_by_lookup = 0;
     for (drafts, qualifiers) in shapes {
         let shape = Shape {
             drafts,
@@ -66,11 +67,17 @@ async fn every_strategy_gives_the_text_of_plain_decoding() {
                     );
                     assert_eq!((&ar.text, ar.reason), (&other.text, other.reason));
                     compared += 1;
+                    if workers == 1 {
+                        let walks = other.statistics.walks.unwrap_or_default();
+                        found_by_lookup += walks.guesses_accepted;
+                    }
                 }
             }
         }
     }
     println!("{compared} completions equal plain decoding");
+    assert!(found_by_lookup > 0, "without drafts, only lookup guesses");
+    println!("{found_by_lookup} tokens guessed by lookup alone");
     let oracle = Oracle::load(&model("target")).unwrap();
     let tokenizer = text::Tokenizer::load(&model("target")).unwrap();
     for (at, prompt) in prompts.iter().enumerate() {

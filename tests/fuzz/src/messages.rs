@@ -138,6 +138,7 @@ fn walks(dice: &mut Dice<'_>) -> Option<v1::WalkStats> {
         steps: dice.total(),
         starved_steps: dice.total(),
         starved_us: dice.total(),
+        resting_steps: dice.total(),
         tokens: dice.total(),
         hits: dice.total(),
         misses: dice.total(),
@@ -177,6 +178,7 @@ pub(crate) fn update(dice: &mut Dice<'_>, context: Context<'_>) -> v1::SessionUp
         prompt_scored: if dice.chance(16) { dice.near(4) } else { 0 },
         shard: shard(dice),
         outlook: dice.chance(32).then(|| dice.float() * 8.0),
+        rests: dice.chance(64),
     }
 }
 
@@ -239,6 +241,7 @@ fn picks(dice: &mut Dice<'_>, context: Context<'_>, report: &mut v1::SessionRepo
     }
     report.walks = walks(dice);
     report.outlook = dice.chance(32).then(|| dice.float() * 8.0);
+    report.rests = dice.chance(64);
 }
 
 /// What a coordinator may open, for these duties.

@@ -7,6 +7,8 @@ use control::host::{Batch, Host, Limits, Outcome, Part, Usefulness};
 use control::table::Slots;
 use decode::{Answer, Ask, CacheOp, Guess, Pick, Score};
 use proto::{MAX_FRAME_BYTES, inward, stream, v1};
+use speculation::allocation::Room;
+use speculation::bypass::Plan;
 use speculation::message::{
     Addressed, CoordinatorFrame, FromWorker, SessionId, SessionSpec, StreamName, Term,
 };
@@ -114,7 +116,11 @@ impl Worker {
                 vocab: VOCAB,
                 rows: ROWS,
             },
-            rows,
+            room: Room {
+                rows,
+                prompt_stretch: 2.0,
+            },
+            bypass: Plan::default(),
         };
         let pace = Duration::from_micros(100);
         let mut host = Host::new(limits, Registry::default(), pace);
@@ -217,7 +223,7 @@ impl Worker {
             self.compute(&batch, took, dice);
             Outcome::Done
         };
-        self.host.handle_ended(&batch, took, outcome);
+        self.host.handle_ended(self.now, &batch, took, outcome);
         arrived.is_none_or(|frame| self.take(frame))
     }
 

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use simulation::Coverage;
 use speculation::duty::{Duties, Duty, Role};
 use speculation::strategy::{
-    Advice, Candidates, Entry, Frontier, Growth, Knob, NextStep, Range, Registry, Strategy,
-    Verification,
+    Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Registry, Strategy, Verification,
 };
 use speculation::wait::{Start, Waits};
 
@@ -79,8 +78,8 @@ impl Strategy for Thrifty {
         }
     }
 
-    fn submits(&self, step: &Candidates<'_>) -> usize {
-        (step.values.len() as f64 * self.share) as usize
+    fn submits(&self, values: &[f64]) -> usize {
+        (values.len() as f64 * self.share) as usize
     }
 
     fn starts(&self, next: &NextStep, waits: &mut Waits<'_>) -> Start {

@@ -70,6 +70,7 @@ fn start_as(pace: Duration, duties: Duties) -> (WorkerHandle, Gate) {
         dtype: None,
         max_num_seqs: 4,
         kv_mib: 64,
+        prompt_stretch: 2.0,
     };
     let offer = Offer {
         role: Role::Target,

@@ -59,6 +59,7 @@ fn start(model: &str) -> WorkerHandle {
         dtype: None,
         max_num_seqs: 2,
         kv_mib: 64,
+        prompt_stretch: 2.0,
     };
     let offer = Offer {
         role: Role::Target,

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use simulation::reference::{Dice, Language, Model, VOCAB};
 use simulation::served::Guessed;
 use speculation::Time;
+use speculation::allocation::Share;
+use speculation::bypass::{Mode, Plan};
 use speculation::duty::Role;
 use speculation::learned::Learned;
 use speculation::message::{
@@ -96,6 +98,10 @@ fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> Replica
         }),
         outlook: Outlook {
             accepted: dice.percent(50).then(|| dice.below(9) as f32),
+            mode: match dice.percent(25) {
+                true => Mode::Rest,
+                false => Mode::Speculate,
+            },
         },
     }
 }
@@ -173,10 +179,14 @@ fn a_session_opened_on_a_complete_text_is_done() {
 fn an_answer_that_is_not_a_number_ends_the_session() {
     let spec = spec(Role::Target, Settings::new("ar"), 4, 20);
     let session = &mut open(Role::Target, &spec, 1).session;
-    let mut learned = Learned::new(Time::ZERO);
-    let Poll::Step(plan) = session.poll_step(Time::ZERO, 8, &mut learned) else {
+    let mut learned = Learned::new(Time::ZERO, Plan::default());
+    let Poll::Work(work) = session.poll_step(Time::ZERO, 8, &mut learned) else {
         panic!("there is work");
     };
+    let plan = session.plan_step(Share {
+        base: work.base,
+        guesses: 0,
+    });
     let answers = [Answer::NotFinite];
     session.handle_step(Time::ZERO, Time::ZERO, &plan, &answers, &mut learned);
     assert_eq!(session.poll_step(Time::ZERO, 8, &mut learned), Poll::Done);

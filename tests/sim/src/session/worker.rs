@@ -7,6 +7,8 @@ use simulation::cache::{Admitted, Cache};
 use simulation::reference::{Model, VOCAB};
 use simulation::served::{Guessed, Served};
 use speculation::Time;
+use speculation::allocation::{Room, allocate};
+use speculation::bypass::Plan;
 use speculation::duty::Role;
 use speculation::learned::Learned;
 use speculation::message::{Activity, ReplicaUpdate, Report, SessionSpec, Term};
@@ -92,7 +94,7 @@ impl Worker {
             term: spec.term,
             role,
             session: session.expect("one duty of a strategy of the registry"),
-            learned: Learned::new(Time::ZERO),
+            learned: Learned::new(Time::ZERO, Plan::default()),
             served: Served::new(spec, &registry, capacity, model, Cache::default(), 50),
             flight: None,
             inbox: VecDeque::new(),
@@ -172,21 +174,28 @@ impl Worker {
         self.wake = None;
         self.settle();
         let plan = match self.session.poll_step(now, room, &mut self.learned) {
-            Poll::Step(plan) => plan,
-            Poll::Wait(until) => {
+            Poll::Work(work) => {
+                let room = Room {
+                    rows: room,
+                    prompt_stretch: 1.0,
+                };
+                let share = allocate(&self.learned.cost, room, &[&work])[0];
+                self.session.plan_step(share)
+            }
+            Poll::Wait(until, work) => {
                 assert!(
                     until.is_none_or(|until| until > now),
                     "a wait is for something"
                 );
                 self.wake = until;
-                return Some(Poll::Wait(until));
+                return Some(Poll::Wait(until, work));
             }
             other => return Some(other),
         };
         self.settle();
         let admitted = self.served.admit(&plan, room);
         if let Some(guessed) = guessed {
-            admitted.check_guessed(guessed);
+            admitted.check_guessed(guessed, self.session.text());
         }
         let rows = plan.len() as u64;
         self.took = Time::from_micros(self.pace.base_us + self.pace.per_row_us * rows);
