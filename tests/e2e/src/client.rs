@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
-use proto::v1::{ClusterRequest, GenerateRequest, SessionStatistics, Started, TokenScores};
+use proto::v1::{
+    ClusterRequest, GenerateRequest, SessionStatistics, Started, TokenScores, WorkerInfo,
+};
 use runtime::Caller;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -196,6 +198,12 @@ impl Client {
             }
         }
         Ok(all)
+    }
+
+    /// What the coordinator says of its workers.
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, tonic::Status> {
+        let cluster = self.inner.clone().cluster(ClusterRequest {}).await?;
+        Ok(cluster.into_inner().workers)
     }
 
     /// Waits until the number of sessions that the coordinator has open is as wanted.
