@@ -33,6 +33,8 @@ pub(crate) struct Arrival {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Completion {
     pub(crate) seed: u64,
+    /// What the target computes with, as its worker names it.
+    pub(crate) numerics: String,
     pub(crate) token_ids: Vec<u32>,
     pub(crate) arrivals: Vec<Arrival>,
     pub(crate) reason: v1::FinishReason,
@@ -116,6 +118,7 @@ impl Client {
             match event.event {
                 Some(Event::Started(started)) => {
                     completion.seed = started.seed;
+                    completion.numerics.clone_from(&started.system_fingerprint);
                     received.started = Some(started);
                 }
                 Some(Event::PromptScores(_)) => {}

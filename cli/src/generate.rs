@@ -37,7 +37,7 @@ pub(crate) struct GenerateArgs {
         value_name = "HOST:PORT",
         env = "OFFSHOOT_CONNECT",
         value_delimiter = ',',
-        conflicts_with_all = ["target", "qualifier", "draft", "pace", "threads", "pin", "dtype"]
+        conflicts_with_all = ["target", "qualifier", "draft", "pace", "step_ms", "synthetic", "overlay", "threads", "pin", "dtype"]
     )]
     connect: Vec<String>,
     /// Maximum number of tokens to generate; 0: as many as the context has room for
@@ -165,6 +165,9 @@ async fn complete(
 fn summary(completion: &Completion) -> String {
     let totals = Totals::of([&completion.statistics]);
     let mut parts = vec![format!("{} tokens", completion.token_ids.len())];
+    if completion.numerics.starts_with("synthetic-") {
+        parts.push("SYNTHETIC".to_owned());
+    }
     if let Some(speed) = statistics::decode_speed(&completion.arrivals) {
         parts.push(format!("{speed:.1} tok/s"));
     }
@@ -238,6 +241,7 @@ mod tests {
     fn the_summary_has_the_statistics() {
         let completion = Completion {
             seed: 7,
+            numerics: "synthetic-nano-0".to_owned(),
             token_ids: vec![1, 2, 3],
             arrivals: vec![
                 Arrival {
@@ -264,6 +268,7 @@ mod tests {
         let line = summary(&completion);
         for part in [
             "3 tokens",
+            "SYNTHETIC",
             "100.0 tok/s",
             "acceptance length 1.50",
             "hits 50 %",

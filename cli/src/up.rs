@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 use runtime::{AdminArgs, Drain, NetArgs, TlsArgs};
+use speculation::duty::Role;
 use speculation::strategy::DEFAULT;
 
 use crate::End;
@@ -17,6 +18,7 @@ Examples:
   offshoot up --port 7000
   offshoot up --drafts 3 --pace target=20,qualifier=7,draft=2
   offshoot up --port 7000 --admin 127.0.0.1:9090
+  offshoot up --drafts 8 --synthetic nano --step-ms target=1:20,64:40,qualifier=7,draft=2
 
 Prints one line per process: role, address, process id, model. --admin sets the address of the coordinator's admin
 port; each worker gets one on a free port, and the lines show the addresses. Ctrl-C stops the cluster.")]
@@ -56,20 +58,8 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
     };
     progress.clear();
     for process in cluster.processes() {
-        let model = match process.role() {
-            "target" => plan.target.display().to_string(),
-            "qualifier" => plan
-                .qualifier
-                .as_ref()
-                .map(|dir| dir.display().to_string())
-                .unwrap_or_default(),
-            "draft" => plan
-                .draft
-                .as_ref()
-                .map(|dir| dir.display().to_string())
-                .unwrap_or_default(),
-            _ => String::new(),
-        };
+        let role = (Role::ALL.into_iter()).find(|role| role.name() == process.role());
+        let model = role.and_then(|role| plan.model(role)).unwrap_or_default();
         let pid = process.pid().map(|pid| pid.to_string()).unwrap_or_default();
         let line = format!(
             "{:<11} {:<21} {pid:<8} {model}",

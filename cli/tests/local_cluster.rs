@@ -132,3 +132,74 @@ fn an_engine_bench_reports_every_row_count() {
     }
     assert!(report["bandwidth_gb_s"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn a_recorded_profile_serves_in_place_of_the_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (prompts, profile, out) = (path("prompts.jsonl"), path("mine.json"), path("out.json"));
+    fs::write(
+        &prompts,
+        "{\"prompt\": \"fn main() {\", \"source\": \"a\"}\n{\"prompt\": \"pub struct\", \"source\": \"b\"}\n",
+    )
+    .unwrap();
+    let recorded = offshoot(&[
+        "models",
+        "evaluate",
+        "--text",
+        &prompts,
+        "--profile",
+        &profile,
+        "--profile-name",
+        "mine",
+        "--profile-texts",
+        "2",
+    ]);
+    let table = String::from_utf8(recorded.stdout).unwrap();
+    assert!(
+        table.lines().count() == 4 && table.contains("| 128 |"),
+        "{table}"
+    );
+    let content = json(Path::new(&profile));
+    assert_eq!(content["format"], "offshoot-profile");
+    assert_eq!(content["temperatures"][1]["temperature"], 1.0);
+
+    let step_ms = "target=1:4,64:8,qualifier=2,draft=1";
+    let rig = ["--synthetic", &profile, "--step-ms", step_ms];
+    let generate = ["generate", "fn main() {", "--max-tokens", "12"];
+    let output = offshoot(&[&generate[..], &rig].concat());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("12 tokens, SYNTHETIC, "), "{stderr}");
+    let bench = [
+        "bench",
+        "--prompts",
+        &prompts,
+        "--strategies",
+        "serial,auto",
+        "--tune-prompts",
+        "0",
+        "--max-tokens",
+        "12",
+        "--json",
+        &out,
+    ];
+    let output = offshoot(&[&bench[..], &rig].concat());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        table.starts_with("SYNTHETIC") && table.contains("1:4,64:8"),
+        "{table}"
+    );
+    let report = json(Path::new(&out));
+    assert_eq!(report["synthetic"]["profile"], "mine");
+    assert_eq!(report["step_ms"]["draft"], "1:1");
+    assert!(
+        report["models"]["draft"]
+            .as_str()
+            .unwrap()
+            .starts_with("synthetic-mine")
+    );
+    for strategy in report["strategies"].as_array().unwrap() {
+        assert_eq!(strategy["differing_requests"], 0, "{strategy}");
+        assert_eq!(strategy["synthetic"], true);
+    }
+}

@@ -1,4 +1,4 @@
-//! From the logits of a step to what its rows were asked.
+//! From what a model finds in a step to what its rows were asked.
 
 use decode::{Answer, Ask, History, Sampler};
 
@@ -38,13 +38,12 @@ enum Onward {
     Never,
 }
 
-/// Answers what was asked, entry by entry. `logits` gives those of an asked row by its place in [`Plan::asked`], as
-/// many as there are tokens.
-pub(crate) fn answer<'a>(
-    sampler: &mut Sampler,
+/// Answers what was asked, entry by entry, but for the picks that no walk can reach. `one` answers an asked row, which it
+/// is given by its place in [`Plan::asked`] too.
+pub(crate) fn answer(
     plan: &Plan,
     batch: &mut [SeqStep<'_>],
-    logits: impl Fn(usize) -> &'a [f32],
+    mut one: impl FnMut(&mut SeqStep<'_>, &Group, usize, Asked) -> Answer,
 ) -> Vec<Vec<Answer>> {
     let mut all = Vec::with_capacity(batch.len());
     for (part, group) in batch.iter_mut().zip(&plan.groups) {
@@ -65,7 +64,7 @@ pub(crate) fn answer<'a>(
                 if is_pick && next == Onward::Never {
                     answers.push(Answer::Skipped);
                 } else {
-                    let answer = answer_one(sampler, part, group, asked, logits(place));
+                    let answer = one(part, group, place, asked);
                     if is_pick {
                         next = match &answer {
                             Answer::Pick(pick) => Onward::Only(pick.token),
@@ -82,7 +81,8 @@ pub(crate) fn answer<'a>(
     all
 }
 
-fn answer_one(
+/// Answers a row from its logits, as many as there are tokens.
+pub(crate) fn sample(
     sampler: &mut Sampler,
     part: &mut SeqStep<'_>,
     group: &Group,

@@ -177,7 +177,10 @@ impl<D: Device> Backend for Engine<D> {
         };
         let tokens = self.facts.vocab as usize;
         let logits = |place: usize| &self.device.row(logits, place)[..tokens];
-        let answers = answers::answer(&mut self.sampler, &plan, batch, logits);
+        let sampler = &mut self.sampler;
+        let answers = answers::answer(&plan, batch, |part, group, place, asked| {
+            answers::sample(sampler, part, group, asked, logits(place))
+        });
         plan.done(&mut self.sequences);
         Ok(StepEnd::Done(answers))
     }

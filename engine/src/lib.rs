@@ -9,7 +9,8 @@
 //! [`Backend::apply`] what the session has decided: keep the accepted path, let the rest go. Logits never leave a backend.
 //!
 //! From the inside: `model` holds one file for each family, written in the operations of a `device`; [`cpu`] is the device
-//! there is. Which pages and rows belong to which sequence, and whether a step is a valid one, is worked out without it.
+//! there is. Which pages and rows belong to which sequence, and whether a step is a valid one, is worked out without it;
+//! [`synthetic`] is a backend of that alone, whose answers are drawn from a profile instead of computed.
 //!
 //! What this crate does *not* know: gRPC, threads that own it, clocks, trees and their policy, or why a guess was made.
 
@@ -30,6 +31,7 @@ mod model;
 mod options;
 mod sequence;
 mod step;
+pub mod synthetic;
 
 use std::path::Path;
 

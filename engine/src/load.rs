@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::config;
 use crate::options::WeightDtype;
+use crate::synthetic::ProfileError;
 
 /// Why a checkpoint cannot be served, in words that say what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +99,9 @@ pub enum LoadError {
         /// Pages asked for.
         pages: usize,
     },
+    /// The profile of a synthetic model.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// An engine option is out of range.
     #[error("option {name}: {reason}")]
     Option {

@@ -14,7 +14,7 @@ use engine::{Backend, CpuEngine, EngineOptions, WeightDtype};
 use offshoot_engine as engine;
 use proptest::prelude::*;
 use safetensors::Dtype;
-use support::plain::{Dice, Plain};
+use support::plain::{Dice, Plain, Reference};
 use support::schedule::{Check, Schedule, run};
 use support::{Asked, append, append_to, bits, grow, logits, model, node, row, synthetic};
 

@@ -83,8 +83,8 @@ pub fn allocate(cost: &CostModel, room: Room, offers: &[&Work]) -> Vec<Share> {
             value += work.base_value;
         }
     }
-    // A text without a row has its turn later; its guesses would have nothing to hang from.
-    let is_in = |share: &Share, work: &Work| share.base == work.base && running(work);
+    // A text without its rows has its turn later; its guesses would have nothing to hang from.
+    let is_in = |share: &Share, work: &Work| share.base == work.base;
     let mut prompts = prompt_rows(cost, room, rows);
     for (share, work) in shares.iter_mut().zip(offers) {
         if !running(work) {

@@ -145,6 +145,25 @@ impl Tokenizer {
         &self.shared.vocabulary
     }
 
+    /// The ids, ascending, that stand for whole printable text on their own: whatever they are strung together to is text.
+    /// No special tokens, no parts of characters, no control characters but line breaks and tabs.
+    #[must_use]
+    pub fn printable_ids(&self) -> Vec<u32> {
+        let is_plain = |c: char| match c {
+            '\n' | '\t' => true,
+            char::REPLACEMENT_CHARACTER => false,
+            other => !other.is_control(),
+        };
+        // Ids are below MAX_TOKENS.
+        (0..self.vocabulary().len() as u32)
+            .filter(|&id| !self.shared.is_silent(id))
+            .filter(|&id| {
+                let text = self.shared.decode(&[id]);
+                text.is_ok_and(|text| !text.is_empty() && text.chars().all(is_plain))
+            })
+            .collect()
+    }
+
     /// A detokenizer for one stream of ids, at its beginning.
     pub fn stream(&self) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.shared))

@@ -61,6 +61,29 @@ fn only_the_template_adds_special_tokens() {
 }
 
 #[test]
+fn printable_ids_make_text_in_any_order() {
+    for tokenizer in [fixtures::bundled(), fixtures::sentencepiece(Decoder::Strip)] {
+        let ids = tokenizer.printable_ids();
+        assert!(ids.is_sorted() && !ids.is_empty());
+        let backwards: Vec<u32> = ids.iter().rev().copied().collect();
+        for ids in [&ids, &backwards] {
+            let text = tokenizer.decode(ids).unwrap();
+            assert!(!text.contains(char::REPLACEMENT_CHARACTER));
+            assert!(
+                !text
+                    .chars()
+                    .any(|c| c.is_control() && c != '\n' && c != '\t')
+            );
+        }
+    }
+    let bundled = fixtures::bundled();
+    let ids = bundled.printable_ids();
+    assert!(!ids.contains(&0), "<|endoftext|> is special");
+    // Nearly all; the rest are the bytes beyond ASCII, which are parts of characters.
+    assert!(ids.len() > 3700 && ids.len() < 4096, "{}", ids.len());
+}
+
+#[test]
 fn padding_and_truncation_of_the_file_are_ignored() {
     let mut file: serde_json::Value =
         serde_json::from_slice(&std::fs::read(fixtures::bundled_file()).unwrap()).unwrap();

@@ -16,6 +16,7 @@ pub mod model;
 pub mod process;
 pub mod service;
 mod step;
+mod step_times;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -31,5 +32,6 @@ pub use model::{ModelArgs, Offer};
 pub use process::{WorkerArgs, run};
 pub use runtime::tls::install_provider as install_crypto;
 pub use speculation::duty::{Duties, Duty, Role};
+pub use step_times::{StepTimes, StepTimesError};
 pub use stream::{Reports, StreamOver};
 pub use thread::start;

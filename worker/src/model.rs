@@ -1,16 +1,21 @@
 //! Loading a model for a worker: its flags, its sizes, and what the handshake says about it.
+//!
+//! A model may be synthetic: then its answers are drawn from a profile ([`engine::synthetic`]), and its name and its
+//! `numerics_id` begin with `synthetic-`.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::synthetic::{Member, Overlay, Profile, ProfileError, Spec, Synthetic};
 use engine::{Backend, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
 use speculation::duty::{Duties, Role};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
 use crate::metrics::WorkerMetrics;
+use crate::step_times::{MOST_MS, Pace, StepTimes};
 use crate::watchdog::StepClock;
 
 /// Flags about the model, the same for every role.
@@ -28,6 +33,27 @@ pub struct ModelArgs {
     /// Pad every step to this many milliseconds, to stand in for a larger model. Figures become *paced*.
     #[arg(long, env = "OFFSHOOT_PACE", default_value = "0", value_name = "MS", value_parser = milliseconds)]
     pub pace: Duration,
+    /// Make steps last as long as a table says, by rows: milliseconds, or ROWS:MS,ROWS:MS,... for straight lines between
+    /// those. For the worker that is also what rows cost.
+    #[arg(
+        long,
+        env = "OFFSHOOT_STEP_MS",
+        value_name = "TABLE",
+        conflicts_with = "pace"
+    )]
+    pub step_ms: Option<StepTimes>,
+    /// Draw answers from this profile instead of computing them. Of --model only config.json and tokenizer.json are read, no
+    /// weights. Reports name the model synthetic.
+    #[arg(
+        long,
+        env = "OFFSHOOT_SYNTHETIC",
+        value_name = "PROFILE",
+        conflicts_with = "overlay"
+    )]
+    pub synthetic: Option<PathBuf>,
+    /// Run every step of the model, but draw its answers from this profile. Reports name the model synthetic.
+    #[arg(long, env = "OFFSHOOT_OVERLAY", value_name = "PROFILE")]
+    pub overlay: Option<PathBuf>,
     /// Data type of the weights in memory; as in the checkpoint if not given.
     #[arg(long, env = "OFFSHOOT_DTYPE", value_name = "f32|bf16", value_parser = dtype)]
     pub dtype: Option<WeightDtype>,
@@ -57,8 +83,8 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
     let ms: f64 = text
         .parse()
         .map_err(|_| format!("{text:?} is not a number of milliseconds"))?;
-    if !(0.0..=60_000.0).contains(&ms) {
-        return Err(format!("{ms} ms is not within 0..=60000"));
+    if !(0.0..=MOST_MS).contains(&ms) {
+        return Err(format!("{ms} ms is not within 0..={MOST_MS}"));
     }
     Ok(Duration::from_secs_f64(ms / 1000.0))
 }
@@ -80,6 +106,9 @@ pub enum ModelError {
     /// The tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The profile of a synthetic model.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// More tokens than logits.
     #[error(
         "the tokenizer has {tokens} tokens, but the model has only {logits} logits; is this the model's own tokenizer.json?"
@@ -107,7 +136,7 @@ pub struct Offer {
 pub struct Loaded {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) tree_rows: u16,
-    pub(crate) pace: Duration,
+    pub(crate) pace: Pace,
     pub(crate) pin: Option<usize>,
     /// How many times as long as without prompts a step may last for their sake.
     pub(crate) prompt_stretch: f64,
@@ -145,22 +174,38 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     let budget = args.kv_mib as usize * (1 << 20) / page_bytes.max(1);
     let sessions = usize::from(args.max_num_seqs);
     let kv_pages = (config.max_positions.div_ceil(PAGE) * sessions).min(budget.max(1));
-    let backend = engine::load(
-        &args.model,
-        &EngineOptions {
-            dtype: args.dtype,
-            vocab: Some(vocabulary_len),
-            threads: args.threads,
-            kv_pages,
-            max_sequences: sessions,
-            scratch_rows: offer.tree_rows,
-            max_rows: MAX_ROWS,
-        },
-    )?;
-    let name = args.model.file_name().map_or_else(
-        || args.model.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    );
+    let options = EngineOptions {
+        dtype: args.dtype,
+        vocab: Some(vocabulary_len),
+        threads: args.threads,
+        kv_pages,
+        max_sequences: sessions,
+        scratch_rows: offer.tree_rows,
+        max_rows: MAX_ROWS,
+    };
+    let spec = |profile: Profile| Spec {
+        profile,
+        member: member(offer.role),
+        vocab: vocabulary_len,
+        tokens: tokenizer.printable_ids(),
+        max_positions: config.max_positions,
+        eos: config.eos.clone(),
+    };
+    let model = &args.model;
+    let (backend, name): (Box<dyn Backend>, String) = match (&args.synthetic, &args.overlay) {
+        (Some(profile), _) => {
+            let profile = Profile::read(profile)?;
+            let name = format!("synthetic-{}", profile.name());
+            (Box::new(Synthetic::new(spec(profile), &options)?), name)
+        }
+        (None, Some(profile)) => {
+            let profile = Profile::read(profile)?;
+            let name = format!("synthetic-{}-over-{}", profile.name(), folder(model));
+            let real = engine::load(model, &options)?;
+            (Box::new(Overlay::new(real, spec(profile), &options)?), name)
+        }
+        (None, None) => (engine::load(model, &options)?, folder(model)),
+    };
     let info = WorkerInfo {
         role: offer.role,
         duties: offer.duties,
@@ -182,11 +227,31 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     Ok(Loaded {
         backend,
         tree_rows: offer.tree_rows,
-        pace: args.pace,
+        pace: match &args.step_ms {
+            Some(times) => Pace::Table(times.clone()),
+            None => Pace::Floor(args.pace),
+        },
         pin: args.pin,
         prompt_stretch: args.prompt_stretch,
         info,
         metrics: WorkerMetrics::default(),
         clock: Arc::new(StepClock::new()),
     })
+}
+
+/// The name of a model: that of its folder.
+fn folder(model: &Path) -> String {
+    model.file_name().map_or_else(
+        || model.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Which of a profile's models a worker of this role stands for.
+fn member(role: Role) -> Member {
+    match role {
+        Role::Target => Member::Target,
+        Role::Qualifier => Member::Qualifier,
+        Role::Draft => Member::Draft,
+    }
 }

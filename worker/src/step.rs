@@ -72,15 +72,17 @@ impl ModelThread {
         begun: Instant,
     ) {
         let computed = begun.elapsed();
-        let took = computed.max(self.pace);
-        (self.host).handle_answers(self.now(), batch, answers, computed, took);
+        let pace = self.pace.of(batch.rows());
+        let cost = self.pace.cost(batch.rows(), computed);
+        let took = computed.max(pace);
+        (self.host).handle_answers(self.now(), batch, answers, cost, took);
         let mut watch = Watch {
             host: &self.host,
             batch,
             useful: &mut useful,
             inbox: &mut self.inbox,
         };
-        let outcome = if watch.pad(begun, self.pace).is_break() {
+        let outcome = if watch.pad(begun, pace).is_break() {
             Outcome::Abandoned
         } else {
             Outcome::Done

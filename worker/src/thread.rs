@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use control::host::{Before, Host, Limits, Released, Why};
 use control::table::Refusal;
@@ -28,6 +28,7 @@ use crate::event::{Event, INBOX, Inbox, OpenCall};
 use crate::handle::WorkerHandle;
 use crate::metrics::WorkerMetrics;
 use crate::model::Loaded;
+use crate::step_times::Pace;
 use crate::stream::StreamSlots;
 use crate::trace::SessionTrace;
 use crate::watchdog::StepClock;
@@ -73,7 +74,7 @@ pub(crate) struct ModelThread {
     pub(crate) metrics: WorkerMetrics,
     clock: Arc<StepClock>,
     pub(crate) backend: Box<dyn Backend>,
-    pub(crate) pace: Duration,
+    pub(crate) pace: Pace,
     started: Instant,
     pub(crate) inbox: Inbox,
     pub(crate) host: Host<StreamSlots, Own>,
@@ -100,10 +101,10 @@ impl ModelThread {
             metrics: model.metrics,
             clock: model.clock,
             backend: model.backend,
+            host: Host::new(limits, registry, model.pace.least()),
             pace: model.pace,
             started: Instant::now(),
             inbox,
-            host: Host::new(limits, registry, model.pace),
             open,
         }
     }

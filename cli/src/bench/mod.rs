@@ -20,14 +20,14 @@ use speculation::duty::Role;
 
 use crate::End;
 use crate::client::Client;
-use crate::cluster::{Cluster, ClusterArgs, ClusterPlan};
+use crate::cluster::{Cluster, ClusterArgs, ClusterPlan, Use};
 use crate::console::{self, Progress};
 use crate::sampling::SamplingArgs;
 use crate::strategy::REFERENCE;
 use contender::Contender;
 use measure::Rig;
 pub(crate) use report::Machine;
-use report::Report;
+use report::{Labels, Report, Synthetic};
 
 /// Arguments of `offshoot bench`.
 #[derive(Args, Clone, Debug)]
@@ -36,9 +36,11 @@ Examples:
   offshoot bench --prompts prompts.jsonl
   offshoot bench --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2 --json out.json
   offshoot bench --prompts prompts.jsonl --strategies ar,serial:gamma=4,auto,auto:qualifier=off --drafts 2
+  offshoot bench --prompts prompts.jsonl --synthetic nano --step-ms target=1:20,64:40,qualifier=7,draft=2
 
 Knobs follow the name of a strategy (NAME:KNOB=VALUE:...); `offshoot strategies` lists them. A strategy that has a sweep
-and is given no knobs is tuned first. The table goes to stdout; it says whether figures were taken with --pace.")]
+and is given no knobs is tuned first. The table goes to stdout; it says whether figures were taken with --pace or
+are synthetic.")]
 pub(crate) struct BenchArgs {
     /// Strategies to compare [default: all]
     #[arg(
@@ -181,10 +183,16 @@ async fn measure(
     );
     let samples = rig.compare(&field.contenders, repeats).await?;
     rig.progress.clear();
-    let paced = pace(plan);
+    let (paced, synthetic) = (pace(plan), synthetic(plan));
+    let labels = Labels {
+        paced: paced.is_some(),
+        synthetic: synthetic.is_some(),
+    };
     Ok(Report {
-        strategies: report::strategies(&field.contenders, &samples, field.listed, paced.is_some()),
+        strategies: report::strategies(&field.contenders, &samples, field.listed, labels),
         paced,
+        step_ms: step_ms(plan),
+        synthetic,
         machine: machine(),
         models: models(plan),
         drafts: plan.drafts,
@@ -205,15 +213,28 @@ fn pace(plan: &ClusterPlan) -> Option<BTreeMap<&'static str, f64>> {
     (!pace.is_empty()).then_some(pace)
 }
 
+/// The step times of every role that has some; `None` where none has.
+fn step_ms(plan: &ClusterPlan) -> Option<BTreeMap<&'static str, String>> {
+    let times: BTreeMap<_, _> = (Role::ALL.into_iter())
+        .filter_map(|role| Some((role.name(), plan.step_ms.get(role)?.to_string())))
+        .collect();
+    (!times.is_empty()).then_some(times)
+}
+
+/// What the answers were drawn from; `None` where models computed them.
+fn synthetic(plan: &ClusterPlan) -> Option<Synthetic> {
+    plan.drawn.as_ref().map(|drawn| Synthetic {
+        profile: drawn.name.clone(),
+        steps: match drawn.how {
+            Use::Alone => "not computed",
+            Use::Over => "computed",
+        },
+    })
+}
+
 fn models(plan: &ClusterPlan) -> BTreeMap<&'static str, String> {
-    let folders = [
-        (Role::Target, Some(&plan.target)),
-        (Role::Qualifier, plan.qualifier.as_ref()),
-        (Role::Draft, plan.draft.as_ref()),
-    ];
-    folders
-        .into_iter()
-        .filter_map(|(role, dir)| Some((role.name(), dir?.display().to_string())))
+    (Role::ALL.into_iter())
+        .filter_map(|role| Some((role.name(), plan.model(role)?)))
         .collect()
 }
 
@@ -313,5 +334,20 @@ mod tests {
         assert_eq!(pace(&plan(&[])), None);
         let some = pace(&plan(&["--pace", "draft=2"])).unwrap();
         assert_eq!(some, BTreeMap::from([("draft", 2.0)]));
+        assert_eq!(step_ms(&plan(&[])), None);
+        let some = step_ms(&plan(&["--step-ms", "draft=1:2,8:3"])).unwrap();
+        assert_eq!(some, BTreeMap::from([("draft", "1:2,8:3".to_owned())]));
+    }
+
+    #[test]
+    fn a_run_with_a_profile_is_synthetic() {
+        let found = |flags: &[&str]| synthetic(&parse(flags).unwrap().cluster.plan().unwrap());
+        assert!(found(&[]).is_none());
+        let alone = found(&["--synthetic", "nano"]).unwrap();
+        assert_eq!(
+            (alone.profile.as_str(), alone.steps),
+            ("nano", "not computed")
+        );
+        assert_eq!(found(&["--overlay", "nano"]).unwrap().steps, "computed");
     }
 }

@@ -1,7 +1,7 @@
 //! The results of a comparison: one JSON object per strategy, and one table.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use serde::Serialize;
 
@@ -16,6 +16,10 @@ use crate::strategy::REFERENCE;
 pub(crate) struct Report {
     /// Minimum step times by role in milliseconds; null when nothing was paced.
     pub(crate) paced: Option<BTreeMap<&'static str, f64>>,
+    /// Step times by role, as tables of rows and milliseconds; null when there are none.
+    pub(crate) step_ms: Option<BTreeMap<&'static str, String>>,
+    /// What the answers were drawn from; null when models computed them.
+    pub(crate) synthetic: Option<Synthetic>,
     pub(crate) machine: Machine,
     /// Folder of each role's model.
     pub(crate) models: BTreeMap<&'static str, String>,
@@ -27,6 +31,22 @@ pub(crate) struct Report {
     pub(crate) temperature: f32,
     pub(crate) seed: u64,
     pub(crate) strategies: Vec<StrategyReport>,
+}
+
+/// A profile that answers were drawn from.
+#[derive(Serialize)]
+pub(crate) struct Synthetic {
+    /// Its name.
+    pub(crate) profile: String,
+    /// Whether the models' steps were computed all the same: `computed` or `not computed`.
+    pub(crate) steps: &'static str,
+}
+
+/// What figures have to say of how they were taken.
+#[derive(Clone, Copy)]
+pub(crate) struct Labels {
+    pub(crate) paced: bool,
+    pub(crate) synthetic: bool,
 }
 
 /// The machine it ran on.
@@ -73,6 +93,7 @@ pub(crate) struct StrategyReport {
     /// Per request, in order of repeat, then prompt.
     pub(crate) token_ids: Vec<Vec<u32>>,
     pub(crate) paced: bool,
+    pub(crate) synthetic: bool,
     /// What was set or tuned, by name; drafts and qualifiers too.
     pub(crate) knobs: BTreeMap<String, f64>,
     pub(crate) requests: usize,
@@ -94,7 +115,7 @@ pub(crate) fn strategies(
     contenders: &[Contender],
     samples: &[Samples],
     listed: usize,
-    paced: bool,
+    labels: Labels,
 ) -> Vec<StrategyReport> {
     let best = |name: &str| {
         let of_name = contenders
@@ -111,7 +132,7 @@ pub(crate) fn strategies(
         serial_tree: best("serial-tree"),
     };
     let all = contenders.iter().zip(samples).take(listed);
-    all.map(|(contender, samples)| strategy(contender, samples, baselines, paced))
+    all.map(|(contender, samples)| strategy(contender, samples, baselines, labels))
         .collect()
 }
 
@@ -119,7 +140,7 @@ fn strategy(
     contender: &Contender,
     samples: &Samples,
     baselines: Baselines<'_>,
-    paced: bool,
+    labels: Labels,
 ) -> StrategyReport {
     let completions = &samples.completions;
     let totals = Totals::of(completions.iter().map(|completion| &completion.statistics));
@@ -173,7 +194,8 @@ fn strategy(
             .iter()
             .map(|completion| completion.token_ids.clone())
             .collect(),
-        paced,
+        paced: labels.paced,
+        synthetic: labels.synthetic,
         knobs,
         requests: completions.len(),
         tokens,
@@ -215,19 +237,36 @@ fn differing(samples: &Samples, reference: &Samples) -> usize {
 }
 
 impl Report {
+    /// How the figures were taken.
+    fn heading(&self) -> String {
+        fn by_role<T: Display>(times: &BTreeMap<&'static str, T>) -> String {
+            let steps: Vec<_> = (times.iter())
+                .map(|(role, ms)| format!("{role} {ms} ms"))
+                .collect();
+            steps.join(", ")
+        }
+        let steps = match (&self.paced, &self.step_ms) {
+            (Some(pace), _) => format!("PACED rig (each step padded to: {})", by_role(pace)),
+            (None, Some(times)) => {
+                format!("PACED rig (step times by rows: {})", by_role(times))
+            }
+            (None, None) => "not paced (steps run at full speed)".to_owned(),
+        };
+        match &self.synthetic {
+            Some(Synthetic {
+                profile,
+                steps: are,
+            }) => format!(
+                "SYNTHETIC (answers drawn from the profile {profile}, steps {are}), {steps}"
+            ),
+            None => steps,
+        }
+    }
+
     /// The table, with a heading that says how it was taken.
     pub(crate) fn table(&self) -> String {
         let mut out = String::new();
-        let pace = match &self.paced {
-            Some(pace) => {
-                let steps: Vec<_> = pace
-                    .iter()
-                    .map(|(role, ms)| format!("{role} {ms} ms"))
-                    .collect();
-                format!("PACED rig (each step padded to: {})", steps.join(", "))
-            }
-            None => "not paced (steps run at full speed)".to_owned(),
-        };
+        let pace = self.heading();
         let requests = self.prompts * self.repeats;
         let _ = writeln!(
             out,
@@ -339,6 +378,8 @@ mod tests {
         ];
         Report {
             paced: Some(BTreeMap::from([("draft", 2.0), ("target", 20.0)])),
+            step_ms: None,
+            synthetic: None,
             machine: Machine {
                 cpu: "a cpu".to_owned(),
                 cores: 2,
@@ -351,7 +392,15 @@ mod tests {
             max_tokens: 42,
             temperature: 0.0,
             seed: 0,
-            strategies: strategies(&contenders, &measured, 3, true),
+            strategies: strategies(
+                &contenders,
+                &measured,
+                3,
+                Labels {
+                    paced: true,
+                    synthetic: false,
+                },
+            ),
         }
     }
 
@@ -409,6 +458,28 @@ mod tests {
         }
         assert_eq!(strategies[1]["knobs"]["gamma"], 2.0);
         assert_eq!(json["paced"]["target"], 20.0);
+    }
+
+    #[test]
+    fn the_heading_says_that_answers_were_drawn() {
+        let mut report = report();
+        report.paced = None;
+        report.synthetic = Some(Synthetic {
+            profile: "nano".to_owned(),
+            steps: "not computed",
+        });
+        let heading = report.heading();
+        assert!(
+            heading.starts_with("SYNTHETIC") && heading.contains("nano"),
+            "{heading}"
+        );
+        assert!(heading.contains("not paced"), "{heading}");
+        report.step_ms = Some(BTreeMap::from([("target", "1:20,64:40".to_owned())]));
+        let table = report.table();
+        assert!(
+            table.starts_with("SYNTHETIC") && table.contains("target 1:20,64:40 ms"),
+            "{table}"
+        );
     }
 
     #[test]

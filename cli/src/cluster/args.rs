@@ -8,8 +8,10 @@ use anyhow::Result;
 use clap::Args;
 use runtime::{TlsArgs, TraceArgs};
 use speculation::duty::Role;
+use worker::StepTimes;
 
 use super::per_role::{self, PerRole};
+use super::profile::{Drawn, Use};
 use crate::models;
 
 /// Models and processes of a local cluster.
@@ -37,6 +39,16 @@ pub(crate) struct ClusterArgs {
     /// Minimum time of a step by role in milliseconds, for example target=20,qualifier=7,draft=2
     #[arg(long, value_name = "ROLE=MS,...", value_parser = per_role::pace)]
     pub(crate) pace: Option<PerRole<f64>>,
+    /// Time of a step by role in milliseconds, one number or ROWS:MS,..., for example target=1:20,64:40,draft=2
+    #[arg(long, value_name = "ROLE=TABLE,...", value_parser = per_role::step_ms, conflicts_with = "pace")]
+    pub(crate) step_ms: Option<PerRole<StepTimes>>,
+    /// Draw what the models answer from a profile, a file or the name of a bundled one (nano), instead of computing it. Of
+    /// the models only tokenizer.json and config.json are read
+    #[arg(long, value_name = "PROFILE", conflicts_with = "overlay")]
+    pub(crate) synthetic: Option<PathBuf>,
+    /// Run the models, but draw what they answer from a profile, a file or the name of a bundled one
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) overlay: Option<PathBuf>,
     /// Threads of the model: one number for all roles, or by role, for example target=2,draft=1
     #[arg(long, value_name = "N | ROLE=N,...", value_parser = per_role::threads)]
     pub(crate) threads: Option<PerRole<NonZeroUsize>>,
@@ -68,6 +80,9 @@ pub(crate) struct ClusterPlan {
     pub(crate) draft: Option<PathBuf>,
     pub(crate) drafts: u16,
     pub(crate) pace: PerRole<f64>,
+    pub(crate) step_ms: PerRole<StepTimes>,
+    /// What the answers are drawn from, if they are not computed.
+    pub(crate) drawn: Option<Drawn>,
     pub(crate) threads: PerRole<NonZeroUsize>,
     pub(crate) pin: PerRole<usize>,
     pub(crate) dtype: Option<String>,
@@ -92,6 +107,11 @@ impl ClusterArgs {
     /// When a model is missing; the message says what to do.
     pub(crate) fn plan(self) -> Result<ClusterPlan> {
         let models = self.models;
+        let drawn = match (&self.synthetic, &self.overlay) {
+            (Some(given), _) => Some(Drawn::find(given, models.as_deref(), Use::Alone)?),
+            (None, Some(given)) => Some(Drawn::find(given, models.as_deref(), Use::Over)?),
+            (None, None) => None,
+        };
         let model = |given: Option<PathBuf>, role: Role| match given {
             Some(dir) => models::checked(dir),
             None => models::checked(models::bundled(models.as_deref())?.join(role.name())),
@@ -113,6 +133,8 @@ impl ClusterArgs {
             draft,
             drafts,
             pace: self.pace.unwrap_or_default(),
+            step_ms: self.step_ms.unwrap_or_default(),
+            drawn,
             threads: self.threads.unwrap_or_default(),
             pin: self.pin.unwrap_or_default(),
             dtype: self.dtype,
@@ -125,6 +147,22 @@ impl ClusterArgs {
             admin: None,
             coordinator_flags: Vec::new(),
             tls: TlsArgs::default(),
+        })
+    }
+}
+
+impl ClusterPlan {
+    /// What the workers of a role serve, for reports; none where there is no such worker.
+    pub(crate) fn model(&self, role: Role) -> Option<String> {
+        let dir = match role {
+            Role::Target => Some(&self.target),
+            Role::Qualifier => self.qualifier.as_ref(),
+            Role::Draft => self.draft.as_ref(),
+        };
+        let dir = dir?.display().to_string();
+        Some(match &self.drawn {
+            Some(drawn) => drawn.describe(&dir),
+            None => dir,
         })
     }
 }
@@ -165,6 +203,41 @@ mod tests {
         assert!(plan.draft.unwrap().ends_with("draft"));
         assert_eq!(plan.drafts, 1);
         assert_eq!(plan.pace, PerRole::default());
+    }
+
+    #[test]
+    fn a_profile_is_named_wherever_a_model_is() {
+        let plan = parse(&["--synthetic", "nano", "--step-ms", "target=20"])
+            .unwrap()
+            .plan()
+            .unwrap();
+        for role in Role::ALL {
+            assert!(plan.model(role).unwrap().starts_with("synthetic-nano"));
+        }
+        assert_eq!(plan.drawn.unwrap().how, Use::Alone);
+        let plan = parse(&["--overlay", "nano", "--drafts", "0"])
+            .unwrap()
+            .plan()
+            .unwrap();
+        assert!(
+            plan.model(Role::Target)
+                .unwrap()
+                .starts_with("synthetic-nano over")
+        );
+        assert_eq!(plan.model(Role::Draft), None);
+        assert_eq!(plan.drawn.unwrap().how, Use::Over);
+        for both in [
+            &["--synthetic", "nano", "--overlay", "nano"],
+            &["--pace", "draft=2", "--step-ms", "draft=2"],
+        ] {
+            assert!(parse(both).is_err());
+        }
+        assert!(
+            parse(&["--synthetic", "none-such"])
+                .unwrap()
+                .plan()
+                .is_err()
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod args;
 mod per_role;
 mod process;
+mod profile;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 pub(crate) use args::{ClusterArgs, ClusterPlan};
 pub(crate) use process::Process;
+pub(crate) use profile::Use;
 
 use crate::client::Client;
 use crate::console::Progress;
@@ -212,6 +214,12 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildS
     if let Some(pace) = plan.pace.get(role) {
         line.flag("--pace", pace.to_string());
     }
+    if let Some(times) = plan.step_ms.get(role) {
+        line.flag("--step-ms", times.to_string());
+    }
+    if let Some(drawn) = &plan.drawn {
+        line.flag(drawn.flag(), &drawn.file);
+    }
     if let Some(first) = plan.pin.get(role) {
         line.flag("--pin", (first + number).to_string());
     }
@@ -363,6 +371,38 @@ mod tests {
     }
 
     #[test]
+    fn workers_get_the_profile_and_the_coordinator_does_not() {
+        let plan = plan(&[
+            "--synthetic",
+            "nano",
+            "--step-ms",
+            "target=1:20,64:40,draft=2",
+        ]);
+        for child in workers(&plan) {
+            let words = [OsString::from("offshoot")]
+                .into_iter()
+                .chain(child.arguments.clone());
+            let line: Vec<_> = words.collect();
+            assert!(line.iter().any(|word| word == "--synthetic"), "{line:?}");
+            if let Err(error) = Cli::try_parse_from(&line) {
+                panic!("{line:?}: {error}");
+            }
+            let times = line.windows(2).find(|pair| pair[0] == "--step-ms");
+            let expected = match child.role {
+                "target" => Some("1:20,64:40"),
+                "draft" => Some("1:2"),
+                _ => None,
+            };
+            assert_eq!(
+                times.map(|pair| pair[1].as_os_str()),
+                expected.map(std::ffi::OsStr::new)
+            );
+        }
+        let words = coordinator(&plan, &[]).arguments;
+        assert!(!words.iter().any(|word| word == "--synthetic"));
+    }
+
+    #[test]
     fn every_role_gets_the_tls_flags() {
         let mut plan = plan(&[]);
         plan.tls.tls_ca = Some("ca.pem".into());
@@ -391,6 +431,9 @@ mod tests {
         for child in children {
             for absent in [
                 "--pace",
+                "--step-ms",
+                "--synthetic",
+                "--overlay",
                 "--pin",
                 "--threads",
                 "--dtype",

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use speculation::duty::Role;
+use worker::StepTimes;
 
 /// One optional value for each role.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,26 @@ pub(crate) fn pace(given: &str) -> Result<PerRole<f64>, String> {
     })
 }
 
+/// Parses `target=1:20,64:40,draft=2`: step times by rows, in milliseconds. What has no role belongs to the role before.
+pub(crate) fn step_ms(given: &str) -> Result<PerRole<StepTimes>, String> {
+    let mut roles: Vec<String> = Vec::new();
+    for item in given.split(',') {
+        match roles.last_mut() {
+            Some(before) if !item.contains('=') => {
+                before.push(',');
+                before.push_str(item);
+            }
+            _ => roles.push(item.to_owned()),
+        }
+    }
+    let parse = |table: &str| {
+        table
+            .parse::<StepTimes>()
+            .map_err(|error| error.to_string())
+    };
+    items(roles.iter().map(String::as_str), parse)
+}
+
 /// Parses `target=2,draft=1`, or `2` for every role: threads of a step.
 pub(crate) fn threads(given: &str) -> Result<PerRole<NonZeroUsize>, String> {
     let number = |value: &str| match value.parse::<NonZeroUsize>() {
@@ -67,8 +88,15 @@ fn per_role<T>(
     given: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<PerRole<T>, String> {
+    items(given.split(','), parse)
+}
+
+fn items<'a, T>(
+    given: impl Iterator<Item = &'a str>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<PerRole<T>, String> {
     let mut found = PerRole::default();
-    for item in given.split(',') {
+    for item in given {
         let Some((name, value)) = item.split_once('=') else {
             return Err(format!(
                 "{item:?} has no role; write ROLE=VALUE, for example target=20,draft=2"
@@ -120,6 +148,26 @@ mod tests {
             ("target=1,", "has no role"),
         ] {
             let error = pace(bad).unwrap_err();
+            assert!(error.contains(why), "{bad:?} gave {error}");
+        }
+    }
+
+    #[test]
+    fn step_times_are_tables() {
+        let found = step_ms("target=1:20,16:22,64:40,qualifier=7, draft=1:2,8:3").unwrap();
+        let table = |role| found.get(role).map(ToString::to_string);
+        assert_eq!(table(Role::Target).unwrap(), "1:20,16:22,64:40");
+        assert_eq!(table(Role::Qualifier).unwrap(), "1:7");
+        assert_eq!(table(Role::Draft).unwrap(), "1:2,8:3");
+        for (bad, why) in [
+            ("", "has no role"),
+            ("1:20", "has no role"),
+            ("target=1:20,7", "not ROWS:MS"),
+            ("target=fast", "milliseconds"),
+            ("judge=3", "not a role"),
+            ("draft=1,target=2,draft=3", "twice"),
+        ] {
+            let error = step_ms(bad).unwrap_err();
             assert!(error.contains(why), "{bad:?} gave {error}");
         }
     }

@@ -3,20 +3,22 @@
 //!
 //! Text that no model was trained on goes through all three models in step, teacher-forced, and three things are
 //! counted: what each model's next tokens cost, how often the smaller model's guesses hold the larger one's token,
-//! and how much of a function's second half parses when a model writes it.
+//! and how much of a function's second half parses when a model writes it. With `--profile` something else is recorded
+//! instead: what the synthetic backend needs to answer like the family.
 
 mod agreement;
 mod completion;
 mod family;
 mod function;
 mod page;
+mod profile;
 mod report;
 mod score;
 mod text_file;
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -24,6 +26,7 @@ use clap::Args;
 use crate::{console, models};
 use family::{Family, Folders};
 use report::{Evaluation, FamilyReport};
+use text_file::Document;
 
 /// Arguments of `offshoot models evaluate`.
 #[derive(Args, Clone, Debug)]
@@ -32,10 +35,11 @@ Examples:
   offshoot models evaluate --text models/train/heldout.jsonl
   offshoot models evaluate --text models/train/heldout.jsonl --target new/target --qualifier new/qualifier \\
       --draft new/draft --against old --json evaluation.json --page samples.md
+  offshoot models evaluate --text tests/prompts/heldout.jsonl --profile nano.json --profile-name nano
 
 The tables, in Markdown, go to stdout.")]
 pub(crate) struct EvaluateArgs {
-    /// Held-out text, one {"text": "...", "source": "..."} a line
+    /// Held-out text, one {"text": "...", "source": "..."} a line; "prompt" may stand for "text"
     #[arg(long, value_name = "FILE.jsonl")]
     text: PathBuf,
     /// Target model [default: the bundled one]
@@ -77,6 +81,20 @@ pub(crate) struct EvaluateArgs {
     /// Write a page of sample completions to a file
     #[arg(long, value_name = "FILE.md")]
     page: Option<PathBuf>,
+    /// Instead of all that, record a profile for --synthetic and write it to a file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["against", "json", "page"])]
+    profile: Option<PathBuf>,
+    /// Name of the profile; reports say synthetic-NAME
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "recorded",
+        requires = "profile"
+    )]
+    profile_name: String,
+    /// Texts that the target continues for the profile, at each temperature
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "profile", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    profile_texts: u32,
 }
 
 /// What every measurement needs to know.
@@ -104,6 +122,9 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<()> {
         threads: args.threads,
     };
     let documents = text_file::read(&args.text)?;
+    if let Some(file) = &args.profile {
+        return record(args, file, &documents, settings);
+    }
     let mut columns = Vec::new();
     if let Some(dir) = &args.against {
         columns.push(("before", Folders::under(dir)?));
@@ -137,6 +158,26 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<()> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Records a profile instead of evaluating.
+fn record(
+    args: &EvaluateArgs,
+    file: &Path,
+    documents: &[Document],
+    settings: Settings,
+) -> Result<()> {
+    let mut family = Family::load(&folders(args)?, settings)?;
+    let source = args.text.file_name().unwrap_or_default().to_string_lossy();
+    let what = profile::Recorded {
+        name: &args.profile_name,
+        source: source.into_owned(),
+        texts: args.profile_texts as usize,
+    };
+    let profile = profile::record(&mut family, documents, settings, &what)?;
+    fs::write(file, profile.to_json())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(console::put(&profile::table(&profile))?)
 }
 
 /// The models that were named, and the bundled ones for the rest.

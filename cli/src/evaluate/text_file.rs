@@ -13,7 +13,8 @@ const MOST_BYTES: u64 = 64 << 20;
 /// One document.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(super) struct Document {
-    /// What the models are asked to predict.
+    /// What the models are asked to predict, or to continue.
+    #[serde(alias = "prompt")]
     pub(super) text: String,
     /// Where it comes from: `crate-version/path`.
     pub(super) source: String,
@@ -73,6 +74,8 @@ mod tests {
             source: "a-1.0/b.rs".to_owned(),
         };
         assert_eq!(read(&path).unwrap(), [expected]);
+        fs::write(&path, "{\"prompt\": \"fn\", \"source\": \"x\"}\n").unwrap();
+        assert_eq!(read(&path).unwrap()[0].text, "fn");
         fs::write(
             &path,
             "{\"text\": \"fn\", \"source\": \"x\"}\n{\"text\": 1}\n",

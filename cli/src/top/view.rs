@@ -72,10 +72,14 @@ fn headline<'a>(cluster: &'a str, figures: &Figures, stale: Option<&'a str>) -> 
     } else {
         format!("the last {seconds:.1} s")
     };
-    let first = Line::from(vec![
+    let mut first = Line::from(vec![
         Span::styled(format!("offshoot {cluster}"), bold),
         Span::raw(format!("   over {about}")),
     ]);
+    let models = figures.workers.iter().map(|worker| worker.model.as_str());
+    if let Some(synthetic) = { models }.find(|model| model.starts_with("synthetic-")) {
+        first.push_span(Span::styled(format!("   SYNTHETIC ({synthetic})"), bold));
+    }
     let second = Line::from(format!(
         "{} running, {} waiting   {:.1} tok/s   {} tokens total",
         figures.running, figures.waiting, figures.tokens_per_s, figures.tokens

@@ -61,6 +61,14 @@ impl From<SamplingParams> for SamplerState {
     }
 }
 
+impl SamplerState {
+    /// The settings.
+    #[must_use]
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+}
+
 impl Sampler {
     /// Answers what a row was asked for, from its logits. `history` are the tokens down to the row's own.
     /// [`Ask::Nothing`] has no answer.

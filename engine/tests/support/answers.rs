@@ -1,12 +1,12 @@
-//! What a step has to answer, worked out from plainly decoded logits: the sampler on every row that a walk reaches.
+//! What a step has to answer, worked out from plain decoding: every row that a walk reaches.
 
 use std::collections::BTreeSet;
 
 use decode::sampling::{SamplingParams, Shaping};
 use decode::scores::Basis;
-use decode::{Answer, Ask, History, Sampler, SamplerState, Sampling, StepPlan};
+use decode::{Answer, Ask, History, Sampling, StepPlan};
 
-use super::plain::{Dice, Plain};
+use super::plain::{Dice, Reference};
 
 /// Random settings, most of which make the few tokens of a schedule likely.
 pub(crate) fn sampling(dice: &mut Dice, tokens: usize) -> Sampling {
@@ -60,22 +60,17 @@ pub(crate) struct Session<'a> {
 
 /// The answers to `plan`.
 pub(crate) fn expected(
-    plain: &mut Plain,
-    sampler: &mut Sampler,
+    plain: &mut dyn Reference,
     plan: &StepPlan,
     session: &Session<'_>,
 ) -> Vec<Answer> {
     let mut answer = |ask: Ask, text: &[u32], path: &[u32]| {
-        let logits = plain.bits(&[text, path].concat()).iter();
-        let logits: Vec<f32> = logits.map(|bits| f32::from_bits(*bits)).collect();
         let history = History {
             text,
             path,
             prompt_len: session.prompt_len,
         };
-        // A state that has seen nothing before: what it remembers must not matter.
-        let mut state = SamplerState::from(session.sampling.clone());
-        sampler.answer(ask, &logits, &mut state, &history).unwrap()
+        plain.answer(ask, &history, session.sampling)
     };
     let unasked = plan.append.len() - plan.asks.len();
     let before = session.text.len() - plan.append.len();

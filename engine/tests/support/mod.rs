@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 pub(crate) mod answers;
+pub(crate) mod drawn;
 pub(crate) mod plain;
 pub(crate) mod schedule;
 pub(crate) mod steps;

@@ -2,13 +2,24 @@
 
 use std::collections::HashMap;
 
+use decode::{Answer, Ask, History, Sampler, SamplerState, Sampling};
 use engine::{Backend, CpuEngine};
 use offshoot_engine as engine;
 
 use super::{Asked, append_to, bits};
 
+/// What is right, from the most obvious way to get there.
+pub(crate) trait Reference {
+    /// The answer to a row behind a text and a path.
+    fn answer(&mut self, ask: Ask, history: &History<'_>, sampling: &Sampling) -> Answer;
+
+    /// The bits of the logits behind `path`, where there are logits.
+    fn bits(&mut self, path: &[u32]) -> &[u32];
+}
+
 /// Logits by token path, from an engine that appends one token a step and nothing else.
 pub(crate) struct Plain {
+    sampler: Sampler,
     engine: CpuEngine,
     known: HashMap<Vec<u32>, Vec<u32>>,
 }
@@ -16,13 +27,26 @@ pub(crate) struct Plain {
 impl Plain {
     pub(crate) fn new(engine: CpuEngine) -> Plain {
         Plain {
+            sampler: Sampler::new(engine.facts().vocab),
             engine,
             known: HashMap::new(),
         }
     }
+}
 
-    /// The bits of the logits behind `path`.
-    pub(crate) fn bits(&mut self, path: &[u32]) -> &[u32] {
+impl Reference for Plain {
+    fn answer(&mut self, ask: Ask, history: &History<'_>, sampling: &Sampling) -> Answer {
+        let path = [history.text, history.path].concat();
+        let logits: Vec<f32> = (self.bits(&path).iter())
+            .map(|bits| f32::from_bits(*bits))
+            .collect();
+        // A state that has seen nothing before: what it remembers must not matter.
+        let mut state = SamplerState::from(sampling.clone());
+        let answer = self.sampler.answer(ask, &logits, &mut state, history);
+        answer.unwrap()
+    }
+
+    fn bits(&mut self, path: &[u32]) -> &[u32] {
         if !self.known.contains_key(path) {
             let seq = self.engine.open(path.len()).unwrap();
             for i in 0..path.len() {

@@ -1,17 +1,46 @@
-//! Random schedules on an engine, each row checked against the same path decoded plainly, one token a step.
+//! Random schedules on a backend, each row checked against the same path decoded plainly, one token a step.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use decode::{CacheOp, NodeId, Row, Sampler, SamplerState, Sampling, StepPlan};
+use decode::{CacheOp, NodeId, Row, SamplerState, Sampling, StepPlan};
 use engine::cpu::kernels::Isa;
 use engine::{Backend, CpuEngine, SeqId, SeqStep, StepEnd};
 use offshoot_engine as engine;
 
 use super::answers::{self, Session};
-use super::plain::{Dice, Plain};
+use super::plain::{Dice, Reference};
 use super::{Asked, SHOWN, bits, healthy};
+
+/// A backend that schedules run on.
+pub(crate) trait Subject: Backend {
+    /// Layers of a step.
+    fn layers(&self) -> usize;
+
+    /// Changes something that no answer may depend on.
+    fn vary(&mut self, dice: &mut Dice);
+
+    /// Computes a batch and gives the logits of every asked row; only where there are logits.
+    fn read(&mut self, batch: &[(SeqId, &StepPlan)]) -> Vec<Vec<f32>>;
+}
+
+impl Subject for CpuEngine {
+    fn layers(&self) -> usize {
+        self.config().layers
+    }
+
+    fn vary(&mut self, dice: &mut Dice) {
+        let all = Isa::available();
+        self.set_isa(all[dice.below(all.len())]);
+        self.set_threads(NonZeroUsize::new(1 + dice.below(3)).unwrap())
+            .unwrap();
+    }
+
+    fn read(&mut self, batch: &[(SeqId, &StepPlan)]) -> Vec<Vec<f32>> {
+        super::logits(self, batch)
+    }
+}
 
 /// What a sequence should hold, in the most obvious form.
 struct Model {
@@ -25,7 +54,7 @@ struct Model {
 }
 
 impl Model {
-    fn open(engine: &mut CpuEngine, dice: &mut Dice, schedule: &Schedule) -> Model {
+    fn open(engine: &mut dyn Subject, dice: &mut Dice, schedule: &Schedule) -> Model {
         let sampling = answers::sampling(dice, schedule.tokens);
         Model {
             seq: engine.open(schedule.max_len).unwrap(),
@@ -103,8 +132,8 @@ pub(crate) enum Check {
 /// Runs a schedule on `engine`; an error names the first row whose bits, or the first answer that differs from the plain
 /// ones.
 pub(crate) fn run(
-    engine: &mut CpuEngine,
-    plain: &mut Plain,
+    engine: &mut dyn Subject,
+    plain: &mut dyn Reference,
     schedule: &Schedule,
 ) -> Result<(), String> {
     let mut dice = Dice(schedule.seed);
@@ -134,13 +163,7 @@ pub(crate) fn run(
                 // What it remembers of a text is worth something only as long as the text grows.
                 model.sampler = model.sampling.clone().into();
             }
-            10 => {
-                let all = Isa::available();
-                engine.set_isa(all[dice.below(all.len())]);
-                engine
-                    .set_threads(NonZeroUsize::new(1 + dice.below(3)).unwrap())
-                    .unwrap();
-            }
+            10 => engine.vary(&mut dice),
             _ => {
                 if dice.below(3) == 0 {
                     engine.release(models[m].seq);
@@ -171,7 +194,7 @@ fn pick(dice: &mut Dice, rows: &BTreeMap<NodeId, (u32, Option<NodeId>)>) -> Opti
 }
 
 /// Keeps a random live path, or a beginning of it.
-fn keep(engine: &mut CpuEngine, schedule: &Schedule, dice: &mut Dice, model: &mut Model) {
+fn keep(engine: &mut dyn Subject, schedule: &Schedule, dice: &mut Dice, model: &mut Model) {
     let Some(node) = pick(dice, &model.rows) else {
         return;
     };
@@ -200,8 +223,8 @@ fn keep(engine: &mut CpuEngine, schedule: &Schedule, dice: &mut Dice, model: &mu
 
 /// A step over a random part of the sequences, at times interrupted, its rows checked.
 fn steps(
-    engine: &mut CpuEngine,
-    plain: &mut Plain,
+    engine: &mut dyn Subject,
+    plain: &mut dyn Reference,
     schedule: &Schedule,
     dice: &mut Dice,
     models: &mut [Model],
@@ -230,7 +253,7 @@ fn steps(
             [&model.committed[..], append, &more].concat()
         })
         .collect();
-    let stop = (dice.below(6) == 0).then(|| dice.below(engine.config().layers));
+    let stop = (dice.below(6) == 0).then(|| dice.below(engine.layers()));
     if check == Check::Answers || stop.is_some() {
         let end = answered(engine, models, (&drawn, &texts), stop);
         let StepEnd::Done(answers) = end else {
@@ -238,7 +261,6 @@ fn steps(
             return Ok(());
         };
         assert!(stop.is_none(), "the step was given up");
-        let mut sampler = Sampler::new(engine.facts().vocab);
         let mut answers = answers.into_iter();
         for ((model, plan), text) in models.iter_mut().zip(drawn).zip(&texts) {
             let Some(plan) = plan else { continue };
@@ -247,7 +269,7 @@ fn steps(
                 prompt_len: model.prompt_len,
                 sampling: &model.sampling,
             };
-            let want = answers::expected(plain, &mut sampler, &plan, &session);
+            let want = answers::expected(plain, &plan, &session);
             let got = answers.next().unwrap();
             if got != want {
                 return Err(format!(
@@ -262,7 +284,7 @@ fn steps(
     let batch: Vec<(SeqId, &StepPlan)> = (models.iter().zip(&drawn))
         .filter_map(|(model, plan)| Some((model.seq, plan.as_ref()?)))
         .collect();
-    let mut found = super::logits(engine, &batch).into_iter();
+    let mut found = engine.read(&batch).into_iter();
     for (model, plan) in models.iter_mut().zip(drawn) {
         let Some(plan) = plan else { continue };
         let len = model.committed.len() + plan.append.len();
@@ -282,7 +304,7 @@ fn steps(
 
 /// A step that is answered, and given up before layer `stop`.
 fn answered(
-    engine: &mut CpuEngine,
+    engine: &mut dyn Subject,
     models: &mut [Model],
     (drawn, texts): (&[Option<StepPlan>], &[Vec<u32>]),
     stop: Option<usize>,
@@ -363,7 +385,12 @@ fn draw(
     StepPlan { append, asks, rows }
 }
 
-fn compare(plain: &mut Plain, path: &[u32], logits: &[f32], seed: u64) -> Result<(), String> {
+fn compare(
+    plain: &mut dyn Reference,
+    path: &[u32],
+    logits: &[f32],
+    seed: u64,
+) -> Result<(), String> {
     assert!(healthy(logits));
     let got = bits(logits);
     let want = plain.bits(path);

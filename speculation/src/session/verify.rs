@@ -339,7 +339,7 @@ impl Verifier {
             };
             return Poll::Work(part(room));
         }
-        self.is_resting = self.may_rest() && learned.bypass.mode() == Mode::Rest;
+        self.is_resting = self.mode(learned) == Mode::Rest;
         let (guesses, values) = if self.is_resting {
             (Vec::new(), Vec::new())
         } else {
@@ -447,6 +447,14 @@ impl Verifier {
         }
     }
 
+    fn mode(&self, learned: &Learned) -> Mode {
+        if self.may_rest() {
+            learned.bypass.mode()
+        } else {
+            Mode::Speculate
+        }
+    }
+
     /// Whether it goes on without guesses where that is faster.
     pub(super) fn may_rest(&self) -> bool {
         self.duty == Duty::Commit && self.strategy.choice() == Choice::WhileTheyPay
@@ -531,7 +539,7 @@ impl Verifier {
         if self.advice.is_some() {
             self.advise(&walked, plan);
         } else {
-            self.outlook.mode = learned.bypass.mode();
+            self.outlook.mode = self.mode(learned);
             self.commit(now, &walked, learned);
         }
         self.changed = true;

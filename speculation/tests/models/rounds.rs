@@ -372,6 +372,33 @@ fn while_the_target_rests_nobody_works_for_it() {
     }
 }
 
+/// A strategy whose rows do not have to pay takes turns with its drafts whatever others on the same target do.
+#[test]
+fn a_target_rests_only_for_strategies_that_may() {
+    let mut cluster = Cluster::new(&serial(2.0), &[Role::Target, Role::Draft]);
+    let bypass = &mut cluster.worker(TARGET).learned.bypass;
+    *bypass = Bypass::new(Plan {
+        settle: 0,
+        trial: 1,
+        first: 1,
+        ..Plan::default()
+    });
+    bypass.picked(1);
+    bypass.stepped(MS, 1, 10 * MS, 10_000.0);
+    assert_eq!(bypass.mode(), Mode::Rest);
+    for step in 1..4 {
+        cluster.grow(step * MS);
+        cluster.send(step * MS, TARGET);
+        let Next::Step(plan) = cluster.worker(TARGET).step(step * MS, 256) else {
+            panic!("the round is over");
+        };
+        assert_eq!(plan.rows.len(), 2);
+        let report = cluster.collect(TARGET).expect("tokens");
+        assert_eq!(report.outlook.mode, Mode::Speculate);
+        cluster.send(step * MS, DRAFT);
+    }
+}
+
 #[test]
 fn the_outlook_is_a_mean_that_follows_recent_steps() {
     let mut cluster = Cluster::new(&Settings::new("ar"), &[Role::Target]);

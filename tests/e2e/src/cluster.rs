@@ -208,10 +208,18 @@ fn coordinator(
 impl Cluster {
     /// Starts all processes of a cluster.
     pub fn start(shape: Shape) -> anyhow::Result<Cluster> {
+        Cluster::start_with(shape, &[])
+    }
+
+    /// Starts all processes of a cluster, its workers with further flags.
+    pub fn start_with(shape: Shape, flags: &[&str]) -> anyhow::Result<Cluster> {
         let worker = |role: &[&str], name: &str, pace: u32| {
             let mut arguments = words(role);
             arguments.extend(["--model".to_owned(), model(name).display().to_string()]);
-            arguments.extend(["--pace".to_owned(), pace.to_string()]);
+            if pace > 0 {
+                arguments.extend(["--pace".to_owned(), pace.to_string()]);
+            }
+            arguments.extend(words(flags));
             Process::start(&arguments)
         };
         let drafts = (0..shape.drafts)
