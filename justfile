@@ -21,7 +21,7 @@ ci:
 
 # Strategies side by side on a paced rig; figures go to docs/performance.md.
 bench prompts *args:
-    cargo run --release -- bench --strategies ar,serial,serial-tree,auto --prompts {{prompts}} --max-tokens 64 --pace target=20,qualifier=7,draft=2 {{args}}
+    cargo run --release -- bench --prompts {{prompts}} --max-tokens 64 --pace target=20,qualifier=7,draft=2 {{args}}
 
 # Step time of the engine by row count, on a target deepened beyond the caches.
 bench-engine out="target/deep" *args:

@@ -404,8 +404,9 @@ impl<L: Slots, X> Host<L, X> {
         }
         let may_rest = |part: &&Part| (self.session(part.session)).is_some_and(Session::may_rest);
         let sessions = batch.parts.iter().filter(may_rest).count();
-        let plain_us = self.learned.cost.estimate_us(batch.parts.len());
-        (self.learned.bypass).stepped(now, sessions, took, plain_us);
+        let times = self.limits.bypass.slowed_by;
+        let least_us = (self.learned.cost).least_us(batch.parts.len(), times);
+        (self.learned.bypass).stepped(now, sessions, took, least_us);
     }
 
     /// The worker had nothing to compute for this long; the time is charged to the sessions that were waiting. Returns

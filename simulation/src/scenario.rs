@@ -304,7 +304,7 @@ fn bypass(dice: &mut Dice) -> Plan {
             trial: 1 + dice.below(3) as u32,
             first: 1 + dice.below(4) as u32,
             pause: Time::from_millis(dice.pick([0, 10, 100])),
-            at_most: dice.pick([0.5, 2.0, 1e9]),
+            slowed_by: dice.pick([0.5, 2.0, 1e9]),
         },
     }
 }

@@ -29,8 +29,8 @@ pub struct Plan {
     pub first: u32,
     /// The shortest time from one trial to the next; the longest is 60 times that.
     pub pause: Time,
-    /// Without a trial, resting is thought to yield at most this many times what the cost of rows says.
-    pub at_most: f64,
+    /// Without a trial, steps are thought to be at most this many times as long as they were if nobody made guesses.
+    pub slowed_by: f64,
 }
 
 impl Default for Plan {
@@ -40,7 +40,7 @@ impl Default for Plan {
             trial: 12,
             first: 24,
             pause: Time::from_secs(5),
-            at_most: 2.0,
+            slowed_by: 2.0,
         }
     }
 }
@@ -157,9 +157,9 @@ impl Bypass {
         self.waited += time;
     }
 
-    /// A step of `sessions` running sessions that may rest has ended at `now` after `took`; without guesses it would be
-    /// expected to take `plain_us` microseconds. A step that also computed prompts says nothing, and is not reported here.
-    pub fn stepped(&mut self, now: Time, sessions: usize, took: Time, plain_us: f64) {
+    /// A step of `sessions` running sessions that may rest has ended at `now` after `took`; without guesses it would take
+    /// `least_us` microseconds at least. A step that also computed prompts says nothing, and is not reported here.
+    pub fn stepped(&mut self, now: Time, sessions: usize, took: Time, least_us: f64) {
         let tokens = core::mem::take(&mut self.picked);
         let time = took + core::mem::take(&mut self.waited);
         if sessions == 0 {
@@ -174,7 +174,7 @@ impl Bypass {
             return;
         }
         self.loads[load].rate(self.mode).add(tokens, time);
-        self.decide(now, sessions as f64 / plain_us.max(1.0));
+        self.decide(now, sessions as f64 / least_us.max(1.0));
     }
 
     /// A step that says nothing has ended.
@@ -199,7 +199,7 @@ impl Bypass {
         }
     }
 
-    fn decide(&mut self, now: Time, plain: f64) {
+    fn decide(&mut self, now: Time, most: f64) {
         let plan = self.plan;
         let mode = self.mode;
         let steps = if self.is_trial {
@@ -236,7 +236,7 @@ impl Bypass {
         };
         let is_due = now >= load.trial_at;
         // Resting cannot beat this: then it is not tried.
-        let is_plausible = mode == Mode::Rest || here < plain * plan.at_most;
+        let is_plausible = mode == Mode::Rest || here < most;
         if is_due && is_plausible {
             *load.rate(other(mode)) = Rate::default();
             self.is_trial = true;
@@ -287,8 +287,8 @@ mod tests {
                 self.steps[self.bypass.mode() as usize] += 1;
                 self.now += took;
                 self.bypass.picked(tokens as usize);
-                let plain_us = took.as_secs_f64() * 1e6;
-                (self.bypass).stepped(self.now, self.sessions, took, plain_us);
+                let least_us = took.as_secs_f64() * 1e6 / Plan::default().slowed_by;
+                (self.bypass).stepped(self.now, self.sessions, took, least_us);
             }
         }
 

@@ -59,6 +59,12 @@ impl CostModel {
             .max(1.0)
     }
 
+    /// The least that a step of `rows` rows could take, microseconds, if measured steps were up to `times` as long as they
+    /// had to be; no less than the floor.
+    pub fn least_us(&self, rows: usize, times: f64) -> f64 {
+        (self.estimate_us(rows) / times).max(self.floor_us).max(1.0)
+    }
+
     /// How many of `values` (best first) to add when `base_rows` rows worth `base_value` are computed anyway: the
     /// prefix with the most value per time.
     pub fn best_prefix(&self, base_rows: usize, base_value: f64, values: &[f64]) -> usize {

@@ -329,7 +329,7 @@ fn while_the_target_rests_nobody_works_for_it() {
         trial: 1,
         first: 1,
         pause: 3600 * 1000 * MS,
-        at_most: f64::MAX,
+        slowed_by: f64::MAX,
     };
     let bypass = &mut cluster.worker(TARGET).learned.bypass;
     *bypass = Bypass::new(resting);
@@ -384,7 +384,7 @@ fn a_target_rests_only_for_strategies_that_may() {
         ..Plan::default()
     });
     bypass.picked(1);
-    bypass.stepped(MS, 1, 10 * MS, 10_000.0);
+    bypass.stepped(MS, 1, 10 * MS, 1000.0);
     assert_eq!(bypass.mode(), Mode::Rest);
     for step in 1..4 {
         cluster.grow(step * MS);
