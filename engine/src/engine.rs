@@ -139,25 +139,18 @@ impl<D: Device> Backend for Engine<D> {
     }
 
     fn len(&self, seq: SeqId) -> usize {
-        self.sequences.get(seq).map_or(0, |sequence| sequence.len)
+        self.sequences.len(seq)
     }
 
     fn vacant_rows(&self, seq: SeqId) -> usize {
-        let sequence = self.sequences.get(seq);
-        sequence.map_or(0, |sequence| sequence.vacant().count())
+        self.sequences.vacant_rows(seq)
     }
 
     fn apply(&mut self, seq: SeqId, op: &CacheOp) -> Result<(), EngineError> {
-        match op {
-            CacheOp::Keep(chain) => {
-                for (from, to) in self.sequences.keep(seq, chain)? {
-                    self.device.copy(&mut self.cache, from, to);
-                }
-                Ok(())
-            }
-            CacheOp::Drop(nodes) => self.sequences.drop(seq, nodes),
-            CacheOp::Shorten(len) => self.sequences.shorten(seq, *len as usize),
+        for (from, to) in self.sequences.apply(seq, op)? {
+            self.device.copy(&mut self.cache, from, to);
         }
+        Ok(())
     }
 
     fn step(

@@ -3,7 +3,7 @@
 //! A sequence has pages for its text and a scratch region for the rows of its tree, reserved when it is opened. Callers
 //! name tree rows by node; which slot of the scratch region a node's row lies in is decided here, and nobody else knows.
 
-use decode::NodeId;
+use decode::{CacheOp, NodeId};
 
 use crate::error::EngineError;
 
@@ -208,6 +208,31 @@ impl Sequences {
 
     pub(crate) fn at_mut(&mut self, index: usize) -> &mut Sequence {
         &mut self.all[index]
+    }
+
+    /// Positions of the text that are cached; 0 for a sequence that is not open.
+    pub(crate) fn len(&self, seq: SeqId) -> usize {
+        self.get(seq).map_or(0, |sequence| sequence.len)
+    }
+
+    /// Tree rows that still fit; 0 for a sequence that is not open.
+    pub(crate) fn vacant_rows(&self, seq: SeqId) -> usize {
+        let sequence = self.get(seq);
+        sequence.map_or(0, |sequence| sequence.vacant().count())
+    }
+
+    /// Does what the session has decided. Gives the places whose keys and values the cache has to copy, from and to, in
+    /// order.
+    pub(crate) fn apply(
+        &mut self,
+        seq: SeqId,
+        op: &CacheOp,
+    ) -> Result<Vec<(Place, Place)>, EngineError> {
+        match op {
+            CacheOp::Keep(chain) => self.keep(seq, chain),
+            CacheOp::Drop(nodes) => self.drop(seq, nodes).map(|()| Vec::new()),
+            CacheOp::Shorten(len) => self.shorten(seq, *len as usize).map(|()| Vec::new()),
+        }
     }
 
     /// Makes a chain of tree rows behind the text part of it: gives what the cache has to copy where, in order. The
