@@ -9,7 +9,7 @@ fmt:
 
 # Lint everything; a warning is an error.
 clippy:
-    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo clippy --release --workspace --all-targets --all-features -- -D warnings
 
 # All tests, in the one profile that is fast enough for model code.
 test:
@@ -26,7 +26,7 @@ bench prompts *args:
 # Step time of the engine by row count, on a target deepened beyond the caches.
 bench-engine out="target/deep" *args:
     cargo run --release -- models deepen --layers 64 --out {{out}}
-    cargo run --release -- bench-engine --model {{out}} --rows 1,2,4,8,16,32 {{args}}
+    cargo run --release --features candle -- bench-engine --stock --model {{out}} --rows 1,2,4,8,16,32 {{args}}
 
 # What users notice of lost processes and disturbed links; figures go to docs/faults.md.
 faults *args:

@@ -1,10 +1,12 @@
 //! `offshoot bench-engine`: step time by number of rows, against what the machine can do.
 //!
 //! Beside each step stand the time to read the weights once at the bandwidth measured in the same run, the roofline
-//! (that, or the arithmetic at the measured peak, whichever is longer), and the stock candle matmul over the same
+//! (that, or the arithmetic at the measured peak, whichever is longer), and if asked for the stock candle matmul over the same
 //! weight shapes. Row counts and both implementations take turns, so that drift of the machine hits all alike.
 
 mod report;
+mod shapes;
+#[cfg_attr(not(feature = "candle"), path = "stock_missing.rs")]
 mod stock;
 
 use std::num::NonZeroUsize;
@@ -30,7 +32,7 @@ Examples:
   offshoot bench-engine --model models/target
   offshoot models deepen --layers 64 --out deep && offshoot bench-engine --model deep --dtype f32 --threads 2
 
-The stock columns time candle_core's f32 matmul over the same weight shapes, nothing else of a step.")]
+The stock column times candle_core's f32 matmul over the same weight shapes, nothing else of a step.")]
 pub(crate) struct EngineBenchArgs {
     /// Model in the Hugging Face layout [default: the bundled target]
     #[arg(long, value_name = "DIR")]
@@ -57,9 +59,9 @@ pub(crate) struct EngineBenchArgs {
     /// Shape of the rows
     #[arg(long, value_enum, default_value_t)]
     shape: Shape,
-    /// Leave out the stock matmul
+    /// Time the stock matmul of candle too (in a build with --features candle)
     #[arg(long)]
-    no_stock: bool,
+    stock: bool,
     /// Also write everything as JSON
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
@@ -154,16 +156,14 @@ pub(crate) fn run(args: &EngineBenchArgs) -> Result<()> {
     let bandwidth =
         engine::cpu::bench::read_bandwidth(args.threads).context("cannot start threads")?;
     let flops = engine::cpu::bench::peak_flops(args.threads).context("cannot start threads")?;
-    let stock = if args.no_stock {
-        None
-    } else {
-        Some(Stock::new(bench.engine.config(), args.threads)?)
-    };
+    let stock = (args.stock)
+        .then(|| Stock::new(bench.engine.config(), args.threads))
+        .transpose()?;
     progress.clear();
     let times = bench.measure(args, stock.as_ref())?;
 
     let weight_bytes = bench.engine.weight_bytes();
-    let weights = stock::weights(bench.engine.config());
+    let weights = shapes::weights(bench.engine.config());
     let floor_ms = weight_bytes as f64 / bandwidth * 1e3;
     let report = Report {
         model: dir.display().to_string(),
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn the_bundled_draft_is_measured() {
         let models = models::bundled(None).unwrap();
-        let args = parse(&["--rows", "1,3", "--repeats", "2", "--no-stock"]).unwrap();
+        let args = parse(&["--rows", "1,3", "--repeats", "2"]).unwrap();
         let mut bench = Bench::load(&args, &models.join("draft")).unwrap();
         let times = bench.measure(&args, None).unwrap();
         assert!(
