@@ -1,5 +1,5 @@
 //! The fleet as one coordinator sees it: the state of each worker, which sessions have a reservation on it, and which
-//! of them a session gets.
+//! of them a session gets. Requests enter it, wait in its one queue, and run once they are placed.
 //!
 //! Workers come and go. One that is retired takes no new sessions, and is forgotten once it has none; see
 //! [`Fleet::retire_worker`].
@@ -9,11 +9,13 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use speculation::Time;
 use speculation::duty::Role;
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::SessionId;
 use speculation::relay::WorkerKey;
 
+use crate::admission::{Admission, QueueFull};
 use crate::failover::{Expectation, LostTarget, Returns};
 use crate::placement::{PlacementQueue, TargetNeed, Turn};
 
@@ -167,7 +169,8 @@ pub struct Need<'a> {
 /// Why a session has no reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoPlace {
-    /// Every target that would do serves as many sessions as it can, or is kept for an earlier turn.
+    /// Every target that would do serves as many sessions as it can, or is kept for an earlier turn, or as many
+    /// completions run as may.
     Busy,
     /// No target is ready.
     Missing,
@@ -192,9 +195,10 @@ pub struct Changes {
 }
 
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fleet {
     workers: BTreeMap<WorkerKey, Worker>,
+    admission: Admission,
     /// The requests and sessions that wait for a target.
     queue: PlacementQueue,
     changes: Changes,
@@ -206,6 +210,17 @@ pub struct Fleet {
 const MOST_NAMED: usize = 8;
 
 impl Fleet {
+    /// A fleet without workers, for as many completions as `admission` allows.
+    pub fn new(admission: Admission) -> Self {
+        Fleet {
+            workers: BTreeMap::new(),
+            admission,
+            queue: PlacementQueue::default(),
+            changes: Changes::default(),
+            forgotten: Vec::new(),
+        }
+    }
+
     /// A worker was configured or discovered; `role` is what it is expected to be, if anything is. Keys are never used
     /// again.
     pub fn add_worker(&mut self, key: WorkerKey, role: Option<Role>) {
@@ -309,12 +324,35 @@ impl Fleet {
         &self.queue
     }
 
-    /// The turn of a request that has just arrived.
-    pub fn request_turn(&mut self, priority: i32) -> Turn {
-        self.queue.request(priority)
+    /// How many completions run and wait.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
-    /// From now on later turns leave it the targets that it could use, until [`Fleet::stop_waiting`].
+    /// A request arrives with so many completions; each gets its turn. [`Fleet::handle_left`] ends one that was not
+    /// placed, [`Fleet::handle_ended`] one that was.
+    ///
+    /// # Errors
+    /// When there is no room for all of them; then none is taken in.
+    pub fn enter(&mut self, completions: usize, priority: i32) -> Result<Vec<Turn>, QueueFull> {
+        self.admission.enter(completions)?;
+        let turns = (0..completions).map(|_| self.queue.request(priority));
+        Ok(turns.collect())
+    }
+
+    /// A completion that was not placed has left.
+    pub fn handle_left(&mut self, turn: Turn) {
+        self.admission.handle_left();
+        self.stop_waiting(turn);
+    }
+
+    /// A completion that was placed has ended, `ran` later.
+    pub fn handle_ended(&mut self, ran: Time) {
+        self.admission.handle_ended(ran);
+        self.changes.vacancy = true;
+    }
+
+    /// From now on later turns leave it what it could use, until [`Fleet::stop_waiting`].
     pub fn wait(&mut self, turn: Turn, need: TargetNeed) {
         self.queue.wait(turn, need);
     }
@@ -365,7 +403,27 @@ impl Fleet {
         open
     }
 
-    /// Gives a session its reservations: the target first.
+    /// Whether a request of this turn could be placed on a target now.
+    fn could_place(&self, turn: Turn, need: &TargetNeed) -> bool {
+        (self.open(Role::Target).iter()).any(|(key, worker, profile)| {
+            let (numerics, context) = (&profile.numerics_id, profile.max_context);
+            need.could_use(*key, numerics, context)
+                && worker.has_room(profile, need.positions)
+                && self.queue.may_take(turn, *key, numerics, context)
+        })
+    }
+
+    /// Whether one more completion may run, and those of earlier turns that could be placed now leave room for it.
+    fn may_run(&self, turn: Turn) -> bool {
+        let vacant = self.admission.vacant();
+        let before = (self.queue.earlier_requests(turn))
+            .filter(|(earlier, need)| self.could_place(*earlier, need))
+            .take(vacant)
+            .count();
+        before < vacant
+    }
+
+    /// Gives a completion its reservations: the target first. It runs then, and waits no longer.
     ///
     /// # Errors
     /// When it gets no target; it has no reservation then.
@@ -382,8 +440,10 @@ impl Fleet {
         let too_long = (longest.filter(|(.., profile)| profile.max_context <= need.tokens))
             .map(|(key, _, profile)| (profile.max_context, *key));
         fitting.retain(|(.., profile)| profile.max_context > need.tokens);
+        let may_run = self.may_run(need.turn);
         let free = fitting.iter().find(|(key, worker, profile)| {
-            worker.has_room(profile, need.positions)
+            may_run
+                && worker.has_room(profile, need.positions)
                 && (self.queue).may_take(need.turn, *key, &profile.numerics_id, profile.max_context)
         });
         let (target, context) = match free {
@@ -403,6 +463,8 @@ impl Fleet {
                 });
             }
         };
+        self.admission.handle_placed();
+        self.stop_waiting(need.turn);
         let mut placed = alloc::vec![self.reserve(session, target, need.positions)];
         let positions = need.positions.min(context);
         placed.extend(self.place_contributors(session, need.wanted, positions, &[]));
@@ -463,6 +525,7 @@ impl Fleet {
                 numerics: Some(numerics.to_string()),
                 not: refuses.then_some(lost.worker),
                 context: positions,
+                positions,
             };
             self.queue.wait(own_turn, need);
             *turn = Some(own_turn);

@@ -1,5 +1,5 @@
-//! The placement queue: what waits for a reservation on a target, in the order of turns. A reservation that becomes
-//! free goes by turn, not to the first that asks.
+//! The placement queue: everybody that waits for a reservation on a target, or for one of the completions that may run
+//! at one time, in the order of turns. What becomes free goes by turn, not to the first that asks.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -29,10 +29,13 @@ pub struct TargetNeed {
     pub not: Option<WorkerKey>,
     /// Positions that its context has to hold.
     pub context: u32,
+    /// Positions that the text may take, where the context holds them.
+    pub positions: u32,
 }
 
 impl TargetNeed {
-    fn could_use(&self, key: WorkerKey, numerics: &str, context: u32) -> bool {
+    /// Whether a target with these properties would do.
+    pub(crate) fn could_use(&self, key: WorkerKey, numerics: &str, context: u32) -> bool {
         self.not != Some(key)
             && self.context <= context
             && (self.numerics.as_deref()).is_none_or(|wanted| wanted == numerics)
@@ -68,16 +71,22 @@ impl PlacementQueue {
         self.waiting.insert(turn, need);
     }
 
-    /// It no longer waits. Returns whether others do.
+    /// It no longer waits. Returns whether others are next for it.
     pub fn leave(&mut self, turn: Turn) -> bool {
-        self.waiting.remove(&turn);
-        !self.waiting.is_empty()
+        self.waiting.remove(&turn).is_some() && !self.waiting.is_empty()
     }
 
     /// Whether no earlier turn could use this target.
     pub fn may_take(&self, turn: Turn, key: WorkerKey, numerics: &str, context: u32) -> bool {
         let mut earlier = self.waiting.range(..turn);
         !earlier.any(|(_, need)| need.could_use(key, numerics, context))
+    }
+
+    /// The requests that wait and have an earlier turn, in their order.
+    pub(crate) fn earlier_requests(&self, turn: Turn) -> impl Iterator<Item = (Turn, &TargetNeed)> {
+        (self.waiting.range(..turn))
+            .filter(|(earlier, _)| matches!(earlier.rank, Rank::New(_)))
+            .map(|(&earlier, need)| (earlier, need))
     }
 
     /// How many wait.
@@ -89,17 +98,12 @@ impl PlacementQueue {
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
-
-    /// How many of them are requests.
-    pub fn requests(&self) -> usize {
-        (self.waiting.keys())
-            .filter(|turn| matches!(turn.rank, Rank::New(_)))
-            .count()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     const HERE: WorkerKey = WorkerKey(0);
@@ -115,7 +119,12 @@ mod tests {
         queue.wait(lost, TargetNeed::default());
         let first = |queue: &PlacementQueue, turn| queue.may_take(turn, HERE, "a", 8);
         assert!(first(&queue, lost) && !turns.iter().any(|&turn| first(&queue, turn)));
-        assert_eq!(queue.requests(), 3);
+        let before = |queue: &PlacementQueue, turn| -> Vec<Turn> {
+            (queue.earlier_requests(turn))
+                .map(|(turn, _)| turn)
+                .collect()
+        };
+        assert_eq!(before(&queue, turns[2]), [turns[1], turns[0]]);
         assert!(queue.leave(lost), "somebody still waits");
         assert!(first(&queue, turns[1]));
         assert!(!first(&queue, turns[0]) && !first(&queue, turns[2]));
@@ -133,6 +142,7 @@ mod tests {
             numerics: Some("a".into()),
             not: Some(HERE),
             context: 8,
+            positions: 8,
         };
         queue.wait(turn, need);
         let late = queue.request(0);

@@ -1,5 +1,6 @@
 //! What all sessions of a coordinator share.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,10 +10,10 @@ use runtime::Drain;
 use speculation::learned::Calibrations;
 use speculation::message::SessionId;
 use speculation::strategy::Settings;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Admission;
 use crate::metrics::CoordinatorMetrics;
 use crate::registry::Registry;
 
@@ -20,11 +21,12 @@ use crate::registry::Registry;
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) registry: Registry,
-    pub(crate) admission: Admission,
     pub(crate) drain: Drain,
     /// Cancelled when the grace time of the drain is almost over: sessions end, but say so.
     pub(crate) cut: CancellationToken,
     pub(crate) policy: Policy,
+    /// Held while a prompt is encoded: one per processor, so that a queue of long prompts leaves the relay its share.
+    pub(crate) encoders: Semaphore,
     /// How far each source of guesses can be trusted, learned from all sessions; the last one to end wins.
     calibrations: Mutex<Calibrations>,
     /// The next session's number.
@@ -44,19 +46,15 @@ pub(crate) struct Policy {
 
 impl Cluster {
     /// `first` is the first session's number: two coordinators of one cluster should not use the same.
-    pub(crate) fn new(
-        registry: Registry,
-        admission: Admission,
-        drain: Drain,
-        policy: Policy,
-        first: u64,
-    ) -> Self {
+    pub(crate) fn new(registry: Registry, drain: Drain, policy: Policy, first: u64) -> Self {
         Cluster {
             registry,
-            admission,
             drain,
             cut: CancellationToken::new(),
             policy,
+            encoders: Semaphore::new(
+                std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            ),
             calibrations: Mutex::default(),
             next: AtomicU64::new(first),
             metrics: Arc::default(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use control::admission::QueueFull;
 use proto::inward::WireError;
 use speculation::strategy::StrategyError;
 use text::TextError;
@@ -124,6 +125,21 @@ impl Failure {
 
 /// When a client may try again that was refused because a worker was full.
 const FULL_RETRY: Duration = Duration::from_millis(500);
+
+impl From<QueueFull> for Failure {
+    fn from(full: QueueFull) -> Self {
+        let QueueFull {
+            running,
+            queued,
+            retry,
+        } = full;
+        Failure::QueueFull {
+            running,
+            queued,
+            retry,
+        }
+    }
+}
 
 impl From<Failure> for Status {
     /// A failure that will pass says when to try again, as `google.rpc.RetryInfo`.

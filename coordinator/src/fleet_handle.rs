@@ -4,22 +4,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use control::admission::Admission;
 use control::fleet::{Fleet, Reservation};
 use control::placement::{TargetNeed, Turn};
 use parking_lot::Mutex;
 use runtime::{Latch, Readiness};
 use speculation::duty::Role;
 use speculation::relay::WorkerKey;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::change::{Notifier, Watcher};
+use crate::failure::Failure;
 
 /// See the module documentation. Shared by the registry, the links to the workers and the sessions. The lock is never
 /// held across an await, and nothing that runs under it takes it again.
 #[derive(Debug)]
 pub(crate) struct FleetHandle {
     state: Mutex<State>,
-    /// Notified when a reservation becomes free, or a worker comes or goes.
+    /// Notified when a reservation becomes free, a completion ends, or a worker comes or goes.
     vacancies: Notifier,
     /// Notified when a worker becomes ready.
     arrivals: Notifier,
@@ -36,12 +39,12 @@ struct State {
 }
 
 impl FleetHandle {
-    /// A fleet without workers: the process is not ready.
-    pub(crate) fn new(readiness: Readiness) -> Self {
+    /// A fleet without workers, for so many completions: the process is not ready.
+    pub(crate) fn new(admission: Admission, readiness: Readiness) -> Self {
         let latch = Some(readiness.latch());
         FleetHandle {
             state: Mutex::new(State {
-                fleet: Fleet::default(),
+                fleet: Fleet::new(admission),
                 latch,
                 forgotten: BTreeMap::new(),
             }),
@@ -110,10 +113,19 @@ impl FleetHandle {
         self.arrivals.watch()
     }
 
-    /// From now on those of later turns leave `turn` what it could use.
-    pub(crate) fn wait(self: &Arc<Self>, turn: Turn, need: TargetNeed) -> Waiting {
-        self.change(|fleet| fleet.wait(turn, need));
-        self.waiting(turn)
+    /// Takes all completions of a request in, or refuses it at once.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        completions: usize,
+        priority: i32,
+    ) -> Result<Vec<Entry>, Failure> {
+        let turns = self.change(|fleet| fleet.enter(completions, priority))?;
+        let entries = turns.into_iter().map(|turn| Entry {
+            fleet: Arc::clone(self),
+            turn,
+            placed: None,
+        });
+        Ok(entries.collect())
     }
 
     /// The guard of a turn that waits already.
@@ -125,7 +137,42 @@ impl FleetHandle {
     }
 }
 
-/// An entry of the placement queue; dropping it leaves the queue.
+/// A completion that was taken in; dropping it makes room for another.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    fleet: Arc<FleetHandle>,
+    turn: Turn,
+    /// Since when it runs.
+    placed: Option<Instant>,
+}
+
+impl Entry {
+    /// When its turn is.
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn
+    }
+
+    /// From now on those of later turns leave it what it could use.
+    pub(crate) fn wait(&self, need: TargetNeed) {
+        self.fleet.change(|fleet| fleet.wait(self.turn, need));
+    }
+
+    /// It has its reservations.
+    pub(crate) fn placed(&mut self) {
+        self.placed = Some(Instant::now());
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.fleet.change(|fleet| match self.placed {
+            Some(at) => fleet.handle_ended(at.elapsed()),
+            None => fleet.handle_left(self.turn),
+        });
+    }
+}
+
+/// A session in the placement queue that has lost its target; dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     fleet: Arc<FleetHandle>,
@@ -186,7 +233,7 @@ mod tests {
     const TARGETS: [WorkerKey; 2] = [WorkerKey(1), WorkerKey(2)];
 
     fn handle(readiness: &Readiness) -> Arc<FleetHandle> {
-        let handle = FleetHandle::new(readiness.clone());
+        let handle = FleetHandle::new(Admission::new(99, 0), readiness.clone());
         for key in [DRAFT].into_iter().chain(TARGETS) {
             handle.add_worker(key, None, CancellationToken::new());
         }
@@ -222,7 +269,7 @@ mod tests {
                     qualifiers: 0,
                 },
                 numerics: None,
-                turn: fleet.request_turn(0),
+                turn: fleet.enter(1, 0).unwrap()[0],
                 tokens: 2,
                 positions: 8,
             };
@@ -277,7 +324,7 @@ mod tests {
     #[test]
     fn a_retired_worker_is_forgotten_with_its_last_reservation() {
         let readiness = Readiness::new();
-        let handle = Arc::new(FleetHandle::new(readiness.clone()));
+        let handle = Arc::new(FleetHandle::new(Admission::new(99, 0), readiness.clone()));
         let forgotten = CancellationToken::new();
         handle.add_worker(TARGETS[0], None, forgotten.clone());
         up(&handle, TARGETS[0]);
@@ -292,14 +339,17 @@ mod tests {
     #[test]
     fn who_leaves_the_queue_lets_the_next_one_look() {
         let handle = handle(&Readiness::new());
-        let turns = handle.change(|fleet| [0, 0].map(|priority| fleet.request_turn(priority)));
-        let [first, second] = turns.map(|turn| handle.wait(turn, TargetNeed::default()));
+        let mut entries = handle.enter(2, 0).unwrap();
+        for entry in &entries {
+            entry.wait(TargetNeed::default());
+        }
+        let waiting = || handle.read(|fleet| (fleet.queue().len(), fleet.admission().waiting()));
         let mut vacancies = handle.vacancies();
-        assert_eq!(handle.read(|fleet| fleet.queue().requests()), 2);
-        drop(first);
+        assert_eq!(waiting(), (2, 2));
+        drop(entries.remove(0));
         assert!(vacancies.changed().now_or_never().is_some());
-        drop(second);
+        drop(entries);
         assert!(vacancies.changed().now_or_never().is_none(), "nobody waits");
-        assert!(handle.read(|fleet| fleet.queue().is_empty()));
+        assert_eq!(waiting(), (0, 0));
     }
 }

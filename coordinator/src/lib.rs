@@ -18,7 +18,6 @@
 //! This crate never links the engine. It decides nothing about trees or acceptance (that is `speculation`), nothing about
 //! placement, admission or failover (that is `control`), and parses no protobuf by hand (that is `proto`).
 
-mod admission;
 mod change;
 mod cluster;
 pub mod config;

@@ -13,7 +13,6 @@ use runtime::{
 };
 use text::Tokenizer;
 
-use crate::admission::Admission;
 use crate::cluster::{Cluster, Policy};
 use crate::config::{Args, Config};
 use crate::discovery::Discovery;
@@ -130,12 +129,11 @@ impl Coordinator {
         let name = seed::fresh()?;
         let first = seed::fresh()?;
         let registry = Registry::start(config, name, tokenizer, readiness.clone());
-        let admission = Admission::new(config.max_sessions, config.max_queued);
         let policy = Policy {
             failover_wait: config.failover_wait,
             strategy: config.strategy.clone(),
         };
-        let cluster = Cluster::new(registry, admission, drain.clone(), policy, first);
+        let cluster = Cluster::new(registry, drain.clone(), policy, first);
         let caller = Caller::new(config.tls.clone());
         let (registry, metrics) = (&cluster.registry, &cluster.metrics);
         let discovery = Discovery::start(&config.discovery, &caller, registry, metrics);
@@ -150,11 +148,8 @@ impl Coordinator {
         metrics.register(|registry| self.cluster.metrics.register(registry));
         let cluster = Arc::clone(&self.cluster);
         metrics.refresh(move || {
-            let (registry, admission) = (&cluster.registry, &cluster.admission);
-            // A request that has no target yet waits, although admission counts it among those that run.
-            let (requests, _) = registry.waiting();
-            let running = admission.running().saturating_sub(requests);
-            let waiting = admission.waiting() + requests;
+            let registry = &cluster.registry;
+            let (running, waiting) = registry.completions();
             let (targets, workers) = (registry.targets(), registry.states());
             (cluster.metrics).refresh(running, waiting, &targets, &workers);
         });
@@ -172,14 +167,14 @@ impl Coordinator {
     /// Completions that run now.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.cluster.admission.running()
+        let (running, _) = self.cluster.registry.completions();
+        running
     }
 
-    /// Completions that wait for a reservation on a target: new ones, and those that have lost theirs.
+    /// Completions that have looked for a target in vain: new ones, and those that have lost theirs.
     #[must_use]
     pub fn seeking(&self) -> usize {
-        let (_, all) = self.cluster.registry.waiting();
-        all
+        self.cluster.registry.seeking()
     }
 
     /// Resolves when every source of workers has answered or failed once, at the latest after five seconds, and every

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use control::admission::Admission;
 use control::failover::LostTarget;
 use control::fleet::{Need, NoPlace, Reservation, State, Wanted};
-use control::placement::{TargetNeed, Turn};
 use proto::{outward, v1};
 use runtime::{Caller, KeepAlive, Readiness};
 use speculation::duty::Role;
@@ -18,7 +18,7 @@ use crate::change::Watcher;
 use crate::config::Config;
 use crate::discovery::Address;
 use crate::failure::Failure;
-use crate::fleet_handle::{FleetHandle, Reserved, Waiting};
+use crate::fleet_handle::{Entry, FleetHandle, Reserved, Waiting};
 use crate::links::Links;
 use crate::mailbox::MailboxMaker;
 use crate::reservation::ReservedWorker;
@@ -60,7 +60,8 @@ impl Registry {
         tokenizer: Tokenizer,
         readiness: Readiness,
     ) -> Self {
-        let fleet = Arc::new(FleetHandle::new(readiness));
+        let admission = Admission::new(config.max_sessions, config.max_queued);
+        let fleet = Arc::new(FleetHandle::new(admission, readiness));
         let caller = Caller::new(config.tls.clone()).with_keep_alive(KeepAlive::LINK);
         let registry = Registry {
             links: Arc::new(Links::new(fleet, coordinator, caller, tokenizer)),
@@ -156,14 +157,9 @@ impl Registry {
         })
     }
 
-    /// The turn of a request that has just arrived.
-    pub(crate) fn request_turn(&self, priority: i32) -> Turn {
-        self.fleet().change(|fleet| fleet.request_turn(priority))
-    }
-
-    /// From now on requests of later turns leave `turn` the targets that it could use.
-    pub(crate) fn wait(&self, turn: Turn, need: TargetNeed) -> Waiting {
-        self.fleet().wait(turn, need)
+    /// Takes all completions of a request in, or refuses it at once.
+    pub(crate) fn enter(&self, completions: usize, priority: i32) -> Result<Vec<Entry>, Failure> {
+        self.fleet().enter(completions, priority)
     }
 
     /// Reserves workers for a new session: the target comes first.
@@ -290,10 +286,15 @@ impl Registry {
         }
     }
 
-    /// Requests that wait for a target, and everybody who does.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
+    /// Completions that run, and that wait.
+    pub(crate) fn completions(&self) -> (usize, usize) {
         self.fleet()
-            .read(|fleet| (fleet.queue().requests(), fleet.queue().len()))
+            .read(|fleet| (fleet.admission().running(), fleet.admission().waiting()))
+    }
+
+    /// Completions that have looked for a target in vain: new ones, and those that have lost theirs.
+    pub(crate) fn seeking(&self) -> usize {
+        self.fleet().read(|fleet| fleet.queue().len())
     }
 
     /// What was reported of all targets.

@@ -116,14 +116,7 @@ impl RequestMetrics {
         }
     }
 
-    /// Its turn has come.
-    pub(crate) fn admitted(&mut self) {
-        let waited = self.arrived.elapsed();
-        self.metrics.queue_time.observe(waited.as_secs_f64());
-        self.span.event("admitted", Vec::new());
-    }
-
-    /// It has its reservations, the first of them on a target with this model; `resumed` tokens were generated before.
+    /// Its turn has come: it has its reservations, the first of them on a target with this model; `resumed` tokens were generated before.
     pub(crate) fn placed(
         &mut self,
         session: SessionId,
@@ -131,6 +124,9 @@ impl RequestMetrics {
         prompt_tokens: usize,
         resumed: usize,
     ) {
+        let waited = self.arrived.elapsed();
+        self.metrics.queue_time.observe(waited.as_secs_f64());
+        self.span.event("placed", Vec::new());
         self.length = resumed;
         self.metrics.prompt_tokens.inc_by(prompt_tokens as u64);
         self.span.set("gen_ai.request.model", model.to_owned());
@@ -300,7 +296,6 @@ mod tests {
         page.register(|registry| metrics.register(registry));
 
         let mut finished = arrival(&metrics).completion(0);
-        finished.admitted();
         finished.placed(SessionId(1), "m", 5, 2);
         finished.text_has(2);
         finished.text_has(5);

@@ -13,10 +13,10 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::admission::Ticket;
 use crate::cluster::Cluster;
 use crate::delivery::{CLIENT_EVENTS, Item};
 use crate::failure::Failure;
+use crate::fleet_handle::Entry;
 use crate::request::{self, Request as Asked};
 use crate::request_metrics::Arrival;
 use crate::start::{self, Completion};
@@ -42,18 +42,18 @@ impl Generation for Service {
         let request = request.into_inner();
         let default = &cluster.policy.strategy;
         let arrival = Arrival::now(&cluster.metrics, parent, &request, default);
-        let (request, tickets) =
+        let (request, entries) =
             enter(cluster, request).map_err(|failure| arrival.refused(failure))?;
         let completions = request.completions;
         let request = Arc::new(request);
         let (client, events) = mpsc::channel(CLIENT_EVENTS * completions as usize);
-        for (number, ticket) in (0..).zip(tickets) {
+        for (number, entry) in (0..).zip(entries) {
             let metrics = arrival.completion(number);
             let logged = metrics.log_span();
             let completion = Completion {
                 request: Arc::clone(&request),
                 number,
-                ticket,
+                entry,
                 deadline,
                 client: client.clone(),
                 metrics,
@@ -68,10 +68,11 @@ impl Generation for Service {
         &self,
         _: Request<v1::ClusterRequest>,
     ) -> Result<Response<v1::ClusterReply>, Status> {
+        let (running, waiting) = self.cluster.registry.completions();
         Ok(Response::new(v1::ClusterReply {
             workers: self.cluster.registry.describe(),
-            sessions: self.cluster.admission.running() as u32,
-            waiting: self.cluster.admission.waiting() as u32,
+            sessions: running as u32,
+            waiting: waiting as u32,
             generated_tokens: self.cluster.metrics.generation_tokens.get(),
             uptime_us: self.cluster.started.elapsed().as_micros() as u64,
         }))
@@ -79,7 +80,7 @@ impl Generation for Service {
 }
 
 /// Takes a request in. A bad parameter, or the lack of room, is reported at once.
-fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Vec<Ticket>), Failure> {
+fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Vec<Entry>), Failure> {
     if cluster.drain.is_stopping() {
         return Err(Failure::Stopping);
     }
@@ -90,8 +91,8 @@ fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Vec<
         &cluster.policy.strategy,
         runtime::seed::fresh,
     )?;
-    let tickets = (cluster.admission).enter(request.completions as usize, request.priority)?;
-    Ok((request, tickets))
+    let entries = (cluster.registry).enter(request.completions as usize, request.priority)?;
+    Ok((request, entries))
 }
 
 /// When the client stops waiting, by its `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): up to eight digits and a

@@ -15,10 +15,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::admission::Ticket;
 use crate::cluster::Cluster;
 use crate::delivery::{Delivery, Item};
 use crate::failure::Failure;
+use crate::fleet_handle::Entry;
 use crate::mailbox::{MailboxMaker, Received};
 use crate::open::Opening;
 use crate::registry::{Registry, Requester, Unplaced};
@@ -37,7 +37,7 @@ pub(crate) struct Completion {
     pub(crate) request: Arc<Request>,
     /// Which one, from 0.
     pub(crate) number: u32,
-    pub(crate) ticket: Ticket,
+    pub(crate) entry: Entry,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
     pub(crate) client: mpsc::Sender<Item>,
@@ -49,7 +49,7 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
     let Completion {
         request,
         number,
-        ticket,
+        mut entry,
         deadline,
         client,
         mut metrics,
@@ -59,20 +59,6 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     };
-    let running = tokio::select! {
-        biased;
-        () = client.closed() => return,
-        running = ticket.admitted() => running,
-        () = late() => {
-            refuse(Failure::Deadline { tokens: 0 }, metrics, &client).await;
-            return;
-        }
-        () = stopping => {
-            refuse(Failure::Stopping, metrics, &client).await;
-            return;
-        }
-    };
-    metrics.admitted();
     let asked = Asked {
         request: &request,
         number,
@@ -81,15 +67,15 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
     };
     let prepared = tokio::select! {
         () = client.closed() => return,
-        () = cluster.cut.cancelled() => Err(Failure::Stopping),
+        () = stopping => Err(Failure::Stopping),
         () = late() => Err(Failure::Deadline { tokens: 0 }),
-        prepared = prepare(&cluster, asked, &mut metrics) => prepared,
+        prepared = prepare(&cluster, asked, &mut entry, &mut metrics) => prepared,
     };
     match prepared {
         Ok((id, driver)) => run(&cluster, id, driver, metrics).await,
         Err(failure) => refuse(failure, metrics, &client).await,
     }
-    drop(running);
+    drop(entry);
 }
 
 /// Tells the client why there is no session.
@@ -110,6 +96,7 @@ struct Asked<'a> {
 async fn prepare(
     cluster: &Cluster,
     asked: Asked<'_>,
+    entry: &mut Entry,
     metrics: &mut RequestMetrics,
 ) -> Result<(SessionId, SessionDriver), Failure> {
     let Asked {
@@ -119,7 +106,7 @@ async fn prepare(
         client,
     } = asked;
     let registry = &cluster.registry;
-    let prompt = encode(registry, &request.prompt).await?;
+    let prompt = encode(cluster, &request.prompt).await?;
     let prompt_len = match u32::try_from(prompt.len()) {
         Ok(0) => return Err(request::empty()),
         Ok(len) => len,
@@ -135,7 +122,7 @@ async fn prepare(
     let ids = received.map_or(&[][..], |received| &received.ids);
     let need = Need {
         wanted: request.wanted,
-        turn: registry.request_turn(request.priority),
+        turn: entry.turn(),
         numerics: received.map(|received| received.numerics_id.as_str()),
         // Without its last token, which may take the last position.
         tokens: prompt_len.saturating_add(ids.len().saturating_sub(1) as u32),
@@ -145,7 +132,7 @@ async fn prepare(
         session: id,
         mailboxes: &mailboxes,
     };
-    let reserved = place(registry, requester, &need).await?;
+    let reserved = place(registry, requester, &need, entry).await?;
     let target = &(reserved.first().expect("the target comes first").stream).hello;
     let stopping = request.stopping(prompt_len, target);
     if ids.len() > (stopping.max_len - prompt_len) as usize {
@@ -198,11 +185,12 @@ async fn prepare(
 }
 
 /// Encoding is work for a processor, so it stays off the threads that relay.
-async fn encode(registry: &Registry, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
+async fn encode(cluster: &Cluster, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
     match prompt {
         Prompt::Tokens(ids) => Ok(ids.clone()),
         Prompt::Text(text) => {
-            let tokenizer = registry.tokenizer().clone();
+            let _permit = cluster.encoders.acquire().await;
+            let tokenizer = cluster.registry.tokenizer().clone();
             let text = text.clone();
             let encoded =
                 tokio::task::spawn_blocking(move || tokenizer.encode(&text, Special::Add)).await;
@@ -211,29 +199,32 @@ async fn encode(registry: &Registry, prompt: &Prompt) -> Result<Vec<u32>, Failur
     }
 }
 
-/// Reserves workers for the session, waiting while every target that would do is full.
+/// Reserves workers for the session, waiting while every target that would do is full, or as many run as may.
 async fn place(
     registry: &Registry,
     requester: Requester<'_>,
     need: &Need<'_>,
+    entry: &mut Entry,
 ) -> Result<Vec<ReservedWorker>, Failure> {
     // Watching begins before looking, so that nothing is missed in between.
     let mut vacancies = registry.vacancies();
-    let mut waiting = None;
+    let mut is_waiting = false;
     loop {
         match registry.place(requester, need) {
-            Ok(reserved) => return Ok(reserved),
+            Ok(reserved) => {
+                entry.placed();
+                return Ok(reserved);
+            }
             Err(Unplaced::Failed(failure)) => return Err(failure),
+            Err(Unplaced::Busy) if is_waiting => vacancies.changed().await,
             Err(Unplaced::Busy) => {
-                waiting.get_or_insert_with(|| {
-                    let target = TargetNeed {
-                        numerics: need.numerics.map(str::to_owned),
-                        not: None,
-                        context: need.tokens.saturating_add(1),
-                    };
-                    registry.wait(need.turn, target)
+                entry.wait(TargetNeed {
+                    numerics: need.numerics.map(str::to_owned),
+                    not: None,
+                    context: need.tokens.saturating_add(1),
+                    positions: need.positions,
                 });
-                vacancies.changed().await;
+                is_waiting = true;
             }
         }
     }

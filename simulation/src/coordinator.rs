@@ -1,6 +1,5 @@
-//! A coordinator process around the real [`Fleet`](control::fleet::Fleet) and
-//! [`Admission`](control::admission::Admission): its streams to the workers with their slots and writers, its open
-//! calls, and the tasks of its requests. See [`crate::placement`] for who gets a reservation, [`crate::request`] for one
+//! A coordinator process around the real [`Fleet`](control::fleet::Fleet): its streams to the workers with their slots and
+//! writers, its open calls, and the tasks of its requests. See [`crate::placement`] for who gets a reservation, [`crate::request`] for one
 //! request.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -476,23 +475,10 @@ impl Coordinator {
             return;
         };
         task.is_woken = false;
-        match task.drive(network, self) {
-            None => {
-                self.tasks.insert(session, task);
-            }
-            Some(next) => {
-                note!(network, "{session:?} is over");
-                if let Some(ticket) = next {
-                    let first = (self.tasks.values())
-                        .filter_map(|task| task.queued_order())
-                        .min();
-                    let mut tasks = self.tasks.iter_mut();
-                    let found = tasks.find_map(|(&id, task)| task.admit(ticket).then_some(id));
-                    let admitted = found.expect("who waits is there");
-                    assert_eq!(first.map(|(_, id)| id), Some(admitted), "who is admitted");
-                    self.wake(network, admitted);
-                }
-            }
+        if task.drive(network, self) {
+            note!(network, "{session:?} is over");
+        } else {
+            self.tasks.insert(session, task);
         }
     }
 
@@ -524,9 +510,9 @@ impl Coordinator {
         request: &Request,
         (text, numerics): (&[u32], Option<Numerics>),
     ) {
-        let entered = match self.placement.enter(request.priority, &self.tasks) {
+        let place = match self.placement.enter(request.priority, &self.tasks) {
             Err(retry) => return self.tell(network, from, ClientEvent::Refused(retry)),
-            Ok(entered) => entered,
+            Ok(place) => place,
         };
         self.sessions += 1;
         let id = SessionId((self.name() << 32) | u64::from(self.sessions));
@@ -537,7 +523,7 @@ impl Coordinator {
             from.0
         );
         let numerics = numerics.filter(|_| text.len() > request.prompt.len());
-        let task = Task::new(id, from, request, text, numerics, entered);
+        let task = Task::new(id, from, request, text, numerics, place);
         self.tasks.insert(id, Box::new(task));
         self.wake(network, id);
     }

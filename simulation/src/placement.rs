@@ -1,9 +1,9 @@
-//! Who may run and who gets a reservation at a simulated coordinator: the real [`Admission`] and the real [`Fleet`] with
-//! its placement queue, and beside them what is true, kept a second time, so that every answer can be checked.
+//! Who may run and who gets a reservation at a simulated coordinator: the real [`Fleet`] with its admission and its queue,
+//! and beside it what is true, kept a second time, so that every answer can be checked.
 
 use std::collections::BTreeMap;
 
-use control::admission::{Admission, Entered, Ticket};
+use control::admission::Admission;
 use control::failover::{Expectation, LostTarget};
 use control::fleet::{Changes, Fleet, Need, NoPlace, Profile, Reservation, State, Wanted};
 use control::placement::{TargetNeed, Turn};
@@ -65,10 +65,11 @@ enum Standing {
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Placement {
-    admission: Admission,
     fleet: Fleet,
     max_running: usize,
     max_queued: usize,
+    /// Requests that run.
+    running: usize,
     plans: Vec<WorkerPlan>,
     standings: Vec<Standing>,
     memberships: Vec<Membership>,
@@ -82,15 +83,16 @@ pub(crate) struct Placement {
 
 impl Placement {
     pub(crate) fn new(scenario: &Scenario) -> Self {
-        let mut fleet = Fleet::default();
+        let admission = Admission::new(scenario.max_running, scenario.max_queued);
+        let mut fleet = Fleet::new(admission);
         for (worker, plan) in scenario.workers.iter().enumerate() {
             fleet.add_worker(WorkerKey(worker as u32), Some(plan.role));
         }
         Placement {
-            admission: Admission::new(scenario.max_running, scenario.max_queued),
             fleet,
             max_running: scenario.max_running,
             max_queued: scenario.max_queued,
+            running: 0,
             standings: vec![Standing::Returning; scenario.workers.len()],
             memberships: vec![Membership::Listed; scenario.workers.len()],
             generations: vec![0; scenario.workers.len()],
@@ -102,8 +104,9 @@ impl Placement {
     }
 
     pub(crate) fn check_empty(&self) {
-        assert_eq!(self.admission.running(), 0, "admission leaks");
-        assert_eq!(self.admission.waiting(), 0, "a ticket is left");
+        let admission = self.fleet.admission();
+        let counts = (admission.running(), admission.waiting());
+        assert_eq!(counts, (0, 0), "admission leaks");
         assert!(self.fleet.queue().is_empty(), "a turn is left");
         let reserved: Vec<_> = self.fleet.reserved().collect();
         assert!(reserved.is_empty(), "reservations are left: {reserved:?}");
@@ -116,16 +119,15 @@ impl Placement {
         &mut self,
         priority: i32,
         tasks: &BTreeMap<SessionId, Box<Task>>,
-    ) -> Result<Entered, Time> {
-        let queued = tasks.values().filter(|task| task.is_queued()).count();
+    ) -> Result<Place, Time> {
         let is_full = tasks.len() == self.max_running + self.max_queued;
-        match self.admission.enter(1, priority) {
-            Ok(entered) => {
+        match self.fleet.enter(1, priority) {
+            Ok(turns) => {
                 assert!(!is_full, "more are taken in than allowed");
-                let runs = entered[0] == Entered::Running;
-                let may_run = tasks.len() - queued < self.max_running;
-                assert_eq!(runs, may_run, "who may run");
-                Ok(entered[0])
+                Ok(Place {
+                    turn: turns[0],
+                    order: (priority.into(), self.arrive()),
+                })
             }
             Err(full) => {
                 assert!(is_full, "refused where there is room");
@@ -134,19 +136,16 @@ impl Placement {
         }
     }
 
-    /// A request that waited for admission has gone.
-    pub(crate) fn leave_queue(&mut self, ticket: Ticket) {
-        assert!(self.admission.handle_left(ticket), "it was waiting");
-    }
-
-    /// A request was admitted and has gone before it ran.
-    pub(crate) fn next(&mut self) -> Option<Ticket> {
-        self.admission.next()
+    /// A request that was not placed has gone.
+    pub(crate) fn handle_left(&mut self, place: Place) {
+        self.waiting.remove(&place.order);
+        self.fleet.handle_left(place.turn);
     }
 
     /// A request that ran for so long has ended.
-    pub(crate) fn handle_ended(&mut self, ran: Time) -> Option<Ticket> {
-        self.admission.handle_ended(ran)
+    pub(crate) fn handle_ended(&mut self, ran: Time) {
+        self.running -= 1;
+        self.fleet.handle_ended(ran);
     }
 
     // Workers.
@@ -252,14 +251,6 @@ impl Placement {
         self.arrivals
     }
 
-    /// The turn of a request that begins to look for a target.
-    pub(crate) fn request_turn(&mut self, priority: i32) -> Place {
-        Place {
-            turn: self.fleet.request_turn(priority),
-            order: (priority.into(), self.arrive()),
-        }
-    }
-
     /// Gives a request its reservations. While it has none it waits, if waiting can help.
     pub(crate) fn place(
         &mut self,
@@ -277,12 +268,14 @@ impl Placement {
         let placed = self.fleet.place(requester.session, &need);
         match &placed {
             Ok(reservations) => {
+                assert!(self.may_run(place.order), "{requester:?} runs too early");
                 let (target, contributors) = reservations.split_first().expect("a target");
                 self.note_target(place.order, &requester, *target);
+                self.running += 1;
+                self.waiting.remove(&place.order);
                 let context = self.plans[self.worker_of(target.worker)].max_context;
                 let positions = requester.positions.min(context);
                 self.note_contributors(contributors, positions, wanted, &[]);
-                self.stop_waiting(place);
             }
             Err(NoPlace::Busy) => {
                 self.check_nothing_fits(place.order, &requester);
@@ -291,13 +284,13 @@ impl Placement {
                         numerics: requester.numerics.map(|id| numerics_id(id).to_owned()),
                         not: None,
                         context: requester.context,
+                        positions: requester.positions,
                     };
                     self.fleet.wait(place.turn, need);
                 }
             }
             Err(NoPlace::Missing | NoPlace::OtherNumerics(_) | NoPlace::TooLong { .. }) => {
                 self.check_nothing_fits(place.order, &requester);
-                self.stop_waiting(place);
             }
         }
         placed
@@ -413,7 +406,15 @@ impl Placement {
         })
     }
 
-    /// Whoever gets no target could have none, or waits for its own to return.
+    /// Whether a request may run, and those before it that could be placed now leave room for it.
+    fn may_run(&self, order: Order) -> bool {
+        let before = (self.waiting.range(..order))
+            .filter(|((rank, _), _)| *rank != RUNNING)
+            .filter(|(earlier, requester)| self.fits(**earlier, requester).is_some());
+        self.running + before.count() < self.max_running
+    }
+
+    /// Whoever gets no target could have none, may not run, or waits for its own to return.
     fn check_nothing_fits(&self, order: Order, requester: &Requester) {
         let returns = |lost: LostTarget| {
             let worker = self.worker_of(lost.worker);
@@ -425,6 +426,9 @@ impl Placement {
         let Some(worker) = self.fits(order, requester) else {
             return;
         };
+        if order.0 != RUNNING && !self.may_run(order) {
+            return;
+        }
         assert!(
             requester.lost.is_some_and(returns),
             "{:?} could have target {worker}, and nobody earlier wants it",
@@ -482,15 +486,16 @@ impl Placement {
 
     /// Compares what the real ones say with what is true. Whoever waits and is not about to look could have nothing.
     pub(crate) fn check(&self, tasks: &BTreeMap<SessionId, Box<Task>>) {
-        let queued = tasks.values().filter(|task| task.is_queued()).count();
-        let running = tasks.len() - queued;
-        assert_eq!(self.admission.running(), running, "admission miscounts");
-        assert_eq!(self.admission.waiting(), queued, "admission miscounts");
-        assert!(running <= self.max_running && queued <= self.max_queued);
-        assert!(
-            queued == 0 || running == self.max_running,
-            "somebody could run"
+        let running = tasks.values().filter(|task| task.is_running()).count();
+        let admission = self.fleet.admission();
+        let counts = (admission.running(), admission.waiting());
+        assert_eq!(
+            counts,
+            (running, tasks.len() - running),
+            "admission miscounts"
         );
+        assert_eq!(self.running, running, "who runs");
+        assert!(running <= self.max_running, "too many run");
         assert!(
             (self.fleet.reserved()).eq(self.reserved.keys().copied()),
             "reservations differ: {:?} are held, {:?} known",

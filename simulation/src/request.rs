@@ -1,9 +1,8 @@
-//! A coordinator's task of one request: from admission over placement to the real [`SessionMachine`], whose actions it
+//! A coordinator's task of one request: from its arrival over placement to the real [`SessionMachine`], whose actions it
 //! carries out.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use control::admission::{Entered, Ticket};
 use control::failover::MAX_FRUITLESS;
 use control::fleet::{NoPlace, Reservation, Wanted};
 use control::session::{Action, Ended, Opened, Parting, Refused, RefusedKind, SessionMachine};
@@ -54,10 +53,7 @@ pub(crate) struct Task {
 
 #[derive(Debug)]
 enum Stage {
-    /// It waits for admission.
-    Queued(Ticket),
-    Admitted,
-    /// It looks for a target.
+    /// It looks for a target, or waits for its turn.
     Placing(Place),
     Running(Box<Running>),
 }
@@ -105,7 +101,7 @@ impl Task {
         request: &Request,
         text: &[u32],
         numerics: Option<Numerics>,
-        entered: Entered,
+        place: Place,
     ) -> Self {
         Task {
             id,
@@ -113,10 +109,7 @@ impl Task {
             request: request.clone(),
             text: text.to_vec(),
             numerics,
-            stage: match entered {
-                Entered::Running => Stage::Admitted,
-                Entered::Waiting(ticket) => Stage::Queued(ticket),
-            },
+            stage: Stage::Placing(place),
             began: Time::ZERO,
             is_woken: false,
             is_gone: false,
@@ -129,23 +122,9 @@ impl Task {
         }
     }
 
-    /// Whether it waits for admission.
-    pub(crate) fn is_queued(&self) -> bool {
-        matches!(self.stage, Stage::Queued(_))
-    }
-
-    /// When it is to be admitted, by what is true: by priority, then by arrival.
-    pub(crate) fn queued_order(&self) -> Option<(i32, SessionId)> {
-        self.is_queued().then_some((self.request.priority, self.id))
-    }
-
-    /// Lets it run if this is its ticket; whether it is.
-    pub(crate) fn admit(&mut self, ticket: Ticket) -> bool {
-        let is_own = matches!(self.stage, Stage::Queued(own) if own == ticket);
-        if is_own {
-            self.stage = Stage::Admitted;
-        }
-        is_own
+    /// Whether it was placed.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_))
     }
 
     pub(crate) fn serves(&self, from: (usize, u32)) -> bool {
@@ -165,7 +144,7 @@ impl Task {
     pub(crate) fn is_on(&self, stream: StreamId) -> bool {
         match &self.stage {
             Stage::Running(running) => running.held.values().any(|held| held.stream == stream),
-            Stage::Queued(_) | Stage::Admitted | Stage::Placing(_) => false,
+            Stage::Placing(_) => false,
         }
     }
 
@@ -186,7 +165,6 @@ impl Task {
     /// A reservation may have become free; whether it wants one.
     pub(crate) fn handle_vacancy(&mut self) -> bool {
         let is_looking = match &self.stage {
-            Stage::Queued(_) | Stage::Admitted => false,
             Stage::Placing(_) => true,
             Stage::Running(running) => running.machine.is_seeking(),
         };
@@ -208,42 +186,24 @@ impl Task {
         }
     }
 
-    /// Does everything there is to do; at the end, who is admitted in its place.
-    pub(crate) fn drive(
-        &mut self,
-        network: &mut Network,
-        home: &mut Coordinator,
-    ) -> Option<Option<Ticket>> {
-        match self.stage {
-            Stage::Queued(_) if !self.is_gone => return None,
-            Stage::Queued(ticket) => {
-                home.placement.leave_queue(ticket);
-                return Some(None);
-            }
-            Stage::Admitted if self.is_gone => return Some(home.placement.next()),
-            Stage::Admitted => {
-                self.began = network.now;
-                let place = home.placement.request_turn(self.request.priority);
-                self.stage = Stage::Placing(place);
-            }
-            Stage::Placing(_) | Stage::Running(_) => {}
-        }
+    /// Does everything there is to do; whether it has ended.
+    pub(crate) fn drive(&mut self, network: &mut Network, home: &mut Coordinator) -> bool {
         let ending = match self.stage {
-            Stage::Placing(place) if self.is_gone => {
-                home.placement.stop_waiting(place);
-                Some(Ending::Gone)
-            }
+            Stage::Placing(_) if self.is_gone => Some(Ending::Gone),
             Stage::Placing(place) => match self.place(network, home, place) {
                 Err(why) => Some(Ending::Failed(why)),
-                Ok(None) => return None,
+                Ok(None) => return false,
                 Ok(Some(running)) => {
+                    self.began = network.now;
                     self.stage = Stage::Running(Box::new(running));
                     self.run(network, home)
                 }
             },
             _ => self.run(network, home),
         };
-        let ending = ending?;
+        let Some(ending) = ending else {
+            return false;
+        };
         note!(network, "{:?} ends: {ending:?}", self.id);
         let event = match ending {
             Ending::Finished(finish) => Some(ClientEvent::Finished(finish)),
@@ -254,20 +214,23 @@ impl Task {
             self.flush(network, home, usize::MAX);
             home.tell(network, self.from, event);
         }
-        if let Stage::Running(running) = &mut self.stage {
-            assert!(
-                running.held.is_empty(),
-                "{:?} still has reservations",
-                self.id
-            );
-            home.forget(self.id, running.machine.closing_term());
-            home.calibration = running.machine.relay().calibration().clone();
-            if let Some(place) = running.place.take() {
-                home.placement.stop_waiting(place);
+        match &mut self.stage {
+            Stage::Placing(place) => home.placement.handle_left(*place),
+            Stage::Running(running) => {
+                assert!(
+                    running.held.is_empty(),
+                    "{:?} still has reservations",
+                    self.id
+                );
+                home.forget(self.id, running.machine.closing_term());
+                home.calibration = running.machine.relay().calibration().clone();
+                if let Some(place) = running.place.take() {
+                    home.placement.stop_waiting(place);
+                }
+                home.placement.handle_ended(network.now - self.began);
             }
         }
-        let ran = network.now - self.began;
-        Some(home.placement.handle_ended(ran))
+        true
     }
 
     /// Looks for a target. Nothing while there is none.

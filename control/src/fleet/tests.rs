@@ -17,7 +17,7 @@ fn profile() -> Profile {
 }
 
 fn fleet() -> Fleet {
-    let mut fleet = Fleet::default();
+    let mut fleet = Fleet::new(Admission::new(99, 0));
     for (key, role) in [
         (TARGET, Role::Target),
         (OTHER, Role::Target),
@@ -44,7 +44,7 @@ fn need(fleet: &mut Fleet) -> Need<'static> {
             qualifiers: 1,
         },
         numerics: None,
-        turn: fleet.request_turn(0),
+        turn: fleet.enter(1, 0).unwrap()[0],
         tokens: 2,
         positions: 5,
     }
@@ -233,7 +233,7 @@ fn a_retired_target_that_is_lost_is_not_waited_for() {
 
 #[test]
 fn the_role_is_what_the_newest_handshake_says() {
-    let mut fleet = Fleet::default();
+    let mut fleet = Fleet::new(Admission::new(99, 0));
     fleet.add_worker(TARGET, None);
     assert_eq!(
         place(&mut fleet, 1),
