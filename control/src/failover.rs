@@ -19,6 +19,8 @@ pub enum Expectation {
     Gone,
     /// It is shutting down; perhaps it is started again.
     Stops,
+    /// Nothing is wrong with it: the session fell behind its reports and has to start over there.
+    Lives,
     /// It had no room for the session.
     Full,
     /// It does not take the session, and will not.
@@ -30,13 +32,19 @@ impl Expectation {
     /// for now. `returns` says whether the lost one may be back in a moment.
     pub fn choose<T>(self, own: Option<T>, other: Option<T>, returns: Returns) -> Option<T> {
         match (self, own, other) {
-            (Expectation::Returns | Expectation::Gone | Expectation::Stops, Some(own), _) => {
-                Some(own)
-            }
+            (
+                Expectation::Returns | Expectation::Gone | Expectation::Stops | Expectation::Lives,
+                Some(own),
+                _,
+            ) => Some(own),
             (Expectation::Full, own, other) => other.or(own),
             (Expectation::Refuses, _, other) => other,
             (Expectation::Returns, None, _) if returns == Returns::Soon => None,
-            (Expectation::Returns | Expectation::Gone | Expectation::Stops, None, other) => other,
+            (
+                Expectation::Returns | Expectation::Gone | Expectation::Stops | Expectation::Lives,
+                None,
+                other,
+            ) => other,
         }
     }
 }
@@ -96,8 +104,11 @@ impl<R> Failover<R> {
     /// # Errors
     /// With the number of targets that were lost in a row without a new token, when they are too many.
     pub fn handle_lost(&mut self, tokens: usize, expectation: Expectation) -> Result<(), u32> {
-        // A target that had no room or is shutting down was not lost because of the request.
-        if matches!(expectation, Expectation::Full | Expectation::Stops) {
+        // None of these is the fault of the request.
+        if matches!(
+            expectation,
+            Expectation::Full | Expectation::Stops | Expectation::Lives
+        ) {
             return Ok(());
         }
         if tokens > self.tokens {
@@ -188,6 +199,9 @@ mod tests {
             assert_eq!(failover.handle_lost(tokens, Expectation::Returns), Ok(()));
         }
         assert_eq!(failover.handle_lost(4, Expectation::Full), Ok(()));
+        for _ in 0..9 {
+            assert_eq!(failover.handle_lost(4, Expectation::Lives), Ok(()));
+        }
         assert_eq!(failover.handle_lost(4, Expectation::Returns), Err(3));
     }
 

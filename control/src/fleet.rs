@@ -116,6 +116,8 @@ pub struct Reservation {
     pub role: Role,
     /// The stream of the worker that it belongs to.
     pub incarnation: u64,
+    /// Tokens that a text may have there.
+    pub context: u32,
 }
 
 /// Which workers a session wants besides a target.
@@ -163,6 +165,15 @@ pub struct Need<'a> {
     /// Tokens of the text so far; the context has to hold one more.
     pub tokens: u32,
     /// Positions that the text may take, where the context holds them.
+    pub positions: u32,
+}
+
+/// How long a text is and may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    /// Tokens it has, at least.
+    pub tokens: u32,
+    /// Positions that it may take.
     pub positions: u32,
 }
 
@@ -364,15 +375,17 @@ impl Fleet {
 
     fn reserve(&mut self, session: SessionId, key: WorkerKey, positions: u32) -> Reservation {
         let worker = (self.workers.get_mut(&key)).expect("only workers of the fleet are chosen");
-        let pages = worker
+        let profile = worker
             .open()
-            .map_or(0, |profile| profile.pages_of(positions));
+            .expect("only workers that take sessions are chosen");
+        let (pages, context) = (profile.pages_of(positions), profile.max_context);
         worker.reservations.insert(session, pages);
         Reservation {
             session,
             worker: key,
             role: worker.role.expect("workers are chosen by their roles"),
             incarnation: worker.incarnation,
+            context,
         }
     }
 
@@ -466,28 +479,34 @@ impl Fleet {
         self.admission.handle_placed();
         self.stop_waiting(need.turn);
         let mut placed = alloc::vec![self.reserve(session, target, need.positions)];
-        let positions = need.positions.min(context);
-        placed.extend(self.place_contributors(session, need.wanted, positions, &[]));
+        let text = Text {
+            tokens: need.tokens,
+            positions: need.positions.min(context),
+        };
+        placed.extend(self.place_contributors(session, need.wanted, text, &[]));
         Ok(placed)
     }
 
-    /// Gives a session reservations on drafts and qualifiers, as many as it still wants besides those it has.
+    /// Gives a session reservations on drafts and qualifiers, as many as it still wants besides those it has. Those whose
+    /// context holds the whole text are taken first; one with a shorter context serves as far as it reaches.
     pub fn place_contributors(
         &mut self,
         session: SessionId,
         wanted: Wanted,
-        positions: u32,
+        text: Text,
         present: &[WorkerKey],
     ) -> Vec<Reservation> {
+        let positions = text.positions;
         let free = |role, most: usize| {
-            (self.open(role).into_iter())
+            let mut free: Vec<_> = (self.open(role).into_iter())
                 .filter(|(key, worker, profile)| {
-                    profile.max_context >= positions
+                    profile.max_context > text.tokens
                         && worker.has_room(profile, positions)
                         && !present.contains(key)
                 })
-                .map(|(key, ..)| key)
-                .take(most)
+                .collect();
+            free.sort_by_key(|(.., profile)| profile.max_context < positions);
+            free.into_iter().map(|(key, ..)| key).take(most)
         };
         let chosen: Vec<WorkerKey> = free(Role::Qualifier, wanted.qualifiers)
             .chain(free(Role::Draft, wanted.drafts.min(MAX_DRAFTS)))

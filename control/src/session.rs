@@ -37,10 +37,14 @@ pub struct Fresh {
 pub enum Parting {
     /// It, or the connection to it, is lost.
     Lost(String),
+    /// The session fell so far behind its reports that one was dropped.
+    Behind,
     /// It sent what no correct worker sends.
     Broken(String),
     /// It does not take the session.
     Refused(Refused),
+    /// The text is longer than its context.
+    Outgrown,
 }
 
 /// A worker does not take a session.
@@ -265,6 +269,7 @@ impl SessionMachine {
         if let Some(finish) = self.relay.finish() {
             return self.end(Ended::Finished(finish));
         }
+        self.leave_outgrown();
         if core::mem::take(&mut self.has_arrivals) {
             let wanted = (self.wanted).besides(self.members.iter().map(|member| member.role));
             if !wanted.is_nothing() {
@@ -295,12 +300,29 @@ impl SessionMachine {
         self.actions.push_back(Action::End(ended));
     }
 
-    /// The session has a reservation on a worker: opens it there, if the strategy has a use for that.
-    pub fn handle_reserved(&mut self, key: WorkerKey, role: Role) {
+    /// Leaves the drafts and qualifiers whose context is full; others may reach further.
+    fn leave_outgrown(&mut self) {
+        let relay = &self.relay;
+        let outgrown: Vec<Member> = (self.members)
+            .extract_if(.., |member| relay.is_outgrown(member.key))
+            .collect();
+        for member in outgrown {
+            self.relay.handle_lost(member.key);
+            self.has_arrivals = true;
+            self.actions.extend([
+                Action::Leave(member.key, member.term),
+                Action::Bypassed(member.key, member.role, Parting::Outgrown),
+            ]);
+        }
+    }
+
+    /// The session has a reservation on a worker, on which a text may have `context` tokens: opens it there, if the
+    /// strategy has a use for that.
+    pub fn handle_reserved(&mut self, key: WorkerKey, role: Role, context: u32) {
         if role == Role::Target {
             self.failover.handle_reserved();
         }
-        match self.relay.add_worker(key, role) {
+        match self.relay.add_worker(key, role, context) {
             None => self.actions.push_back(Action::Leave(key, Term::default())),
             Some(spec) => {
                 let member = Member {
@@ -375,7 +397,13 @@ impl SessionMachine {
         }
     }
 
-    /// The stream to a worker is lost, or lost for this session.
+    /// A report of a worker was dropped because the session had not taken those before it. Reports are differences, so
+    /// it has to start over there.
+    pub fn handle_behind(&mut self, now: Time, key: WorkerKey) {
+        self.part(now, key, Parting::Behind);
+    }
+
+    /// The stream to a worker is lost.
     pub fn handle_lost(&mut self, now: Time, key: WorkerKey, why: String) {
         self.part(now, key, Parting::Lost(why));
     }
@@ -422,6 +450,8 @@ impl SessionMachine {
     fn lose_target(&mut self, now: Time, worker: WorkerKey, why: Parting) {
         let (expectation, reason) = match why {
             Parting::Lost(reason) => (Expectation::Returns, reason),
+            Parting::Behind => (Expectation::Lives, "the session fell behind it".to_string()),
+            Parting::Outgrown => (Expectation::Refuses, "its context is full".to_string()),
             Parting::Broken(reason) => {
                 let reason = alloc::format!("it broke the protocol: {reason}");
                 (Expectation::Gone, reason)

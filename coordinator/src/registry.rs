@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use control::admission::Admission;
 use control::failover::LostTarget;
-use control::fleet::{Need, NoPlace, Reservation, State, Wanted};
+use control::fleet::{Need, NoPlace, Reservation, State, Text, Wanted};
 use proto::{outward, v1};
 use runtime::{Caller, KeepAlive, Readiness};
 use speculation::duty::Role;
@@ -201,11 +201,11 @@ impl Registry {
         &self,
         requester: Requester<'_>,
         wanted: Wanted,
-        positions: u32,
+        text: Text,
         present: &[WorkerKey],
     ) -> Vec<ReservedWorker> {
         let found = self.fleet().change(|fleet| {
-            let given = fleet.place_contributors(requester.session, wanted, positions, present);
+            let given = fleet.place_contributors(requester.session, wanted, text, present);
             self.found(given)
         });
         self.join(requester, found)

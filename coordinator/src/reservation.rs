@@ -37,15 +37,24 @@ impl ReservedWorker {
     }
 
     /// Why the worker is of no use to the session any more, if so.
-    pub(crate) fn loss(&self) -> Option<&'static str> {
+    pub(crate) fn loss(&self) -> Option<Loss> {
         if !self.mailbox.is_lost() {
             None
         } else if self.stream.lost.is_cancelled() {
-            Some("the stream broke")
+            Some(Loss::Stream)
         } else {
-            Some("the session fell behind its reports")
+            Some(Loss::Behind)
         }
     }
+}
+
+/// How a session has lost a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The stream broke.
+    Stream,
+    /// The session's inbox was full, and a report was dropped.
+    Behind,
 }
 
 impl Drop for ReservedWorker {

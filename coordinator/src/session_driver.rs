@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::failover::{Expectation, LostTarget};
-use control::fleet::Wanted;
+use control::fleet::{Text, Wanted};
 use control::session::{
     self, Action, Ended, Fresh, Parting, Refused, RefusedKind, SessionMachine, TargetLoss,
 };
@@ -30,7 +30,7 @@ use crate::mailbox::{MailboxMaker, Received};
 use crate::open::{self, Opened, Opening};
 use crate::registry::Requester;
 use crate::request_metrics::RequestMetrics;
-use crate::reservation::ReservedWorker;
+use crate::reservation::{Loss, ReservedWorker};
 use crate::worker_stream::ToWorker;
 
 /// Messages handled before the workers are told: what has arrived together is answered together.
@@ -213,7 +213,12 @@ impl SessionDriver {
         let lost = |worker: &ReservedWorker| Some((worker.stream.key, worker.loss()?));
         let lost: Vec<_> = self.workers.values().filter_map(lost).collect();
         for (key, why) in lost {
-            self.machine.handle_lost(now, key, why.to_owned());
+            match why {
+                Loss::Stream => self
+                    .machine
+                    .handle_lost(now, key, "the stream broke".to_owned()),
+                Loss::Behind => self.machine.handle_behind(now, key),
+            }
         }
         let awaited: Vec<_> = self.machine.awaited().collect();
         for key in awaited {
@@ -268,8 +273,9 @@ impl SessionDriver {
         if role == Role::Target {
             self.target = reserved.stream.address.to_string();
         }
+        let context = reserved.reserved.reservation().context;
         self.workers.insert(key, reserved);
-        self.machine.handle_reserved(key, role);
+        self.machine.handle_reserved(key, role, context);
     }
 
     fn open(&mut self, key: WorkerKey, spec: SessionSpec) {
@@ -398,8 +404,11 @@ impl SessionDriver {
             mailboxes: &self.mailboxes,
         };
         let present: Vec<WorkerKey> = self.machine.workers().collect();
-        let found =
-            (cluster.registry).place_contributors(requester, wanted, self.positions, &present);
+        let text = Text {
+            tokens: self.relay().text().len() as u32,
+            positions: self.positions,
+        };
+        let found = (cluster.registry).place_contributors(requester, wanted, text, &present);
         for reserved in found {
             self.handle_reserved(reserved);
         }
@@ -414,11 +423,21 @@ impl SessionDriver {
     }
 
     fn note_bypass(&self, worker: &str, role: Role, why: Parting, metrics: &mut RequestMetrics) {
-        metrics.bypassed(role, worker);
         let reason = match why {
             Parting::Lost(reason) | Parting::Broken(reason) => reason,
             Parting::Refused(refused) => refused.message,
+            Parting::Behind => "the session fell behind its reports".to_owned(),
+            Parting::Outgrown => {
+                let session = self.id.0;
+                tracing::debug!(
+                    session,
+                    worker,
+                    "the text is longer than the worker's context"
+                );
+                return;
+            }
         };
+        metrics.bypassed(role, worker);
         tracing::warn!(
             session = self.id.0,
             worker,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use control::admission::Admission;
 use control::failover::{Expectation, LostTarget};
-use control::fleet::{Changes, Fleet, Need, NoPlace, Profile, Reservation, State, Wanted};
+use control::fleet::{Changes, Fleet, Need, NoPlace, Profile, Reservation, State, Text, Wanted};
 use control::placement::{TargetNeed, Turn};
 use speculation::Time;
 use speculation::duty::Role;
@@ -274,8 +274,11 @@ impl Placement {
                 self.running += 1;
                 self.waiting.remove(&place.order);
                 let context = self.plans[self.worker_of(target.worker)].max_context;
-                let positions = requester.positions.min(context);
-                self.note_contributors(contributors, positions, wanted, &[]);
+                let text = Text {
+                    tokens: requester.context - 1,
+                    positions: requester.positions.min(context),
+                };
+                self.note_contributors(contributors, text, wanted, &[]);
             }
             Err(NoPlace::Busy) => {
                 self.check_nothing_fits(place.order, &requester);
@@ -346,11 +349,11 @@ impl Placement {
         &mut self,
         session: SessionId,
         wanted: Wanted,
-        positions: u32,
+        text: Text,
         present: &[WorkerKey],
     ) -> Vec<Reservation> {
-        let placed = (self.fleet).place_contributors(session, wanted, positions, present);
-        self.note_contributors(&placed, positions, wanted, present);
+        let placed = (self.fleet).place_contributors(session, wanted, text, present);
+        self.note_contributors(&placed, text, wanted, present);
         placed
     }
 
@@ -454,7 +457,7 @@ impl Placement {
     fn note_contributors(
         &mut self,
         reservations: &[Reservation],
-        positions: u32,
+        text: Text,
         wanted: Wanted,
         present: &[WorkerKey],
     ) {
@@ -468,16 +471,18 @@ impl Placement {
                 "it has that already"
             );
             assert!(
-                self.has_room(worker, positions) && self.plans[worker].max_context >= positions,
+                self.has_room(worker, text.positions)
+                    && self.plans[worker].max_context > text.tokens,
                 "{reservation:?} has no room"
             );
-            self.note(reservation, positions);
+            self.note(reservation, text.positions);
         }
     }
 
     fn note(&mut self, reservation: Reservation, positions: u32) {
         let worker = self.worker_of(reservation.worker);
         assert_eq!(reservation.worker, self.key(worker), "it was forgotten");
+        assert_eq!(reservation.context, self.plans[worker].max_context);
         let pages = self.pages_of(worker, positions);
         let at = (reservation.worker, reservation.session);
         let before = self.reserved.insert(at, (reservation.incarnation, pages));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use control::failover::MAX_FRUITLESS;
-use control::fleet::{NoPlace, Reservation, Wanted};
+use control::fleet::{NoPlace, Reservation, Text, Wanted};
 use control::session::{Action, Ended, Opened, Parting, Refused, RefusedKind, SessionMachine};
 use speculation::Time;
 use speculation::duty::Role;
@@ -392,8 +392,7 @@ impl Task {
                     .machine
                     .handle_lost(now, key, "its stream broke".to_owned());
             } else if held.is_behind {
-                let why = "the session fell behind its reports".to_owned();
-                running.machine.handle_lost(now, key, why);
+                running.machine.handle_behind(now, key);
             }
         }
     }
@@ -475,12 +474,11 @@ impl Task {
                 }
                 Action::FindContributors(wanted) => {
                     let present: Vec<WorkerKey> = running.held.keys().copied().collect();
-                    let found = (home.placement).place_contributors(
-                        id,
-                        wanted,
-                        running.positions,
-                        &present,
-                    );
+                    let text = Text {
+                        tokens: running.machine.relay().text().len() as u32,
+                        positions: running.positions,
+                    };
+                    let found = (home.placement).place_contributors(id, wanted, text, &present);
                     for reservation in found {
                         running.reserve(home, reservation);
                     }
@@ -622,7 +620,7 @@ impl Running {
         };
         let before = self.held.insert(reservation.worker, held);
         assert!(before.is_none(), "one reservation on a worker");
-        (self.machine).handle_reserved(reservation.worker, reservation.role);
+        (self.machine).handle_reserved(reservation.worker, reservation.role, reservation.context);
     }
 
     /// Leaves a worker, and tells it to free everything.

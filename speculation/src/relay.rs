@@ -39,6 +39,8 @@ struct Member {
     duties: Duties,
     /// The session was given to this worker under this term; what it sends under another one is ignored.
     term: Term,
+    /// Tokens that a text may have on this worker.
+    reach: u32,
     opened: bool,
     inbound: Inbound,
     outbound: Outbound,
@@ -187,12 +189,22 @@ impl Relay {
         &self.text
     }
 
-    /// Gives the session to a worker, under a new term, and says how to open it there; `None` when the strategy has no
-    /// use for it. A worker that held it before starts over: what it sent under its older term changes nothing.
-    pub fn add_worker(&mut self, key: WorkerKey, role: Role) -> Option<SessionSpec> {
+    /// Gives the session to a worker on which a text may have `context` tokens, under a new term, and says how to open it
+    /// there; `None` when the strategy has no use for it, or the text is as long already. A worker that held it before
+    /// starts over: what it sent under its older term changes nothing.
+    pub fn add_worker(&mut self, key: WorkerKey, role: Role, context: u32) -> Option<SessionSpec> {
         let duties = self.config.strategy.duties(role);
         if duties.is_empty() || (duties.has(Duty::Propose) && self.proposers() >= MAX_DRAFTS) {
             return None;
+        }
+        let mut stopping = self.config.stopping.clone();
+        let is_short = context < stopping.max_len;
+        if is_short && (duties.has(Duty::Commit) || len_u32(&self.text) >= context) {
+            return None;
+        }
+        if is_short {
+            stopping.max_len = context;
+            stopping.max_len_is_context = true;
         }
         let allowed_len = self.allowed_len();
         self.handle_lost(key);
@@ -203,6 +215,7 @@ impl Relay {
                 role,
                 duties,
                 term: self.term,
+                reach: stopping.max_len,
                 opened: false,
                 inbound: Inbound::default(),
                 outbound: Outbound::default(),
@@ -222,7 +235,7 @@ impl Relay {
             session: self.config.session,
             term: self.term,
             text: self.text.clone(),
-            stopping: self.config.stopping.clone(),
+            stopping,
             allowed_len,
             scoring: if duties.has(Duty::Commit) {
                 self.scores.wanted()
@@ -233,6 +246,13 @@ impl Relay {
             duties,
             shard: Shard::default(),
         })
+    }
+
+    /// Whether the text has as many tokens as it may have on this worker, and goes on.
+    pub fn is_outgrown(&self, key: WorkerKey) -> bool {
+        let len = len_u32(&self.text);
+        (self.members.get(&key))
+            .is_some_and(|member| len >= member.reach && len < self.config.stopping.max_len)
     }
 
     fn proposers(&self) -> usize {

@@ -5,6 +5,10 @@ use super::*;
 const TARGET: WorkerKey = WorkerKey(0);
 const OTHER: WorkerKey = WorkerKey(1);
 const DRAFT: WorkerKey = WorkerKey(2);
+const TEXT: Text = Text {
+    tokens: 2,
+    positions: 5,
+};
 
 fn profile() -> Profile {
     Profile {
@@ -185,7 +189,7 @@ fn a_retired_worker_takes_nothing_new_and_is_forgotten_with_its_last_session() {
         drafts: 1,
         qualifiers: 0,
     };
-    let more = |fleet: &mut Fleet| fleet.place_contributors(SessionId(2), wanted, 5, &[]);
+    let more = |fleet: &mut Fleet| fleet.place_contributors(SessionId(2), wanted, TEXT, &[]);
     assert!(more(&mut fleet).is_empty());
     assert_eq!(fleet.sessions(DRAFT), 1, "what it has goes on");
     fleet.release(reserved[1]);
@@ -195,6 +199,84 @@ fn a_retired_worker_takes_nothing_new_and_is_forgotten_with_its_last_session() {
     fleet.retire_worker(TARGET);
     assert_eq!(fleet.poll_forgotten(), Some(TARGET));
     assert_eq!(place(&mut fleet, 3), Err(NoPlace::Missing));
+}
+
+#[test]
+fn a_draft_whose_context_holds_only_a_part_of_the_text_is_taken_last() {
+    let mut fleet = fleet();
+    fleet.add_worker(WorkerKey(3), Some(Role::Draft));
+    let short = |context| Profile {
+        max_context: context,
+        pages: 8,
+        ..profile()
+    };
+    fleet.handle_ready(DRAFT, Role::Draft, short(4));
+    fleet.handle_ready(WorkerKey(3), Role::Draft, short(8));
+    let wanted = Wanted {
+        drafts: 2,
+        qualifiers: 0,
+    };
+    let found = fleet.place_contributors(SessionId(1), wanted, TEXT, &[]);
+    let found: Vec<_> = (found.iter())
+        .map(|found| (found.worker, found.context))
+        .collect();
+    assert_eq!(found, [(WorkerKey(3), 8), (DRAFT, 4)]);
+    let longer = Text { tokens: 4, ..TEXT };
+    let found = fleet.place_contributors(SessionId(2), wanted, longer, &[]);
+    assert_eq!(found.len(), 1, "it reaches no further than the text");
+}
+
+#[test]
+fn the_last_one_that_may_run_is_the_earliest_that_can_be_placed() {
+    let mut fleet = Fleet::new(Admission::new(1, 9));
+    for key in [TARGET, OTHER] {
+        fleet.add_worker(key, Some(Role::Target));
+    }
+    ready(&mut fleet, TARGET);
+    let other = Profile {
+        numerics_id: "b".into(),
+        ..profile()
+    };
+    fleet.handle_ready(OTHER, Role::Target, other);
+    let turns: Vec<_> = (0..3).map(|_| fleet.enter(1, 0).unwrap()[0]).collect();
+    let need = |turn, numerics| Need {
+        turn,
+        numerics,
+        wanted: Wanted {
+            drafts: 0,
+            qualifiers: 0,
+        },
+        tokens: 2,
+        positions: 5,
+    };
+    let running = fleet.place(SessionId(0), &need(turns[0], None)).unwrap();
+    for (session, numerics) in [(1, "b"), (2, "a")] {
+        let turn = turns[session];
+        let busy = fleet.place(SessionId(session as u64), &need(turn, Some(numerics)));
+        assert_eq!(busy, Err(NoPlace::Busy), "as many run as may");
+        let wanted = TargetNeed {
+            numerics: Some(numerics.into()),
+            not: None,
+            context: 3,
+            positions: 5,
+        };
+        fleet.wait(turn, wanted);
+    }
+    fleet.release(running[0]);
+    fleet.poll_changes();
+    fleet.handle_ended(Time::ZERO);
+    assert!(fleet.poll_changes().vacancy);
+    let later = fleet.place(SessionId(2), &need(turns[2], Some("a")));
+    assert_eq!(later, Err(NoPlace::Busy), "another is next");
+    fleet.handle_down(OTHER, State::Connecting(Some("gone".into())));
+    let later = fleet.place(SessionId(2), &need(turns[2], Some("a")));
+    assert!(later.is_ok(), "the one before it could not be placed");
+    fleet.handle_left(turns[1]);
+    assert_eq!(
+        (fleet.admission().running(), fleet.admission().waiting()),
+        (1, 0)
+    );
+    assert!(fleet.queue().is_empty());
 }
 
 #[test]

@@ -14,6 +14,8 @@ const OTHER: WorkerKey = WorkerKey(1);
 const DRAFT: WorkerKey = WorkerKey(2);
 const PATIENCE: Time = Time::from_secs(10);
 const PROMPT: [u32; 3] = [1, 2, 3];
+/// Tokens that a text may have on a worker.
+const CONTEXT: u32 = 5000;
 const START: Time = Time::from_secs(100);
 
 fn machine(strategy: &str) -> SessionMachine {
@@ -22,7 +24,7 @@ fn machine(strategy: &str) -> SessionMachine {
         text: PROMPT.to_vec(),
         stopping: Stopping {
             prompt_len: 3,
-            max_len: 5000,
+            max_len: CONTEXT,
             max_len_is_context: false,
             stop_ids: Vec::new(),
         },
@@ -51,7 +53,7 @@ fn poll(machine: &mut SessionMachine, now: Time) -> Vec<Action> {
 
 /// Reserves a worker, and gives the term of its open call.
 fn open(machine: &mut SessionMachine, key: WorkerKey, role: Role) -> Term {
-    machine.handle_reserved(key, role);
+    machine.handle_reserved(key, role, CONTEXT);
     let actions = poll(machine, START);
     match &actions[..] {
         [Action::Open(opened, spec)] if *opened == key => spec.term,
@@ -163,7 +165,7 @@ fn another_target_takes_over_with_the_text_so_far_and_a_later_loss_is_looked_for
     poll(&mut machine, START);
     machine.handle_lost(START, TARGET, "broke".into());
     poll(&mut machine, START);
-    machine.handle_reserved(OTHER, Role::Target);
+    machine.handle_reserved(OTHER, Role::Target, CONTEXT);
     let actions = poll(&mut machine, START);
     let [Action::Open(OTHER, spec)] = &actions[..] else {
         panic!("{actions:?}");
@@ -231,6 +233,18 @@ fn a_target_without_room_is_asked_again_and_costs_no_attempt() {
 }
 
 #[test]
+fn a_session_that_falls_behind_starts_over_where_it_was_and_fails_no_request() {
+    let (mut machine, mut term) = served();
+    for _ in 0..5 {
+        machine.handle_behind(START, TARGET);
+        let actions = poll(&mut machine, START);
+        assert_eq!(actions[0], Action::Leave(TARGET, term));
+        assert_eq!(actions.last(), Some(&find(TARGET, Expectation::Lives)));
+        term = open(&mut machine, TARGET, Role::Target);
+    }
+}
+
+#[test]
 fn what_is_expected_of_a_target_follows_from_how_it_was_lost() {
     for (why, expectation) in [
         (Parting::Lost("x".into()), Expectation::Returns),
@@ -292,6 +306,46 @@ fn a_lost_contributor_is_bypassed_and_replaced_when_workers_arrive() {
 }
 
 #[test]
+fn a_draft_with_a_short_context_serves_as_far_as_it_reaches() {
+    let (mut machine, term) = served();
+    machine.handle_reserved(DRAFT, Role::Draft, 5);
+    let actions = poll(&mut machine, START);
+    let [Action::Open(DRAFT, spec)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(
+        (spec.stopping.max_len, spec.stopping.max_len_is_context),
+        (5, true)
+    );
+    assert_eq!(machine.handle_opened(DRAFT, spec.term), Opened::Noted);
+    poll(&mut machine, START);
+    machine.handle_taken(DRAFT);
+    picked(&mut machine, term, &[4]);
+    let actions = poll(&mut machine, START);
+    assert_eq!(told(&actions[2], DRAFT), [4]);
+    picked(&mut machine, term, &[5, 6]);
+    let actions = poll(&mut machine, START);
+    assert!(actions.contains(&Action::Leave(DRAFT, spec.term)));
+    let parting = Action::Bypassed(DRAFT, Role::Draft, Parting::Outgrown);
+    assert!(actions.contains(&parting), "{actions:?}");
+    let wanted = Wanted {
+        drafts: 2,
+        qualifiers: 1,
+    };
+    assert!(
+        actions.contains(&Action::FindContributors(wanted)),
+        "others may reach further"
+    );
+    machine.handle_reserved(DRAFT, Role::Draft, 6);
+    let left = Action::Leave(DRAFT, Term::default());
+    assert_eq!(
+        poll(&mut machine, START),
+        [left],
+        "the text is as long already"
+    );
+}
+
+#[test]
 fn nothing_is_looked_for_that_the_session_has_already() {
     let (mut machine, _) = served();
     for key in 10..12 {
@@ -307,7 +361,7 @@ fn nothing_is_looked_for_that_the_session_has_already() {
 #[test]
 fn a_worker_that_the_strategy_does_not_use_is_left_at_once() {
     let mut machine = machine("ar");
-    machine.handle_reserved(DRAFT, Role::Draft);
+    machine.handle_reserved(DRAFT, Role::Draft, CONTEXT);
     assert_eq!(
         poll(&mut machine, START),
         [Action::Leave(DRAFT, Term::default())]

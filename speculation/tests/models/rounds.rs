@@ -56,7 +56,10 @@ impl Cluster {
     }
 
     fn open(&mut self, key: WorkerKey, role: Role, learned: Learned) {
-        let spec = self.relay.add_worker(key, role).expect("it has a duty");
+        let spec = self
+            .relay
+            .add_worker(key, role, u32::MAX)
+            .expect("it has a duty");
         (self.workers).insert(key, Worker::with(&spec, AMPLE, learned));
         self.relay.handle_opened(key);
     }
@@ -503,7 +506,7 @@ fn a_role_that_the_strategy_does_not_use_gets_no_session() {
     ] {
         let mut relay = relay(&Settings::new(strategy));
         for (key, role) in (0..).map(WorkerKey).zip(Role::ALL) {
-            let spec = relay.add_worker(key, role);
+            let spec = relay.add_worker(key, role, u32::MAX);
             assert_eq!(spec.is_none(), unused.contains(&role), "{strategy}: {role}");
             let duty = match role {
                 Role::Draft => Duty::Propose,
@@ -518,6 +521,6 @@ fn a_role_that_the_strategy_does_not_use_gets_no_session() {
 #[test]
 fn knobs_travel_with_the_strategy_and_only_those_that_were_set() {
     let mut relay = relay(&Settings::new("auto").with("rows", 9.0));
-    let spec = relay.add_worker(TARGET, Role::Target).unwrap();
+    let spec = relay.add_worker(TARGET, Role::Target, u32::MAX).unwrap();
     assert_eq!(spec.strategy, Settings::new("auto").with("rows", 9.0));
 }

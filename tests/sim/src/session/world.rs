@@ -172,7 +172,7 @@ impl World {
     pub(crate) fn add(&mut self, role: Role) {
         let key = WorkerKey(self.next_key);
         let useful = !self.strategy.duties(role).is_empty();
-        let spec = self.relay.add_worker(key, role);
+        let spec = self.relay.add_worker(key, role, u32::MAX);
         assert_eq!(spec.is_some(), useful);
         let Some(spec) = spec else { return };
         assert_eq!(spec.text, self.relay.text());
