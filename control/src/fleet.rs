@@ -10,6 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use speculation::Time;
+use speculation::bypass::Mode;
 use speculation::duty::Role;
 use speculation::limits::MAX_DRAFTS;
 use speculation::message::SessionId;
@@ -32,6 +33,8 @@ pub struct Profile {
     pub pages: u32,
     /// Positions of one page.
     pub page: u32,
+    /// Names what it computes on: workers of the same name slow each other down. Empty: nothing that others use.
+    pub device: String,
 }
 
 impl Profile {
@@ -72,6 +75,8 @@ struct Worker {
     membership: Membership,
     /// Counts its streams, so that what belongs to an older one is recognised.
     incarnation: u64,
+    /// Of a target: what it has others do, as it said last.
+    mode: Mode,
     /// Pages that each session needs, of those on the current stream.
     reservations: BTreeMap<SessionId, u32>,
 }
@@ -118,6 +123,11 @@ pub struct Reservation {
     pub incarnation: u64,
     /// Tokens that a text may have there.
     pub context: u32,
+    /// Of a target: what it has drafts and qualifiers do.
+    pub mode: Mode,
+    /// Of a draft or qualifier: whether it computes on the device of the session's target. Of a target: whether one that
+    /// was reserved with it does.
+    pub is_shared: bool,
 }
 
 /// Which workers a session wants besides a target.
@@ -240,6 +250,7 @@ impl Fleet {
             state: State::Connecting(None),
             membership: Membership::Listed,
             incarnation: 0,
+            mode: Mode::default(),
             reservations: BTreeMap::new(),
         };
         self.workers.insert(key, worker);
@@ -295,6 +306,7 @@ impl Fleet {
         worker.role = Some(role);
         worker.state = State::Ready(profile);
         worker.incarnation += 1;
+        worker.mode = Mode::default();
         worker.reservations.clear();
         self.changes.vacancy = true;
         self.changes.arrival = true;
@@ -386,6 +398,8 @@ impl Fleet {
             role: worker.role.expect("workers are chosen by their roles"),
             incarnation: worker.incarnation,
             context,
+            mode: worker.mode,
+            is_shared: false,
         }
     }
 
@@ -478,17 +492,19 @@ impl Fleet {
         };
         self.admission.handle_placed();
         self.stop_waiting(need.turn);
-        let mut placed = alloc::vec![self.reserve(session, target, need.positions)];
+        let mut target = self.reserve(session, target, need.positions);
         let text = Text {
             tokens: need.tokens,
             positions: need.positions.min(context),
         };
-        placed.extend(self.place_contributors(session, need.wanted, text, &[]));
-        Ok(placed)
+        let contributors = self.place_contributors(session, need.wanted, text, &[target.worker]);
+        target.is_shared = contributors.iter().any(|one| one.is_shared);
+        Ok(core::iter::once(target).chain(contributors).collect())
     }
 
-    /// Gives a session reservations on drafts and qualifiers, as many as it still wants besides those it has. Those whose
-    /// context holds the whole text are taken first; one with a shorter context serves as far as it reaches.
+    /// Gives a session reservations on drafts and qualifiers, as many as it still wants; `present` are the workers that it
+    /// has, its target among them. Those whose context holds the whole text are taken first; one with a shorter context
+    /// serves as far as it reaches.
     pub fn place_contributors(
         &mut self,
         session: SessionId,
@@ -511,9 +527,41 @@ impl Fleet {
         let chosen: Vec<WorkerKey> = free(Role::Qualifier, wanted.qualifiers)
             .chain(free(Role::Draft, wanted.drafts.min(MAX_DRAFTS)))
             .collect();
-        (chosen.into_iter())
-            .map(|key| self.reserve(session, key, positions))
-            .collect()
+        let target = present
+            .iter()
+            .copied()
+            .find(|&key| self.role(key) == Some(Role::Target));
+        let mut reserved = Vec::with_capacity(chosen.len());
+        for key in chosen {
+            let is_shared = target.is_some_and(|target| self.is_one_device(target, key));
+            reserved.push(Reservation {
+                is_shared,
+                ..self.reserve(session, key, positions)
+            });
+        }
+        reserved
+    }
+
+    fn role(&self, key: WorkerKey) -> Option<Role> {
+        self.workers.get(&key)?.role
+    }
+
+    /// Whether two workers compute on the same device, as far as they say.
+    fn is_one_device(&self, one: WorkerKey, other: WorkerKey) -> bool {
+        let device = |key| match &self.workers.get(&key)?.state {
+            State::Ready(profile) | State::Draining(profile) => Some(&profile.device),
+            State::Connecting(_) | State::Lost(_) | State::Refused(_) => None,
+        };
+        device(one).is_some_and(|name| !name.is_empty() && device(other) == Some(name))
+    }
+
+    /// A target has said what it has drafts and qualifiers do; new sessions begin with that.
+    pub fn handle_mode(&mut self, target: Reservation, mode: Mode) {
+        if let Some(worker) = self.workers.get_mut(&target.worker)
+            && worker.incarnation == target.incarnation
+        {
+            worker.mode = mode;
+        }
     }
 
     /// Gives a session that has lost its target another reservation: on the same worker if it is back, otherwise on

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use decode::{Answer, CacheOp, StepPlan};
 use speculation::Time;
 use speculation::allocation::{PROMPT, Room, Work, allocate};
-use speculation::bypass::Plan;
+use speculation::bypass::{Plan, Step};
 use speculation::learned::Learned;
 use speculation::message::{
     Activity, Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, SessionId, SessionSpec,
@@ -227,6 +227,9 @@ impl<L: Slots, X> Host<L, X> {
         let session = Session::new(now, spec, &self.registry, self.limits.capacity, cached);
         match session {
             Ok(session) => {
+                if session.may_rest() {
+                    self.learned.bypass.opened(session.is_shared());
+                }
                 let hosted = Hosted {
                     session,
                     max_len: spec.stopping.max_len,
@@ -402,11 +405,18 @@ impl<L: Slots, X> Host<L, X> {
             self.learned.bypass.skipped();
             return;
         }
-        let may_rest = |part: &&Part| (self.session(part.session)).is_some_and(Session::may_rest);
-        let sessions = batch.parts.iter().filter(may_rest).count();
+        let sessions: Vec<&Session> = (batch.parts.iter())
+            .filter_map(|part| self.session(part.session))
+            .filter(|session| session.may_rest())
+            .collect();
         let times = self.limits.bypass.slowed_by;
-        let least_us = (self.learned.cost).least_us(batch.parts.len(), times);
-        (self.learned.bypass).stepped(now, sessions, took, least_us);
+        let step = Step {
+            sessions: sessions.len(),
+            took,
+            least_us: (self.learned.cost).least_us(batch.parts.len(), times),
+            is_shared: sessions.iter().any(|session| session.is_shared()),
+        };
+        (self.learned.bypass).stepped(now, step);
     }
 
     /// The worker had nothing to compute for this long; the time is charged to the sessions that were waiting. Returns

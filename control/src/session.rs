@@ -11,15 +11,16 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use speculation::Time;
+use speculation::bypass::Mode;
 use speculation::duty::Role;
 use speculation::limits::{MAX_COMMIT, MAX_NODES_PER_UPDATE};
 use speculation::message::{
     Addressed, Finish, FromWorker, PromptScores, ReplicaUpdate, Scores, SessionSpec, Term,
 };
-use speculation::relay::{Relay, WorkerKey};
+use speculation::relay::{Candidate, Relay, WorkerKey};
 
 use crate::failover::{Expectation, Failover, LostTarget};
-use crate::fleet::Wanted;
+use crate::fleet::{Reservation, Wanted};
 
 /// What is new for the client.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,6 +110,9 @@ pub enum Action {
     Leave(WorkerKey, Term),
     /// A worker serves the session.
     Served(WorkerKey, Role),
+    /// The target has said what it has drafts and qualifiers do: [`Fleet::handle_mode`](crate::fleet::Fleet::handle_mode)
+    /// is to be told.
+    SetMode(WorkerKey, Mode),
     /// Hand this to the client; what it has taken goes to [`SessionMachine::handle_consumed`].
     Deliver(Box<Fresh>),
     /// Look for a reservation on another target; the answer goes to [`SessionMachine::handle_reserved`], if there is one.
@@ -130,6 +134,8 @@ struct Member {
     role: Role,
     term: Term,
     slot: Slot,
+    /// It computes on the target's device: it is asked to take the session when the target has computed the text.
+    deferred: Option<Candidate>,
 }
 
 /// The session's slot on the stream to a worker.
@@ -162,6 +168,10 @@ pub struct SessionMachine {
     has_ended: bool,
     /// When a target is looked for again, if one is.
     search_at: Time,
+    /// The length of the text that the target computes before it picks its first token.
+    target_from: usize,
+    /// What the target has drafts and qualifiers do, as far as the owner knows.
+    mode: Mode,
 }
 
 impl SessionMachine {
@@ -181,6 +191,8 @@ impl SessionMachine {
             is_satisfied: false,
             has_ended: false,
             search_at: Time::ZERO,
+            target_from: 0,
+            mode: Mode::default(),
         }
     }
 
@@ -270,6 +282,8 @@ impl SessionMachine {
             return self.end(Ended::Finished(finish));
         }
         self.leave_outgrown();
+        self.open_deferred();
+        self.tell_mode();
         if core::mem::take(&mut self.has_arrivals) {
             let wanted = (self.wanted).besides(self.members.iter().map(|member| member.role));
             if !wanted.is_nothing() {
@@ -316,27 +330,83 @@ impl SessionMachine {
         }
     }
 
-    /// The session has a reservation on a worker, on which a text may have `context` tokens: opens it there, if the
-    /// strategy has a use for that.
-    pub fn handle_reserved(&mut self, key: WorkerKey, role: Role, context: u32) {
+    /// The session has a reservation on a worker: opens it there, if the strategy has a use for that. A worker that would
+    /// slow the target down is asked when the target has computed the text.
+    pub fn handle_reserved(&mut self, reservation: &Reservation) {
+        let Reservation {
+            worker: key,
+            role,
+            context,
+            is_shared,
+            mode,
+            ..
+        } = *reservation;
         if role == Role::Target {
             self.failover.handle_reserved();
+            self.target_from = self.relay.text().len();
+            self.relay.set_mode(mode);
+            self.mode = mode;
         }
-        match self.relay.add_worker(key, role, context) {
-            None => self.actions.push_back(Action::Leave(key, Term::default())),
+        let candidate = Candidate {
+            role,
+            context,
+            is_shared,
+        };
+        let waits = role != Role::Target && is_shared && !self.is_text_computed();
+        let member = Member {
+            key,
+            role,
+            term: Term::default(),
+            slot: Slot::Vacant,
+            deferred: waits.then_some(candidate),
+        };
+        match role {
+            Role::Target => self.members.insert(0, member),
+            Role::Draft | Role::Qualifier => self.members.push(member),
+        }
+        if !waits {
+            self.open(key, candidate);
+        }
+    }
+
+    /// Whether the target has picked a token, so that it has computed the text.
+    fn is_text_computed(&self) -> bool {
+        self.target().is_some() && self.relay.text().len() > self.target_from
+    }
+
+    /// Asks a member to take the session, or leaves it if that is of no use.
+    fn open(&mut self, key: WorkerKey, candidate: Candidate) {
+        match self.relay.add_worker(key, candidate) {
+            None => {
+                self.members.retain(|member| member.key != key);
+                self.actions.push_back(Action::Leave(key, Term::default()));
+            }
             Some(spec) => {
-                let member = Member {
-                    key,
-                    role,
-                    term: spec.term,
-                    slot: Slot::Vacant,
-                };
-                match role {
-                    Role::Target => self.members.insert(0, member),
-                    Role::Draft | Role::Qualifier => self.members.push(member),
+                for member in self.members.iter_mut().filter(|member| member.key == key) {
+                    member.term = spec.term;
                 }
                 self.actions.push_back(Action::Open(key, Box::new(spec)));
             }
+        }
+    }
+
+    fn open_deferred(&mut self) {
+        if !self.is_text_computed() {
+            return;
+        }
+        let deferred: Vec<_> = (self.members.iter_mut())
+            .filter_map(|member| Some((member.key, member.deferred.take()?)))
+            .collect();
+        for (key, candidate) in deferred {
+            self.open(key, candidate);
+        }
+    }
+
+    fn tell_mode(&mut self) {
+        let mode = self.relay.mode();
+        if let Some(target) = self.target().filter(|_| mode != self.mode) {
+            self.mode = mode;
+            self.actions.push_back(Action::SetMode(target, mode));
         }
     }
 

@@ -247,6 +247,7 @@ mod tests {
             max_sessions: 1,
             pages: 2,
             page: 4,
+            device: String::new(),
         };
         let role = if key == DRAFT {
             Role::Draft

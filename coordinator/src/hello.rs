@@ -32,6 +32,8 @@ pub(crate) struct Hello {
     pub(crate) kv_pages: u32,
     /// Positions of one page.
     pub(crate) kv_page: u32,
+    /// Names what it computes on; empty if nobody else does.
+    pub(crate) device: String,
 }
 
 /// The protocols that a peer speaks.
@@ -141,6 +143,7 @@ pub(crate) fn check(
         &reply.model,
         &reply.numerics_id,
         &reply.vocabulary_hash,
+        &reply.device,
     ];
     let names = names.into_iter().chain(&reply.capabilities);
     if { names }.any(|name| name.len() > MAX_NAME) {
@@ -204,6 +207,7 @@ pub(crate) fn check(
         eos_ids: reply.eos_ids,
         kv_pages: reply.kv_positions / reply.kv_page,
         kv_page: reply.kv_page,
+        device: reply.device,
     };
     Ok((role, hello))
 }
@@ -237,6 +241,7 @@ mod tests {
             kv_positions: 192,
             kv_page: 16,
             instance: 9,
+            device: "d".to_owned(),
         }
     }
 
@@ -267,7 +272,7 @@ mod tests {
     fn every_mismatch_is_told_apart() {
         type Change = fn(&mut v1::HelloReply);
         let tokenizer = tokenizer();
-        let cases: [(Change, &str); 16] = [
+        let cases: [(Change, &str); 17] = [
             (|r| r.protocol = 0, "protocol 0"),
             (
                 |r| (r.protocol, r.oldest_protocol) = (3, 0),
@@ -293,6 +298,7 @@ mod tests {
             ),
             (|r| r.vocabulary_len = 1, "1 tokens"),
             (|r| r.model = "m".repeat(300), "longer than 256"),
+            (|r| r.device = "m".repeat(300), "longer than 256"),
             (|r| r.capabilities[1] = "m".repeat(300), "longer than 256"),
             (|r| r.max_context = 1, "less than 2"),
             (|r| r.max_sessions = 0, "max_sessions is 0"),

@@ -8,6 +8,7 @@ use control::failover::LostTarget;
 use control::fleet::{Need, NoPlace, Reservation, State, Text, Wanted};
 use proto::{outward, v1};
 use runtime::{Caller, KeepAlive, Readiness};
+use speculation::bypass::Mode;
 use speculation::duty::Role;
 use speculation::message::SessionId;
 use speculation::relay::WorkerKey;
@@ -276,6 +277,12 @@ impl Registry {
             ..
         } = reserved.reserved.reservation();
         (self.fleet()).change(|fleet| fleet.handle_draining(worker, incarnation));
+    }
+
+    /// A target has said what it has drafts and qualifiers do.
+    pub(crate) fn set_mode(&self, target: &ReservedWorker, mode: Mode) {
+        let reservation = *target.reserved.reservation();
+        (self.fleet()).change(|fleet| fleet.handle_mode(reservation, mode));
     }
 
     /// A session has found that a stream is lost.

@@ -256,6 +256,11 @@ impl SessionDriver {
                     self.flush();
                 }
                 Action::Served(_, Role::Draft | Role::Qualifier) => {}
+                Action::SetMode(key, mode) => {
+                    if let Some(worker) = self.workers.get(&key) {
+                        cluster.registry.set_mode(worker, mode);
+                    }
+                }
                 Action::Deliver(fresh) => self.deliver(*fresh),
                 Action::FindTarget(lost) => self.find_target(cluster, lost),
                 Action::FindContributors(wanted) => self.find_contributors(cluster, wanted),
@@ -269,13 +274,12 @@ impl SessionDriver {
     }
 
     fn handle_reserved(&mut self, reserved: ReservedWorker) {
-        let (key, role) = (reserved.stream.key, reserved.stream.role);
-        if role == Role::Target {
+        if reserved.stream.role == Role::Target {
             self.target = reserved.stream.address.to_string();
         }
-        let context = reserved.reserved.reservation().context;
-        self.workers.insert(key, reserved);
-        self.machine.handle_reserved(key, role, context);
+        let reservation = *reserved.reserved.reservation();
+        self.workers.insert(reservation.worker, reserved);
+        self.machine.handle_reserved(&reservation);
     }
 
     fn open(&mut self, key: WorkerKey, spec: SessionSpec) {

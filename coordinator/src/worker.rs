@@ -154,5 +154,6 @@ fn profile(hello: &Hello) -> Profile {
         max_sessions: hello.max_sessions,
         pages: hello.kv_pages,
         page: hello.kv_page,
+        device: hello.device.clone(),
     }
 }

@@ -215,6 +215,7 @@ mod tests {
             eos_ids: Vec::new(),
             kv_pages: 3,
             kv_page: 4,
+            device: String::new(),
         };
         let peer = Peer {
             key: WorkerKey(0),

@@ -80,6 +80,7 @@ pub fn hello(info: &WorkerInfo, instance: u64) -> v1::HelloReply {
         capabilities: capabilities(info.duties),
         oldest_protocol: OLDEST_PROTOCOL,
         instance,
+        device: info.device.clone(),
     }
 }
 
@@ -122,6 +123,8 @@ pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::Op
             .map(|duty| duty.name().to_owned())
             .collect(),
         shard: Some(shard(spec.shard)),
+        rests: spec.mode == Mode::Rest,
+        shared_device: spec.is_shared,
     }
 }
 

@@ -131,6 +131,8 @@ fn spec(duties: Duties, strategy: Settings) -> SessionSpec {
         strategy,
         duties,
         shard: Shard { index: 1, count: 2 },
+        mode: Mode::Rest,
+        is_shared: true,
     }
 }
 
@@ -258,10 +260,12 @@ fn a_handshake_names_capabilities_and_both_ends_of_the_protocol_range() {
         eos_ids: vec![4],
         kv_positions: 5,
         kv_page: 6,
+        device: "d".to_owned(),
     };
     let reply = over_the_wire(&outward::hello(&info, 7));
     assert_eq!(reply.capabilities, ["propose", "verify", "commit"]);
     assert_eq!((reply.role.as_str(), reply.instance), ("qualifier", 7));
+    assert_eq!(reply.device, "d");
     assert_eq!(
         (reply.protocol, reply.oldest_protocol),
         (PROTOCOL, OLDEST_PROTOCOL)

@@ -8,6 +8,7 @@ use control::failover::{Expectation, LostTarget};
 use control::fleet::{Changes, Fleet, Need, NoPlace, Profile, Reservation, State, Text, Wanted};
 use control::placement::{TargetNeed, Turn};
 use speculation::Time;
+use speculation::bypass::Mode;
 use speculation::duty::Role;
 use speculation::message::SessionId;
 use speculation::relay::WorkerKey;
@@ -214,6 +215,9 @@ impl Placement {
             max_sessions: plan.max_sessions,
             pages: plan.pages,
             page: plan.page,
+            device: plan
+                .device
+                .map_or(String::new(), |device| device.to_string()),
         };
         let key = self.key(worker);
         self.fleet.handle_ready(key, plan.role, profile)
@@ -355,6 +359,11 @@ impl Placement {
         let placed = (self.fleet).place_contributors(session, wanted, text, present);
         self.note_contributors(&placed, text, wanted, present);
         placed
+    }
+
+    /// A target has said what it has others do.
+    pub(crate) fn set_mode(&mut self, target: Reservation, mode: Mode) {
+        self.fleet.handle_mode(target, mode);
     }
 
     /// The session has left the worker. What was on an older stream is gone already.

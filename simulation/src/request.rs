@@ -442,6 +442,10 @@ impl Task {
                 Action::Leave(key, term) => running.leave(network, home, id, key, term),
                 Action::Served(_, Role::Target) => running.targetless = None,
                 Action::Served(_, Role::Draft | Role::Qualifier) => {}
+                Action::SetMode(key, mode) => {
+                    home.placement
+                        .set_mode(running.held[&key].reservation, mode);
+                }
                 Action::Deliver(fresh) => {
                     running.unsent.push(*fresh);
                     if running.unsent.is_satisfied() {
@@ -620,7 +624,10 @@ impl Running {
         };
         let before = self.held.insert(reservation.worker, held);
         assert!(before.is_none(), "one reservation on a worker");
-        (self.machine).handle_reserved(reservation.worker, reservation.role, reservation.context);
+        if reservation.role == Role::Target {
+            self.outlook.mode = reservation.mode;
+        }
+        self.machine.handle_reserved(&reservation);
     }
 
     /// Leaves a worker, and tells it to free everything.

@@ -49,6 +49,8 @@ pub(crate) struct WorkerPlan {
     /// Tree rows of one session.
     pub(crate) tree_rows: u16,
     pub(crate) max_context: u32,
+    /// What it computes on, if others may compute there too.
+    pub(crate) device: Option<u8>,
     pub(crate) max_sessions: usize,
     pub(crate) pages: u32,
     pub(crate) page: u32,
@@ -282,6 +284,7 @@ fn workers(dice: &mut Dice) -> Vec<WorkerPlan> {
                 bypass: bypass(dice),
                 tree_rows: dice.pick([2, 8, 40]),
                 max_context,
+                device: dice.pick([None, Some(0), Some(1)]),
                 max_sessions: dice.pick([1, 2, 8]),
                 // Room for the longest text, and sometimes for little more.
                 pages: CONTEXT.div_ceil(page) + dice.below(100) as u32 / page,

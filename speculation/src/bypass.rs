@@ -1,20 +1,44 @@
-//! When a target goes on without guesses: what it has measured of both ways of decoding, under each load.
+//! Which guesses a target verifies: what it has measured of each way of decoding, under each load.
 //!
 //! Speculation costs time that no model of rows sees: drafts and qualifiers may share the machine with the target, and
-//! guesses may be waited for. So a target compares what it measures, tokens per time with guesses and without, for each
-//! number of running sessions (in powers of two). While it *rests*, no guess is computed and none is asked for: drafts
-//! and qualifiers stop. Once in a while it tries the other way again, for a few steps; the more that lost, the later the next
-//! trial comes.
+//! guesses may be waited for. So a target compares what it measures, tokens per time with all guesses, with those that it
+//! looks up itself, and with none, for each number of running sessions (in powers of two). Unless it decodes
+//! [`Way::Together`], drafts and qualifiers *rest*: nothing is asked of them. Once in a while it tries another way, for a
+//! few steps; the more that lost, the later the next trial comes.
 
 use crate::Time;
 
-/// How a target decodes now.
+/// Which guesses a target verifies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// Those of drafts and qualifiers, and its own.
+    #[default]
+    Together,
+    /// Those that it looks up itself.
+    Alone,
+    /// None.
+    Plain,
+}
+
+impl Way {
+    const ALL: [Way; 3] = [Way::Together, Way::Alone, Way::Plain];
+
+    /// What drafts and qualifiers do then.
+    pub fn mode(self) -> Mode {
+        match self {
+            Way::Together => Mode::Speculate,
+            Way::Alone | Way::Plain => Mode::Rest,
+        }
+    }
+}
+
+/// What drafts and qualifiers do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Guesses are verified.
+    /// They make guesses.
     #[default]
     Speculate,
-    /// No guess is computed or asked for.
+    /// Nothing is asked of them.
     Rest,
 }
 
@@ -25,9 +49,9 @@ pub struct Plan {
     pub settle: u32,
     /// Steps of a trial that are counted.
     pub trial: u32,
-    /// Steps that are counted before the first trial of resting.
+    /// Steps that are counted before the first trial.
     pub first: u32,
-    /// The shortest time from one trial to the next; the longest is 60 times that.
+    /// The shortest time from one trial of a way to its next; the longest is 60 times that.
     pub pause: Time,
     /// Without a trial, steps are thought to be at most this many times as long as they were if nobody made guesses.
     pub slowed_by: f64,
@@ -45,7 +69,20 @@ impl Default for Plan {
     }
 }
 
-/// The other way has to be this many times better before it is taken.
+/// A step of running sessions, as it was measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Running sessions that may go on without guesses.
+    pub sessions: usize,
+    /// How long it lasted.
+    pub took: Time,
+    /// How long it would last without guesses at least, in microseconds.
+    pub least_us: f64,
+    /// Whether drafts or qualifiers compute on the target's device.
+    pub is_shared: bool,
+}
+
+/// Another way has to be this many times better before it is taken.
 const CLEARLY: f64 = 1.03;
 
 /// A trial that loses more than this share ends early.
@@ -61,26 +98,33 @@ const LOADS: usize = 11;
 #[derive(Clone, Debug)]
 pub struct Bypass {
     plan: Plan,
-    mode: Mode,
+    way: Way,
     loads: [Load; LOADS],
     /// The load of the last step.
     load: usize,
-    /// Steps since the mode changed.
+    /// Steps since the way changed.
     steps: u32,
-    is_trial: bool,
+    /// While another way is tried: the one that it is compared with.
+    trial_of: Option<Way>,
     /// Tokens that were picked since the last step ended.
     picked: usize,
     /// Time without a step since the last one ended.
     waited: Time,
 }
 
+/// What is known under one load.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
-    speculating: Rate,
-    resting: Rate,
-    /// The better way, as the last trial has shown.
-    best: Option<Mode>,
-    /// When the way that is not taken is tried again.
+    records: [Record; 3],
+    /// The best way, as the last trial has shown.
+    best: Option<Way>,
+}
+
+/// What is known of one way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    rate: Rate,
+    /// When it is tried again, if it is not the one that is taken.
     trial_at: Time,
     trials_lost: u32,
 }
@@ -108,18 +152,8 @@ impl Rate {
 }
 
 impl Load {
-    fn rate(&mut self, mode: Mode) -> &mut Rate {
-        match mode {
-            Mode::Speculate => &mut self.speculating,
-            Mode::Rest => &mut self.resting,
-        }
-    }
-}
-
-fn other(mode: Mode) -> Mode {
-    match mode {
-        Mode::Speculate => Mode::Rest,
-        Mode::Rest => Mode::Speculate,
+    fn of(&mut self, way: Way) -> &mut Record {
+        &mut self.records[way as usize]
     }
 }
 
@@ -128,23 +162,33 @@ fn load_of(sessions: usize) -> usize {
 }
 
 impl Bypass {
-    /// Nothing measured yet: it speculates.
+    /// Nothing measured yet: it verifies all guesses.
     pub fn new(plan: Plan) -> Self {
         Bypass {
             plan,
-            mode: Mode::default(),
+            way: Way::default(),
             loads: [Load::default(); LOADS],
             load: 0,
             steps: 0,
-            is_trial: false,
+            trial_of: None,
             picked: 0,
             waited: Time::ZERO,
         }
     }
 
     /// How to decode now.
-    pub fn mode(&self) -> Mode {
-        self.mode
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// A session that may rest begins, whose drafts or qualifiers may compute on the target's device. While nothing is
+    /// known, those of a shared device are left out: what they yield is tried soon, what they cost nobody should find out
+    /// from a first request.
+    pub fn opened(&mut self, is_shared: bool) {
+        let mut records = self.loads.iter().flat_map(|load| &load.records);
+        if records.all(|record| record.rate.steps == 0.0) {
+            self.change(if is_shared { Way::Alone } else { Way::Together });
+        }
     }
 
     /// A session that may rest has picked this many tokens in the step that is about to end.
@@ -157,15 +201,14 @@ impl Bypass {
         self.waited += time;
     }
 
-    /// A step of `sessions` running sessions that may rest has ended at `now` after `took`; without guesses it would take
-    /// `least_us` microseconds at least. A step that also computed prompts says nothing, and is not reported here.
-    pub fn stepped(&mut self, now: Time, sessions: usize, took: Time, least_us: f64) {
+    /// A step has ended at `now`. One that also computed prompts says nothing, and is not reported here.
+    pub fn stepped(&mut self, now: Time, step: Step) {
         let tokens = core::mem::take(&mut self.picked);
-        let time = took + core::mem::take(&mut self.waited);
-        if sessions == 0 {
+        let time = step.took + core::mem::take(&mut self.waited);
+        if step.sessions == 0 {
             return;
         }
-        let load = load_of(sessions);
+        let load = load_of(step.sessions);
         if load != self.load {
             self.enter(load);
         }
@@ -173,8 +216,11 @@ impl Bypass {
         if self.steps <= self.plan.settle {
             return;
         }
-        self.loads[load].rate(self.mode).add(tokens, time);
-        self.decide(now, sessions as f64 / least_us.max(1.0));
+        self.loads[load].of(self.way).rate.add(tokens, time);
+        match self.trial_of {
+            Some(before) => self.judge(now, before),
+            None => self.look_for_trial(now, step),
+        }
     }
 
     /// A step that says nothing has ended.
@@ -186,61 +232,100 @@ impl Bypass {
     /// Another load than before: goes on as it did unless it knows better.
     fn enter(&mut self, load: usize) {
         self.load = load;
-        self.is_trial = false;
+        if let Some(before) = self.trial_of.take() {
+            self.change(before);
+        }
+        if self.loads[load].best.is_none() {
+            self.foresee(load);
+        }
         if let Some(best) = self.loads[load].best {
             self.change(best);
         }
     }
 
-    fn change(&mut self, mode: Mode) {
-        if mode != self.mode {
-            self.mode = mode;
+    /// Under a load that is new it begins as under the nearest one that is known. The more sessions, the less guesses
+    /// pay: what did not under a lower load is tried here no sooner, and plain decoding likewise if it lost under a higher
+    /// one.
+    fn foresee(&mut self, load: usize) {
+        let is_known = |known: &&Load| known.best.is_some();
+        let lower = self.loads[..load].iter().rev().find(is_known);
+        let higher = self.loads[load + 1..].iter().find(is_known);
+        let (known, ways) = match (lower, higher) {
+            (Some(lower), _) => (*lower, &[Way::Together, Way::Alone][..]),
+            (None, Some(higher)) => (*higher, &[Way::Plain][..]),
+            (None, None) => return,
+        };
+        let here = &mut self.loads[load];
+        here.best = known.best;
+        for &way in ways {
+            let Record {
+                trial_at,
+                trials_lost,
+                ..
+            } = known.records[way as usize];
+            let record = here.of(way);
+            (record.trial_at, record.trials_lost) = (trial_at, trials_lost);
+        }
+    }
+
+    fn change(&mut self, way: Way) {
+        if way != self.way {
+            self.way = way;
             self.steps = 0;
         }
     }
 
-    fn decide(&mut self, now: Time, most: f64) {
+    /// Ends the trial if enough is known.
+    fn judge(&mut self, now: Time, before: Way) {
         let plan = self.plan;
-        let mode = self.mode;
-        let steps = if self.is_trial {
-            plan.trial
-        } else {
-            plan.first
-        };
+        let way = self.way;
         let load = &mut self.loads[self.load];
-        let here = load.rate(mode).known(steps);
-        let there = load.rate(other(mode)).known(plan.trial);
-        if self.is_trial {
-            let early = load.rate(mode).known(plan.trial / 2);
-            let is_lost = early.zip(there).is_some_and(|(e, t)| e < t * LOST);
-            let Some(here) = here.or(early.filter(|_| is_lost)) else {
-                return;
-            };
-            self.is_trial = false;
-            if here > there.unwrap_or(0.0) * CLEARLY {
-                load.best = Some(mode);
-                load.trials_lost = 0;
-                load.trial_at = now + plan.pause;
-            } else {
-                load.best = Some(other(mode));
-                // A clear loss is not soon repeated.
-                load.trials_lost += if is_lost { 2 } else { 1 };
-                let times = 3_u32.saturating_pow(load.trials_lost).min(60);
-                load.trial_at = now + plan.pause * times;
-                self.change(other(mode));
-            }
-            return;
-        }
-        let Some(here) = here else {
+        let there = load.of(before).rate.known(plan.trial);
+        let rate = load.of(way).rate;
+        let early = rate.known(plan.trial / 2);
+        let is_lost = early.zip(there).is_some_and(|(e, t)| e < t * LOST);
+        let Some(here) = rate.known(plan.trial).or(early.filter(|_| is_lost)) else {
             return;
         };
-        let is_due = now >= load.trial_at;
-        // Resting cannot beat this: then it is not tried.
-        let is_plausible = mode == Mode::Rest || here < most;
-        if is_due && is_plausible {
-            *load.rate(other(mode)) = Rate::default();
-            self.is_trial = true;
-            self.change(other(mode));
+        self.trial_of = None;
+        let (loser, lost) = if here > there.unwrap_or(0.0) * CLEARLY {
+            load.best = Some(way);
+            load.of(way).trials_lost = 0;
+            (before, 0)
+        } else {
+            load.best = Some(before);
+            // A clear loss is not soon repeated.
+            let more = if is_lost { 2 } else { 1 };
+            (way, load.of(way).trials_lost + more)
+        };
+        let record = load.of(loser);
+        record.trials_lost = lost;
+        record.trial_at = now + plan.pause * 3_u32.saturating_pow(lost).min(60);
+        self.change(if loser == way { before } else { way });
+    }
+
+    /// Begins a trial of the way that has been due for the longest time, if any is.
+    fn look_for_trial(&mut self, now: Time, step: Step) {
+        let load = &mut self.loads[self.load];
+        let Some(here) = load.of(self.way).rate.known(self.plan.first) else {
+            return;
+        };
+        let most = step.sessions as f64 / step.least_us.max(1.0);
+        let is_plausible = |way: Way| match way {
+            Way::Together => true,
+            // What is gained is the time that others take from the target.
+            Way::Alone => step.is_shared || self.way == Way::Plain,
+            Way::Plain => here < most,
+        };
+        let due = Way::ALL
+            .into_iter()
+            .filter(|&way| way != self.way && is_plausible(way))
+            .filter(|&way| now >= load.records[way as usize].trial_at)
+            .min_by_key(|&way| load.records[way as usize].trial_at);
+        if let Some(way) = due {
+            load.of(way).rate = Rate::default();
+            self.trial_of = Some(self.way);
+            self.change(way);
         }
     }
 }
@@ -251,16 +336,20 @@ mod tests {
 
     const MS: Time = Time::from_millis(1);
 
-    /// A target whose steps take `speculating` and yield `tokens` for each session, or take `resting` and yield one.
+    /// A target whose steps take `speculating` and yield `tokens` for each session, or take `alone` and yield `looked_up`,
+    /// or take `resting` and yield one.
     struct Target {
         bypass: Bypass,
         now: Time,
         sessions: usize,
         speculating: Time,
         tokens: f64,
+        alone: Time,
+        looked_up: f64,
         resting: Time,
-        /// Steps in each mode.
-        steps: [u32; 2],
+        is_shared: bool,
+        /// Steps in each way.
+        steps: [u32; 3],
     }
 
     impl Target {
@@ -271,29 +360,40 @@ mod tests {
                 sessions: 8,
                 speculating,
                 tokens,
+                alone: resting,
+                looked_up: 1.0,
                 resting,
-                steps: [0; 2],
+                is_shared: false,
+                steps: [0; 3],
             }
         }
 
         fn run(&mut self, time: Time) {
             let until = self.now + time;
-            self.steps = [0; 2];
+            self.steps = [0; 3];
             while self.now < until {
-                let (took, tokens) = match self.bypass.mode() {
-                    Mode::Speculate => (self.speculating, self.tokens * self.sessions as f64),
-                    Mode::Rest => (self.resting, self.sessions as f64),
+                let (took, tokens) = match self.bypass.way() {
+                    Way::Together => (self.speculating, self.tokens * self.sessions as f64),
+                    Way::Alone => (self.alone, self.looked_up * self.sessions as f64),
+                    Way::Plain => (self.resting, self.sessions as f64),
                 };
-                self.steps[self.bypass.mode() as usize] += 1;
+                self.steps[self.bypass.way() as usize] += 1;
                 self.now += took;
                 self.bypass.picked(tokens as usize);
                 let least_us = took.as_secs_f64() * 1e6 / Plan::default().slowed_by;
-                (self.bypass).stepped(self.now, self.sessions, took, least_us);
+                let step = Step {
+                    sessions: self.sessions,
+                    took,
+                    least_us,
+                    is_shared: self.is_shared,
+                };
+                (self.bypass).stepped(self.now, step);
             }
         }
 
         fn resting_share(&self) -> f64 {
-            f64::from(self.steps[1]) / f64::from(self.steps[0] + self.steps[1])
+            let all: u32 = self.steps.iter().sum();
+            f64::from(all - self.steps[0]) / f64::from(all)
         }
     }
 
@@ -301,7 +401,7 @@ mod tests {
     fn where_guesses_cost_more_than_they_yield_it_rests_after_the_first_trial() {
         let mut target = Target::new(25 * MS, 1.9, 10 * MS);
         target.run(Time::from_secs(2));
-        assert_eq!(target.bypass.mode(), Mode::Rest);
+        assert_eq!(target.bypass.way(), Way::Plain);
         target.run(Time::from_secs(600));
         assert!(target.resting_share() > 0.99, "{:?}", target.steps);
     }
@@ -311,40 +411,88 @@ mod tests {
         let mut target = Target::new(12 * MS, 1.9, 10 * MS);
         target.run(Time::from_secs(600));
         assert!(target.resting_share() < 0.01, "{:?}", target.steps);
-        assert!(target.steps[1] > 0, "it was tried");
+        assert!(target.steps[2] > 0, "it was tried");
     }
 
     #[test]
     fn what_cannot_win_is_not_tried() {
         let mut target = Target::new(20 * MS, 3.0, 20 * MS);
         target.run(Time::from_secs(600));
-        assert_eq!(target.steps[1], 0);
+        assert_eq!(target.steps[1..], [0, 0]);
     }
 
     #[test]
     fn it_speculates_again_when_the_load_falls_and_remembers_each_load() {
         let mut target = Target::new(25 * MS, 1.9, 10 * MS);
         target.run(Time::from_secs(2));
-        assert_eq!(target.bypass.mode(), Mode::Rest);
+        assert_eq!(target.bypass.way(), Way::Plain);
         (target.sessions, target.speculating, target.tokens) = (1, 12 * MS, 2.0);
         target.run(Time::from_secs(2));
-        assert_eq!(target.bypass.mode(), Mode::Speculate);
+        assert_eq!(target.bypass.way(), Way::Together);
         (target.sessions, target.speculating, target.tokens) = (8, 25 * MS, 1.9);
         target.run(100 * MS);
-        assert_eq!(target.bypass.mode(), Mode::Rest, "known from before");
+        assert_eq!(target.bypass.way(), Way::Plain, "known from before");
+    }
+
+    #[test]
+    fn where_drafts_slow_the_target_down_its_own_guesses_are_tried_without_them() {
+        let mut target = Target::new(25 * MS, 3.0, 10 * MS);
+        (target.alone, target.looked_up) = (11 * MS, 1.8);
+        target.run(Time::from_secs(5));
+        assert_eq!(
+            target.bypass.way(),
+            Way::Together,
+            "nobody shares its device"
+        );
+        assert_eq!(target.steps[1], 0);
+        target.is_shared = true;
+        target.bypass.opened(true);
+        assert_ne!(target.bypass.way(), Way::Alone, "something is known");
+        target.run(Time::from_secs(10));
+        assert_eq!(target.bypass.way(), Way::Alone);
+        target.run(Time::from_secs(600));
+        assert!(target.steps[1] > target.steps[0] * 50, "{:?}", target.steps);
+        (target.speculating, target.tokens) = (12 * MS, 3.0);
+        target.run(Time::from_secs(600));
+        assert_eq!(target.bypass.way(), Way::Together);
+    }
+
+    #[test]
+    fn on_a_shared_device_it_begins_alone_and_tries_the_others_soon() {
+        let mut target = Target::new(12 * MS, 3.0, 10 * MS);
+        (target.alone, target.looked_up, target.is_shared) = (11 * MS, 1.8, true);
+        target.bypass.opened(true);
+        assert_eq!(target.bypass.way(), Way::Alone);
+        target.run(Time::from_secs(1));
+        assert_eq!(target.bypass.way(), Way::Together);
     }
 
     #[test]
     fn two_ways_that_are_worth_the_same_do_not_alternate() {
         let mut target = Target::new(20 * MS, 2.0, 10 * MS);
         let mut changes = 0;
-        let mut mode = target.bypass.mode();
+        let mut way = target.bypass.way();
         for _ in 0..60_000 {
             target.run(10 * MS);
-            changes += u32::from(target.bypass.mode() != mode);
-            mode = target.bypass.mode();
+            changes += u32::from(target.bypass.way() != way);
+            way = target.bypass.way();
         }
         assert!(changes < 30, "{changes} changes in ten minutes");
+    }
+
+    #[test]
+    fn a_new_load_begins_with_what_the_nearest_one_has_shown() {
+        let mut target = Target::new(25 * MS, 1.9, 10 * MS);
+        target.sessions = 2;
+        target.run(Time::from_secs(2));
+        assert_eq!(target.bypass.way(), Way::Plain);
+        target.sessions = 8;
+        target.run(Time::from_secs(2));
+        assert_eq!(target.steps[..2], [0, 0], "guesses pay even less");
+        // Down again, to where they may pay.
+        (target.sessions, target.speculating, target.tokens) = (1, 12 * MS, 2.0);
+        target.run(Time::from_secs(2));
+        assert_eq!(target.bypass.way(), Way::Together);
     }
 
     #[test]

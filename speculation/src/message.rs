@@ -276,6 +276,11 @@ pub struct SessionSpec {
     pub duties: Duties,
     /// Which part of the frontier a draft grows.
     pub shard: Shard,
+    /// What a draft or qualifier does from the beginning.
+    pub mode: Mode,
+    /// Whether drafts or qualifiers of the session compute on the target's device, as far as that is known when it is
+    /// opened on a target.
+    pub is_shared: bool,
 }
 
 /// One message about one session.
@@ -339,4 +344,6 @@ pub struct WorkerInfo {
     pub kv_positions: u32,
     /// A session takes whole pages of this many positions.
     pub kv_page: u32,
+    /// Names what it computes on: workers of the same name slow each other down. Empty: nothing that others use.
+    pub device: String,
 }

@@ -116,6 +116,28 @@ pub struct RelayConfig {
     pub vocab: u32,
 }
 
+/// A worker that a session may be given to.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// What it is for.
+    pub role: Role,
+    /// Tokens that a text may have there.
+    pub context: u32,
+    /// Of a target: whether drafts or qualifiers of the session compute on its device.
+    pub is_shared: bool,
+}
+
+impl Candidate {
+    /// One with a device of its own and room for every text.
+    pub fn new(role: Role) -> Self {
+        Candidate {
+            role,
+            context: u32::MAX,
+            is_shared: false,
+        }
+    }
+}
+
 /// See the module documentation. `handle_*` takes what happened, `poll_*` gives what is to be sent.
 #[derive(Debug)]
 pub struct Relay {
@@ -169,6 +191,16 @@ impl Relay {
         self
     }
 
+    /// What drafts and qualifiers of the target do, as it said last.
+    pub fn mode(&self) -> Mode {
+        self.outlook.mode
+    }
+
+    /// What they did for the target before it has said anything about this session.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.outlook.mode = mode;
+    }
+
     /// What was learned about how far each source can be trusted.
     pub fn calibration(&self) -> &Calibrations {
         &self.calibration
@@ -189,10 +221,15 @@ impl Relay {
         &self.text
     }
 
-    /// Gives the session to a worker on which a text may have `context` tokens, under a new term, and says how to open it
-    /// there; `None` when the strategy has no use for it, or the text is as long already. A worker that held it before
-    /// starts over: what it sent under its older term changes nothing.
-    pub fn add_worker(&mut self, key: WorkerKey, role: Role, context: u32) -> Option<SessionSpec> {
+    /// Gives the session to a worker, under a new term, and says how to open it there; `None` when the strategy has no use
+    /// for it, or the text has outgrown it already. A worker that held it before starts over: what it sent under its older
+    /// term changes nothing.
+    pub fn add_worker(&mut self, key: WorkerKey, candidate: Candidate) -> Option<SessionSpec> {
+        let Candidate {
+            role,
+            context,
+            is_shared,
+        } = candidate;
         let duties = self.config.strategy.duties(role);
         if duties.is_empty() || (duties.has(Duty::Propose) && self.proposers() >= MAX_DRAFTS) {
             return None;
@@ -224,7 +261,7 @@ impl Relay {
                 sent_allowed: allowed_len,
                 sent_scored: self.scores.prompt_next(),
                 sent_shard: None,
-                sent_mode: Mode::default(),
+                sent_mode: self.outlook.mode,
                 round_done: None,
                 advice: Vec::new(),
                 activity: Activity::default(),
@@ -245,6 +282,11 @@ impl Relay {
             strategy: self.config.strategy.settings.clone(),
             duties,
             shard: Shard::default(),
+            mode: match duties.has(Duty::Commit) {
+                true => Mode::default(),
+                false => self.outlook.mode,
+            },
+            is_shared,
         })
     }
 

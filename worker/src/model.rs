@@ -30,6 +30,10 @@ pub struct ModelArgs {
     /// Pin the model thread to this CPU.
     #[arg(long, env = "OFFSHOOT_PIN", value_name = "CPU")]
     pub pin: Option<usize>,
+    /// Lower the priority of the model thread by this much, 19 at most. For a draft or qualifier on the processors of a
+    /// target.
+    #[arg(long, env = "OFFSHOOT_NICE", default_value = "0", value_name = "N", value_parser = clap::value_parser!(i32).range(0..=19))]
+    pub nice: i32,
     /// Pad every step to this many milliseconds, to stand in for a larger model. Figures become *paced*.
     #[arg(long, env = "OFFSHOOT_PACE", default_value = "0", value_name = "MS", value_parser = milliseconds)]
     pub pace: Duration,
@@ -138,6 +142,8 @@ pub struct Loaded {
     pub(crate) tree_rows: u16,
     pub(crate) pace: Pace,
     pub(crate) pin: Option<usize>,
+    /// By how much the priority of the model thread is lower than that of others.
+    pub(crate) nice: i32,
     /// How many times as long as without prompts a step may last for their sake.
     pub(crate) prompt_stretch: f64,
     /// For the handshake.
@@ -223,6 +229,7 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         eos_ids: backend.facts().eos.clone(),
         kv_positions: positions(kv_pages * PAGE),
         kv_page: positions(PAGE),
+        device: device(args),
     };
     Ok(Loaded {
         backend,
@@ -232,11 +239,27 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
             None => Pace::Floor(args.pace),
         },
         pin: args.pin,
+        nice: args.nice,
         prompt_stretch: args.prompt_stretch,
         info,
         metrics: WorkerMetrics::default(),
         clock: Arc::new(StepClock::new()),
     })
+}
+
+/// Names what steps are computed on, for others that compute there too: the processors of this machine. A worker with a
+/// processor of its own, or whose steps wait or draw instead of computing, slows nobody down.
+fn device(args: &ModelArgs) -> String {
+    let is_alone = args.pin.is_some() || args.synthetic.is_some();
+    let waits = !args.pace.is_zero() || args.step_ms.is_some();
+    if is_alone || waits {
+        return String::new();
+    }
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    match boot.trim() {
+        "" => String::new(),
+        boot => format!("cpu-{boot}"),
+    }
 }
 
 /// The name of a model: that of its folder.

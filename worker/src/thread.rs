@@ -53,9 +53,27 @@ pub fn start(model: Loaded, registry: Registry) -> std::io::Result<WorkerHandle>
             {
                 tracing::warn!(cpu, "could not pin the model thread to this CPU");
             }
+            if let Err(error) = lower_priority(model.nice) {
+                tracing::warn!(%error, "could not lower the priority of the model thread");
+            }
             ModelThread::new(model, registry, Inbox::new(events), open).run();
         })?;
     Ok(handle)
+}
+
+/// Lowers the priority of the calling thread.
+#[cfg(unix)]
+fn lower_priority(by: i32) -> std::io::Result<()> {
+    if by > 0 {
+        // On Linux priorities belong to threads, and no process means the calling one.
+        rustix::process::setpriority_process(None, by)?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn lower_priority(_: i32) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// What the thread keeps for a session besides its state machine.

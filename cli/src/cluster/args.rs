@@ -100,6 +100,14 @@ pub(crate) struct ClusterPlan {
     pub(crate) tls: TlsArgs,
 }
 
+impl ClusterPlan {
+    /// Whether workers of this role stand in for others, elsewhere: their steps wait or draw instead of computing.
+    pub(crate) fn stands_in(&self, role: Role) -> bool {
+        let is_paced = self.pace.get(role).is_some() || self.step_ms.get(role).is_some();
+        is_paced || matches!(&self.drawn, Some(drawn) if drawn.flag() == "--synthetic")
+    }
+}
+
 impl ClusterArgs {
     /// Finds and checks the models of all roles.
     ///

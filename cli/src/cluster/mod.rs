@@ -193,6 +193,9 @@ fn workers(plan: &ClusterPlan) -> Vec<ChildSpec> {
     children
 }
 
+/// By how much the priority of drafts and qualifiers is lower that compute on the processors of the target.
+const BESIDE_TARGET: &str = "10";
+
 /// The command line of a worker, the one with this number among those of its role.
 fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildSpec {
     let name = match role {
@@ -210,6 +213,9 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildS
         .flag("--port", "0");
     if let Some(threads) = plan.threads.get(role) {
         line.flag("--threads", threads.to_string());
+    }
+    if role != Role::Target && !plan.stands_in(role) {
+        line.flag("--nice", BESIDE_TARGET);
     }
     if let Some(pace) = plan.pace.get(role) {
         line.flag("--pace", pace.to_string());

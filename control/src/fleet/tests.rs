@@ -17,6 +17,7 @@ fn profile() -> Profile {
         max_sessions: 2,
         pages: 3,
         page: 4,
+        device: String::new(),
     }
 }
 

@@ -41,6 +41,18 @@ fn machine(strategy: &str) -> SessionMachine {
     SessionMachine::new(relay, wanted, PROMPT.len(), PATIENCE)
 }
 
+fn reservation(worker: WorkerKey, role: Role) -> Reservation {
+    Reservation {
+        session: SessionId(7),
+        worker,
+        role,
+        incarnation: 1,
+        context: CONTEXT,
+        mode: Mode::Speculate,
+        is_shared: false,
+    }
+}
+
 /// Everything that the machine wants done now.
 fn poll(machine: &mut SessionMachine, now: Time) -> Vec<Action> {
     let mut actions = Vec::new();
@@ -53,7 +65,7 @@ fn poll(machine: &mut SessionMachine, now: Time) -> Vec<Action> {
 
 /// Reserves a worker, and gives the term of its open call.
 fn open(machine: &mut SessionMachine, key: WorkerKey, role: Role) -> Term {
-    machine.handle_reserved(key, role, CONTEXT);
+    machine.handle_reserved(&reservation(key, role));
     let actions = poll(machine, START);
     match &actions[..] {
         [Action::Open(opened, spec)] if *opened == key => spec.term,
@@ -165,7 +177,7 @@ fn another_target_takes_over_with_the_text_so_far_and_a_later_loss_is_looked_for
     poll(&mut machine, START);
     machine.handle_lost(START, TARGET, "broke".into());
     poll(&mut machine, START);
-    machine.handle_reserved(OTHER, Role::Target, CONTEXT);
+    machine.handle_reserved(&reservation(OTHER, Role::Target));
     let actions = poll(&mut machine, START);
     let [Action::Open(OTHER, spec)] = &actions[..] else {
         panic!("{actions:?}");
@@ -308,7 +320,10 @@ fn a_lost_contributor_is_bypassed_and_replaced_when_workers_arrive() {
 #[test]
 fn a_draft_with_a_short_context_serves_as_far_as_it_reaches() {
     let (mut machine, term) = served();
-    machine.handle_reserved(DRAFT, Role::Draft, 5);
+    machine.handle_reserved(&Reservation {
+        context: 5,
+        ..reservation(DRAFT, Role::Draft)
+    });
     let actions = poll(&mut machine, START);
     let [Action::Open(DRAFT, spec)] = &actions[..] else {
         panic!("{actions:?}");
@@ -336,13 +351,69 @@ fn a_draft_with_a_short_context_serves_as_far_as_it_reaches() {
         actions.contains(&Action::FindContributors(wanted)),
         "others may reach further"
     );
-    machine.handle_reserved(DRAFT, Role::Draft, 6);
+    machine.handle_reserved(&Reservation {
+        context: 6,
+        ..reservation(DRAFT, Role::Draft)
+    });
     let left = Action::Leave(DRAFT, Term::default());
     assert_eq!(
         poll(&mut machine, START),
         [left],
         "the text is as long already"
     );
+}
+
+#[test]
+fn a_draft_on_the_targets_device_is_opened_when_the_target_has_computed_the_prompt() {
+    let mut machine = machine("auto");
+    let term = open(&mut machine, TARGET, Role::Target);
+    machine.handle_reserved(&Reservation {
+        is_shared: true,
+        ..reservation(DRAFT, Role::Draft)
+    });
+    assert_eq!(machine.handle_opened(TARGET, term), Opened::Noted);
+    let served = Action::Served(TARGET, Role::Target);
+    assert_eq!(poll(&mut machine, START), [served]);
+    assert_eq!(machine.workers().count(), 2, "no other is looked for");
+    picked(&mut machine, term, &[4]);
+    let actions = poll(&mut machine, START);
+    let opened = |action: &Action| match action {
+        Action::Open(DRAFT, spec) => Some(spec.text.len()),
+        _ => None,
+    };
+    assert_eq!(actions.iter().find_map(opened), Some(4), "{actions:?}");
+}
+
+#[test]
+fn what_the_target_has_others_do_is_told_once_and_is_how_they_are_opened() {
+    let mut machine = machine("auto");
+    let resting = Reservation {
+        mode: Mode::Rest,
+        ..reservation(TARGET, Role::Target)
+    };
+    machine.handle_reserved(&resting);
+    machine.handle_reserved(&reservation(DRAFT, Role::Draft));
+    let actions = poll(&mut machine, START);
+    let [Action::Open(TARGET, spec), Action::Open(DRAFT, draft)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(draft.mode, Mode::Rest);
+    assert_eq!(machine.handle_opened(TARGET, spec.term), Opened::Noted);
+    poll(&mut machine, START);
+    for _ in 0..2 {
+        let base_len = machine.relay().text().len() as u32;
+        let report = Report {
+            base_len,
+            picks: vec![4],
+            margins: vec![Margin(0)],
+            ..Report::default()
+        };
+        machine.handle_message(START, TARGET, spec.term, FromWorker::Report(report));
+    }
+    let told: Vec<_> = (poll(&mut machine, START).into_iter())
+        .filter(|action| matches!(action, Action::SetMode(..)))
+        .collect();
+    assert_eq!(told, [Action::SetMode(TARGET, Mode::Speculate)]);
 }
 
 #[test]
@@ -361,7 +432,7 @@ fn nothing_is_looked_for_that_the_session_has_already() {
 #[test]
 fn a_worker_that_the_strategy_does_not_use_is_left_at_once() {
     let mut machine = machine("ar");
-    machine.handle_reserved(DRAFT, Role::Draft, CONTEXT);
+    machine.handle_reserved(&reservation(DRAFT, Role::Draft));
     assert_eq!(
         poll(&mut machine, START),
         [Action::Leave(DRAFT, Term::default())]

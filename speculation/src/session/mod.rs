@@ -167,6 +167,14 @@ impl Session {
         }
     }
 
+    /// Whether drafts or qualifiers of the session compute on the target's device.
+    pub fn is_shared(&self) -> bool {
+        match &self.agent {
+            Agent::Proposer(_) => false,
+            Agent::Verifier(verifier) => verifier.is_shared,
+        }
+    }
+
     /// What the cache has to do before the next step.
     pub fn poll_cache_ops(&mut self) -> Vec<CacheOp> {
         match &mut self.agent {

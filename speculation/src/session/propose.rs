@@ -78,7 +78,10 @@ impl Proposer {
             },
             strategy,
             shard: spec.shard,
-            outlook: Outlook::default(),
+            outlook: Outlook {
+                mode: spec.mode,
+                ..Outlook::default()
+            },
             root_expanded: false,
             outbound: Outbound::default(),
             round_steps: 0,

@@ -8,7 +8,7 @@ use decode::{Answer, Ask, NodeId, NotFinite, Row, Rule, StepPlan};
 use super::Capacity;
 use crate::Time;
 use crate::allocation::{Choice, Share, Work};
-use crate::bypass::Mode;
+use crate::bypass::{Mode, Way};
 use crate::calibration::Feature;
 use crate::duty::{Duty, Source};
 use crate::learned::Learned;
@@ -64,10 +64,12 @@ pub(super) struct Verifier {
     bare_share: f32,
     walks: WalkStats,
     offered: Offered,
-    /// Guesses do not pay here, so that there is none in the step that was offered last.
-    is_resting: bool,
+    /// Which guesses are in the step that was offered last.
+    way: Way,
     /// The target makes no use of advice now.
     is_told_to_rest: bool,
+    /// Drafts or qualifiers of the session compute on the same device.
+    pub(super) is_shared: bool,
     /// The last walk's token was not in the tree, but guesses that arrived during the step are still to be looked at.
     undecided: bool,
     changed: bool,
@@ -188,8 +190,9 @@ impl Verifier {
             bare_share: 0.0,
             walks: WalkStats::default(),
             offered: Offered::Nothing,
-            is_resting: false,
-            is_told_to_rest: false,
+            way: Way::default(),
+            is_told_to_rest: advice.is_some() && spec.mode == Mode::Rest,
+            is_shared: spec.is_shared,
             undecided: false,
             changed: finish.is_some(),
         }
@@ -339,8 +342,8 @@ impl Verifier {
             };
             return Poll::Work(part(room));
         }
-        self.is_resting = self.mode(learned) == Mode::Rest;
-        let (guesses, values) = if self.is_resting {
+        self.way = self.way(learned);
+        let (guesses, values) = if self.way == Way::Plain {
             (Vec::new(), Vec::new())
         } else {
             self.look_up(learned);
@@ -374,7 +377,8 @@ impl Verifier {
             values,
             choice,
         };
-        if self.is_resting {
+        if self.way != Way::Together {
+            // There is nobody to wait for.
             return Poll::Work(work);
         }
         if let (Some(advice), 0) = (self.advice, taken)
@@ -447,11 +451,11 @@ impl Verifier {
         }
     }
 
-    fn mode(&self, learned: &Learned) -> Mode {
+    fn way(&self, learned: &Learned) -> Way {
         if self.may_rest() {
-            learned.bypass.mode()
+            learned.bypass.way()
         } else {
-            Mode::Speculate
+            Way::Together
         }
     }
 
@@ -539,7 +543,7 @@ impl Verifier {
         if self.advice.is_some() {
             self.advise(&walked, plan);
         } else {
-            self.outlook.mode = self.mode(learned);
+            self.outlook.mode = self.way(learned).mode();
             self.commit(now, &walked, learned);
         }
         self.changed = true;
@@ -668,7 +672,7 @@ impl Verifier {
         if self.may_rest() {
             learned.bypass.picked(walked.picks.len());
         }
-        if self.is_resting {
+        if self.way != Way::Together {
             self.walks.resting_steps += 1;
         } else if guesses.is_empty() && self.bounds.rows > 0 {
             self.walks.starved_steps += 1;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use speculation::Time;
-use speculation::bypass::{Bypass, Mode, Plan};
+use speculation::bypass::{Bypass, Mode, Plan, Step, Way};
 use speculation::duty::{Duty, Role, Source};
 use speculation::learned::Learned;
 use speculation::message::{
     Margin, NodeBatch, Origin, Prob16, ReplicaUpdate, Report, Scoring, SessionId, Stopping,
 };
-use speculation::relay::{Relay, RelayConfig, RelayError, WorkerKey};
+use speculation::relay::{Candidate, Relay, RelayConfig, RelayError, WorkerKey};
 use speculation::stats::WalkStats;
 use speculation::strategy::Settings;
 
@@ -58,7 +58,7 @@ impl Cluster {
     fn open(&mut self, key: WorkerKey, role: Role, learned: Learned) {
         let spec = self
             .relay
-            .add_worker(key, role, u32::MAX)
+            .add_worker(key, Candidate::new(role))
             .expect("it has a duty");
         (self.workers).insert(key, Worker::with(&spec, AMPLE, learned));
         self.relay.handle_opened(key);
@@ -321,6 +321,16 @@ fn the_targets_outlook_reaches_the_drafts_with_the_commit() {
     );
 }
 
+/// A step of one session on a device of its own.
+fn step_of(took: Time) -> Step {
+    Step {
+        sessions: 1,
+        took,
+        least_us: 1000.0,
+        is_shared: false,
+    }
+}
+
 /// While the target rests, no guess is computed, draft and qualifier are asked for nothing, and they go on when it does.
 #[test]
 fn while_the_target_rests_nobody_works_for_it() {
@@ -338,10 +348,10 @@ fn while_the_target_rests_nobody_works_for_it() {
     *bypass = Bypass::new(resting);
     // Guesses yield one token in ten times the time.
     bypass.picked(1);
-    bypass.stepped(MS, 1, 10 * MS, 1000.0);
+    bypass.stepped(MS, step_of(10 * MS));
     bypass.picked(1);
-    bypass.stepped(2 * MS, 1, MS, 1000.0);
-    assert_eq!(bypass.mode(), Mode::Rest);
+    bypass.stepped(2 * MS, step_of(MS));
+    assert_eq!(bypass.way(), Way::Plain);
 
     // What they did before they hear of it is of no use.
     cluster.worker(DRAFT).step(MS, 256);
@@ -387,8 +397,8 @@ fn a_target_rests_only_for_strategies_that_may() {
         ..Plan::default()
     });
     bypass.picked(1);
-    bypass.stepped(MS, 1, 10 * MS, 1000.0);
-    assert_eq!(bypass.mode(), Mode::Rest);
+    bypass.stepped(MS, step_of(10 * MS));
+    assert_eq!(bypass.way(), Way::Plain);
     for step in 1..4 {
         cluster.grow(step * MS);
         cluster.send(step * MS, TARGET);
@@ -506,7 +516,7 @@ fn a_role_that_the_strategy_does_not_use_gets_no_session() {
     ] {
         let mut relay = relay(&Settings::new(strategy));
         for (key, role) in (0..).map(WorkerKey).zip(Role::ALL) {
-            let spec = relay.add_worker(key, role, u32::MAX);
+            let spec = relay.add_worker(key, Candidate::new(role));
             assert_eq!(spec.is_none(), unused.contains(&role), "{strategy}: {role}");
             let duty = match role {
                 Role::Draft => Duty::Propose,
@@ -521,6 +531,8 @@ fn a_role_that_the_strategy_does_not_use_gets_no_session() {
 #[test]
 fn knobs_travel_with_the_strategy_and_only_those_that_were_set() {
     let mut relay = relay(&Settings::new("auto").with("rows", 9.0));
-    let spec = relay.add_worker(TARGET, Role::Target, u32::MAX).unwrap();
+    let spec = relay
+        .add_worker(TARGET, Candidate::new(Role::Target))
+        .unwrap();
     assert_eq!(spec.strategy, Settings::new("auto").with("rows", 9.0));
 }

@@ -3,7 +3,7 @@
 use proto::{inward, v1};
 use speculation::duty::Role;
 use speculation::message::{Basis, FromWorker, PromptScoring, Scoring, SessionId, Stopping};
-use speculation::relay::{Relay, RelayConfig, WorkerKey};
+use speculation::relay::{Candidate, Relay, RelayConfig, WorkerKey};
 use speculation::strategy::{Registry, Settings};
 
 use crate::VOCAB;
@@ -59,7 +59,7 @@ pub fn run(input: &[u8]) {
                 let _ = relay.handle_lost(key);
             }
             _ => {
-                let _ = relay.add_worker(key, ROLES[at], u32::MAX);
+                let _ = relay.add_worker(key, Candidate::new(ROLES[at]));
                 next_ids[at] = 1;
             }
         }
@@ -109,7 +109,7 @@ fn start(dice: &mut Dice<'_>) -> Relay {
     });
     for (at, role) in ROLES.into_iter().enumerate() {
         let key = WorkerKey(at as u32);
-        if relay.add_worker(key, role, u32::MAX).is_some() {
+        if relay.add_worker(key, Candidate::new(role)).is_some() {
             relay.handle_opened(key);
         }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decode::sampling::SamplingParams;
+use speculation::bypass::Mode;
 use speculation::message::{
     Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, Report, Scoring, SessionId,
     SessionSpec, Shard, Stopping, StreamName, Term,
@@ -65,6 +66,7 @@ fn start_as(pace: Duration, duties: Duties) -> (WorkerHandle, Gate) {
     let args = ModelArgs {
         model: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/draft"),
         threads: NonZeroUsize::MIN,
+        nice: 0,
         pin: None,
         pace,
         step_ms: None,
@@ -104,6 +106,8 @@ fn spec(session: u64, tokens: u32) -> SessionSpec {
         strategy: Settings::new("ar"),
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
+        mode: Mode::default(),
+        is_shared: false,
     }
 }
 

@@ -19,6 +19,7 @@ use decode::sampling::SamplingParams;
 use futures::SinkExt;
 use futures::channel::mpsc;
 use offshoot_worker::{Duties, Duty, ModelArgs, Offer, Reports, Role, WorkerHandle};
+use speculation::bypass::Mode;
 use speculation::message::{
     Addressed, CoordinatorFrame, FromWorker, NodeBatch, Prob16, ReplicaUpdate, Report, Scores,
     Scoring, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
@@ -54,6 +55,7 @@ fn start(model: &str) -> WorkerHandle {
     let args = ModelArgs {
         model: dir(model),
         threads: NonZeroUsize::MIN,
+        nice: 0,
         pin: None,
         pace: Duration::ZERO,
         step_ms: None,
@@ -170,6 +172,8 @@ fn spec(rows: u16, asked: &Asked, allowed_len: u32) -> SessionSpec {
         },
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
+        mode: Mode::default(),
+        is_shared: false,
     }
 }
 

@@ -166,6 +166,7 @@ pub(crate) fn hello(role: &str, max_context: u32) -> v1::HelloReply {
         kv_positions: 8 * max_context,
         kv_page: 16,
         instance: 0,
+        device: String::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use speculation::Time;
 use speculation::duty::{Duty, Role};
 use speculation::limits::CLIENT_CREDIT;
 use speculation::message::{Finish, SessionId, Stopping, Term};
-use speculation::relay::{Relay, RelayConfig, SessionStats, WorkerKey};
+use speculation::relay::{Candidate, Relay, RelayConfig, SessionStats, WorkerKey};
 use speculation::replica::Poll;
 use speculation::strategy::{Chosen, Registry, Settings};
 
@@ -172,7 +172,7 @@ impl World {
     pub(crate) fn add(&mut self, role: Role) {
         let key = WorkerKey(self.next_key);
         let useful = !self.strategy.duties(role).is_empty();
-        let spec = self.relay.add_worker(key, role, u32::MAX);
+        let spec = self.relay.add_worker(key, Candidate::new(role));
         assert_eq!(spec.is_some(), useful);
         let Some(spec) = spec else { return };
         assert_eq!(spec.text, self.relay.text());
