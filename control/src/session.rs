@@ -134,7 +134,7 @@ struct Member {
     role: Role,
     term: Term,
     slot: Slot,
-    /// It computes on the target's device: it is asked to take the session when the target has computed the text.
+    /// It is not asked to take the session yet.
     deferred: Option<Candidate>,
 }
 
@@ -298,11 +298,20 @@ impl SessionMachine {
         self.search_at = Time::ZERO;
     }
 
+    /// Leaves a worker. One that was never asked to take the session may still have to close it from before: under a term
+    /// that takes no other close's slot.
+    fn leave(&mut self, member: &Member) {
+        let term = match member.deferred {
+            Some(_) => self.closing_term(),
+            None => member.term,
+        };
+        self.actions.push_back(Action::Leave(member.key, term));
+    }
+
     /// Leaves all workers.
     pub fn leave_all(&mut self) {
         for member in core::mem::take(&mut self.members) {
-            self.actions
-                .push_back(Action::Leave(member.key, member.term));
+            self.leave(&member);
         }
         self.has_ended = true;
     }
@@ -330,8 +339,8 @@ impl SessionMachine {
         }
     }
 
-    /// The session has a reservation on a worker: opens it there, if the strategy has a use for that. A worker that would
-    /// slow the target down is asked when the target has computed the text.
+    /// The session has a reservation on a worker: opens it there, if the strategy has a use for that. A draft or qualifier
+    /// is asked when the target makes use of it, and if it would slow the target down, when that has computed the text.
     pub fn handle_reserved(&mut self, reservation: &Reservation) {
         let Reservation {
             worker: key,
@@ -352,7 +361,7 @@ impl SessionMachine {
             context,
             is_shared,
         };
-        let waits = role != Role::Target && is_shared && !self.is_text_computed();
+        let waits = role != Role::Target && !self.is_time_for(candidate);
         let member = Member {
             key,
             role,
@@ -369,9 +378,11 @@ impl SessionMachine {
         }
     }
 
-    /// Whether the target has picked a token, so that it has computed the text.
-    fn is_text_computed(&self) -> bool {
-        self.target().is_some() && self.relay.text().len() > self.target_from
+    /// Whether a draft or qualifier is to be asked to take the session.
+    fn is_time_for(&self, candidate: Candidate) -> bool {
+        let is_text_computed =
+            self.target().is_some() && self.relay.text().len() > self.target_from;
+        self.relay.mode() == Mode::Speculate && (is_text_computed || !candidate.is_shared)
     }
 
     /// Asks a member to take the session, or leaves it if that is of no use.
@@ -379,7 +390,8 @@ impl SessionMachine {
         match self.relay.add_worker(key, candidate) {
             None => {
                 self.members.retain(|member| member.key != key);
-                self.actions.push_back(Action::Leave(key, Term::default()));
+                self.actions
+                    .push_back(Action::Leave(key, self.closing_term()));
             }
             Some(spec) => {
                 for member in self.members.iter_mut().filter(|member| member.key == key) {
@@ -391,13 +403,14 @@ impl SessionMachine {
     }
 
     fn open_deferred(&mut self) {
-        if !self.is_text_computed() {
-            return;
-        }
-        let deferred: Vec<_> = (self.members.iter_mut())
-            .filter_map(|member| Some((member.key, member.deferred.take()?)))
+        let deferred: Vec<_> = (self.members.iter())
+            .filter_map(|member| Some((member.key, member.deferred?)))
+            .filter(|(_, candidate)| self.is_time_for(*candidate))
             .collect();
         for (key, candidate) in deferred {
+            for member in self.members.iter_mut().filter(|member| member.key == key) {
+                member.deferred = None;
+            }
             self.open(key, candidate);
         }
     }
@@ -508,7 +521,7 @@ impl SessionMachine {
         };
         let member = self.members.remove(at);
         self.is_stirred = true;
-        self.actions.push_back(Action::Leave(key, member.term));
+        self.leave(&member);
         match member.role {
             Role::Target => self.lose_target(now, key, why),
             role @ (Role::Draft | Role::Qualifier) => {

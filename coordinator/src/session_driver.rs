@@ -247,8 +247,11 @@ impl SessionDriver {
                     }
                 }
                 Action::AwaitTaken(key) => self.await_taken(key),
-                Action::Leave(key, _) => {
+                Action::Leave(key, term) => {
                     let left = self.workers.remove(&key);
+                    if let Some(worker) = &left {
+                        worker.mailbox.set_term(term);
+                    }
                     self.left = left.map(|worker| (key, Arc::clone(&worker.stream.address)));
                 }
                 Action::Served(_, Role::Target) => {

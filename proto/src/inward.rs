@@ -209,15 +209,10 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         strategy: settings(request.strategy, request.knobs)?,
         duties: duties(request.duties)?,
         shard: request.shard.map_or(Ok(Shard::default()), shard)?,
-        mode: mode(request.rests),
         is_shared: request.shared_device,
     };
     let sampling = self::sampling(sampling, &spec.stopping.stop_ids)?;
     Ok((spec, sampling))
-}
-
-fn mode(rests: bool) -> Mode {
-    if rests { Mode::Rest } else { Mode::Speculate }
 }
 
 /// The counts are checked here; the values by the sampler.
@@ -338,7 +333,7 @@ fn outlook(accepted: Option<f32>, rests: bool) -> Result<Outlook, WireError> {
     if let Some(odd) = accepted.filter(|accepted| !(0.0..=1e6).contains(accepted)) {
         return Err(range("outlook", odd, "a number of tokens"));
     }
-    let mode = mode(rests);
+    let mode = if rests { Mode::Rest } else { Mode::Speculate };
     Ok(Outlook { accepted, mode })
 }
 

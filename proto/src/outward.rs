@@ -123,7 +123,6 @@ pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::Op
             .map(|duty| duty.name().to_owned())
             .collect(),
         shard: Some(shard(spec.shard)),
-        rests: spec.mode == Mode::Rest,
         shared_device: spec.is_shared,
     }
 }

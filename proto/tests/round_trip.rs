@@ -131,7 +131,6 @@ fn spec(duties: Duties, strategy: Settings) -> SessionSpec {
         strategy,
         duties,
         shard: Shard { index: 1, count: 2 },
-        mode: Mode::Rest,
         is_shared: true,
     }
 }

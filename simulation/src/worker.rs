@@ -463,7 +463,7 @@ impl Worker {
             },
             pages,
             rests: now,
-            is_unused: spec.mode == Mode::Rest,
+            is_unused: false,
             passed_over: 0,
         };
         (self.host.hold(now, opening, spec, cached, own))

@@ -317,6 +317,12 @@ impl Bypass {
             Way::Alone => step.is_shared || self.way == Way::Plain,
             Way::Plain => here < most,
         };
+        // Where they share a device, the first trial with others comes the later, the more sessions there are: each of
+        // them has to be opened there first, and it pays less.
+        let together = load.of(Way::Together);
+        if step.is_shared && together.trial_at == Time::ZERO {
+            together.trial_at = now + self.plan.pause * self.load as u32;
+        }
         let due = Way::ALL
             .into_iter()
             .filter(|&way| way != self.way && is_plausible(way))
@@ -463,7 +469,9 @@ mod tests {
         (target.alone, target.looked_up, target.is_shared) = (11 * MS, 1.8, true);
         target.bypass.opened(true);
         assert_eq!(target.bypass.way(), Way::Alone);
-        target.run(Time::from_secs(1));
+        target.run(Time::from_secs(10));
+        assert_eq!(target.steps[0], 0, "with eight sessions not at once");
+        target.run(Time::from_secs(10));
         assert_eq!(target.bypass.way(), Way::Together);
     }
 

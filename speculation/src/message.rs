@@ -276,8 +276,6 @@ pub struct SessionSpec {
     pub duties: Duties,
     /// Which part of the frontier a draft grows.
     pub shard: Shard,
-    /// What a draft or qualifier does from the beginning.
-    pub mode: Mode,
     /// Whether drafts or qualifiers of the session compute on the target's device, as far as that is known when it is
     /// opened on a target.
     pub is_shared: bool,

@@ -282,10 +282,6 @@ impl Relay {
             strategy: self.config.strategy.settings.clone(),
             duties,
             shard: Shard::default(),
-            mode: match duties.has(Duty::Commit) {
-                true => Mode::default(),
-                false => self.outlook.mode,
-            },
             is_shared,
         })
     }

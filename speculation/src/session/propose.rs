@@ -78,10 +78,7 @@ impl Proposer {
             },
             strategy,
             shard: spec.shard,
-            outlook: Outlook {
-                mode: spec.mode,
-                ..Outlook::default()
-            },
+            outlook: Outlook::default(),
             root_expanded: false,
             outbound: Outbound::default(),
             round_steps: 0,

@@ -191,7 +191,7 @@ impl Verifier {
             walks: WalkStats::default(),
             offered: Offered::Nothing,
             way: Way::default(),
-            is_told_to_rest: advice.is_some() && spec.mode == Mode::Rest,
+            is_told_to_rest: false,
             is_shared: spec.is_shared,
             undecided: false,
             changed: finish.is_some(),
@@ -293,7 +293,8 @@ impl Verifier {
 
     pub(super) fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
         self.undecided = false;
-        if let Some(finder) = &mut self.lookup {
+        let makes_guesses = self.way(learned) != Way::Plain;
+        if let Some(finder) = self.lookup.as_mut().filter(|_| makes_guesses) {
             (finder.index).extend(&self.replica.text, INDEXED_AT_ONCE);
         }
         self.offered = Offered::Nothing;

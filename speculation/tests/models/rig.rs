@@ -7,7 +7,7 @@ use std::sync::Arc;
 use decode::{Answer, Ask, CacheOp, Guess, NodeId, Pick, Score, StepPlan};
 use speculation::Time;
 use speculation::allocation::{Room, allocate};
-use speculation::bypass::{Mode, Plan};
+use speculation::bypass::Plan;
 use speculation::duty::{Duties, Duty, Role};
 use speculation::learned::Learned;
 use speculation::message::{
@@ -95,7 +95,6 @@ pub(crate) fn spec(text: &[u32]) -> SessionSpec {
         strategy: Settings::new(EAGER.name),
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
-        mode: Mode::default(),
         is_shared: false,
     }
 }

@@ -286,7 +286,6 @@ pub(crate) fn open(dice: &mut Dice<'_>, duties: &[&str]) -> v1::OpenRequest {
         knobs,
         duties: duties.iter().map(|&duty| duty.to_owned()).collect(),
         shard: shard(dice),
-        rests: dice.chance(64),
         shared_device: dice.chance(128),
         text,
     }

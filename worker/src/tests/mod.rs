@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decode::sampling::SamplingParams;
-use speculation::bypass::Mode;
 use speculation::message::{
     Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, Report, Scoring, SessionId,
     SessionSpec, Shard, Stopping, StreamName, Term,
@@ -106,7 +105,6 @@ fn spec(session: u64, tokens: u32) -> SessionSpec {
         strategy: Settings::new("ar"),
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
-        mode: Mode::default(),
         is_shared: false,
     }
 }

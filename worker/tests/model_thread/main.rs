@@ -19,7 +19,6 @@ use decode::sampling::SamplingParams;
 use futures::SinkExt;
 use futures::channel::mpsc;
 use offshoot_worker::{Duties, Duty, ModelArgs, Offer, Reports, Role, WorkerHandle};
-use speculation::bypass::Mode;
 use speculation::message::{
     Addressed, CoordinatorFrame, FromWorker, NodeBatch, Prob16, ReplicaUpdate, Report, Scores,
     Scoring, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
@@ -172,7 +171,6 @@ fn spec(rows: u16, asked: &Asked, allowed_len: u32) -> SessionSpec {
         },
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
-        mode: Mode::default(),
         is_shared: false,
     }
 }

@@ -35,7 +35,6 @@ fn spec(role: Role, strategy: Settings, prompt_len: usize, max_len: u32) -> Sess
         duties: chosen.duties(role),
         strategy,
         shard: Shard::default(),
-        mode: Mode::default(),
         is_shared: false,
     }
 }
