@@ -1,11 +1,13 @@
 // From logits to what rows were asked: picks, guesses and scores. Logits never leave the device.
+#pragma once
+
 #include "sampling.cuh"
 
 /// What a block works with that has a row to itself.
 struct Room {
     u64 keys[SORTED];
     u64 maxima[MAXIMA];
-    float weights[2][2048];
+    double weights[2][2048];
     double lanes[LANES];
     u32 histogram[256];
     u64 prefix;
@@ -39,6 +41,16 @@ DEVICE float penalised(const Task& task, float logit, const Seen& seen) {
 }
 
 DEVICE u64 greater(u64 a, u64 b) { return a > b ? a : b; }
+
+/// Leaves the greatest number of each warp in `room.warps`, and gives it.
+DEVICE u64 greatest_of_warps(u64 x) {
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) x = greater(x, from_lane_across(x, mask));
+    block_sync();
+    if (threadIdx.x % WARP == 0) room_of_block().warps[threadIdx.x / WARP] = x;
+    block_sync();
+    return x;
+}
 
 /// Shapes a piece of a row, and finds the strongest token of each of its lanes.
 ///
@@ -188,6 +200,14 @@ DEVICE u32 strongest_keys(const float* view, u32 vocab, u64 below, u32 wanted) {
     return gather(view, vocab, nth_key(view, vocab, below, wanted), below);
 }
 
+/// Brings the block's task its maxima, sorted.
+DEVICE void load_maxima(const Asks& asks) {
+    Room& room = room_of_block();
+    block_sync();
+    if (threadIdx.x < MAXIMA) room.maxima[threadIdx.x] = asks.maxima[u64(blockIdx.x) * MAXIMA + threadIdx.x];
+    sort_down(room.maxima, MAXIMA);
+}
+
 /// The sum of weights, one accumulator for each lane in the order of the ids, then pairs of lanes (0 with 8, and so on). Counts
 /// tokens from `weakest` on that `distance` lets through.
 DEVICE double sum_weights(const float* view, u32 vocab, float strongest, float divisor, u64 weakest,
@@ -202,19 +222,19 @@ DEVICE double sum_weights(const float* view, u32 vocab, float strongest, float d
         if (threadIdx.x >= WARP && i < tiles) {
             for (u32 k = threadIdx.x - WARP; k < TILE; k += blockDim.x - WARP) {
                 u32 id = i * TILE + k;
-                float weight = 0.0f;
+                double weight = 0.0;
                 if (id < vocab) {
                     float logit = view[id];
                     bool counts = key_of(logit, id) >= weakest && (!distance || distance->allows(distance->of(logit)));
-                    if (counts) weight = weight_of(logit, strongest, divisor);
+                    if (counts) weight = double(weight_of(logit, strongest, divisor));
                 }
                 room.weights[i % 2][k] = weight;
             }
         }
         if (threadIdx.x < LANES && i > 0) {
-            const float* weights = room.weights[(i - 1) % 2] + threadIdx.x;
+            const double* weights = room.weights[(i - 1) % 2] + threadIdx.x;
 #pragma unroll 16
-            for (u32 k = 0; k < TILE; k += LANES) sum = sum + double(weights[k]);
+            for (u32 k = 0; k < TILE; k += LANES) sum = sum + weights[k];
         }
     }
     if (threadIdx.x < LANES) room.lanes[threadIdx.x] = sum;
@@ -247,7 +267,7 @@ DEVICE u64 nucleus(const Asks& asks, const Task& task, const float* view, float 
     while (true) {
         u32 count = strongest_keys(view, asks.vocab, below, piece);
         if (count > piece) count = piece;
-        float* weights = room.weights[0];
+        float* weights = reinterpret_cast<float*>(room.weights[0]);
         for (u32 from = 0; from < count; from += 2048) {
             u32 here = count - from < 2048 ? count - from : 2048;
             block_sync();
@@ -303,13 +323,16 @@ KERNEL(1024, 1) filter(const Asks asks) {
     const Task& task = asks.tasks[blockIdx.x];
     if (task.kind == Task::NOTHING) return;
     Room& room = room_of_block();
-    if (threadIdx.x < MAXIMA) room.maxima[threadIdx.x] = asks.maxima[u64(blockIdx.x) * MAXIMA + threadIdx.x];
+    u64 key = threadIdx.x < MAXIMA ? asks.maxima[u64(blockIdx.x) * MAXIMA + threadIdx.x] : 0;
+    if (threadIdx.x < MAXIMA) room.maxima[threadIdx.x] = key;
     if (threadIdx.x == 0) room.count = 0;
     block_sync();
     if (threadIdx.x < SHARES && asks.sound[blockIdx.x * SHARES + threadIdx.x] == 0) shared_atomic_add(&room.count, 1);
-    sort_down(room.maxima, MAXIMA);
-    u64 strongest = room.maxima[0];
+    u64 strongest = greatest_of_warps(key);
+    for (u32 i = 0; i < ROW_THREADS / WARP; i++) strongest = greater(strongest, room.warps[i]);
     bool sound = room.count == 0 && strongest;
+    bool filters = task.filters_by_count(asks.vocab) || task.filters_by_mass();
+    if (filters) sort_down(room.maxima, MAXIMA);
     const float* view = asks.view(blockIdx.x);
     float logit = sound ? view[id_of(strongest)] : 0.0f;
     u64 weakest = 0;
@@ -328,16 +351,22 @@ KERNEL(1024, 1) filter(const Asks asks) {
             block_sync();
             Distance distance(logit, task.temperature, task.min_p);
             u64 noise = noise_key(task.seed, task.choice, task.position);
-            if (threadIdx.x < MAXIMA) {
-                u64 key = room.maxima[threadIdx.x], order = 0;
-                if (key && key >= weakest) {
-                    float own = view[id_of(key)];
-                    if (distance.allows(distance.of(own))) order = order_of(score_of(distance, own, noise, id_of(key)));
-                }
-                room.keys[threadIdx.x] = order;
+            u64 order = 0;
+            if (key && key >= weakest) {
+                float own = view[id_of(key)];
+                if (distance.allows(distance.of(own))) order = order_of(score_of(distance, own, noise, id_of(key)));
             }
-            sort_down(room.keys, MAXIMA);
-            u64 order = room.keys[ranked(asks, task) <= MAXIMA ? ranked(asks, task) - 1 : MAXIMA - 1];
+            u32 wanted = ranked(asks, task);
+            if (wanted <= MAXIMA / WARP) {
+                // The best of each warp are distinct tokens too, and nearly always good enough.
+                greatest_of_warps(order);
+                if (threadIdx.x < MAXIMA / WARP) room.keys[threadIdx.x] = room.warps[threadIdx.x];
+                sort_down(room.keys, MAXIMA / WARP);
+            } else {
+                if (threadIdx.x < MAXIMA) room.keys[threadIdx.x] = order;
+                sort_down(room.keys, MAXIMA);
+            }
+            order = room.keys[wanted - 1];
             if (order) bar = double_of(order >> 63 ? order & ~(1ull << 63) : ~order);
         }
     }
@@ -347,15 +376,14 @@ KERNEL(1024, 1) filter(const Asks asks) {
         found.strongest_logit = logit;
         found.weakest = weakest;
         found.bar = bar;
-        found.mass = 0.0;
         found.candidates = 0;
         found.is_sound = sound;
     }
 }
 
-/// Scores every token that may be among the best. One more block of a task sums the weights, if it is asked for guesses.
+/// Scores every token that may be among the best.
 ///
-/// Grid: (SHARES + 1, tasks). Shared memory: `sizeof(Room)`.
+/// Grid: (SHARES, tasks). No shared memory.
 KERNEL(256, 2) race(const Asks asks) {
     let_kernel_behind_begin();
     wait_for_kernel_before();
@@ -364,19 +392,12 @@ KERNEL(256, 2) race(const Asks asks) {
     Found& found = asks.found[blockIdx.y];
     if (!found.is_sound) return;
     const float* view = asks.view(blockIdx.y);
-    // The long sum first: its block begins with the first.
-    if (blockIdx.x == 0) {
-        if (task.kind != Task::GUESSES) return;
-        double mass = sum_weights(view, asks.vocab, found.strongest_logit, task.divisor(), 0, nullptr);
-        if (threadIdx.x == 0) found.mass = mass;
-        return;
-    }
     if (task.temperature == 0.0f) return;
     Distance distance(found.strongest_logit, task.temperature, task.min_p);
     Gate gate(found.strongest_logit, task.temperature, found.bar);
     u64 noise = noise_key(task.seed, task.choice, task.position), weakest = found.weakest;
     double bar = found.bar;
-    for (u32 id = (blockIdx.x - 1) * 256 + threadIdx.x; id < asks.vocab; id += SHARES * 256) {
+    for (u32 id = blockIdx.x * 256 + threadIdx.x; id < asks.vocab; id += SHARES * 256) {
         float logit = view[id];
         u64 key = key_of(logit, id);
         if (!key || key < weakest) continue;
@@ -487,12 +508,11 @@ KERNEL(1024, 1) answer(const Asks asks) {
     }
     Room& room = room_of_block();
     // Scores lie where nothing else does: `room.weights` is for sums.
-    double* scores = reinterpret_cast<double*>(room.weights[1]);
+    double* scores = room.weights[1];
     const float* view = asks.view(blockIdx.x);
     u32 wanted = ranked(asks, task), count = 0;
-    if (threadIdx.x < MAXIMA) room.maxima[threadIdx.x] = asks.maxima[u64(blockIdx.x) * MAXIMA + threadIdx.x];
-    sort_down(room.maxima, MAXIMA);
     if (task.temperature == 0.0f) {
+        load_maxima(asks);
         count = strongest_keys(view, asks.vocab, ~0ull, wanted);
         count = count < wanted ? count : wanted;
         if (threadIdx.x < count) {
@@ -504,15 +524,19 @@ KERNEL(1024, 1) answer(const Asks asks) {
         count = search(asks, task, found, view, wanted, answer.guesses, scores);
     } else {
         const Candidate* candidates = asks.candidates + u64(blockIdx.x) * asks.room;
+        double* known = reinterpret_cast<double*>(room.keys);
+        u32* tokens = reinterpret_cast<u32*>(room.weights[0]);
         for (u32 i = threadIdx.x; i < found.candidates; i += ROW_THREADS) {
-            Candidate own = candidates[i];
+            known[i] = candidates[i].score;
+            tokens[i] = candidates[i].token;
+        }
+        block_sync();
+        for (u32 i = threadIdx.x; i < found.candidates; i += ROW_THREADS) {
             u32 ahead = 0;
-            for (u32 k = 0; k < found.candidates; k++) {
-                ahead += is_ahead(candidates[k].score, candidates[k].token, own.score, own.token);
-            }
+            for (u32 k = 0; k < found.candidates; k++) ahead += is_ahead(known[k], tokens[k], known[i], tokens[i]);
             if (ahead < wanted) {
-                answer.guesses[ahead].token = own.token;
-                scores[ahead] = own.score;
+                answer.guesses[ahead].token = tokens[i];
+                scores[ahead] = known[i];
             }
         }
         count = found.candidates < wanted ? found.candidates : wanted;
@@ -529,7 +553,12 @@ KERNEL(1024, 1) answer(const Asks asks) {
         return;
     }
     u32 strongest = 0;
-    if (count < wanted && task.temperature > 0.0f) strongest = strongest_keys(view, asks.vocab, ~0ull, wanted);
+    if (count < wanted && task.temperature > 0.0f) {
+        load_maxima(asks);
+        strongest = strongest_keys(view, asks.vocab, ~0ull, wanted);
+    }
+    // The scores, which lie where the sum's weights will, are done with.
+    double mass = sum_weights(view, asks.vocab, found.strongest_logit, task.divisor(), 0, nullptr);
     if (threadIdx.x != 0) return;
     Guess* guesses = answer.guesses;
     if (strongest) {
@@ -544,7 +573,7 @@ KERNEL(1024, 1) answer(const Asks asks) {
     Distance plain(found.strongest_logit, task.divisor(), 0.0f);
     for (u32 i = 0; i < count; i++) {
         guesses[i].weight = guesses[i].weight / sum;
-        guesses[i].q = float(exp64(plain.of(view[guesses[i].token])) / found.mass);
+        guesses[i].q = float(exp64(plain.of(view[guesses[i].token])) / mass);
     }
     if (count > 0) guesses[0].margin = count > 1 ? -guesses[1].margin : INFINITE;
     answer.count = count < task.guesses ? count : task.guesses;
@@ -580,8 +609,7 @@ KERNEL(1024, 1) score_tokens(const Asks asks) {
         bool survives = key && key >= found.weakest && distance.allows(away);
         return survives ? float(away - log_mass) : -INFINITE;
     };
-    if (threadIdx.x < MAXIMA) room.maxima[threadIdx.x] = asks.maxima[u64(blockIdx.x) * MAXIMA + threadIdx.x];
-    sort_down(room.maxima, MAXIMA);
+    load_maxima(asks);
     u32 tops = task.top < MOST_TOP ? task.top : MOST_TOP;
     tops = tops < asks.vocab ? tops : asks.vocab;
     u32 found_tops = tops ? strongest_keys(view, asks.vocab, ~0ull, tops) : 0;

@@ -71,15 +71,46 @@ DEVICE u64 cache_at(i32 slot, u32 head, u32 kv_heads, u32 head_dim) {
     return ((u64(page) * kv_heads + head) * PAGE + lane) * head_dim;
 }
 
+/// What the end needs of memory besides the sums, fetched while those are taken.
+struct Fetched {
+    /// ADD: what is there, as the sums lie. TURN: cosine and sine for the first row, and for the second.
+    float v[4];
+    i32 slots[2];
+};
+
+/// Of one lane's four sums of a tile: outputs (g, g + 8) of rows (row, row + 1).
+DEVICE void fetch(const Matmul& m, u32 tile, u32 g, u32 row, Fetched& fetched) {
+    if (m.then == ADD) {
+        const float* y = static_cast<const float*>(m.y) + u64(row) * m.stride_y;
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            u32 at = tile * 16 + g + 8 * i;
+            if (at >= m.outputs) continue;
+            fetched.v[2 * i] = y[at];
+            fetched.v[2 * i + 1] = y[m.stride_y + at];
+        }
+    } else if (m.then == TURN) {
+        u32 each = m.head_dim / 16;
+        u32 head = tile / each, at = tile % each * 8 + g, half = m.head_dim / 2;
+        if (head >= m.heads + 2 * m.kv_heads) return;
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            const float* turn = m.turns + u64(m.positions[row + i]) * m.head_dim;
+            fetched.v[2 * i] = turn[at];
+            fetched.v[2 * i + 1] = turn[half + at];
+            fetched.slots[i] = m.slots[row + i];
+        }
+    }
+}
+
 /// Turns one pair of a query or key, or passes one of a value, and stores it.
-DEVICE void turn_and_store(const Matmul& m, u32 tile, u32 g, u32 row, float low, float high) {
+DEVICE void turn_and_store(const Matmul& m, u32 tile, u32 g, u32 row, float low, float high, float cosine, float sine,
+                           i32 slot) {
     u32 each = m.head_dim / 16;
     u32 head = tile / each, at = tile % each * 8 + g, half = m.head_dim / 2;
     if (head >= m.heads + 2 * m.kv_heads) return;
     float a = low, b = high;
     if (head < m.heads + m.kv_heads) {
-        const float* turn = m.turns + u64(m.positions[row]) * m.head_dim;
-        float cosine = turn[at], sine = turn[half + at];
         a = multiply_add(-high, sine, low * cosine);
         b = multiply_add(low, sine, high * cosine);
     }
@@ -87,7 +118,6 @@ DEVICE void turn_and_store(const Matmul& m, u32 tile, u32 g, u32 row, float low,
     if (head < m.heads) {
         to = static_cast<u16*>(m.y) + u64(row) * m.stride_y + head * m.head_dim;
     } else {
-        i32 slot = m.slots[row];
         if (slot < 0) return;
         bool key = head < m.heads + m.kv_heads;
         u32 kv = head - m.heads - (key ? 0 : m.kv_heads);
@@ -98,7 +128,7 @@ DEVICE void turn_and_store(const Matmul& m, u32 tile, u32 g, u32 row, float low,
 }
 
 /// Does what is to be done with one lane's four sums of a tile: outputs (g, g + 8) of rows (row, row + 1).
-DEVICE void finish(const Matmul& m, u32 tile, u32 g, u32 row, const float (&c)[4]) {
+DEVICE void finish(const Matmul& m, u32 tile, u32 g, u32 row, const float (&c)[4], const Fetched& fetched) {
     if (m.then == GATE) {
         u32 at = tile * 8 + g;
         if (at >= m.outputs) return;
@@ -108,25 +138,22 @@ DEVICE void finish(const Matmul& m, u32 tile, u32 g, u32 row, const float (&c)[4
         return;
     }
     if (m.then == TURN) {
-        turn_and_store(m, tile, g, row, c[0], c[2]);
-        turn_and_store(m, tile, g, row + 1, c[1], c[3]);
+        turn_and_store(m, tile, g, row, c[0], c[2], fetched.v[0], fetched.v[1], fetched.slots[0]);
+        turn_and_store(m, tile, g, row + 1, c[1], c[3], fetched.v[2], fetched.v[3], fetched.slots[1]);
         return;
     }
     float* y = static_cast<float*>(m.y) + u64(row) * m.stride_y;
+    bool adds = m.then == ADD;
+#pragma unroll
     for (u32 i = 0; i < 2; i++) {
         u32 at = tile * 16 + g + 8 * i;
         if (at >= m.outputs) continue;
-        float* first = y + at;
-        float* second = y + m.stride_y + at;
-        if (m.then == ADD) {
-            *first = *first + c[2 * i];
-            *second = *second + c[2 * i + 1];
-        } else {
-            *first = c[2 * i];
-            *second = c[2 * i + 1];
-        }
+        y[at] = adds ? fetched.v[2 * i] + c[2 * i] : c[2 * i];
+        y[m.stride_y + at] = adds ? fetched.v[2 * i + 1] + c[2 * i + 1] : c[2 * i + 1];
     }
 }
+
+DEVICE float4 added(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
 /// One chunk: `MT` tiles of outputs by `NT` tiles of rows. `a` are the lane's weights `[tile][step]`, `b` its part of the rows.
 template <int MT, int NT>
@@ -143,7 +170,7 @@ DEVICE void multiply_chunk(float (&c)[MT][NT][4], const uint4 (&a)[MT][2], const
     }
 }
 
-/// Few rows: a block of four warps has `MT` tiles of outputs, and each warp one part of their K. Every lane streams what its
+/// A block of four warps has `MT` tiles of outputs, and each warp one part of their K. Every lane streams what its
 /// own matrix unit needs through `STAGES` places of its own in shared memory, so nobody waits for anybody until the end.
 ///
 /// Grid: (tiles / MT). Shared memory: `stream_bytes`.
@@ -155,20 +182,22 @@ DEVICE void stream(const Matmul& m) {
     u32 count = m.chunks / PARTS, first = warp * count;
     u32 tile = blockIdx.x * MT;
     u8* mine = shared_memory() + warp * STAGES * STAGE + lane * 16;
+    Place place = place_of(mine);
     const u8* weights = m.weights + (u64(tile) * m.chunks + first) * TILE_BYTES + lane * 16;
     const u16* x = m.x + u64(g) * m.stride_x + first * CHUNK + t * 8;
+    u64 next_tile = u64(m.chunks) * TILE_BYTES, next_rows = u64(m.stride_x) * 8;
     auto begin_weights = [&](u32 i, u32 stage) {
 #pragma unroll
         for (int k = 0; k < MT; k++) {
-            const u8* from = weights + (u64(k) * m.chunks + i) * TILE_BYTES;
-            copy_begin(mine + stage * STAGE + k * TILE_BYTES, from);
-            copy_begin(mine + stage * STAGE + k * TILE_BYTES + 512, from + 512);
+            const u8* from = weights + k * next_tile + i * TILE_BYTES;
+            copy_begin(place + stage * STAGE + k * TILE_BYTES, from);
+            copy_begin(place + stage * STAGE + k * TILE_BYTES + 512, from + 512);
         }
     };
     auto begin_rows = [&](u32 i, u32 stage) {
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            copy_begin(mine + stage * STAGE + MT * TILE_BYTES + n * 512, x + u64(n) * 8 * m.stride_x + i * CHUNK);
+            copy_begin(place + stage * STAGE + MT * TILE_BYTES + n * 512, x + n * next_rows + i * CHUNK);
         }
     };
     let_kernel_behind_begin();
@@ -181,6 +210,15 @@ DEVICE void stream(const Matmul& m) {
     for (u32 i = 0; i < STAGES - 1; i++) {
         if (i < count) begin_rows(i, i);
         copy_close();
+    }
+    // Each warp ends every fourth tile.
+    constexpr u32 ITEMS = MT * NT, ENDS = (ITEMS + PARTS - 1) / PARTS;
+    static_assert(PARTS * ITEMS * 512 <= PARTS * STAGES * STAGE, "the sums fit where the stages were");
+    Fetched fetched[ENDS] = {};
+#pragma unroll
+    for (u32 e = 0; e < ENDS; e++) {
+        u32 item = e * PARTS + warp;
+        if (item < ITEMS) fetch(m, tile + item / NT, g, item % NT * 8 + 2 * t, fetched[e]);
     }
     float c[MT][NT][4] = {};
     u32 stage = 0, vacant = STAGES - 1;
@@ -218,15 +256,15 @@ DEVICE void stream(const Matmul& m) {
         }
     }
     block_sync();
-#pragma unroll 1
-    for (u32 item = warp; item < MT * NT; item += PARTS) {
+#pragma unroll
+    for (u32 e = 0; e < ENDS; e++) {
+        u32 item = e * PARTS + warp;
+        if (item >= ITEMS) return;
         float4 sum = sums[item * WARP + lane];
-        for (u32 part = 1; part < PARTS; part++) {
-            float4 more = sums[(part * MT * NT + item) * WARP + lane];
-            sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
-        }
+#pragma unroll
+        for (u32 part = 1; part < PARTS; part++) sum = added(sum, sums[(part * ITEMS + item) * WARP + lane]);
         float total[4] = {sum.x, sum.y, sum.z, sum.w};
-        finish(m, tile + item / NT, g, item % NT * 8 + 2 * t, total);
+        finish(m, tile + item / NT, g, item % NT * 8 + 2 * t, total, fetched[e]);
     }
 }
 
@@ -235,148 +273,174 @@ DEVICE_MEMBER constexpr u32 stream_bytes() {
     return PARTS * STAGES * (MT * TILE_BYTES + NT * 512);
 }
 
-/// Many rows: the warps of a block are `WM` by `WN`, each with `MT` tiles of outputs by `NT` tiles of rows, and share what
-/// they load. `gridDim.z` is 1, and a block goes through all parts one after another; or it is 4, and the last block of a
-/// tile to end adds what the four have left.
+/// The warps of a block are `WM` by `WN`, each with `MT` tiles of outputs by `NT` tiles of rows, and share what
+/// they load, two chunks at a time. `gridDim.z` is 1, and a block goes through all parts one after another; or it is 4, and the
+/// last block of a tile to end adds what the four have left.
 ///
 /// Grid: (rows / (8 WN NT), tiles / (WM MT), 1 or 4). Shared memory: `share_bytes`.
 template <int MT, int NT, int WM, int WN, int STAGES>
 DEVICE void share(const Matmul& m) {
-    constexpr u32 THREADS = WM * WN * WARP, TILES = WM * MT, ROWS = WN * NT * 8;
-    constexpr u32 STAGE = TILES * TILE_BYTES + ROWS * 64;
+    constexpr u32 THREADS = WM * WN * WARP, TILES = WM * MT, ROWS = WN * NT * 8, ITEMS = MT * NT;
+    constexpr u32 HALF = TILES * TILE_BYTES + ROWS * 64, STAGE = 2 * HALF;
+    static_assert(ITEMS * THREADS * 16 <= STAGES * STAGE, "the sums fit where the stages were");
     u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     u32 g = lane / 4, t = lane % 4;
-    u32 each = m.chunks / PARTS;
+    u32 each = m.chunks / PARTS, pairs = (each + 1) / 2;
     bool alone = gridDim.z == 1;
-    u32 count = alone ? m.chunks : each, first = alone ? 0 : blockIdx.z * each;
+    u32 count = alone ? PARTS * pairs : pairs, first = alone ? 0 : blockIdx.z * each;
     u32 tile = blockIdx.y * TILES, row = blockIdx.x * ROWS;
     u8* shared = shared_memory();
-    const u8* weights = m.weights + (u64(tile) * m.chunks + first) * TILE_BYTES;
-    const u16* x = m.x + u64(row) * m.stride_x + first * CHUNK;
-    auto begin_weights = [&](u32 i, u32 stage) {
+    // Each thread copies 16 bytes of every so manieth tile, of one chunk of the two, and of every so manieth row.
+    constexpr u32 TILES_AT_ONCE = THREADS / 128, ROWS_AT_ONCE = THREADS / 8;
+    u32 tile_half = threadIdx.x % 128 / 64, row_half = threadIdx.x % 8 / 4;
+    const u8* weights = m.weights + (u64(tile + threadIdx.x / 128) * m.chunks + first) * TILE_BYTES + threadIdx.x % 128 * 16;
+    const u16* x = m.x + u64(row + threadIdx.x / 8) * m.stride_x + first * CHUNK + threadIdx.x % 8 * 8;
+    u64 next_tiles = u64(m.chunks) * TILE_BYTES * TILES_AT_ONCE, next_rows = u64(m.stride_x) * ROWS_AT_ONCE;
+    Place tile_place = place_of(shared) + tile_half * HALF + threadIdx.x / 128 * TILE_BYTES + threadIdx.x % 64 * 16;
+    Place row_place = place_of(shared) + row_half * HALF + TILES * TILE_BYTES + (threadIdx.x / 8 * 4 + threadIdx.x % 4) * 16;
+    // The pair of chunks that is loaded next: where it begins in its part, and in all.
+    struct Next {
+        u32 in_part, chunk;
+    };
+    auto advance = [&](Next& next) {
+        bool ends = next.in_part + 2 >= each;
+        next.chunk += ends ? each - next.in_part : 2;
+        next.in_part = ends ? 0 : next.in_part + 2;
+    };
+    auto begin_weights = [&](const Next& next, u32 stage) {
+        if (next.in_part + tile_half >= each) return;
+        const u8* from = weights + next.chunk * TILE_BYTES;
 #pragma unroll
-        for (u32 k = threadIdx.x; k < TILES * (TILE_BYTES / 16); k += THREADS) {
-            u32 in_tile = k / (TILE_BYTES / 16), piece = k % (TILE_BYTES / 16) * 16;
-            copy_begin(shared + stage * STAGE + in_tile * TILE_BYTES + piece,
-                       weights + (u64(in_tile) * m.chunks + i) * TILE_BYTES + piece);
+        for (u32 k = 0; k < TILES / TILES_AT_ONCE; k++) {
+            copy_begin(tile_place + stage * STAGE + k * TILES_AT_ONCE * TILE_BYTES, from + k * next_tiles);
         }
     };
-    auto begin_rows = [&](u32 i, u32 stage) {
+    auto begin_rows = [&](const Next& next, u32 stage) {
+        if (next.in_part + row_half >= each) return;
+        const u16* from = x + next.chunk * CHUNK;
 #pragma unroll
-        for (u32 k = threadIdx.x; k < ROWS * 4; k += THREADS) {
-            copy_begin(shared + stage * STAGE + TILES * TILE_BYTES + k * 16,
-                       x + u64(k / 4) * m.stride_x + i * CHUNK + k % 4 * 8);
+        for (u32 k = 0; k < ROWS / ROWS_AT_ONCE; k++) {
+            copy_begin(row_place + stage * STAGE + k * ROWS_AT_ONCE * 64, from + k * next_rows);
         }
     };
     let_kernel_behind_begin();
+    Next next = {0, 0};
 #pragma unroll 1
     for (u32 i = 0; i < STAGES - 1; i++) {
-        if (i < count) begin_weights(i, i);
+        if (i < count) begin_weights(next, i);
+        advance(next);
     }
     wait_for_kernel_before();
+    next = {0, 0};
 #pragma unroll 1
     for (u32 i = 0; i < STAGES - 1; i++) {
-        if (i < count) begin_rows(i, i);
+        if (i < count) begin_rows(next, i);
+        advance(next);
         copy_close();
     }
     float c[MT][NT][4] = {};
     float total[MT][NT][4] = {};
-    u32 stage = 0, vacant = STAGES - 1, left = each;
-    u32 part = 0;
+    u32 stage = 0, vacant = STAGES - 1, left = count;
 #pragma unroll 1
-    for (u32 i = 0; i < count; i++) {
-        copy_wait<STAGES - 2>();
-        // Everybody has their numbers of the chunk before this one, whose place is filled again.
-        block_sync();
-        u32 next = i + STAGES - 1;
-        if (next < count) {
-            begin_weights(next, vacant);
-            begin_rows(next, vacant);
-        }
-        copy_close();
-        const u8* at = shared + stage * STAGE;
-        uint4 a[MT][2], b[NT];
-#pragma unroll
-        for (int k = 0; k < MT; k++) {
-            const u8* from = at + (warp % WM * MT + k) * TILE_BYTES + lane * 16;
-            a[k][0] = *reinterpret_cast<const uint4*>(from);
-            a[k][1] = *reinterpret_cast<const uint4*>(from + 512);
-        }
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-            b[n] = *reinterpret_cast<const uint4*>(at + TILES * TILE_BYTES + (warp / WM * NT + n) * 512 + lane * 16);
-        }
-        multiply_chunk<MT, NT>(c, a, b);
-        vacant = stage;
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
-        if (--left == 0 && alone) {
-#pragma unroll
-            for (int k = 0; k < MT; k++) {
-#pragma unroll
-                for (int n = 0; n < NT; n++) {
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        total[k][n][e] = part == 0 ? c[k][n][e] : total[k][n][e] + c[k][n][e];
-                        c[k][n][e] = 0.0f;
-                    }
-                }
+    for (bool is_first = true; left > 0; is_first = false) {
+#pragma unroll 1
+        for (u32 in_part = 0; in_part < each; in_part += 2) {
+            copy_wait<STAGES - 2>();
+            // Everybody has their numbers of the step before this one, whose place is filled again.
+            block_sync();
+            if (left >= STAGES) {
+                begin_weights(next, vacant);
+                begin_rows(next, vacant);
+                advance(next);
             }
-            left = each;
-            part++;
+            copy_close();
+            left--;
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                if (in_part + half >= each) break;
+                const u8* at = shared + stage * STAGE + half * HALF;
+                uint4 a[MT][2], b[NT];
+#pragma unroll
+                for (int k = 0; k < MT; k++) {
+                    const u8* from = at + (warp % WM * MT + k) * TILE_BYTES + lane * 16;
+                    a[k][0] = *reinterpret_cast<const uint4*>(from);
+                    a[k][1] = *reinterpret_cast<const uint4*>(from + 512);
+                }
+                const u8* rows_at = at + TILES * TILE_BYTES + warp / WM * NT * 512 + lane * 16;
+#pragma unroll
+                for (int n = 0; n < NT; n++) b[n] = *reinterpret_cast<const uint4*>(rows_at + n * 512);
+                multiply_chunk<MT, NT>(c, a, b);
+            }
+            vacant = stage;
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
-    }
-    copy_wait<0>();
-    u32 my_tile = tile + warp % WM * MT, my_row = row + warp / WM * NT * 8 + 2 * t;
-    if (alone) {
-        // By way of shared memory, so that what follows is compiled once and not for every tile.
-        block_sync();
-        float4* mine = reinterpret_cast<float4*>(shared) + threadIdx.x;
 #pragma unroll
         for (int k = 0; k < MT; k++) {
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                const float(&sum)[4] = total[k][n];
-                mine[(k * NT + n) * THREADS] = {sum[0], sum[1], sum[2], sum[3]};
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    total[k][n][e] = is_first ? c[k][n][e] : total[k][n][e] + c[k][n][e];
+                    c[k][n][e] = 0.0f;
+                }
             }
         }
-#pragma unroll 1
-        for (int i = 0; i < MT * NT; i++) {
-            float4 sum = mine[i * THREADS];
-            float sums[4] = {sum.x, sum.y, sum.z, sum.w};
-            finish(m, my_tile + i / NT, g, my_row + i % NT * 8, sums);
-        }
-        return;
     }
+    copy_wait<0>();
+    // By way of memory, so that what follows is compiled once and not for every tile: shared memory if this block has it all.
     u32 place = blockIdx.y * gridDim.x + blockIdx.x;
-    float4* room = reinterpret_cast<float4*>(m.partials) + u64(place) * PARTS * MT * NT * THREADS + threadIdx.x;
+    float4* room = reinterpret_cast<float4*>(m.partials) + u64(place) * PARTS * ITEMS * THREADS + threadIdx.x;
+    float4* own = alone ? reinterpret_cast<float4*>(shared) + threadIdx.x : room + u64(blockIdx.z) * ITEMS * THREADS;
+    block_sync();
 #pragma unroll
     for (int k = 0; k < MT; k++) {
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            room[u64((blockIdx.z * MT + k) * NT + n) * THREADS] = {c[k][n][0], c[k][n][1], c[k][n][2], c[k][n][3]};
+            const float(&sum)[4] = total[k][n];
+            own[(k * NT + n) * THREADS] = {sum[0], sum[1], sum[2], sum[3]};
         }
     }
-    device_fence();
-    block_sync();
-    u32* last = reinterpret_cast<u32*>(shared);
-    if (threadIdx.x == 0) *last = atomic_add(m.arrived + place, 1);
-    block_sync();
-    if (*last != PARTS - 1) return;
-    device_fence();
-    if (threadIdx.x == 0) m.arrived[place] = 0;
+    if (!alone) {
+        device_fence();
+        block_sync();
+        u32* last = reinterpret_cast<u32*>(shared);
+        if (threadIdx.x == 0) *last = atomic_add(m.arrived + place, 1);
+        block_sync();
+        if (*last != PARTS - 1) return;
+        device_fence();
+        if (threadIdx.x == 0) m.arrived[place] = 0;
+    }
+    // Some at once, so that their loads wait together.
+    constexpr u32 BATCH = ITEMS < 4 ? ITEMS : 4;
+    u32 my_tile = tile + warp % WM * MT, my_row = row + warp / WM * NT * 8 + 2 * t;
 #pragma unroll 1
-    for (int i = 0; i < MT * NT; i++) {
-        float4 sum = room[u64(i) * THREADS];
-        for (u32 other = 1; other < PARTS; other++) {
-            float4 more = room[u64(other * MT * NT + i) * THREADS];
-            sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
+    for (u32 i = 0; i < ITEMS; i += BATCH) {
+        Fetched fetched[BATCH];
+        float4 sums[BATCH];
+#pragma unroll
+        for (u32 k = 0; k < BATCH; k++) fetch(m, my_tile + (i + k) / NT, g, my_row + (i + k) % NT * 8, fetched[k]);
+        if (alone) {
+#pragma unroll
+            for (u32 k = 0; k < BATCH; k++) sums[k] = own[(i + k) * THREADS];
+        } else {
+            float4 all[PARTS][BATCH];
+#pragma unroll
+            for (u32 part = 0; part < PARTS; part++) {
+#pragma unroll
+                for (u32 k = 0; k < BATCH; k++) all[part][k] = room[u64(part * ITEMS + i + k) * THREADS];
+            }
+#pragma unroll
+            for (u32 k = 0; k < BATCH; k++) sums[k] = added(added(added(all[0][k], all[1][k]), all[2][k]), all[3][k]);
         }
-        float sums[4] = {sum.x, sum.y, sum.z, sum.w};
-        finish(m, my_tile + i / NT, g, my_row + i % NT * 8, sums);
+#pragma unroll
+        for (u32 k = 0; k < BATCH; k++) {
+            float sum[4] = {sums[k].x, sums[k].y, sums[k].z, sums[k].w};
+            finish(m, my_tile + (i + k) / NT, g, my_row + (i + k) % NT * 8, sum, fetched[k]);
+        }
     }
 }
 
 template <int MT, int NT, int WM, int WN, int STAGES>
 DEVICE_MEMBER constexpr u32 share_bytes() {
-    return STAGES * (WM * MT * TILE_BYTES + WN * NT * 8 * 64);
+    return STAGES * 2 * (WM * MT * TILE_BYTES + WN * NT * 8 * 64);
 }

@@ -46,17 +46,9 @@ DEVICE void block_sync() {
 #endif
 }
 
-/// All threads of the warp have come here, and see what the others have written before.
-DEVICE void warp_sync() {
-#ifdef OFFSHOOT_EMULATED
-    emulator::warp_sync();
-#else
-    asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
-#endif
-}
-
-/// The kernel launched before this one has ended and its writes are seen. Until then only weights may be read, and nothing
-/// be written. Every kernel waits, so one that has waited knows that all before it have ended.
+/// The kernel launched before this one has ended and its writes are seen. Until then only what no kernel writes may be read
+/// (weights, and what the host has written for the step), and nothing be written. Every kernel waits, so one that has waited
+/// knows that all before it have ended.
 DEVICE void wait_for_kernel_before() {
 #ifndef OFFSHOOT_EMULATED
 #if __CUDA_ARCH__ >= 900
@@ -154,15 +146,43 @@ DEVICE void multiply_tile(float (&c)[4], uint4 a, u32 b0, u32 b1) {
 #endif
 }
 
+/// Four 8 x 8 matrices of 16-bit numbers from shared memory, turned over (`ldmatrix.x4.trans`): lane `8 i + j` says where row
+/// j of matrix i lies, and lane `4 g + t` gets of each matrix the rows 2t and 2t + 1 of column g, as a pair.
+DEVICE uint4 load_turned(const void* shared) {
+#ifdef OFFSHOOT_EMULATED
+    return emulator::load_turned(shared);
+#else
+    u32 from;
+    asm("{ .reg .u64 a; cvta.to.shared.u64 a, %1; cvt.u32.u64 %0, a; }" : "=r"(from) : "l"(shared));
+    uint4 r;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+                 : "r"(from)
+                 : "memory");
+    return r;
+#endif
+}
+
 // ---- From memory to shared memory, in the background
 
-/// Begins to copy 16 bytes that are used once, past the first cache.
-DEVICE void copy_begin(void* shared, const void* global) {
+/// A place in shared memory as copies name it.
+using Place = u32;
+
+DEVICE Place place_of(const void* shared) {
 #ifdef OFFSHOOT_EMULATED
-    emulator::copy_begin(shared, global);
+    return emulator::place_of(shared);
 #else
-    u32 to;
-    asm("{ .reg .u64 a; cvta.to.shared.u64 a, %1; cvt.u32.u64 %0, a; }" : "=r"(to) : "l"(shared));
+    Place place;
+    asm("{ .reg .u64 a; cvta.to.shared.u64 a, %1; cvt.u32.u64 %0, a; }" : "=r"(place) : "l"(shared));
+    return place;
+#endif
+}
+
+/// Begins to copy 16 bytes that are used once, past the first cache.
+DEVICE void copy_begin(Place to, const void* global) {
+#ifdef OFFSHOOT_EMULATED
+    emulator::copy_begin(to, global);
+#else
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
 #endif
 }

@@ -1,4 +1,6 @@
 // The functions of a row between two matmuls. One block has one row, and does the same at one row and at many.
+#pragma once
+
 #include "math.cuh"
 
 /// The one order in which the warps of a block add: within a warp across lanes, then the warps one after another.
@@ -29,28 +31,44 @@ struct Norm {
     float eps;
 };
 
-/// `width` is a multiple of 4. Grid: (rows). Shared memory: 32 bytes.
+/// Numbers of a row that a thread keeps.
+constexpr u32 KEPT = 32;
+
+/// `width` is a multiple of 4, at most 8192. Grid: (rows). Shared memory: 32 bytes.
 KERNEL(256, 2) rms_norm(const Norm n) {
     let_kernel_behind_begin();
-    wait_for_kernel_before();
-    u32 row = n.which ? u32(n.which[blockIdx.x]) : blockIdx.x;
-    const float4* x = reinterpret_cast<const float4*>(n.x + u64(row) * n.width);
-    const float4* gain = reinterpret_cast<const float4*>(n.gain);
-    uint2* y = reinterpret_cast<uint2*>(n.y + u64(blockIdx.x) * n.stride_y);
     u32 count = n.width / 4;
+    float4 w[KEPT / 4], v[KEPT / 4];
+#pragma unroll
+    for (u32 k = 0; k < KEPT / 4; k++) {
+        u32 i = threadIdx.x + k * 256;
+        if (i < count) w[k] = reinterpret_cast<const float4*>(n.gain)[i];
+    }
+    u32 row = n.which ? u32(n.which[blockIdx.x]) : blockIdx.x;
+    wait_for_kernel_before();
+    const float4* x = reinterpret_cast<const float4*>(n.x + u64(row) * n.width);
+    uint2* y = reinterpret_cast<uint2*>(n.y + u64(blockIdx.x) * n.stride_y);
+#pragma unroll
+    for (u32 k = 0; k < KEPT / 4; k++) {
+        u32 i = threadIdx.x + k * 256;
+        v[k] = i < count ? x[i] : float4{0.0f, 0.0f, 0.0f, 0.0f};
+    }
     float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < count; i += 256) {
-        float4 v = x[i];
-        sum = multiply_add(v.x, v.x, sum);
-        sum = multiply_add(v.y, v.y, sum);
-        sum = multiply_add(v.z, v.z, sum);
-        sum = multiply_add(v.w, v.w, sum);
+#pragma unroll
+    for (u32 k = 0; k < KEPT / 4; k++) {
+        sum = multiply_add(v[k].x, v[k].x, sum);
+        sum = multiply_add(v[k].y, v[k].y, sum);
+        sum = multiply_add(v[k].z, v[k].z, sum);
+        sum = multiply_add(v[k].w, v[k].w, sum);
     }
     sum = sum_of_block<8>(sum, reinterpret_cast<float*>(shared_memory()));
     float scale = reciprocal_root(sum / float(n.width) + n.eps);
-    for (u32 i = threadIdx.x; i < count; i += 256) {
-        float4 v = x[i], w = gain[i];
-        y[i] = {bf16_pair(v.x * scale * w.x, v.y * scale * w.y), bf16_pair(v.z * scale * w.z, v.w * scale * w.w)};
+#pragma unroll
+    for (u32 k = 0; k < KEPT / 4; k++) {
+        u32 i = threadIdx.x + k * 256;
+        if (i >= count) continue;
+        y[i] = {bf16_pair(v[k].x * scale * w[k].x, v[k].y * scale * w[k].y),
+                bf16_pair(v[k].z * scale * w[k].z, v[k].w * scale * w[k].w)};
     }
 }
 

@@ -131,8 +131,6 @@ struct Found {
     u64 weakest;
     /// The noisy score that a token needs to be among the best; minus infinity where none is known.
     double bar;
-    /// The sum of all weights, for the probabilities of guesses.
-    double mass;
     /// How many tokens have reached the bar.
     u32 candidates;
     u32 is_sound;
@@ -156,7 +154,8 @@ struct Bias {
     float value;
 };
 
-/// Everything the kernels of asks work on. Kernels run in the order: survey, filter, race, answer, score.
+/// Everything the kernels of asks work on. Kernels run in the order survey, filter, race,
+/// answer, and score_tokens where a task asks for it.
 struct Asks {
     /// f32 `[row][stride]`, of which the first `vocab` count.
     const float* logits;
@@ -169,7 +168,7 @@ struct Asks {
     u64* maxima;
     /// `[task][SHARES]`: whether all logits are finite.
     u32* sound;
-    /// `[task][room]`
+    /// `[task][room]`, of at most `SORTED`.
     Candidate* candidates;
     const Bias* biases;
     const Seen* seen;
