@@ -28,6 +28,14 @@ bench-engine out="target/deep" *args:
     cargo run --release -- models deepen --layers 64 --out {{out}}
     cargo run --release --features candle -- bench-engine --stock --model {{out}} --rows 1,2,4,8,16,32 {{args}}
 
+# The CUDA kernels compiled to PTX (needs `pip install nvidia-cuda-nvrtc==13.0.88`, no toolkit).
+ptx:
+    python3 engine/src/cuda/ptx/regenerate.py
+
+# The CUDA kernels checked and timed on the first GPU; figures go to docs/gpu.md.
+device *args:
+    tests/device/run.sh {{args}}
+
 # What users notice of lost processes and disturbed links; figures go to docs/faults.md.
 faults *args:
     cargo build --release --workspace

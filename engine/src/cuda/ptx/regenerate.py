@@ -1,0 +1,98 @@
+"""Compiles the kernels to PTX with NVRTC, or says whether what lies here is current.
+
+    python3 -m pip install nvidia-cuda-nvrtc==13.0.88
+    python3 engine/src/cuda/ptx/regenerate.py            # compiles for every architecture
+    python3 engine/src/cuda/ptx/regenerate.py --check    # needs nothing but Python
+
+NVRTC is all that is needed: the kernels include no header but their own. `SOURCES` holds a hash of the sources, the options
+and the compiler's version; a test of tests/cuda compares it without any of them.
+"""
+
+import argparse
+import ctypes
+import glob
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parent / "kernels"
+BENCH = HERE.parents[3] / "tests" / "device" / "kernels"
+# What a driver compiles further: sm_80 and sm_100 for their whole families and what follows, sm_90a for Hopper.
+ARCHITECTURES = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
+# Products and sums are not contracted: every line rounds as it stands.
+OPTIONS = ["--fmad=false", "--std=c++17"]
+
+
+def sources():
+    return sorted(KERNELS.glob("*.cu*")) + sorted(BENCH.glob("*.cu"))
+
+
+def source_hash():
+    """64-bit FNV-1a over name, length and text of every source, and the options. It finds what is stale, not what is forged."""
+    digest = 0xCBF29CE484222325
+    parts = [part for path in sources() for part in (path.name.encode(), str(path.stat().st_size).encode(), path.read_bytes())]
+    for part in parts + [option.encode() for option in OPTIONS]:
+        for byte in part:
+            digest = (digest ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{digest:016x}"
+
+
+def library():
+    """NVRTC, from the package or from the system."""
+    for folder in sys.path:
+        for path in sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libnvrtc.so.*"))):
+            builtins = glob.glob(os.path.join(os.path.dirname(path), "libnvrtc-builtins.so.*"))
+            for builtin in sorted(builtins):
+                ctypes.CDLL(builtin, mode=ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(path)
+    return ctypes.CDLL("libnvrtc.so.13")
+
+
+def compile_to_ptx(nvrtc, path, architecture):
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), path.read_bytes(), path.name.encode(), 0, None, None)
+    options = [f"--gpu-architecture={architecture}", f"-I{KERNELS}"] + OPTIONS
+    encoded = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+    status = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    if log.value.strip() or status:
+        print(log.value.decode(), file=sys.stderr)
+    if status:
+        sys.exit(f"{path.name} for {architecture}: NVRTC says {status}")
+    nvrtc.nvrtcGetPTXSize(program, ctypes.byref(size))
+    ptx = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetPTX(program, ptx)
+    lines = ptx.value.decode().splitlines()
+    return "\n".join(line for line in lines if line.strip() and not line.startswith("//")) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--only", help="one architecture, for a look; SOURCES stays as it is")
+    flags = parser.parse_args()
+    record = HERE / "SOURCES"
+    if flags.check:
+        known = record.read_text().split()
+        if source_hash() not in known:
+            sys.exit("the PTX is not of these sources: run engine/src/cuda/ptx/regenerate.py")
+        return
+    nvrtc = library()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    for name, architecture in ARCHITECTURES.items():
+        if flags.only and name != flags.only:
+            continue
+        for path in sources():
+            if path.suffix == ".cu":
+                folder = BENCH if path.parent == BENCH else HERE
+                (folder / f"{path.stem}.{name}.ptx").write_text(compile_to_ptx(nvrtc, path, architecture))
+    if not flags.only:
+        record.write_text(f"fnv1a64 {source_hash()}\nnvrtc {major.value}.{minor.value}\n")
+
+
+if __name__ == "__main__":
+    main()
