@@ -21,6 +21,8 @@ pub enum Expectation {
     Stops,
     /// Nothing is wrong with it: the session fell behind its reports and has to start over there.
     Lives,
+    /// It gave the session up because its cache is full; the session goes on when there is room.
+    Preempted,
     /// It had no room for the session.
     Full,
     /// It does not take the session, and will not.
@@ -28,6 +30,20 @@ pub enum Expectation {
 }
 
 impl Expectation {
+    /// How long another target is looked for, where a lost one is replaced within `patience`: who was preempted waits for
+    /// the texts of others to end.
+    pub fn patience(self, patience: Time) -> Time {
+        match self {
+            Expectation::Preempted => patience * 10,
+            Expectation::Returns
+            | Expectation::Gone
+            | Expectation::Stops
+            | Expectation::Lives
+            | Expectation::Full
+            | Expectation::Refuses => patience,
+        }
+    }
+
     /// Which target a session goes to: `own`, the lost one if it takes sessions; `other`, the best of the rest; or none
     /// for now. `returns` says whether the lost one may be back in a moment.
     pub fn choose<T>(self, own: Option<T>, other: Option<T>, returns: Returns) -> Option<T> {
@@ -37,7 +53,7 @@ impl Expectation {
                 Some(own),
                 _,
             ) => Some(own),
-            (Expectation::Full, own, other) => other.or(own),
+            (Expectation::Full | Expectation::Preempted, own, other) => other.or(own),
             (Expectation::Refuses, _, other) => other,
             (Expectation::Returns, None, _) if returns == Returns::Soon => None,
             (
@@ -107,7 +123,7 @@ impl<R> Failover<R> {
         // None of these is the fault of the request.
         if matches!(
             expectation,
-            Expectation::Full | Expectation::Stops | Expectation::Lives
+            Expectation::Full | Expectation::Stops | Expectation::Lives | Expectation::Preempted
         ) {
             return Ok(());
         }
@@ -154,7 +170,7 @@ impl<R> Failover<R> {
     /// When to look again although nothing has changed; `None` while there is nothing to look for.
     pub fn wake(&self, now: Time, patience: Time) -> Option<Time> {
         let search = self.search.as_ref().filter(|search| !search.is_reserved)?;
-        [RETURN_PATIENCE, patience]
+        [RETURN_PATIENCE, search.expectation.patience(patience)]
             .map(|after| search.since + after)
             .into_iter()
             .find(|&at| at > now)
@@ -178,6 +194,7 @@ impl<R> Failover<R> {
     /// Why the session fails, if a target was looked for too long and none was found.
     pub fn poll_failure(&mut self, now: Time, patience: Time) -> Option<R> {
         let overdue = |search: &mut Search<R>| {
+            let patience = search.expectation.patience(patience);
             !search.is_reserved && now.saturating_sub(search.since) >= patience
         };
         self.search.take_if(overdue).map(|search| search.reason)

@@ -6,7 +6,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use speculation::Time;
@@ -77,7 +77,7 @@ struct Worker {
     incarnation: u64,
     /// Of a target: what it has others do, as it said last.
     mode: Mode,
-    /// Pages that each session needs, of those on the current stream.
+    /// Pages that each session is expected to need, of those on the current stream.
     reservations: BTreeMap<SessionId, u32>,
 }
 
@@ -174,7 +174,7 @@ pub struct Need<'a> {
     pub turn: Turn,
     /// Tokens of the text so far; the context has to hold one more.
     pub tokens: u32,
-    /// Positions that the text may take, where the context holds them.
+    /// Positions that the text is expected to take, where the context holds them.
     pub positions: u32,
 }
 
@@ -183,7 +183,7 @@ pub struct Need<'a> {
 pub struct Text {
     /// Tokens it has, at least.
     pub tokens: u32,
-    /// Positions that it may take.
+    /// Positions that it is expected to take.
     pub positions: u32,
 }
 
@@ -571,37 +571,48 @@ impl Fleet {
         &mut self,
         session: SessionId,
         lost: LostTarget,
-        numerics: &str,
-        positions: u32,
+        need: TargetNeed,
         turn: &mut Option<Turn>,
     ) -> Option<Reservation> {
         let own_turn = turn.unwrap_or_else(|| self.queue.running());
         let open = self.open(Role::Target).into_iter();
         let mut free: Vec<WorkerKey> = open
             .filter(|(key, worker, profile)| {
-                profile.numerics_id == numerics
-                    && profile.max_context >= positions
-                    && worker.has_room(profile, positions)
-                    && (self.queue).may_take(own_turn, *key, numerics, profile.max_context)
+                let (numerics, context) = (&profile.numerics_id, profile.max_context);
+                need.could_use(*key, numerics, context)
+                    && worker.has_room(profile, need.positions)
+                    && self.queue.may_take(own_turn, *key, numerics, context)
             })
             .map(|(key, ..)| key)
             .collect();
         if free.is_empty() && turn.is_none() {
             let refuses = lost.expectation == Expectation::Refuses;
-            let need = TargetNeed {
-                numerics: Some(numerics.to_string()),
-                not: refuses.then_some(lost.worker),
-                context: positions,
-                positions,
-            };
-            self.queue.wait(own_turn, need);
+            let not = refuses.then_some(lost.worker);
+            self.queue.wait(
+                own_turn,
+                TargetNeed {
+                    not,
+                    ..need.clone()
+                },
+            );
             *turn = Some(own_turn);
         }
         let own = free.iter().position(|&key| key == lost.worker);
         let own = own.map(|at| free.remove(at));
         let returns = self.returns(lost.worker);
         let chosen = (lost.expectation).choose(own, free.first().copied(), returns)?;
-        Some(self.reserve(session, chosen, positions))
+        Some(self.reserve(session, chosen, need.positions))
+    }
+
+    /// The text of a session has come to need this many positions.
+    pub fn grow(&mut self, reservation: Reservation, positions: u32) {
+        if let Some(worker) = self.workers.get_mut(&reservation.worker)
+            && worker.incarnation == reservation.incarnation
+            && let State::Ready(profile) | State::Draining(profile) = &worker.state
+            && let Some(pages) = worker.reservations.get_mut(&reservation.session)
+        {
+            *pages = (*pages).max(profile.pages_of(positions));
+        }
     }
 
     /// Whether a lost worker may be back in a moment.

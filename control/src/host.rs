@@ -32,16 +32,37 @@ pub struct Limits {
     pub capacity: Capacity,
     /// Of one step.
     pub room: Room,
+    /// Of the cache of all texts.
+    pub cache: Cache,
     /// How it is found out whether guesses pay.
     pub bypass: Plan,
+}
+
+/// The cache of all texts. A session takes pages as its text grows, and gives them back at its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Cache {
+    /// Pages of all sessions.
+    pub pages: u32,
+    /// Positions of one page.
+    pub page: u32,
+}
+
+impl Cache {
+    fn pages_of(self, positions: usize) -> u32 {
+        (positions as u32).div_ceil(self.page)
+    }
 }
 
 /// A session as its worker holds it.
 #[derive(Debug)]
 struct Hosted<X> {
     session: Session,
-    /// Positions reserved in the model's cache.
+    /// Positions that its sequence in the model's cache may grow to.
     max_len: u32,
+    /// Pages that it has.
+    pages: u32,
+    /// Counts the sessions that were opened.
+    opened: u64,
     account: Account,
     own: X,
 }
@@ -144,6 +165,8 @@ pub enum Why {
     Expired,
     /// It cannot be served any more, which is reported to its coordinator.
     Fault(String),
+    /// The cache is full, which is reported to its coordinator; sessions that were opened earlier go on.
+    Preempted,
 }
 
 /// How a step ended.
@@ -162,6 +185,7 @@ pub struct Host<L, X> {
     learned: Learned,
     registry: Registry,
     limits: Limits,
+    opened: u64,
 }
 
 impl<L: Slots, X> Host<L, X> {
@@ -172,6 +196,7 @@ impl<L: Slots, X> Host<L, X> {
             learned: Learned::new(pace, limits.bypass),
             registry,
             limits,
+            opened: 0,
         }
     }
 
@@ -197,6 +222,9 @@ impl<L: Slots, X> Host<L, X> {
         name: StreamName,
         spec: &SessionSpec,
     ) -> Result<Opening<X>, Refusal> {
+        if !self.has_room(spec) {
+            return Err(Refusal::Full);
+        }
         let (owned, before) = self.table.handle_open(name, spec.session, spec.term)?;
         let before = before.map(|mut hosted| {
             let cache_ops = hosted.session.poll_cache_ops();
@@ -210,6 +238,19 @@ impl<L: Slots, X> Host<L, X> {
             }
         });
         Ok(Opening { owned, before })
+    }
+
+    /// Whether the cache holds the text of a session that is opened, beside those that are there.
+    fn has_room(&self, spec: &SessionSpec) -> bool {
+        let needed = self.limits.cache.pages_of(spec.text.len());
+        let own = self.table.get(spec.session);
+        let others = self.pages() - own.map_or(0, |hosted| hosted.pages);
+        others + needed <= self.limits.cache.pages
+    }
+
+    /// Pages that all sessions have.
+    pub fn pages(&self) -> u32 {
+        self.table.iter().map(|(_, hosted)| hosted.pages).sum()
     }
 
     /// Opens a session whose cache holds the first `cached` tokens of its text.
@@ -230,9 +271,12 @@ impl<L: Slots, X> Host<L, X> {
                 if session.may_rest() {
                     self.learned.bypass.opened(session.is_shared());
                 }
+                self.opened += 1;
                 let hosted = Hosted {
                     session,
                     max_len: spec.stopping.max_len,
+                    pages: self.limits.cache.pages_of(spec.text.len()),
+                    opened: self.opened,
                     account: Account::new(now),
                     own,
                 };
@@ -280,8 +324,26 @@ impl<L: Slots, X> Host<L, X> {
 
     /// Gives up a session, and reports that to its coordinator.
     pub fn fault(&mut self, now: Time, session: SessionId, why: String) -> Option<Released<X>> {
-        let hosted = self.table.give_up(session, &why)?;
+        let hosted = (self.table).give_up(session, FromWorker::Fault(why.clone()))?;
         Some(over(now, session, hosted, Why::Fault(why)))
+    }
+
+    /// Takes the pages that texts have grown into. A session that is given up because there are not enough: one whose
+    /// stream is lost, or the last one that was opened. To be called before [`poll_batch`](Self::poll_batch), until there
+    /// is none.
+    pub fn poll_preempted(&mut self, now: Time) -> Option<Released<X>> {
+        let cache = self.limits.cache;
+        for hosted in self.table.iter_mut() {
+            let needed = cache.pages_of(hosted.session.text().len());
+            hosted.pages = hosted.pages.max(needed);
+        }
+        if self.pages() <= cache.pages {
+            return None;
+        }
+        let (session, _) = (self.table.iter())
+            .max_by_key(|&(id, hosted)| (!self.table.is_on_stream(id), hosted.opened))?;
+        let hosted = self.table.give_up(session, FromWorker::Preempted)?;
+        Some(over(now, session, hosted, Why::Preempted))
     }
 
     /// A session whose coordinator has not come back in time.

@@ -29,7 +29,7 @@ pub struct TargetNeed {
     pub not: Option<WorkerKey>,
     /// Positions that its context has to hold.
     pub context: u32,
-    /// Positions that the text may take, where the context holds them.
+    /// Positions that the text is expected to take, where the context holds them.
     pub positions: u32,
 }
 

@@ -40,6 +40,8 @@ pub enum Parting {
     Lost(String),
     /// The session fell so far behind its reports that one was dropped.
     Behind,
+    /// Its cache is full, and others that were opened earlier go on there.
+    Preempted,
     /// It sent what no correct worker sends.
     Broken(String),
     /// It does not take the session.
@@ -472,6 +474,11 @@ impl SessionMachine {
                     self.part(now, key, Parting::Broken(error.to_string()));
                 }
             }
+            FromWorker::Preempted => {
+                if self.relay.term_of(key) == Some(term) {
+                    self.part(now, key, Parting::Preempted);
+                }
+            }
             FromWorker::Fault(why) => {
                 if self.relay.term_of(key) == Some(term) {
                     self.part(now, key, Parting::Lost(why));
@@ -534,6 +541,7 @@ impl SessionMachine {
         let (expectation, reason) = match why {
             Parting::Lost(reason) => (Expectation::Returns, reason),
             Parting::Behind => (Expectation::Lives, "the session fell behind it".to_string()),
+            Parting::Preempted => (Expectation::Preempted, "its cache is full".to_string()),
             Parting::Outgrown => (Expectation::Refuses, "its context is full".to_string()),
             Parting::Broken(reason) => {
                 let reason = alloc::format!("it broke the protocol: {reason}");

@@ -28,6 +28,8 @@ pub enum Refusal {
     NoStream,
     /// The session is held, and this call may not take it back.
     Duplicate,
+    /// The cache has no room for its text.
+    Full,
 }
 
 /// See the module documentation.
@@ -173,14 +175,14 @@ impl<L: Slots, S> SessionTable<L, S> {
         }
     }
 
-    /// Forgets a session that cannot be served any more, and reports that on its stream, if it is on one.
-    pub fn give_up(&mut self, id: SessionId, why: &str) -> Option<S> {
+    /// Forgets a session that is not served any more, and reports why on its stream, if it is on one.
+    pub fn give_up(&mut self, id: SessionId, why: FromWorker) -> Option<S> {
         let owned = self.sessions.get(&id)?.owned;
         let session = self.remove(id)?;
         if let Hold::Stream(stream) = owned.hold()
             && let Some(stream) = self.streams.get_mut(&stream)
         {
-            (stream.slots).put(id, owned.term(), FromWorker::Fault(why.into()));
+            (stream.slots).put(id, owned.term(), why);
         }
         Some(session)
     }
@@ -213,6 +215,11 @@ impl<L: Slots, S> SessionTable<L, S> {
     /// How many sessions there are.
     pub fn len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Whether a session is on a stream.
+    pub fn is_on_stream(&self, id: SessionId) -> bool {
+        (self.sessions.get(&id)).is_some_and(|held| matches!(held.owned.hold(), Hold::Stream(_)))
     }
 
     /// Whether there is no session.

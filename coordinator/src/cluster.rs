@@ -17,6 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::CoordinatorMetrics;
 use crate::registry::Registry;
 
+/// Tokens that are expected of a completion before any has ended.
+const FIRST_EXPECTED: f64 = 256.0;
+
+/// Weight of the newest completion in the mean of their lengths.
+const NEWEST: f64 = 0.1;
+
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -29,6 +35,8 @@ pub(crate) struct Cluster {
     pub(crate) encoders: Semaphore,
     /// How far each source of guesses can be trusted, learned from all sessions; the last one to end wins.
     calibrations: Mutex<Calibrations>,
+    /// Tokens of a completion whose request says nothing of its length: a mean of recent ones.
+    expected: Mutex<f64>,
     /// The next session's number.
     next: AtomicU64,
     pub(crate) metrics: Arc<CoordinatorMetrics>,
@@ -56,10 +64,22 @@ impl Cluster {
                 std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             ),
             calibrations: Mutex::default(),
+            expected: Mutex::new(FIRST_EXPECTED),
             next: AtomicU64::new(first),
             metrics: Arc::default(),
             started: Instant::now(),
         }
+    }
+
+    /// Tokens that a completion is expected to have whose request says nothing of that.
+    pub(crate) fn expected_tokens(&self) -> u32 {
+        *self.expected.lock() as u32
+    }
+
+    /// A completion whose request said nothing of its length has ended with this many tokens.
+    pub(crate) fn learn_tokens(&self, tokens: usize) {
+        let mut expected = self.expected.lock();
+        *expected += NEWEST * (tokens as f64 - *expected);
     }
 
     /// The number of a new session.

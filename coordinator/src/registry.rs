@@ -6,6 +6,7 @@ use std::sync::Arc;
 use control::admission::Admission;
 use control::failover::LostTarget;
 use control::fleet::{Need, NoPlace, Reservation, State, Text, Wanted};
+use control::placement::TargetNeed;
 use proto::{outward, v1};
 use runtime::{Caller, KeepAlive, Readiness};
 use speculation::bypass::Mode;
@@ -218,14 +219,12 @@ impl Registry {
         &self,
         requester: Requester<'_>,
         lost: LostTarget,
-        numerics: &str,
-        positions: u32,
+        need: TargetNeed,
         waiting: &mut Option<Waiting>,
     ) -> Option<ReservedWorker> {
         let mut turn = waiting.as_ref().map(Waiting::turn);
         let found = self.fleet().change(|fleet| {
-            let given =
-                fleet.replace_target(requester.session, lost, numerics, positions, &mut turn)?;
+            let given = fleet.replace_target(requester.session, lost, need, &mut turn)?;
             self.found(vec![given]).pop()
         });
         if waiting.is_none() {
@@ -277,6 +276,19 @@ impl Registry {
             ..
         } = reserved.reserved.reservation();
         (self.fleet()).change(|fleet| fleet.handle_draining(worker, incarnation));
+    }
+
+    /// The text of a session has come to need this many positions on its workers.
+    pub(crate) fn grow<'a>(
+        &self,
+        workers: impl Iterator<Item = &'a ReservedWorker>,
+        positions: u32,
+    ) {
+        self.fleet().change(|fleet| {
+            for worker in workers {
+                fleet.grow(*worker.reserved.reservation(), positions);
+            }
+        });
     }
 
     /// A target has said what it has drafts and qualifiers do.

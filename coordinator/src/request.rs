@@ -352,6 +352,20 @@ impl Request {
         }
     }
 
+    /// Whether it says nothing of how long the text may get.
+    pub(crate) fn is_open_ended(&self) -> bool {
+        self.max_tokens == 0
+    }
+
+    /// Positions that are reserved for a text of `len` tokens, of which `prompt_len` are the prompt: all that it may take,
+    /// or where nobody has said that, those of `expected` tokens more.
+    pub(crate) fn expected_positions(&self, prompt_len: u32, len: u32, expected: u32) -> u32 {
+        match self.max_tokens {
+            0 => len.saturating_add(expected),
+            _ => self.most_positions(prompt_len),
+        }
+    }
+
     /// When the text ends on this target, for a prompt of `prompt_len` tokens, which are fewer than its context.
     pub(crate) fn stopping(&self, prompt_len: u32, target: &Hello) -> Stopping {
         let context = target.max_context;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use control::failover::{Expectation, LostTarget};
 use control::fleet::{Text, Wanted};
+use control::placement::TargetNeed;
 use control::session::{
     self, Action, Ended, Fresh, Parting, Refused, RefusedKind, SessionMachine, TargetLoss,
 };
@@ -36,6 +37,9 @@ use crate::worker_stream::ToWorker;
 /// Messages handled before the workers are told: what has arrived together is answered together.
 const BATCH: usize = 64;
 
+/// Positions that are reserved at a time for a text that is longer than was expected.
+const GROWTH: u32 = 64;
+
 /// A session with its io. Dropping it closes the session on every worker.
 pub(crate) struct SessionDriver {
     id: SessionId,
@@ -58,7 +62,10 @@ pub(crate) struct SessionDriver {
     sampling: Sampling,
     /// Only a target of these numerics goes on with the same text.
     numerics_id: String,
-    /// Positions that the text may take.
+    is_open_ended: bool,
+    /// Tokens that the text may have.
+    max_len: u32,
+    /// Positions that are reserved for it.
     positions: u32,
     /// The newest target, for people.
     target: String,
@@ -79,6 +86,9 @@ pub(crate) struct Beginning {
     pub(crate) delivery: Delivery,
     pub(crate) started: v1::Started,
     pub(crate) sampling: Sampling,
+    /// Nobody has said how long the text may get.
+    pub(crate) is_open_ended: bool,
+    pub(crate) max_len: u32,
     pub(crate) positions: u32,
     pub(crate) trace: TraceContext,
     pub(crate) deadline: Option<Instant>,
@@ -104,6 +114,8 @@ impl SessionDriver {
             delivery,
             started,
             sampling,
+            is_open_ended,
+            max_len,
             positions,
             trace,
             deadline,
@@ -122,6 +134,8 @@ impl SessionDriver {
             started: Some(started),
             waiting: None,
             sampling,
+            is_open_ended,
+            max_len,
             positions,
             target: String::new(),
             trace,
@@ -141,6 +155,11 @@ impl SessionDriver {
     /// The merged state.
     pub(crate) fn relay(&self) -> &Relay {
         self.machine.relay()
+    }
+
+    /// Whether nobody has said how long the text may get.
+    pub(crate) fn is_open_ended(&self) -> bool {
+        self.is_open_ended
     }
 
     /// Generated tokens of the text.
@@ -264,7 +283,10 @@ impl SessionDriver {
                         cluster.registry.set_mode(worker, mode);
                     }
                 }
-                Action::Deliver(fresh) => self.deliver(*fresh),
+                Action::Deliver(fresh) => {
+                    self.deliver(*fresh);
+                    self.grow(cluster);
+                }
                 Action::FindTarget(lost) => self.find_target(cluster, lost),
                 Action::FindContributors(wanted) => self.find_contributors(cluster, wanted),
                 Action::Bypassed(key, role, why) => {
@@ -382,6 +404,15 @@ impl SessionDriver {
         self.machine.handle_consumed(taken);
     }
 
+    /// Reserves more positions when the text is longer than was expected.
+    fn grow(&mut self, cluster: &Cluster) {
+        let len = self.relay().text().len() as u32;
+        if len > self.positions {
+            self.positions = len.saturating_add(GROWTH).min(self.max_len);
+            (cluster.registry).grow(self.workers.values(), self.positions);
+        }
+    }
+
     fn find_target(&mut self, cluster: &Cluster, lost: LostTarget) {
         let requester = Requester {
             session: self.id,
@@ -390,8 +421,12 @@ impl SessionDriver {
         let found = cluster.registry.replace_target(
             requester,
             lost,
-            &self.numerics_id,
-            self.positions,
+            TargetNeed {
+                numerics: Some(self.numerics_id.clone()),
+                not: None,
+                context: self.max_len,
+                positions: self.positions,
+            },
             &mut self.waiting,
         );
         let Some(found) = found else { return };
@@ -433,6 +468,7 @@ impl SessionDriver {
         let reason = match why {
             Parting::Lost(reason) | Parting::Broken(reason) => reason,
             Parting::Refused(refused) => refused.message,
+            Parting::Preempted => "its cache is full".to_owned(),
             Parting::Behind => "the session fell behind its reports".to_owned(),
             Parting::Outgrown => {
                 let session = self.id.0;
@@ -482,7 +518,9 @@ impl SessionDriver {
                 tokens: loss.tokens,
                 reason: loss.reason,
             }),
-            Ended::Abandoned(loss) if loss.expectation == Expectation::Full => {
+            Ended::Abandoned(loss)
+                if matches!(loss.expectation, Expectation::Full | Expectation::Preempted) =>
+            {
                 Err(Failure::TargetRefused {
                     target,
                     code: Code::ResourceExhausted,

@@ -126,7 +126,11 @@ async fn prepare(
         numerics: received.map(|received| received.numerics_id.as_str()),
         // Without its last token, which may take the last position.
         tokens: prompt_len.saturating_add(ids.len().saturating_sub(1) as u32),
-        positions: request.most_positions(prompt_len),
+        positions: request.expected_positions(
+            prompt_len,
+            prompt_len.saturating_add(ids.len() as u32),
+            cluster.expected_tokens(),
+        ),
     };
     let requester = Requester {
         session: id,
@@ -158,7 +162,8 @@ async fn prepare(
         system_fingerprint: target.numerics_id.clone(),
         prompt_token_ids: prompt.clone(),
     };
-    let positions = stopping.max_len;
+    let max_len = stopping.max_len;
+    let positions = need.positions.min(max_len);
     let relay = Relay::new(RelayConfig {
         session: id,
         text: [&prompt, ids].concat(),
@@ -177,6 +182,8 @@ async fn prepare(
         delivery,
         started,
         sampling,
+        is_open_ended: request.is_open_ended(),
+        max_len,
         positions,
         trace: metrics.context().clone(),
         deadline,
@@ -241,6 +248,9 @@ async fn run(
     cluster.learn(driver.relay().calibration().clone());
     let finished = match &ended {
         Ok(End::Finished(finish)) => {
+            if driver.is_open_ended() {
+                cluster.learn_tokens(driver.generated());
+            }
             let finished = driver.finished(*finish);
             metrics.finished(*finish, finished.completion_tokens);
             Some(finished)

@@ -28,7 +28,7 @@ impl WorkerTotals {
     pub(crate) fn add(&self, before: &Mutex<Totals>, message: &FromWorker) {
         let report = match message {
             FromWorker::Report(report) => report,
-            FromWorker::Fault(_) => return,
+            FromWorker::Fault(_) | FromWorker::Preempted => return,
         };
         let mut now = Totals {
             activity: report.activity,

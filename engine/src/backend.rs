@@ -53,18 +53,20 @@ pub enum StepEnd {
 /// A loaded model with the keys and values of its sequences. One thread owns it and calls [`Backend::step`] in a loop.
 ///
 /// A row's answer depends on nothing but its own token path, what it is asked and how its session samples: not on the
-/// rows, sequences and steps around it. Every call is checked in full first; after an error nothing has changed.
+/// rows, sequences and steps around it. Every call is checked in full first; after an error no text and no row has
+/// changed.
 pub trait Backend: Send {
     /// What is fixed about the model.
     fn facts(&self) -> &Facts;
 
-    /// Pages that no sequence has reserved.
+    /// Pages that no sequence has.
     fn free_pages(&self) -> usize;
 
-    /// Opens a sequence, with room for `max_len` positions of text and for its tree rows.
+    /// Opens a sequence whose text may grow to `max_len` positions. It takes pages as it grows, and gives them back when it is
+    /// shortened or released.
     ///
     /// # Errors
-    /// [`EngineError::ContextExceeded`], [`EngineError::TooManySequences`] or [`EngineError::CacheFull`].
+    /// [`EngineError::ContextExceeded`] or [`EngineError::TooManySequences`].
     fn open(&mut self, max_len: usize) -> Result<SeqId, EngineError>;
 
     /// Takes back what a sequence holds. Releasing one that is not open does nothing.
@@ -82,8 +84,8 @@ pub trait Backend: Send {
     /// other row is dropped. [`CacheOp::Drop`] drops rows with what hangs from them, and skips nodes without a row.
     ///
     /// # Errors
-    /// [`EngineError::UnknownSequence`]; [`EngineError::BrokenPath`] or [`EngineError::SequenceFull`] of a chain;
-    /// [`EngineError::ShortenBeyondEnd`].
+    /// [`EngineError::UnknownSequence`]; [`EngineError::BrokenPath`], [`EngineError::SequenceFull`] or
+    /// [`EngineError::CacheFull`] of a chain; [`EngineError::ShortenBeyondEnd`].
     fn apply(&mut self, seq: SeqId, op: &CacheOp) -> Result<(), EngineError>;
 
     /// Computes a batch and answers what its rows are asked.

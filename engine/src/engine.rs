@@ -102,7 +102,7 @@ impl<D: Device> Engine<D> {
         batch: &[(SeqId, &StepPlan)],
         read: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), EngineError> {
-        let plan = Plan::new(batch.iter().copied(), &self.sequences, self.limits)?;
+        let plan = Plan::new(batch.iter().copied(), &mut self.sequences, self.limits)?;
         let go_on = &mut |_| ControlFlow::Continue(());
         let forward = (self.model).forward(&self.device, &mut self.cache, &plan, go_on);
         if let ControlFlow::Continue(logits) = forward {
@@ -159,7 +159,7 @@ impl<D: Device> Backend for Engine<D> {
         at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<StepEnd, EngineError> {
         let parts = batch.iter().map(|part| (part.seq, part.plan));
-        let plan = Plan::new(parts, &self.sequences, self.limits)?;
+        let plan = Plan::new(parts, &mut self.sequences, self.limits)?;
         answers::check(batch, &plan)?;
         if plan.rows.is_empty() {
             return Ok(StepEnd::Done(vec![Vec::new(); batch.len()]));

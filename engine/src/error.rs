@@ -19,7 +19,7 @@ pub enum EngineError {
         "the cache has {free} free pages and {needed} are needed; release a sequence or raise kv_pages"
     )]
     CacheFull {
-        /// Pages the sequence would reserve.
+        /// Pages that the call would take.
         needed: usize,
         /// Pages that are free.
         free: usize,
@@ -32,12 +32,12 @@ pub enum EngineError {
         /// The model's context.
         most: usize,
     },
-    /// More committed positions than were reserved at open.
-    #[error("{len} committed positions exceed the {max_len} reserved when the sequence was opened")]
+    /// A longer text than the sequence was opened for.
+    #[error("{len} committed positions exceed the {max_len} that the sequence was opened for")]
     SequenceFull {
         /// Length the call would have led to.
         len: usize,
-        /// Length reserved.
+        /// The longest that is allowed.
         max_len: usize,
     },
     /// Not in the vocabulary.

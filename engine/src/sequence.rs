@@ -1,7 +1,7 @@
 //! Who owns which pages and which tree rows: the bookkeeping of sequences, without a number computed.
 //!
-//! A sequence has pages for its text and a scratch region for the rows of its tree, reserved when it is opened. Callers
-//! name tree rows by node; which slot of the scratch region a node's row lies in is decided here, and nobody else knows.
+//! A sequence takes pages for its text as it grows, and has a scratch region for the rows of its tree. Callers name tree
+//! rows by node; which slot of the scratch region a node's row lies in is decided here, and nobody else knows.
 
 use decode::{CacheOp, NodeId};
 
@@ -39,7 +39,7 @@ pub(crate) struct Sequence {
     /// Positions of the text that are cached.
     pub(crate) len: usize,
     pub(crate) max_len: usize,
-    /// Pages of the text, in order; all that `max_len` needs.
+    /// Pages of the text, in order; perhaps more than it needs.
     pub(crate) pages: Vec<u32>,
     /// Pages of the scratch region, fixed for the life of the engine.
     pub(crate) scratch: Vec<u32>,
@@ -163,11 +163,6 @@ impl Sequences {
         let Some((index, sequence)) = closed else {
             return Err(EngineError::TooManySequences { most });
         };
-        let (needed, free) = (max_len.div_ceil(PAGE), self.free.len());
-        let Some(left) = free.checked_sub(needed) else {
-            return Err(EngineError::CacheFull { needed, free });
-        };
-        sequence.pages = self.free.split_off(left);
         sequence.is_open = true;
         sequence.len = 0;
         sequence.max_len = max_len;
@@ -176,6 +171,34 @@ impl Sequences {
             index: index as u32,
             generation: sequence.generation,
         })
+    }
+
+    /// Takes the pages that sequences need for texts of these lengths: for all of them, or none.
+    pub(crate) fn grow(
+        &mut self,
+        lengths: impl Iterator<Item = (usize, usize)> + Clone,
+    ) -> Result<(), EngineError> {
+        let mut needed = 0;
+        for (index, len) in lengths.clone() {
+            let Sequence { max_len, pages, .. } = &self.all[index];
+            if len > *max_len {
+                return Err(EngineError::SequenceFull {
+                    len,
+                    max_len: *max_len,
+                });
+            }
+            needed += len.div_ceil(PAGE).saturating_sub(pages.len());
+        }
+        let free = self.free.len();
+        if needed > free {
+            return Err(EngineError::CacheFull { needed, free });
+        }
+        for (index, len) in lengths {
+            let pages = &mut self.all[index].pages;
+            let more = len.div_ceil(PAGE).saturating_sub(pages.len());
+            pages.extend(self.free.drain(self.free.len() - more..).rev());
+        }
+        Ok(())
     }
 
     /// Takes back a sequence's pages; one that is not open has none.
@@ -243,14 +266,9 @@ impl Sequences {
         chain: &[NodeId],
     ) -> Result<Vec<(Place, Place)>, EngineError> {
         let index = self.index(seq)?;
+        let len = self.all[index].len + chain.len();
+        self.grow(core::iter::once((index, len)))?;
         let sequence = &mut self.all[index];
-        let len = sequence.len + chain.len();
-        if len > sequence.max_len {
-            return Err(EngineError::SequenceFull {
-                len,
-                max_len: sequence.max_len,
-            });
-        }
         let mut copies = Vec::with_capacity(chain.len());
         let mut last = None;
         for (&node, position) in chain.iter().zip(sequence.len..) {
@@ -306,6 +324,8 @@ impl Sequences {
         }
         sequence.len = len;
         sequence.drop_rows();
+        let unused = sequence.pages.drain(len.div_ceil(PAGE)..);
+        self.free.extend(unused.rev());
         Ok(())
     }
 }

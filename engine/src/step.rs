@@ -130,10 +130,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Checks `batch` against the sequences' state and lays it out as rows.
+    /// Checks `batch` against the sequences' state, takes the pages that appended tokens need, and lays it out as rows.
     pub(crate) fn new<'a>(
         batch: impl Iterator<Item = (SeqId, &'a StepPlan)> + Clone,
-        sequences: &Sequences,
+        sequences: &mut Sequences,
         limits: Limits,
     ) -> Result<Plan, EngineError> {
         let rows = batch.clone().fold(0_usize, |n, (_, part)| {
@@ -146,6 +146,12 @@ impl Plan {
                 most: limits.rows,
             });
         }
+        let mut lengths = Vec::new();
+        for (seq, part) in batch.clone() {
+            let index = sequences.index(seq)?;
+            lengths.push((index, sequences.at(index).len + part.append.len()));
+        }
+        sequences.grow(lengths.into_iter())?;
         let mut plan = Plan::default();
         for (seq, part) in batch {
             plan.add(seq, part, sequences, limits)?;
@@ -213,13 +219,6 @@ impl Plan {
         limits: Limits,
         sights: &mut Vec<Sight>,
     ) -> Result<(), EngineError> {
-        let len = sequence.len + part.append.len();
-        if len > sequence.max_len {
-            return Err(EngineError::SequenceFull {
-                len,
-                max_len: sequence.max_len,
-            });
-        }
         let Some(unasked) = part.append.len().checked_sub(part.asks.len()) else {
             return Err(EngineError::TooManyAsks {
                 asks: part.asks.len(),

@@ -17,16 +17,28 @@ fn keep(nodes: &[u32]) -> CacheOp {
 }
 
 #[test]
-fn pages_are_reserved_at_open_and_come_back() {
+fn pages_are_taken_as_the_text_grows_and_come_back() {
     let mut engine = small();
     assert_eq!((engine.free_pages(), engine.facts().total_pages), (4, 4));
-    let a = engine.open(33).unwrap();
+    let (a, b) = (engine.open(64).unwrap(), engine.open(33).unwrap());
+    assert_eq!(engine.free_pages(), 4);
+    for tokens in [16, 16, 1] {
+        append_to(&mut engine, a, &vec![7; tokens], Asked::Last);
+    }
     assert_eq!(engine.free_pages(), 1);
+    append_to(&mut engine, b, &[7; 16], Asked::Last);
     assert_eq!(
-        engine.open(17),
-        Err(EngineError::CacheFull { needed: 2, free: 1 })
+        refused(&mut engine, &[(b, append(&[7], Asked::Last))]),
+        EngineError::CacheFull { needed: 1, free: 0 }
     );
-    let b = engine.open(16).unwrap();
+    assert_eq!((engine.free_pages(), engine.len(b)), (0, 16));
+    grow(&mut engine, a, &[row(1, None, 2)]);
+    engine.apply(a, &keep(&[2])).unwrap();
+    grow(&mut engine, b, &[row(1, None, 2)]);
+    assert_eq!(
+        engine.apply(b, &keep(&[2])),
+        Err(EngineError::CacheFull { needed: 1, free: 0 })
+    );
     assert_eq!(
         engine.open(0),
         Err(EngineError::TooManySequences { most: 2 })

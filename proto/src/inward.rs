@@ -356,7 +356,10 @@ fn fault(mut fault: v1::Fault) -> Addressed<FromWorker> {
     Addressed {
         session: SessionId(fault.session),
         term: Term(fault.term),
-        message: FromWorker::Fault(fault.message),
+        message: match fault.preempted {
+            true => FromWorker::Preempted,
+            false => FromWorker::Fault(fault.message),
+        },
     }
 }
 

@@ -4,8 +4,8 @@ use decode::Sampling;
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty};
 use speculation::message::{
-    Activity, Addressed, Finish, Margin, NodeBatch, Prob16, ReplicaUpdate, Report, SessionSpec,
-    Shard, StreamName, WorkerInfo,
+    Activity, Addressed, Finish, Margin, NodeBatch, Prob16, ReplicaUpdate, Report, SessionId,
+    SessionSpec, Shard, StreamName, Term, WorkerInfo,
 };
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
@@ -213,6 +213,17 @@ pub fn fault(fault: Addressed<String>) -> v1::Fault {
         session: fault.session.0,
         term: fault.term.0,
         message: fault.message,
+        preempted: false,
+    }
+}
+
+/// A worker gives up a session for the sake of others.
+pub fn preempted(session: SessionId, term: Term) -> v1::Fault {
+    v1::Fault {
+        session: session.0,
+        term: term.0,
+        message: "the cache is full".to_owned(),
+        preempted: true,
     }
 }
 

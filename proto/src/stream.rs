@@ -49,6 +49,7 @@ fn worker_frame(message: Addressed<FromWorker>) -> v1::WorkerFrame {
             term,
             message,
         })),
+        FromWorker::Preempted => frame.faults.push(outward::preempted(session, term)),
     }
     frame
 }

@@ -75,12 +75,16 @@ fn a_report_arrives_whole() {
     };
     let frame = v1::WorkerFrame {
         reports: vec![outward::report(addressed(report.clone()))],
-        faults: vec![outward::fault(addressed("why".to_owned()))],
+        faults: vec![
+            outward::fault(addressed("why".to_owned())),
+            outward::preempted(addressed(()).session, addressed(()).term),
+        ],
     };
     let read = inward::worker_frame(over_the_wire(&frame)).unwrap();
     let want = [
         addressed(FromWorker::Report(report)),
         addressed(FromWorker::Fault("why".to_owned())),
+        addressed(FromWorker::Preempted),
     ];
     assert_eq!(read, want);
 }

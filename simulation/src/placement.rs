@@ -315,8 +315,12 @@ impl Placement {
         let found = self.fleet.replace_target(
             requester.session,
             lost,
-            numerics_id(numerics),
-            requester.positions,
+            TargetNeed {
+                numerics: Some(numerics_id(numerics).to_owned()),
+                not: None,
+                context: requester.context,
+                positions: requester.positions,
+            },
             &mut turn,
         );
         if let (None, Some(turn)) = (&place, turn) {
@@ -359,6 +363,18 @@ impl Placement {
         let placed = (self.fleet).place_contributors(session, wanted, text, present);
         self.note_contributors(&placed, text, wanted, present);
         placed
+    }
+
+    /// The text of a session needs more positions than were reserved.
+    pub(crate) fn grow(&mut self, reservation: Reservation, positions: u32) {
+        let pages = self.pages_of(self.worker_of(reservation.worker), positions);
+        let at = (reservation.worker, reservation.session);
+        if let Some((incarnation, held)) = self.reserved.get_mut(&at)
+            && *incarnation == reservation.incarnation
+        {
+            *held = (*held).max(pages);
+        }
+        self.fleet.grow(reservation, positions);
     }
 
     /// A target has said what it has others do.

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use control::failover::MAX_FRUITLESS;
+use control::failover::{Expectation, MAX_FRUITLESS};
 use control::fleet::{NoPlace, Reservation, Text, Wanted};
 use control::session::{Action, Ended, Opened, Parting, Refused, RefusedKind, SessionMachine};
 use speculation::Time;
+use speculation::bypass::Mode;
 use speculation::duty::Role;
 use speculation::limits::{CLIENT_CREDIT, MAX_COMMIT};
 use speculation::message::{Addressed, Finish, FromWorker, Outlook, SessionId, Term};
@@ -73,7 +74,11 @@ struct Running {
     machine: SessionMachine,
     held: BTreeMap<WorkerKey, Held>,
     numerics: Numerics,
+    max_len: u32,
+    /// Positions that are reserved.
     positions: u32,
+    /// How it has lost its last target.
+    expectation: Option<Expectation>,
     /// When its turn is while it waits for another target.
     place: Option<Place>,
     /// Since when there is no target, kept a second time.
@@ -248,7 +253,7 @@ impl Task {
             numerics: self.numerics,
             // Without its last token, which may take the last position, and one more.
             context: (prompt_len + received.saturating_sub(1) + 1) as u32,
-            positions: self.request.stopping.max_len,
+            positions: self.request.expected.max(self.text.len() as u32),
             lost: None,
         };
         let wanted = Wanted {
@@ -271,7 +276,8 @@ impl Task {
         home.placed.push((self.id, self.from.0, numerics));
         let stopping = (self.request)
             .stopping_within(home.plans[home.placement.worker_of(target)].max_context);
-        let positions = stopping.max_len;
+        let max_len = stopping.max_len;
+        let positions = requester.positions.min(max_len);
         let strategy = home.registry.choose(&self.request.strategy);
         let relay = Relay::new(RelayConfig {
             session: self.id,
@@ -286,7 +292,9 @@ impl Task {
             machine: SessionMachine::new(relay, wanted, prompt_len, home.failover_wait),
             held: BTreeMap::new(),
             numerics,
+            max_len,
             positions,
+            expectation: None,
             place: None,
             targetless: None,
             outlook: Outlook::default(),
@@ -404,6 +412,11 @@ impl Task {
             let running = self.running();
             match action {
                 Action::Open(key, spec) => {
+                    assert!(
+                        running.machine.target() == Some(key)
+                            || running.outlook.mode == Mode::Speculate,
+                        "nobody wants what it would make"
+                    );
                     note!(
                         network,
                         "{id:?} goes to worker {} under {:?}",
@@ -456,14 +469,16 @@ impl Task {
                         false => CHANNEL,
                     };
                     let consumed = self.flush(network, home, most);
-                    self.running().machine.handle_consumed(consumed);
+                    let running = self.running();
+                    running.machine.handle_consumed(consumed);
+                    running.grow(home);
                 }
                 Action::FindTarget(lost) => {
                     has_looked = true;
                     let requester = Requester {
                         session: id,
                         numerics: Some(running.numerics),
-                        context: running.positions,
+                        context: running.max_len,
                         positions: running.positions,
                         lost: Some(lost),
                     };
@@ -499,6 +514,7 @@ impl Task {
                     let is_broken = loss.reason.starts_with("it broke the protocol");
                     assert!(!is_broken, "an honest report is taken: {loss:?}");
                     running.targetless.get_or_insert(network.now);
+                    running.expectation = Some(loss.expectation);
                 }
                 Action::End(ended) => {
                     let ending = running.judge(network.now, home.failover_wait, ended);
@@ -646,8 +662,20 @@ impl Running {
         home.placement.release(held.reservation);
     }
 
+    /// Reserves more when the text is longer than was expected.
+    fn grow(&mut self, home: &mut Coordinator) {
+        let len = self.machine.relay().text().len() as u32;
+        if len > self.positions {
+            self.positions = (len + 8).min(self.max_len);
+            for held in self.held.values() {
+                home.placement.grow(held.reservation, self.positions);
+            }
+        }
+    }
+
     /// Whether a target has been missing for longer than a session waits for one.
     fn is_overdue(&self, now: Time, patience: Time) -> bool {
+        let patience = (self.expectation).map_or(patience, |how| how.patience(patience));
         (self.targetless).is_some_and(|since| now >= since + patience)
     }
 

@@ -76,6 +76,8 @@ pub(crate) struct Request {
     pub(crate) prompt: Vec<u32>,
     /// As far as the context of its target allows.
     pub(crate) stopping: Stopping,
+    /// Positions that its coordinator reserves for it at first.
+    pub(crate) expected: u32,
     pub(crate) scoring: Scoring,
     pub(crate) strategy: Settings,
     pub(crate) drafts: usize,
@@ -361,6 +363,11 @@ fn request(
             Vec::new()
         },
     };
+    let most = stopping.max_len;
+    let expected = match dice.percent(50) {
+        true => most,
+        false => most.min(prompt.len() as u32 + dice.below(40) as u32),
+    };
     let breaks_at = (dice.percent(4)).then(|| prompt.len() + dice.below(20));
     let plain: Vec<Plain> = (NUMERICS.iter())
         .map(|_| {
@@ -396,6 +403,7 @@ fn request(
         (dice.percent(10)).then(|| prompt.len() + 1 + dice.below(len + 1 - prompt.len()));
     Request {
         stopping,
+        expected,
         scoring,
         strategy: strategy(dice, registry),
         drafts: dice

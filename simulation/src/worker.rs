@@ -101,7 +101,6 @@ struct Owner {
 struct Own {
     served: Served,
     owner: Owner,
-    pages: u32,
     /// When it lost its stream.
     rests: Time,
     /// The target has said that it computes no guesses.
@@ -126,7 +125,6 @@ pub(crate) struct Worker {
     pub(crate) drains: Option<Time>,
     host: Host<Slots, Own>,
     registry: Registry,
-    free_pages: u32,
     arrived: VecDeque<Arrived>,
     /// Streams that the thread knows of.
     streams: BTreeSet<StreamId>,
@@ -142,6 +140,8 @@ pub(crate) struct Worker {
     said: VecDeque<Message>,
     /// How often a session was taken back with something in its cache, for coverage.
     pub(crate) takebacks: u64,
+    /// How often a session was given up because the cache was full, for coverage.
+    pub(crate) preemptions: u64,
 }
 
 impl Worker {
@@ -155,6 +155,10 @@ impl Worker {
                 rows: plan.max_rows,
                 prompt_stretch: plan.prompt_stretch,
             },
+            cache: control::host::Cache {
+                pages: plan.pages,
+                page: plan.page,
+            },
             bypass: plan.bypass,
         };
         let pace = Time::from_micros(plan.pace_us);
@@ -167,7 +171,6 @@ impl Worker {
             drains: None,
             host: Host::new(limits, registry.clone(), pace),
             registry,
-            free_pages: plan.pages,
             plan,
             arrived: VecDeque::new(),
             streams: BTreeSet::new(),
@@ -179,6 +182,7 @@ impl Worker {
             told: VecDeque::new(),
             said: VecDeque::new(),
             takebacks: 0,
+            preemptions: 0,
         }
     }
 
@@ -189,6 +193,7 @@ impl Worker {
             life: self.life + 1,
             is_up: false,
             takebacks: self.takebacks,
+            preemptions: self.preemptions,
             ..fresh
         };
     }
@@ -200,7 +205,7 @@ impl Worker {
             .map(|(id, own)| (id, own.owner))
             .collect();
         assert!(held.is_empty(), "worker {at} still holds {held:?}");
-        assert_eq!(self.free_pages, self.plan.pages, "worker {at} leaks pages");
+        assert_eq!(self.host.pages(), 0, "worker {at} leaks pages");
         for slots in self.host.slots() {
             assert!(
                 slots.messages.is_empty(),
@@ -290,6 +295,7 @@ impl Worker {
             assert!(network.now >= released.own.rests + LEASE);
             self.release(released);
         }
+        self.preempt(network);
         let mut batch = self.host.poll_batch(network.now);
         for (id, ops) in std::mem::take(&mut batch.cache_ops) {
             let (own, ..) = self.host.get_mut(id).expect("it has operations");
@@ -413,6 +419,11 @@ impl Worker {
                 assert!(!older, "who takes a session back");
                 return Answer::Duplicate;
             }
+            Err(Refusal::Full) => {
+                let more = (spec.text.len() as u32).div_ceil(self.plan.page);
+                assert!(self.pages() + more > self.plan.pages, "there is room");
+                return Answer::Full;
+            }
             Ok(opening) => opening,
         };
         assert!(
@@ -420,16 +431,10 @@ impl Worker {
             "who takes a session back"
         );
         let before = opening.before.take();
-        let (cache, pages) = match before.and_then(|before| self.take_back(before)) {
+        let cache = match before.and_then(|before| self.take_back(before)) {
             Some(held) => held,
-            None => {
-                let pages = spec.stopping.max_len.div_ceil(self.plan.page);
-                if pages > self.free_pages || self.host.len() >= self.plan.max_sessions {
-                    return Answer::Full;
-                }
-                self.free_pages -= pages;
-                (Cache::default(), pages)
-            }
+            None if self.host.len() >= self.plan.max_sessions => return Answer::Full,
+            None => Cache::default(),
         };
         let language = languages[&spec.session];
         let model = match self.plan.role {
@@ -461,7 +466,6 @@ impl Worker {
                 term: spec.term,
                 stream: Some(stream),
             },
-            pages,
             rests: now,
             is_unused: false,
             passed_over: 0,
@@ -472,8 +476,41 @@ impl Worker {
         Answer::Opened
     }
 
-    /// Ends a session that is opened anew; gives what its cache holds of the text, and its pages.
-    fn take_back(&mut self, before: Before<Own>) -> Option<(Cache, u32)> {
+    /// Pages that the texts of all sessions need.
+    fn pages(&self) -> u32 {
+        let sessions = self.host.iter().filter_map(|(id, _)| self.host.session(id));
+        sessions
+            .map(|session| (session.text().len() as u32).div_ceil(self.plan.page))
+            .sum()
+    }
+
+    /// Gives up sessions until the texts of the others fit.
+    fn preempt(&mut self, network: &mut Network) {
+        loop {
+            let needed = self.pages();
+            let Some(released) = self.host.poll_preempted(network.now) else {
+                assert!(needed <= self.plan.pages, "the cache overflows");
+                return;
+            };
+            note!(
+                network,
+                "worker {} preempts {:?}",
+                self.at,
+                released.session
+            );
+            assert!(needed > self.plan.pages, "there was room");
+            let rests = |own: &Own| own.owner.stream.is_none();
+            assert!(
+                rests(&released.own) || !self.host.iter().any(|(_, own)| rests(own)),
+                "a session without a stream goes first"
+            );
+            self.preemptions += 1;
+            self.release(released);
+        }
+    }
+
+    /// Ends a session that is opened anew; gives what its cache holds of the text.
+    fn take_back(&mut self, before: Before<Own>) -> Option<Cache> {
         let Before {
             mut own,
             cache_ops,
@@ -482,19 +519,15 @@ impl Worker {
         } = before;
         check_totals(totals);
         own.served.apply(cache_ops);
-        let Some(same) = reusable else {
-            self.free_pages += own.pages;
-            return None;
-        };
+        let same = reusable?;
         let mut cache = own.served.cache;
         cache.truncate(same as usize);
         self.takebacks += u64::from(same > 0);
-        Some((cache, own.pages))
+        Some(cache)
     }
 
     fn release(&mut self, released: Released<Own>) {
         check_totals(released.totals);
-        self.free_pages += released.own.pages;
     }
 
     fn handle_frame(&mut self, network: &mut Network, stream: StreamId, frame: CoordinatorFrame) {

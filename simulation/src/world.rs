@@ -30,6 +30,8 @@ pub struct Coverage {
     pub failovers: u64,
     /// Times that a session was taken back with something in its cache.
     pub takebacks: u64,
+    /// Sessions given up because a cache was full.
+    pub preemptions: u64,
     /// Times that a request or a session looked for a target and had to wait.
     pub waits: u64,
     /// Times that a coordinator has forgotten a worker that left.
@@ -56,6 +58,7 @@ impl Coverage {
             sessions: self.sessions + other.sessions,
             failovers: self.failovers + other.failovers,
             takebacks: self.takebacks + other.takebacks,
+            preemptions: self.preemptions + other.preemptions,
             waits: self.waits + other.waits,
             retirements: self.retirements + other.retirements,
             refusals: self.refusals + other.refusals,
@@ -181,6 +184,7 @@ impl World {
         coverage.failures = of_clients(|client| client.failures);
         coverage.refusals = of_clients(|client| client.refusals);
         coverage.takebacks = self.workers.iter().map(|worker| worker.takebacks).sum();
+        coverage.preemptions = self.workers.iter().map(|worker| worker.preemptions).sum();
         coverage.failovers += self
             .coordinators
             .iter()

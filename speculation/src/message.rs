@@ -192,6 +192,8 @@ pub enum FromWorker {
     Report(Report),
     /// The worker gives the session up.
     Fault(String),
+    /// The cache is full, and the session was opened later than others: it is to go on when there is room again.
+    Preempted,
 }
 
 /// Why a text ended.

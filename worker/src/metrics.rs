@@ -33,6 +33,7 @@ pub struct WorkerMetrics {
     opened: Counter,
     refused: Counter,
     faults: Counter,
+    preemptions: Counter,
     /// Sessions that are open.
     pub(crate) sessions: Gauge,
     /// Events that wait for the model thread.
@@ -55,6 +56,7 @@ impl Default for WorkerMetrics {
             opened: Counter::default(),
             refused: Counter::default(),
             faults: Counter::default(),
+            preemptions: Counter::default(),
             sessions: Gauge::default(),
             inbox: Gauge::default(),
             pages_used: Gauge::default(),
@@ -125,6 +127,11 @@ impl WorkerMetrics {
                 "Sessions that were given up here",
                 &self.faults,
             ),
+            (
+                "vllm:num_preemptions",
+                "Sessions that were given up because the cache was full, to go on later",
+                &self.preemptions,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -193,6 +200,11 @@ impl WorkerMetrics {
     /// A session was given up.
     pub(crate) fn fault(&self) {
         self.faults.inc();
+    }
+
+    /// A session was given up for the sake of others.
+    pub(crate) fn preempted(&self) {
+        self.preemptions.inc();
     }
 
     /// Pages were taken or given back.

@@ -97,6 +97,7 @@ impl ModelThread {
             Outcome::Abandoned => self.metrics.abandoned(took),
         }
         self.host.handle_ended(self.now(), batch, took, outcome);
+        self.metrics.pages(&*self.backend);
         for part in &batch.parts {
             self.trace(part, begun, took, outcome);
         }

@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use control::host::{Before, Host, Limits, Released, Why};
+use control::host::{Before, Cache, Host, Limits, Released, Why};
 use control::table::Refusal;
 use decode::{CacheOp, SamplerState};
-use engine::{Backend, SeqId};
+use engine::{Backend, PAGE, SeqId};
 use flume::RecvTimeoutError;
 use speculation::Time;
 use speculation::allocation::Room;
@@ -112,6 +112,10 @@ impl ModelThread {
                 rows: model.backend.facts().max_rows,
                 prompt_stretch: model.prompt_stretch,
             },
+            cache: Cache {
+                pages: model.backend.facts().total_pages as u32,
+                page: PAGE as u32,
+            },
             bypass: Plan::default(),
         };
         ModelThread {
@@ -141,6 +145,7 @@ impl ModelThread {
             self.handle(event)?;
         }
         self.expire();
+        self.preempt();
         let begun = Instant::now();
         let mut batch = self.host.poll_batch(self.now());
         self.settle(&mut batch);
@@ -213,6 +218,7 @@ impl ModelThread {
         let mut opening = opening.map_err(|refusal| match refusal {
             Refusal::NoStream => OpenError::NoStream(call.name),
             Refusal::Duplicate => OpenError::Duplicate(spec.session),
+            Refusal::Full => OpenError::Full("the cache has too few free pages".to_owned()),
         })?;
         let kept = opening.before.take();
         let (seq, cached) = match kept.and_then(|before| self.take_back(before)) {
@@ -259,6 +265,13 @@ impl ModelThread {
         }
     }
 
+    /// Gives up sessions until the texts of the others fit the cache.
+    fn preempt(&mut self) {
+        while let Some(released) = self.host.poll_preempted(self.now()) {
+            self.release(released);
+        }
+    }
+
     /// Ends a session that cannot be served any more, and reports why.
     pub(crate) fn fault(&mut self, session: SessionId, why: String) {
         if let Some(released) = self.host.fault(self.now(), session, why) {
@@ -275,6 +288,10 @@ impl ModelThread {
                 session,
                 "session expired: its coordinator did not come back"
             ),
+            Why::Preempted => {
+                tracing::debug!(session, "session preempted: the cache is full");
+                self.metrics.preempted();
+            }
             Why::Fault(why) => {
                 tracing::warn!(session, why, "session failed");
                 self.metrics.fault();

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+use alloc::string::ToString;
+
 use super::*;
 
 const TARGET: WorkerKey = WorkerKey(0);
@@ -40,6 +42,16 @@ fn ready(fleet: &mut Fleet, key: WorkerKey) -> u64 {
         Role::Target
     };
     fleet.handle_ready(key, role, profile())
+}
+
+/// What a session of five positions needs of another target.
+fn target(numerics: &str) -> TargetNeed {
+    TargetNeed {
+        numerics: Some(numerics.into()),
+        not: None,
+        context: 5,
+        positions: 5,
+    }
 }
 
 fn need(fleet: &mut Fleet) -> Need<'static> {
@@ -126,7 +138,7 @@ fn a_lost_target_is_waited_for_then_another_of_equal_numerics_will_do() {
     };
     let mut turn = None;
     let mut replace = |fleet: &mut Fleet, expectation, numerics| {
-        fleet.replace_target(SessionId(1), lost(expectation), numerics, 5, &mut turn)
+        fleet.replace_target(SessionId(1), lost(expectation), target(numerics), &mut turn)
     };
     assert_eq!(replace(&mut fleet, Expectation::Returns, "a"), None);
     assert_eq!(replace(&mut fleet, Expectation::Gone, "b"), None);
@@ -281,6 +293,30 @@ fn the_last_one_that_may_run_is_the_earliest_that_can_be_placed() {
 }
 
 #[test]
+fn a_text_that_grows_takes_the_room_of_others() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+    let of = |fleet: &mut Fleet, session, positions| {
+        let need = Need {
+            positions,
+            ..need(fleet)
+        };
+        fleet.place(SessionId(session), &need)
+    };
+    let first = of(&mut fleet, 1, 4).unwrap()[0];
+    let second = of(&mut fleet, 2, 8).unwrap()[0];
+    fleet.release(second);
+    fleet.grow(first, 8);
+    fleet.grow(first, 3);
+    assert_eq!(
+        of(&mut fleet, 3, 8),
+        Err(NoPlace::Busy),
+        "two of three pages are taken"
+    );
+}
+
+#[test]
 fn a_retired_worker_that_is_listed_again_goes_on() {
     let mut fleet = fleet();
     ready(&mut fleet, TARGET);
@@ -309,7 +345,7 @@ fn a_retired_target_that_is_lost_is_not_waited_for() {
         worker: TARGET,
         expectation: Expectation::Returns,
     };
-    let found = fleet.replace_target(SessionId(1), lost, "a", 5, &mut None);
+    let found = fleet.replace_target(SessionId(1), lost, target("a"), &mut None);
     assert_eq!(found.unwrap().worker, OTHER, "at once");
     assert_eq!(ready(&mut fleet, TARGET), 0, "it is gone for good");
 }

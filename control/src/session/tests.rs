@@ -355,7 +355,7 @@ fn a_draft_with_a_short_context_serves_as_far_as_it_reaches() {
         context: 6,
         ..reservation(DRAFT, Role::Draft)
     });
-    let left = Action::Leave(DRAFT, Term::default());
+    let left = Action::Leave(DRAFT, machine.closing_term());
     assert_eq!(
         poll(&mut machine, START),
         [left],

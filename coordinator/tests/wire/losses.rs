@@ -340,6 +340,7 @@ async fn a_faulty_draft_is_let_go_and_a_faulty_target_is_given_the_session_again
         session,
         term,
         message: "out of pages".to_owned(),
+        preempted: false,
     };
     draft.send(v1::WorkerFrame {
         reports: Vec::new(),

@@ -198,7 +198,7 @@ impl Backend for Synthetic {
         at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<StepEnd, EngineError> {
         let parts = batch.iter().map(|part| (part.seq, part.plan));
-        let plan = Plan::new(parts, &self.sequences, self.limits)?;
+        let plan = Plan::new(parts, &mut self.sequences, self.limits)?;
         answers::check(batch, &plan)?;
         if plan.rows.is_empty() {
             return Ok(StepEnd::Done(vec![Vec::new(); batch.len()]));

@@ -139,7 +139,7 @@ fn report(
     };
     let refused = messages.iter().any(|message| match &message.message {
         FromWorker::Report(report) => relay.handle_report(key, message.term, report).is_err(),
-        FromWorker::Fault(_) => false,
+        FromWorker::Fault(_) | FromWorker::Preempted => false,
     });
     // As the coordinator does with a worker that breaks the protocol; sometimes it is late with it.
     if refused && !dice.chance(64) {

@@ -97,6 +97,7 @@ fn faults(dice: &mut Dice<'_>) -> Vec<v1::Fault> {
             session: 1,
             term: dice.near(1),
             message: "ä".repeat(dice.below(4) * 300),
+            preempted: dice.chance(64),
         })
         .collect()
 }
@@ -134,6 +135,7 @@ fn from_worker(frame: v1::WorkerFrame) {
                     assert!(nodes.len() <= MAX_NODES_PER_UPDATE);
                     assert!([0, nodes.len()].contains(&nodes.origins.len()));
                 }
+                FromWorker::Preempted => {}
                 FromWorker::Fault(why) => assert!(why.len() <= 1024, "{} bytes", why.len()),
             }
         }

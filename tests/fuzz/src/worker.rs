@@ -120,6 +120,10 @@ impl Worker {
                 rows,
                 prompt_stretch: 2.0,
             },
+            cache: control::host::Cache {
+                pages: 1000,
+                page: 16,
+            },
             bypass: Plan::default(),
         };
         let pace = Duration::from_micros(100);

@@ -162,6 +162,7 @@ async fn read<T>(
             let from = message.session.0;
             match message.message {
                 FromWorker::Fault(why) => faults.push((from, why)),
+                FromWorker::Preempted => faults.push((from, "preempted".to_owned())),
                 FromWorker::Report(report) if from == session => {
                     if let Some(found) = found(report) {
                         return (found, faults);

@@ -190,6 +190,7 @@ async fn stream(handle: &WorkerHandle, number: u64) -> (ToWorker, Reports, TaskT
 fn report(message: Addressed<FromWorker>) -> Report {
     match message.message {
         FromWorker::Report(report) => report,
+        FromWorker::Preempted => panic!("session {:?} was preempted", message.session),
         FromWorker::Fault(why) => panic!("session {:?} failed: {why}", message.session),
     }
 }

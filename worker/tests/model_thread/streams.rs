@@ -150,6 +150,7 @@ async fn an_impossible_update_ends_its_session_and_no_other() {
         for message in reports.next(4).await.unwrap() {
             match message.message {
                 FromWorker::Fault(why) => fault = Some((message.session, why)),
+                FromWorker::Preempted => panic!("there is room for all"),
                 FromWorker::Report(report) if report.finish.is_some() => {
                     finished = Some(message.session);
                 }
