@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::v1;
+use proto::{inward, v1};
 use serde::Serialize;
+use speculation::misses::{MissCause, Misses};
 use speculation::stats::ratio;
 
 use crate::client::Arrival;
@@ -73,6 +74,7 @@ pub(crate) struct Totals {
     qualifiers: v1::Activity,
     drafted_nodes: u64,
     drafted_committed: u64,
+    misses: Misses,
 }
 
 /// How one role's workers spent their time; shares are of the sessions' lives.
@@ -124,6 +126,7 @@ impl Totals {
             for activity in &request.qualifiers {
                 add_activity(&mut totals.qualifiers, activity);
             }
+            totals.misses = totals.misses.plus(inward::misses(request.misses));
             totals.drafted_nodes = totals.drafted_nodes.saturating_add(request.drafted_nodes);
             totals.drafted_committed = totals
                 .drafted_committed
@@ -160,6 +163,16 @@ impl Totals {
             self.walks.hits,
             self.walks.hits.saturating_add(self.walks.misses),
         )
+    }
+
+    /// Target steps that missed for each cause, as shares of all target steps.
+    pub(crate) fn misses(&self) -> BTreeMap<&'static str, f64> {
+        (MissCause::ALL.into_iter())
+            .map(|cause| {
+                let share = ratio(self.misses.of(cause), self.walks.steps);
+                (cause.name(), share)
+            })
+            .collect()
     }
 
     /// Share of the session's life in which the target was idle although the session was active.

@@ -11,6 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 use runtime::metrics::LATENCY_BUCKETS;
 use speculation::duty::Role;
 use speculation::message::Finish;
+use speculation::misses::MissCause;
 use speculation::relay::SessionStats;
 use tonic::Code;
 
@@ -63,6 +64,7 @@ pub(crate) struct CoordinatorMetrics {
     pub(crate) request_time: Histogram,
     drafted_nodes: Counter,
     wasted_nodes: Counter,
+    missed: Family<Label, Counter>,
     walks: WalkCounters,
 }
 
@@ -103,6 +105,7 @@ impl Default for CoordinatorMetrics {
             request_time: Histogram::new(REQUEST_BUCKETS),
             drafted_nodes: Counter::default(),
             wasted_nodes: Counter::default(),
+            missed: Family::default(),
             walks: WalkCounters::default(),
         }
     }
@@ -123,6 +126,9 @@ impl CoordinatorMetrics {
         }
         for role in Role::ALL {
             self.bypasses.get_or_create_owned(&[("role", role.name())]);
+        }
+        for cause in MissCause::ALL {
+            self.missed.get_or_create_owned(&[("cause", cause.name())]);
         }
         for kind in Kind::ALL {
             self.discovery_failures
@@ -312,6 +318,11 @@ impl CoordinatorMetrics {
             self.failures.clone(),
         );
         registry.register(
+            "offshoot_miss_causes",
+            "Target steps that ended in a token without a guess, by cause, as drafts account for them",
+            self.missed.clone(),
+        );
+        registry.register(
             "offshoot_bypasses",
             "Times that a session went on without one of its workers, by role",
             self.bypasses.clone(),
@@ -361,6 +372,9 @@ impl CoordinatorMetrics {
         self.drafted_nodes.inc_by(stats.drafted_nodes);
         let wasted = stats.drafted_nodes.saturating_sub(stats.drafted_committed);
         self.wasted_nodes.inc_by(wasted);
+        for cause in MissCause::ALL {
+            (self.missed.get_or_create(&[("cause", cause.name())])).inc_by(stats.misses.of(cause));
+        }
     }
 
     /// Sets what other parts know: requests that run and wait, open sessions, the totals of all targets, workers.

@@ -9,6 +9,7 @@ use speculation::message::{
     Activity, Addressed, CoordinatorFrame, Finish, FromWorker, Margin, NodeBatch, Origin, Outlook,
     Prob16, ReplicaUpdate, Report, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
 };
+use speculation::misses::{MissCause, Misses};
 use speculation::stats::WalkStats;
 use speculation::strategy::{Knobs, Settings};
 
@@ -324,17 +325,21 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             allowed_len: update.allowed_len,
             prompt_scored: update.prompt_scored,
             shard: update.shard.map(shard).transpose()?,
-            outlook: outlook(update.outlook, update.rests)?,
+            outlook: outlook(update.outlook, update.rests, update.misses)?,
         },
     })
 }
 
-fn outlook(accepted: Option<f32>, rests: bool) -> Result<Outlook, WireError> {
+fn outlook(accepted: Option<f32>, rests: bool, misses: u32) -> Result<Outlook, WireError> {
     if let Some(odd) = accepted.filter(|accepted| !(0.0..=1e6).contains(accepted)) {
         return Err(range("outlook", odd, "a number of tokens"));
     }
     let mode = if rests { Mode::Rest } else { Mode::Speculate };
-    Ok(Outlook { accepted, mode })
+    Ok(Outlook {
+        accepted,
+        mode,
+        misses,
+    })
 }
 
 fn margins(margins: Vec<u8>) -> Vec<Margin> {
@@ -412,9 +417,10 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             finish,
             nodes: nodes(report.nodes)?,
             round_done: report.round_done,
-            outlook: outlook(report.outlook, report.rests)?,
+            outlook: outlook(report.outlook, report.rests, report.settled_misses)?,
             activity: activity(report.activity),
             walks: walks(report.walks),
+            misses: misses(report.misses),
         }),
     })
 }
@@ -442,6 +448,25 @@ pub fn activity(activity: Option<v1::Activity>) -> Activity {
         life_us: activity.life_us,
         abandoned_steps: activity.abandoned_steps,
     }
+}
+
+/// Misses by cause; absent counts as zero.
+pub fn misses(misses: Option<v1::Misses>) -> Misses {
+    let sent = misses.unwrap_or_default();
+    let mut misses = Misses::default();
+    for (cause, count) in [
+        (MissCause::Unranked, sent.unranked),
+        (MissCause::Pruned, sent.pruned),
+        (MissCause::Full, sent.full),
+        (MissCause::Unexpanded, sent.unexpanded),
+        (MissCause::Contradicted, sent.contradicted),
+        (MissCause::Behind, sent.behind),
+        (MissCause::InFlight, sent.in_flight),
+        (MissCause::Withheld, sent.withheld),
+    ] {
+        misses.set(cause, count);
+    }
+    misses
 }
 
 /// Totals of a verifier; absent counts as zero.

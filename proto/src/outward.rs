@@ -7,6 +7,7 @@ use speculation::message::{
     Activity, Addressed, Finish, Margin, NodeBatch, Prob16, ReplicaUpdate, Report, SessionId,
     SessionSpec, Shard, StreamName, Term, WorkerInfo,
 };
+use speculation::misses::{MissCause, Misses};
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
 
@@ -178,6 +179,7 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         prompt_scored: message.prompt_scored,
         outlook: message.outlook.accepted,
         rests: message.outlook.mode == Mode::Rest,
+        misses: message.outlook.misses,
     }
 }
 
@@ -204,6 +206,8 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         round_done: message.round_done,
         outlook: message.outlook.accepted,
         rests: message.outlook.mode == Mode::Rest,
+        settled_misses: message.outlook.misses,
+        misses: (message.misses != Misses::default()).then(|| misses(message.misses)),
     }
 }
 
@@ -268,6 +272,20 @@ pub fn walks(walks: WalkStats) -> v1::WalkStats {
     }
 }
 
+/// Misses by cause.
+pub fn misses(misses: Misses) -> v1::Misses {
+    v1::Misses {
+        unranked: misses.of(MissCause::Unranked),
+        pruned: misses.of(MissCause::Pruned),
+        full: misses.of(MissCause::Full),
+        unexpanded: misses.of(MissCause::Unexpanded),
+        contradicted: misses.of(MissCause::Contradicted),
+        behind: misses.of(MissCause::Behind),
+        in_flight: misses.of(MissCause::InFlight),
+        withheld: misses.of(MissCause::Withheld),
+    }
+}
+
 /// How a session went.
 pub fn statistics(stats: SessionStats) -> v1::SessionStatistics {
     v1::SessionStatistics {
@@ -279,5 +297,6 @@ pub fn statistics(stats: SessionStats) -> v1::SessionStatistics {
         drafted_committed: stats.drafted_committed,
         advised: stats.advised.0,
         advised_committed: stats.advised.1,
+        misses: Some(misses(stats.misses)),
     }
 }

@@ -12,6 +12,7 @@ use speculation::message::{
     ReplicaUpdate, Report, Scoring, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
     WorkerInfo,
 };
+use speculation::misses::{MissCause, Misses};
 use speculation::stats::WalkStats;
 use speculation::strategy::Settings;
 
@@ -62,6 +63,7 @@ fn a_report_arrives_whole() {
         outlook: Outlook {
             accepted: Some(3.25),
             mode: Mode::Rest,
+            misses: 3,
         },
         activity: Activity {
             steps: 1,
@@ -71,6 +73,13 @@ fn a_report_arrives_whole() {
         walks: WalkStats {
             misses: 2,
             ..WalkStats::default()
+        },
+        misses: {
+            let mut misses = Misses::default();
+            for (cause, count) in MissCause::ALL.into_iter().zip(1..) {
+                misses.set(cause, count);
+            }
+            misses
         },
     };
     let frame = v1::WorkerFrame {
@@ -106,6 +115,7 @@ fn an_update_arrives_whole() {
         outlook: Outlook {
             accepted: Some(0.0),
             mode: Mode::Speculate,
+            misses: 17,
         },
     };
     let frame = v1::CoordinatorFrame {

@@ -30,6 +30,7 @@ pub mod limits;
 mod logprobs;
 pub mod lookup;
 pub mod message;
+pub mod misses;
 pub mod numbering;
 pub mod relay;
 pub mod replica;

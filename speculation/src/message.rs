@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use crate::bypass::Mode;
 use crate::duty::{Duties, Role, Source};
+use crate::misses::Misses;
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
 pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
@@ -97,6 +98,9 @@ pub struct Outlook {
     pub accepted: Option<f32>,
     /// Whether it computes guesses at all; while it rests, nobody has to make any.
     pub mode: Mode,
+    /// How often its walk has ended in a token that it had no guess for, since it has the session. One that a guess may still
+    /// turn out to have been on its way for is not counted yet.
+    pub misses: u32,
 }
 
 impl NodeBatch {
@@ -179,6 +183,8 @@ pub struct Report {
     pub activity: Activity,
     /// Totals of the verification walk since the session was opened.
     pub walks: WalkStats,
+    /// Of a worker that proposes: the target's misses by cause.
+    pub misses: Misses,
 }
 
 /// A worker's message about one session.

@@ -14,6 +14,7 @@ use crate::message::{
     Activity, Addressed, Finish, Outlook, PromptScores, ReplicaUpdate, Report, Scores, Scoring,
     SessionId, SessionSpec, Shard, Stopping, Term,
 };
+use crate::misses::Misses;
 use crate::numbering::{Inbound, Outbound, PeerError, len_u32};
 use crate::stats::{WalkStats, ratio};
 use crate::strategy::Chosen;
@@ -54,6 +55,7 @@ struct Member {
     advice: Vec<NodeId>,
     activity: Activity,
     walks: WalkStats,
+    misses: Misses,
 }
 
 /// Why a report is refused.
@@ -75,6 +77,8 @@ pub enum RelayError {
 pub struct SessionStats {
     /// Totals of the target's walks; of all targets, when one was lost.
     pub walks: WalkStats,
+    /// Why tokens were not guessed, as drafts know it.
+    pub misses: Misses,
     /// How the target spent its time.
     pub target: Activity,
     /// How each draft spent its time.
@@ -266,6 +270,7 @@ impl Relay {
                 advice: Vec::new(),
                 activity: Activity::default(),
                 walks: WalkStats::default(),
+                misses: Misses::default(),
             },
         );
         Some(SessionSpec {
@@ -313,7 +318,10 @@ impl Relay {
             retract(&mut self.tree, id);
         }
         match member.role {
-            Role::Draft => self.gone.drafts.push(member.activity),
+            Role::Draft => {
+                self.gone.drafts.push(member.activity);
+                self.gone.misses = self.gone.misses.plus(member.misses);
+            }
             Role::Qualifier => self.gone.qualifiers.push(member.activity),
             Role::Target => {
                 self.gone.target = self.gone.target.plus(member.activity);
@@ -356,6 +364,7 @@ impl Relay {
         if let Some(member) = self.members.get_mut(&key) {
             member.activity = report.activity;
             member.walks = report.walks;
+            member.misses = report.misses;
             member.round_done = report.round_done.or(member.round_done);
         }
         Ok(())
@@ -680,7 +689,10 @@ impl Relay {
                     stats.target = stats.target.plus(member.activity);
                     stats.walks = stats.walks.plus(member.walks);
                 }
-                Role::Draft => stats.drafts.push(member.activity),
+                Role::Draft => {
+                    stats.drafts.push(member.activity);
+                    stats.misses = stats.misses.plus(member.misses);
+                }
                 Role::Qualifier => stats.qualifiers.push(member.activity),
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use serde::Serialize;
+use speculation::misses::MissCause;
 
 use super::contender::{Contender, Qualifiers};
 use super::measure::Samples;
@@ -77,6 +78,8 @@ pub(crate) struct StrategyReport {
     pub(crate) path_rollback: f64,
     pub(crate) waste: f64,
     pub(crate) hit_rate: f64,
+    /// Target steps that missed, by cause, as shares of all target steps.
+    pub(crate) misses: BTreeMap<&'static str, f64>,
     pub(crate) target_busy: f64,
     pub(crate) target_bubble: f64,
     pub(crate) target_starved: f64,
@@ -176,6 +179,7 @@ fn strategy(
         path_rollback: totals.path_rollback(),
         waste: totals.waste(),
         hit_rate: totals.hit_rate(),
+        misses: totals.misses(),
         target_busy: totals.target_busy(),
         target_bubble: totals.target_bubble(),
         target_starved: totals.target_starved(),
@@ -285,20 +289,34 @@ impl Report {
                 .collect::<Vec<_>>(),
         ];
         rows.extend(self.strategies.iter().map(StrategyReport::cells));
-        let widths: Vec<_> = (0..HEADINGS.len())
-            .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-            .collect();
-        for row in rows {
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                let _ = if column == 0 {
-                    write!(out, "{cell:<width$}")
-                } else {
-                    write!(out, "  {cell:>width$}")
-                };
-            }
+        align(&mut out, &rows);
+        let mut rows = vec![vec!["misses per 100 target steps".to_owned()]];
+        rows[0].extend(MissCause::ALL.map(|cause| cause.name().to_owned()));
+        let missed = (self.strategies.iter()).filter(|report| report.has_misses());
+        rows.extend(missed.map(StrategyReport::missed));
+        if rows.len() > 1 {
             out.push('\n');
+            align(&mut out, &rows);
         }
         out
+    }
+}
+
+/// Writes cells in columns.
+fn align(out: &mut String, rows: &[Vec<String>]) {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<_> = (0..columns)
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = if column == 0 {
+                write!(out, "{cell:<width$}")
+            } else {
+                write!(out, "  {cell:>width$}")
+            };
+        }
+        out.push('\n');
     }
 }
 
@@ -308,6 +326,18 @@ const HEADINGS: [&str; 17] = [
 ];
 
 impl StrategyReport {
+    /// Whether a draft has accounted for misses.
+    fn has_misses(&self) -> bool {
+        self.misses.values().any(|&share| share > 0.0)
+    }
+
+    fn missed(&self) -> Vec<String> {
+        let share = |cause: MissCause| self.misses.get(cause.name()).copied().unwrap_or(0.0);
+        std::iter::once(self.label.clone())
+            .chain(MissCause::ALL.map(|cause| format!("{:.1}", 100.0 * share(cause))))
+            .collect()
+    }
+
     fn cells(&self) -> Vec<String> {
         let number = |value: Option<f64>, digits: usize| match value {
             Some(value) => format!("{value:.digits$}"),

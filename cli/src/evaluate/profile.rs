@@ -20,7 +20,7 @@ use crate::console::Progress;
 /// Temperatures that a profile is recorded at.
 const TEMPERATURES: [f32; 2] = [0.0, 1.0];
 /// Guesses at a position: as many as the widest strategy asks for.
-const GUESSES: usize = 12;
+const GUESSES: usize = 24;
 /// Tokens that the target writes behind a prompt, and positions that are replayed in one go.
 const TOKENS: usize = 64;
 /// The longest prompt, in tokens; of longer text its beginning is one.

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use decode::{Answer, Ask, Guess, NodeId, StepPlan};
 
 use super::Capacity;
+use super::account::MissAccount;
 use crate::allocation::{Share, Work};
 use crate::bypass::Mode;
 use crate::calibration::{Calibration, Feature};
@@ -15,6 +16,7 @@ use crate::limits::MAX_NODES_PER_UPDATE;
 use crate::message::{
     Activity, Margin, Origin, Outlook, Prob16, ReplicaUpdate, Report, SessionSpec, Shard,
 };
+use crate::misses::MissCause;
 use crate::numbering::{Outbound, PeerError};
 use crate::replica::{Held, Poll, Replica};
 use crate::strategy::{Chosen, Frontier, Growth, Round};
@@ -24,9 +26,11 @@ use crate::tree::{Graft, Grafted};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Grown {
     /// Set when it made the guess itself.
-    guess: Option<Feature>,
+    pub(super) guess: Option<Feature>,
     origin: Origin,
-    expanded: bool,
+    pub(super) expanded: bool,
+    /// The step that made it, counted from the first.
+    pub(super) made: u32,
 }
 
 /// After this long, in microseconds, an account of its time is worth a message of its own.
@@ -48,6 +52,9 @@ pub(super) struct Proposer {
     reported_any: bool,
     reported_life_us: u64,
     offered: Offered,
+    /// All its steps.
+    steps: u32,
+    misses: MissAccount,
 }
 
 /// The work that was offered last, as it is planned if it is taken.
@@ -86,6 +93,8 @@ impl Proposer {
             reported_any: false,
             reported_life_us: 0,
             offered: Offered::default(),
+            steps: 0,
+            misses: MissAccount::default(),
         }
     }
 
@@ -97,8 +106,14 @@ impl Proposer {
         let fresh = self.replica.fresh(update)?;
         if !fresh.is_empty() {
             let calibration = learned.calibration.of(Source::Draft);
+            // One account for each request is enough.
+            if self.shard.index == 0 {
+                let outlook = update.outlook;
+                (self.misses).heard(&self.replica, fresh, outlook, self.steps, calibration);
+            }
             (self.replica).learn(fresh, calibration, |grown| grown.guess);
             let committed = self.replica.extend(fresh);
+            self.misses.committed(&committed, &self.replica);
             self.outbound.committed(&self.replica.tree);
             self.root_expanded = committed.hit
                 && (committed.matched.last()).is_some_and(|(_, node)| node.payload.own.expanded);
@@ -275,6 +290,7 @@ impl Proposer {
             return;
         }
         self.round_steps = self.round_steps.saturating_add(1);
+        self.steps = self.steps.saturating_add(1);
         let calibration = learned.calibration.of(Source::Draft);
         // A model whose answer is not a number gives no guesses; the target continues without them.
         let mut answers = answers.iter().map(|answer| match answer {
@@ -311,8 +327,13 @@ impl Proposer {
         for (rank, guess) in guesses.iter().enumerate() {
             let feature = Feature::new(rank, guess.weight);
             let edge = calibration.probability(feature);
-            let worthless = above * edge < self.growth.min_path;
-            if worthless || tree.len() >= usize::from(self.growth.nodes) {
+            let is_worthless = above * edge < self.growth.min_path;
+            if is_worthless || tree.len() >= usize::from(self.growth.nodes) {
+                let cause = match is_worthless {
+                    true => MissCause::Pruned,
+                    false => MissCause::Full,
+                };
+                self.misses.left_out(parent, guess.token, cause);
                 continue;
             }
             let own = Grown {
@@ -323,6 +344,7 @@ impl Proposer {
                     margin: Margin::from_f32(guess.margin),
                 },
                 expanded: false,
+                made: self.steps,
             };
             let graft = Graft {
                 token: guess.token,
@@ -338,6 +360,7 @@ impl Proposer {
                 if let Some(held) = tree.payload_mut(id) {
                     held.own.guess = own.guess;
                     held.own.origin = own.origin;
+                    held.own.made = own.made;
                 }
             }
         }
@@ -367,6 +390,7 @@ impl Proposer {
             nodes,
             round_done,
             activity,
+            misses: self.misses.counts,
             ..Report::default()
         })
     }

@@ -714,6 +714,12 @@ impl Verifier {
         (chain.len() as u64, common.count() as u64)
     }
 
+    /// Misses that no guess can undo any more.
+    fn settled_misses(&self) -> u32 {
+        let settled = self.walks.misses - u64::from(self.undecided);
+        u32::try_from(settled).unwrap_or(u32::MAX)
+    }
+
     /// The newest report, if anything changed since the last one.
     pub(super) fn poll_report(&mut self, activity: Activity) -> Option<Report> {
         if !core::mem::take(&mut self.changed) {
@@ -735,7 +741,10 @@ impl Verifier {
             margins,
             prompt_scores: self.scores.prompt(),
             finish: self.finish,
-            outlook: self.outlook,
+            outlook: Outlook {
+                misses: self.settled_misses(),
+                ..self.outlook
+            },
             activity,
             walks: self.walks,
             ..Report::default()

@@ -189,7 +189,7 @@ fn auto_says_itself_what_it_leaves_out() {
         ..Report::default()
     };
     let term = cluster.relay.term_of(DRAFT).unwrap();
-    for report in [report(1, 0, 0.0005), report(2, 1, 0.3)] {
+    for report in [report(1, 0, 0.0001), report(2, 1, 0.3)] {
         cluster.relay.handle_report(DRAFT, term, &report).unwrap();
     }
     let sent = cluster.send(MS, TARGET);

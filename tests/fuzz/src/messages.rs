@@ -179,6 +179,7 @@ pub(crate) fn update(dice: &mut Dice<'_>, context: Context<'_>) -> v1::SessionUp
         shard: shard(dice),
         outlook: dice.chance(32).then(|| dice.float() * 8.0),
         rests: dice.chance(64),
+        misses: base_len,
     }
 }
 

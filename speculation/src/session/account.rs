@@ -1,0 +1,131 @@
+//! A proposer's account of the target's misses, see [`MissCause`].
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use decode::NodeId;
+
+use super::propose::Grown;
+use crate::bypass::Mode;
+use crate::calibration::Calibration;
+use crate::message::Outlook;
+use crate::misses::{MissCause, Misses};
+use crate::replica::{Held, Replica};
+use crate::tree::Committed;
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub(super) struct MissAccount {
+    pub(super) counts: Misses,
+    /// The target's count of misses, as heard last; `None` while it does not speculate.
+    settled: Option<u32>,
+    /// The cause of the newest commit's miss, if it was one.
+    newest: Option<MissCause>,
+    /// What was ranked below a node and not made, and why.
+    left_out: BTreeMap<Option<NodeId>, Vec<(u32, MissCause)>>,
+}
+
+/// An advised token makes the others at its position this much less likely, or it has contradicted none.
+const CONTRADICTED: f32 = 0.5;
+
+impl MissAccount {
+    /// A guess was ranked and not made.
+    pub(super) fn left_out(&mut self, parent: Option<NodeId>, token: u32, cause: MissCause) {
+        self.left_out
+            .entry(parent)
+            .or_default()
+            .push((token, cause));
+    }
+
+    /// The target has committed `fresh`, which the replica does not have yet. `step` counts the draft's steps. Whether the
+    /// walk that ended there missed is heard with the next commit.
+    pub(super) fn heard(
+        &mut self,
+        replica: &Replica<Grown>,
+        fresh: &[u32],
+        outlook: Outlook,
+        step: u32,
+        calibration: &Calibration,
+    ) {
+        if outlook.accepted.is_none() {
+            return;
+        }
+        let newest = self.cause(replica, fresh, step, calibration);
+        let cause = core::mem::replace(&mut self.newest, Some(newest));
+        let before = core::mem::replace(&mut self.settled, Some(outlook.misses));
+        if outlook.mode == Mode::Rest {
+            // Nobody guesses now, and nobody misses.
+            (self.newest, self.settled) = (None, None);
+            return;
+        }
+        let (Some(before), Some(cause)) = (before, cause) else {
+            return;
+        };
+        let more = outlook.misses.saturating_sub(before);
+        if more > 0 {
+            self.counts.add(cause, 1);
+            // Several walks in one update: where the earlier ones ended is not known.
+            self.counts.add(MissCause::Behind, u64::from(more - 1));
+        }
+    }
+
+    /// Why the last of these tokens was not in the target's tree.
+    fn cause(
+        &self,
+        replica: &Replica<Grown>,
+        fresh: &[u32],
+        step: u32,
+        calibration: &Calibration,
+    ) -> MissCause {
+        let Some((&token, above)) = fresh.split_last() else {
+            return MissCause::Behind;
+        };
+        let tree = &replica.tree;
+        let path = tree.descend(above);
+        if path.len() < above.len() {
+            return MissCause::Behind;
+        }
+        let parent = path.last().copied();
+        if let Some(node) = tree.child(parent, token).and_then(|id| tree.get(id)) {
+            return if node.payload.own.made + 1 >= step {
+                MissCause::InFlight
+            } else {
+                MissCause::Withheld
+            };
+        }
+        if let Some(&(_, cause)) = (self.left_out.get(&parent).into_iter().flatten())
+            .find(|&&(left_out, _)| left_out == token)
+        {
+            return cause;
+        }
+        let is_expanded = match parent.and_then(|id| tree.get(id)) {
+            Some(node) => node.payload.own.expanded,
+            None => self.left_out.contains_key(&None) || !tree.children(None).is_empty(),
+        };
+        let is_contradicted = path.iter().filter_map(|&id| tree.get(id)).any(|node| {
+            node.payload.own.guess.is_some_and(|guess| {
+                node.edge() < CONTRADICTED * calibration.probability(guess)
+            })
+        });
+        match (is_expanded, is_contradicted) {
+            (true, _) => MissCause::Unranked,
+            (false, true) => MissCause::Contradicted,
+            (false, false) => MissCause::Unexpanded,
+        }
+    }
+
+    /// The replica has followed a commit.
+    pub(super) fn committed(
+        &mut self,
+        committed: &Committed<Held<Grown>>,
+        replica: &Replica<Grown>,
+    ) {
+        let root = (committed.matched.last())
+            .filter(|_| committed.hit)
+            .and_then(|(id, _)| self.left_out.remove(&Some(*id)));
+        self.left_out.remove(&None);
+        self.left_out
+            .retain(|parent, _| parent.is_some_and(|id| replica.tree.get(id).is_some()));
+        self.left_out.extend(root.map(|left_out| (None, left_out)));
+    }
+}
