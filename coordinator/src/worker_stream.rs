@@ -242,6 +242,7 @@ mod tests {
             edges: vec![Prob16(u16::MAX); 512],
             owners: vec![255; 512],
             origins: Vec::new(),
+            groups: Vec::new(),
         };
         let update = ReplicaUpdate {
             commit: vec![u32::MAX; 1024],

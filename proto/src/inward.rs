@@ -1,7 +1,7 @@
 //! From the wire to the domain. Everything is checked here once; after that, types are trusted.
 
 use decode::sampling::{SamplingParams, Shaping};
-use decode::{PromptScores, Sampling};
+use decode::{PromptScores, Rule, Sampling};
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Source};
 use speculation::limits::{MAX_BIASED, MAX_KNOBS, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
@@ -12,7 +12,7 @@ use speculation::message::{
 use speculation::stats::WalkStats;
 use speculation::strategy::{Knobs, Settings};
 
-use crate::{MAX_SESSIONS_PER_FRAME, scores, v1};
+use crate::{MAX_SESSIONS_PER_FRAME, groups, scores, v1};
 
 /// An invalid message. The text names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +103,7 @@ fn nodes(nodes: Option<v1::Nodes>) -> Result<NodeBatch, WireError> {
     Ok(NodeBatch {
         first_id: nodes.first_id,
         origins: origins(&nodes)?,
+        groups: groups::take(&nodes)?,
         parents: nodes.parents,
         tokens: nodes.tokens,
         edges: edges("nodes.edges", &nodes.edges)?,
@@ -136,7 +137,9 @@ fn origins(nodes: &v1::Nodes) -> Result<Vec<Origin>, WireError> {
         .collect())
 }
 
-/// A strategy and its knobs. Whether there is such a strategy is checked where there is a registry.
+pub use crate::groups::rule;
+
+/// A strategy and its knobs, by the rule `exact`. Whether there is such a strategy is checked where there is a registry.
 ///
 /// # Errors
 /// When there are more knobs than any strategy has, or one is not a number.
@@ -156,6 +159,7 @@ pub fn settings(
     Ok(Settings {
         name,
         knobs: knobs.into_iter().collect::<Knobs>(),
+        rule: Rule::Exact,
     })
 }
 
@@ -206,7 +210,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         },
         allowed_len: request.allowed_len,
         scoring,
-        strategy: settings(request.strategy, request.knobs)?,
+        strategy: settings(request.strategy, request.knobs)?.by(rule(request.acceptance)?),
         duties: duties(request.duties)?,
         shard: request.shard.map_or(Ok(Shard::default()), shard)?,
         is_shared: request.shared_device,
@@ -459,5 +463,6 @@ pub fn walks(walks: Option<v1::WalkStats>) -> WalkStats {
         chain_accepted: walks.chain_accepted,
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
+        tolerated: walks.tolerated,
     }
 }

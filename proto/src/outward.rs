@@ -10,11 +10,15 @@ use speculation::message::{
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
 
+pub use crate::groups::acceptance;
 pub use crate::scores::sent as token_scores;
-use crate::{OLDEST_PROTOCOL, PROTOCOL, scores, v1};
+use crate::{OLDEST_PROTOCOL, PROTOCOL, groups, scores, v1};
 
 fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
-    (!nodes.is_empty()).then(|| v1::Nodes {
+    if nodes.is_empty() {
+        return None;
+    }
+    let mut sent = v1::Nodes {
         first_id: nodes.first_id,
         parents: nodes.parents,
         tokens: nodes.tokens,
@@ -25,7 +29,10 @@ fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
             .collect(),
         qs: nodes.origins.iter().map(|origin| edge(origin.q)).collect(),
         margins: margins(nodes.origins.iter().map(|origin| origin.margin)),
-    })
+        ..v1::Nodes::default()
+    };
+    groups::put(nodes.groups, &mut sent);
+    Some(sent)
 }
 
 fn edge(edge: Prob16) -> u32 {
@@ -124,6 +131,7 @@ pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::Op
             .collect(),
         shard: Some(shard(spec.shard)),
         shared_device: spec.is_shared,
+        acceptance: acceptance(spec.strategy.rule),
     }
 }
 
@@ -265,6 +273,7 @@ pub fn walks(walks: WalkStats) -> v1::WalkStats {
         chain_accepted: walks.chain_accepted,
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
+        tolerated: walks.tolerated,
     }
 }
 

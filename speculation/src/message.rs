@@ -11,6 +11,7 @@ use crate::bypass::Mode;
 use crate::duty::{Duties, Role, Source};
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
+use decode::Drawn;
 pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
 
 /// Names a request inside a cluster.
@@ -60,6 +61,9 @@ pub struct NodeBatch {
     pub owners: Vec<u8>,
     /// Where each node came from, or empty if the sender did not make them.
     pub origins: Vec<Origin>,
+    /// What a draft drew, each with the number of the node that it follows, under the rule `rejection`. A parent may be a
+    /// node of an earlier message.
+    pub groups: Vec<(NodeNumber, Drawn)>,
 }
 
 /// Where a node came from, and how its source rated it.
@@ -105,9 +109,9 @@ impl NodeBatch {
         self.tokens.len()
     }
 
-    /// Whether there are none.
+    /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.tokens.is_empty() && self.groups.is_empty()
     }
 }
 

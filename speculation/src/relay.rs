@@ -4,9 +4,12 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use decode::Rule;
+
 use crate::bypass::Mode;
 use crate::calibration::{Feature, Outcome};
 use crate::duty::{Duties, Duty, Role, Source};
+use crate::groups::Groups;
 use crate::learned::Calibrations;
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::logprobs::ClientScores;
@@ -146,6 +149,8 @@ pub struct Relay {
     term: Term,
     text: Vec<u32>,
     tree: Tree<Merged>,
+    /// What the draft drew, under the rule `rejection`.
+    groups: Groups,
     members: BTreeMap<WorkerKey, Member>,
     finish: Option<Finish>,
     scores: ClientScores,
@@ -169,6 +174,7 @@ impl Relay {
             term: Term(0),
             text: config.text.clone(),
             tree: Tree::new(len),
+            groups: Groups::default(),
             members: BTreeMap::new(),
             finish: None,
             scores: ClientScores::new(config.scoring),
@@ -231,7 +237,9 @@ impl Relay {
             is_shared,
         } = candidate;
         let duties = self.config.strategy.duties(role);
-        if duties.is_empty() || (duties.has(Duty::Propose) && self.proposers() >= MAX_DRAFTS) {
+        if duties.is_empty()
+            || (duties.has(Duty::Propose) && self.proposers() >= self.max_proposers())
+        {
             return None;
         }
         let mut stopping = self.config.stopping.clone();
@@ -293,6 +301,18 @@ impl Relay {
             .is_some_and(|member| len >= member.reach && len < self.config.stopping.max_len)
     }
 
+    /// What several drafts drew could not be told apart from what one of them drew in order.
+    fn max_proposers(&self) -> usize {
+        match self.rule() {
+            Rule::Exact | Rule::Fuzzy(_) => MAX_DRAFTS,
+            Rule::Rejection => 1,
+        }
+    }
+
+    fn rule(&self) -> Rule {
+        self.config.strategy.settings.rule
+    }
+
     fn proposers(&self) -> usize {
         (self.members.values())
             .filter(|member| member.duties.has(Duty::Propose))
@@ -341,6 +361,9 @@ impl Relay {
         let proposes = !report.nodes.is_empty() || report.round_done.is_some();
         if proposes && !duties.has(Duty::Propose) {
             return Err(RelayError::Duty("guesses"));
+        }
+        if !report.nodes.groups.is_empty() && self.rule() != Rule::Rejection {
+            return Err(RelayError::Duty("drawn siblings"));
         }
         if duties.has(Duty::Commit) {
             self.commit(report)?;
@@ -392,6 +415,10 @@ impl Relay {
                 advised: None,
             },
         )?;
+        let sender_len = report.base_len.saturating_add(len_u32(&report.picks));
+        for (parent, drawn) in (member.inbound).groups(&self.tree, sender_len, &report.nodes) {
+            self.groups.insert(parent, drawn);
+        }
         self.drafted_nodes += report.nodes.len() as u64;
         for (at, grafted) in named {
             let edge = report.nodes.edges[at].to_f32();
@@ -443,6 +470,7 @@ impl Relay {
             self.learn(fresh);
             self.text.extend_from_slice(fresh);
             let committed = self.tree.commit(fresh);
+            self.groups.committed(&committed, &self.tree);
             self.drafted_committed += (committed.matched.iter())
                 .filter(|(_, node)| node.payload.proposed.is_some())
                 .count() as u64;
@@ -603,7 +631,10 @@ impl Relay {
             0
         };
         let min_path = self.config.strategy.min_path_sent(member.role);
-        let (nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
+        let (mut nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
+        if room > 0 && member.duties.has(Duty::Commit) {
+            nodes.groups = member.outbound.diff_groups(&self.tree, &self.groups);
+        }
         let commit = self.text[base_len as usize..until].to_vec();
         let round_done = round_done.filter(|_| member.sent_round != round_done);
         // Credit that has barely moved is not worth a message of its own.
@@ -653,9 +684,11 @@ impl Relay {
     fn round_done(&self) -> Option<u32> {
         let len = len_u32(&self.text);
         self.config.strategy.growth().round?;
-        // One that has not opened the session yet has nothing to finish.
+        // One that has not opened the session yet has nothing to finish; but where the text depends on what was drawn, it
+        // must not depend on who was opened first.
+        let is_awaited = |member: &Member| member.opened || self.rule() == Rule::Rejection;
         let mut proposers = (self.members.values())
-            .filter(|member| member.duties.has(Duty::Propose) && member.opened);
+            .filter(|member| member.duties.has(Duty::Propose) && is_awaited(member));
         proposers
             .all(|member| member.round_done == Some(len))
             .then_some(len)

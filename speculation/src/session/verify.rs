@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use decode::{Answer, Ask, NodeId, NotFinite, Row, Rule, StepPlan};
+use decode::{Answer, Ask, Judgement, NodeId, NotFinite, Row, Rule, StepPlan};
 
 use super::Capacity;
 use crate::Time;
@@ -39,6 +39,7 @@ pub(super) struct Verifier {
     pub(super) replica: Replica<Advised>,
     duty: Duty,
     strategy: Chosen,
+    pub(super) rule: Rule,
     bounds: Verification,
     /// Of a session that advises.
     advice: Option<Advice>,
@@ -174,6 +175,7 @@ impl Verifier {
             lookup,
             replica,
             duty,
+            rule: strategy.settings.rule,
             strategy,
             bounds,
             advice,
@@ -389,6 +391,9 @@ impl Verifier {
             self.bare_share *= 0.9;
             return Poll::Parked;
         }
+        if let Some(until) = self.awaits_draws(&next) {
+            return Poll::Wait(Some(until), None);
+        }
         let mut waits = Waits {
             model: &mut learned.waits,
             waiting: &mut self.waiting,
@@ -430,25 +435,42 @@ impl Verifier {
             return StepPlan {
                 rows: rows.filter_map(|id| row(id, Ask::Nothing)).collect(),
                 append,
-                asks: Vec::new(),
+                ..StepPlan::default()
             };
         }
-        let pick = Ask::Pick {
-            score: (self.scores.scoring().picks).map(|top| (self.scores.scoring().basis, top)),
+        let score = (self.scores.scoring().picks).map(|top| (self.scores.scoring().basis, top));
+        let mut judgements: Vec<Judgement> = Vec::new();
+        let mut pick = |id: Option<NodeId>| match self.judgement(id) {
+            None => Ask::Pick { score },
+            Some(by) => {
+                judgements.push(by);
+                // There are fewer rows in a step than that.
+                let judgement = (judgements.len() - 1) as u16;
+                Ask::Judge { judgement, score }
+            }
         };
-        let tip = self.ahead.last();
-        let base = base.iter().filter_map(|id| {
-            let ask = if Some(id) == tip { pick } else { Ask::Nothing };
-            row(id, ask)
-        });
-        let guesses = guesses.iter().take(share.guesses);
+        let tip = self.ahead.last().copied();
+        let asks = match tip {
+            None => alloc::vec![pick(None)],
+            Some(_) => Vec::new(),
+        };
+        let mut rows: Vec<Row> = Vec::with_capacity(base.len() + share.guesses);
+        for &id in base {
+            let ask = if Some(id) == tip {
+                pick(Some(id))
+            } else {
+                Ask::Nothing
+            };
+            rows.extend(row(&id, ask));
+        }
+        for id in guesses.iter().take(share.guesses) {
+            rows.extend(row(id, pick(Some(*id))));
+        }
         StepPlan {
-            rows: base.chain(guesses.filter_map(|id| row(id, pick))).collect(),
             append,
-            asks: match tip {
-                None => alloc::vec![pick],
-                Some(_) => Vec::new(),
-            },
+            asks,
+            rows,
+            judgements,
         }
     }
 
@@ -524,7 +546,6 @@ impl Verifier {
         let place = |id: Option<NodeId>| asked.iter().position(|&at| at == id);
         let walked = walk(
             tree,
-            Rule::Exact,
             tip,
             len,
             &self.replica.stopping,

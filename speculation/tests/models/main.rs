@@ -9,6 +9,7 @@ extern crate offshoot_speculation as speculation;
 
 mod estimates;
 mod numbering;
+mod rejection;
 mod rig;
 mod rounds;
 mod scores;

@@ -146,6 +146,7 @@ fn walks(dice: &mut Dice<'_>) -> Option<v1::WalkStats> {
         chain_accepted: dice.total(),
         guesses_submitted: dice.total(),
         guesses_accepted: dice.total(),
+        tolerated: dice.total(),
     })
 }
 

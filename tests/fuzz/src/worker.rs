@@ -297,8 +297,9 @@ const NAME: StreamName = StreamName {
 fn answer(ask: Ask, dice: &mut Dice<'_>) -> Answer {
     match ask {
         Ask::Nothing => unreachable!("nothing has no answer"),
-        Ask::Pick { .. } if dice.chance(1) => Answer::NotFinite,
-        Ask::Pick { score: wanted } => Answer::Pick(Pick {
+        Ask::Draw(_) => Answer::NotFinite,
+        Ask::Pick { .. } | Ask::Judge { .. } if dice.chance(1) => Answer::NotFinite,
+        Ask::Pick { score: wanted } | Ask::Judge { score: wanted, .. } => Answer::Pick(Pick {
             token: u32::from(dice.byte()) % 4,
             margin: f32::from(dice.byte()) / 16.0,
             score: wanted.map(|(_, top)| Box::new(score(top))),

@@ -192,6 +192,7 @@ pub(crate) fn random_batch(dice: &mut Dice) -> NodeBatch {
             1..8 => Vec::new(),
             _ => vec![Origin::default(); n],
         },
+        groups: Vec::new(),
     }
 }
 
