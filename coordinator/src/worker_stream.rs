@@ -243,6 +243,7 @@ mod tests {
             owners: vec![255; 512],
             origins: Vec::new(),
             groups: Vec::new(),
+            surprisals: Vec::new(),
         };
         let update = ReplicaUpdate {
             commit: vec![u32::MAX; 1024],

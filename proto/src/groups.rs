@@ -1,8 +1,8 @@
 //! Sibling groups and acceptance rules on the wire, both ways.
 
 use decode::rule::Tolerance;
-use decode::{Drawn, Rule};
-use speculation::limits::MAX_GROUPS_PER_UPDATE;
+use decode::{Drawn, Rule, Surprisal};
+use speculation::limits::{MAX_GROUPS_PER_UPDATE, MAX_NODES_PER_UPDATE};
 use speculation::message::NodeNumber;
 
 use crate::inward::{WireError, at_most, range};
@@ -68,6 +68,40 @@ pub(crate) fn take(nodes: &v1::Nodes) -> Result<Vec<(NodeNumber, Drawn)>, WireEr
         groups.push((parent, drawn));
     }
     Ok(groups)
+}
+
+pub(crate) fn put_surprisals(all: &[(NodeNumber, Surprisal)], nodes: &mut v1::Nodes) {
+    nodes.surprisal_ids = all.iter().map(|&(id, _)| id).collect();
+    nodes.surprisals = all.iter().map(|&(_, Surprisal(of))| of.into()).collect();
+}
+
+/// # Errors
+/// When there are more than nodes in a message, not as many as ids, or one is out of range.
+pub(crate) fn take_surprisals(
+    nodes: &v1::Nodes,
+) -> Result<Vec<(NodeNumber, Surprisal)>, WireError> {
+    let (ids, all) = (&nodes.surprisal_ids, &nodes.surprisals);
+    at_most(
+        "nodes.surprisal_ids",
+        ids.len(),
+        MAX_NODES_PER_UPDATE,
+        "at most 512 nodes",
+    )?;
+    if ids.len() != all.len() {
+        let value = format!("{} and {}", ids.len(), all.len());
+        return Err(range("nodes.surprisals", value, "arrays of equal length"));
+    }
+    Ok(ids.iter().copied().zip(surprisals(all)?).collect())
+}
+
+/// # Errors
+/// When one is out of range.
+pub(crate) fn surprisals(all: &[u32]) -> Result<Vec<Surprisal>, WireError> {
+    let narrow = all.iter().map(|&of| {
+        let narrow = u16::try_from(of).map_err(|_| range("surprisals", of, "0..=65535"));
+        narrow.map(Surprisal)
+    });
+    narrow.collect()
 }
 
 /// A rule to the wire.

@@ -32,6 +32,7 @@ fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
         ..v1::Nodes::default()
     };
     groups::put(nodes.groups, &mut sent);
+    groups::put_surprisals(&nodes.surprisals, &mut sent);
     Some(sent)
 }
 
@@ -202,6 +203,9 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         base_len: message.base_len,
         picks: message.picks,
         margins: margins(message.margins.into_iter()),
+        surprisals: (message.surprisals.iter())
+            .map(|surprisal| surprisal.0.into())
+            .collect(),
         finish: finish(message.finish).into(),
         activity: Some(activity(message.activity)),
         walks: Some(walks(message.walks)),

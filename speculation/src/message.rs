@@ -11,8 +11,8 @@ use crate::bypass::Mode;
 use crate::duty::{Duties, Role, Source};
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
-use decode::Drawn;
 pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
+use decode::{Drawn, Surprisal};
 
 /// Names a request inside a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +64,9 @@ pub struct NodeBatch {
     /// What a draft drew, each with the number of the node that it follows, under the rule `rejection`. A parent may be a
     /// node of an earlier message.
     pub groups: Vec<(NodeNumber, Drawn)>,
+    /// How surprising a model finds nodes of this message or of earlier ones, under the rule `fuzzy`: to a qualifier and
+    /// from a draft, the draft; to a target, the qualifier.
+    pub surprisals: Vec<(NodeNumber, Surprisal)>,
 }
 
 /// Where a node came from, and how its source rated it.
@@ -111,7 +114,7 @@ impl NodeBatch {
 
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.groups.is_empty()
+        self.tokens.is_empty() && self.groups.is_empty() && self.surprisals.is_empty()
     }
 }
 
@@ -165,6 +168,8 @@ pub struct Report {
     pub picks: Vec<u32>,
     /// How clearly each pick won.
     pub margins: Vec<Margin>,
+    /// How surprising the worker's model finds each pick, from a session that advises by the rule `fuzzy`.
+    pub surprisals: Vec<Surprisal>,
     /// The scores of the picks, one for each, if the session asked for them.
     pub scores: Option<Box<Scores>>,
     /// The prompt's scores after what the coordinator has acknowledged ([`ReplicaUpdate::prompt_scored`]), as far as

@@ -4,7 +4,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use decode::Drawn;
+use decode::{Drawn, Surprisal};
 
 use crate::groups::Groups;
 use crate::limits::{MAX_GROUPS_PER_UPDATE, MAX_NODES_PER_UPDATE, MAX_TREE};
@@ -198,6 +198,9 @@ impl Inbound {
     }
 
     fn check_groups(&self, batch: &NodeBatch, vocab: u32) -> Result<(), PeerError> {
+        if batch.surprisals.len() > MAX_NODES_PER_UPDATE {
+            return Err(PeerError::TooManyNodes(batch.surprisals.len()));
+        }
         if batch.groups.len() > MAX_GROUPS_PER_UPDATE {
             return Err(PeerError::TooManyGroups(batch.groups.len()));
         }
@@ -282,6 +285,8 @@ pub struct Outbound {
     known: BTreeMap<NodeId, Known>,
     /// The numbers of the groups that were sent.
     told: BTreeSet<u64>,
+    /// What was sent of nodes.
+    surprisals: BTreeMap<NodeId, Surprisal>,
     /// Changes of the tree that the last message was made of.
     seen: u64,
     /// Whether the last message left out something for lack of room.
@@ -305,6 +310,7 @@ impl Outbound {
     /// Forgets nodes that are gone.
     pub fn committed<P>(&mut self, tree: &Tree<P>) {
         self.known.retain(|&id, _| tree.get(id).is_some());
+        self.surprisals.retain(|&id, _| tree.get(id).is_some());
     }
 
     /// The groups that have to be sent to the other side, as many as a message may carry: call it after
@@ -332,6 +338,28 @@ impl Outbound {
             {
                 self.told.insert(group);
                 batch.push((number, drawn.clone()));
+            }
+        }
+        batch
+    }
+
+    /// What has to be sent of the nodes that the other side knows by number, as much as a message may carry: call it after
+    /// [`diff`](Outbound::diff).
+    pub fn diff_surprisals<P>(
+        &mut self,
+        tree: &Tree<P>,
+        of: impl Fn(&P) -> Option<Surprisal>,
+    ) -> Vec<(NodeNumber, Surprisal)> {
+        let mut batch = Vec::new();
+        for (id, node) in tree.iter() {
+            let number = self.known.get(&id).and_then(|known| known.id);
+            let (Some(surprisal), Some(number)) = (of(&node.payload), number) else {
+                continue;
+            };
+            let is_told = self.surprisals.get(&id) == Some(&surprisal);
+            if !is_told && batch.len() < MAX_NODES_PER_UPDATE {
+                self.surprisals.insert(id, surprisal);
+                batch.push((number, surprisal));
             }
         }
         batch

@@ -4,7 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use decode::Rule;
+use decode::{Rule, Surprisal};
 
 use crate::bypass::Mode;
 use crate::calibration::{Feature, Outcome};
@@ -33,6 +33,9 @@ struct Merged {
     proposed: Option<f32>,
     /// Set while a qualifier's newest advice runs through it.
     advised: Option<Feature>,
+    /// How surprising a draft and a qualifier find it, under the rule `fuzzy`.
+    drafted: Option<Surprisal>,
+    judged: Option<Surprisal>,
 }
 
 /// A worker that has the session, or is asked to take it.
@@ -385,7 +388,9 @@ impl Relay {
     }
 
     fn check_picks(&self, report: &Report) -> Result<(), PeerError> {
-        if report.picks.len() > MAX_COMMIT || report.margins.len() != report.picks.len() {
+        let is_told = [0, report.picks.len()].contains(&report.surprisals.len());
+        if report.picks.len() > MAX_COMMIT || report.margins.len() != report.picks.len() || !is_told
+        {
             return Err(PeerError::TooLong(report.picks.len()));
         }
         let vocab = self.config.vocab;
@@ -412,12 +417,18 @@ impl Relay {
             &report.nodes,
             |batch, at| Merged {
                 proposed: Some(batch.edges[at].to_f32()),
-                advised: None,
+                ..Merged::default()
             },
         )?;
         let sender_len = report.base_len.saturating_add(len_u32(&report.picks));
         for (parent, drawn) in (member.inbound).groups(&self.tree, sender_len, &report.nodes) {
             self.groups.insert(parent, drawn);
+        }
+        for &(number, surprisal) in &report.nodes.surprisals {
+            let node = member.inbound.node(number);
+            if let Some(merged) = node.and_then(|id| self.tree.payload_mut(id)) {
+                merged.drafted = Some(surprisal);
+            }
         }
         self.drafted_nodes += report.nodes.len() as u64;
         for (at, grafted) in named {
@@ -552,6 +563,7 @@ impl Relay {
             let id = grafted.id();
             if let Some(merged) = self.tree.payload_mut(id) {
                 merged.advised = Some(feature);
+                merged.judged = (report.surprisals.get(known + offset).copied()).or(merged.judged);
             }
             self.tree.set_edge(id, edge);
             self.discount_rivals(parent, id, 1.0 - edge);
@@ -614,6 +626,7 @@ impl Relay {
         let round_done = self.round_done();
         let allowed_len = self.allowed_len();
         let shard = self.shard_of(key);
+        let rule = self.rule();
         let member = self.members.get_mut(&key)?;
         if !member.opened {
             return None;
@@ -632,8 +645,19 @@ impl Relay {
         };
         let min_path = self.config.strategy.min_path_sent(member.role);
         let (mut nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
-        if room > 0 && member.duties.has(Duty::Commit) {
-            nodes.groups = member.outbound.diff_groups(&self.tree, &self.groups);
+        let (tree, outbound) = (&self.tree, &mut member.outbound);
+        match (rule, room) {
+            (Rule::Exact, _) | (_, 0) => {}
+            (Rule::Rejection, _) if member.duties.has(Duty::Commit) => {
+                nodes.groups = outbound.diff_groups(tree, &self.groups);
+            }
+            (Rule::Fuzzy(_), _) if member.duties.has(Duty::Commit) => {
+                nodes.surprisals = outbound.diff_surprisals(tree, |merged| merged.judged);
+            }
+            (Rule::Fuzzy(_), _) if member.duties.has(Duty::Advise) => {
+                nodes.surprisals = outbound.diff_surprisals(tree, |merged| merged.drafted);
+            }
+            (Rule::Rejection | Rule::Fuzzy(_), _) => {}
         }
         let commit = self.text[base_len as usize..until].to_vec();
         let round_done = round_done.filter(|_| member.sent_round != round_done);
@@ -739,6 +763,7 @@ fn retract(tree: &mut Tree<Merged>, id: NodeId) {
         if let Some(Merged {
             proposed,
             advised: None,
+            ..
         }) = merged
         {
             tree.set_edge(sibling, proposed.unwrap_or(WITHDRAWN));

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use decode::Surprisal;
 use decode::step::{Ask, CacheOp, Row, StepPlan};
 
 use crate::Time;
@@ -18,6 +19,8 @@ use crate::tree::{Committed, Grafted, NodeId, Tree};
 pub struct Held<X> {
     /// Whether the model's cache holds the row of this node.
     pub computed: bool,
+    /// How surprising its source finds it, under the rule `fuzzy`: to a qualifier a draft, to a target the qualifier.
+    pub surprisal: Option<Surprisal>,
     /// The session's own data.
     pub own: X,
 }
@@ -186,6 +189,12 @@ impl<X: Clone + Default> Replica<X> {
         }
         for (parent, drawn) in self.inbound.groups(&self.tree, sender_len, &update.nodes) {
             self.groups.insert(parent, drawn);
+        }
+        for &(number, surprisal) in &update.nodes.surprisals {
+            let node = self.inbound.node(number);
+            if let Some(held) = node.and_then(|id| self.tree.payload_mut(id)) {
+                held.surprisal = Some(surprisal);
+            }
         }
         for &(number, edge) in &update.rescored {
             if let Some(id) = self.inbound.node(number) {

@@ -211,8 +211,14 @@ impl Sampler {
     ) -> Result<Score, NotFinite> {
         match basis {
             Basis::Raw => self.score(logits, &SamplingParams::default(), token, top),
-            Basis::Processed => {
-                let params = state.sampling.params;
+            Basis::Processed | Basis::Tempered => {
+                let params = match basis {
+                    Basis::Tempered => SamplingParams {
+                        temperature: state.sampling.params.temperature,
+                        ..SamplingParams::default()
+                    },
+                    _ => state.sampling.params,
+                };
                 self.shaped(logits, state, history, |sampler, row| {
                     sampler.score(row, &params, token, top)
                 })

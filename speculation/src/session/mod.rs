@@ -5,8 +5,8 @@
 //! the model's cache has to do before and after that, and with [`Session::poll_report`] what to report to the
 //! coordinator.
 
-mod draws;
 mod propose;
+mod rules;
 mod verify;
 
 use alloc::vec::Vec;

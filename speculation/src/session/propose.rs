@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use decode::{Answer, Guess, NodeId, Rule, StepPlan};
 
-use super::Capacity;
+use super::{Capacity, rules};
 use crate::allocation::{Share, Work};
 use crate::bypass::Mode;
 use crate::calibration::{Calibration, Feature};
@@ -52,7 +52,7 @@ pub(super) struct Proposer {
     shard: Shard,
     outlook: Outlook,
     root_expanded: bool,
-    outbound: Outbound,
+    pub(super) outbound: Outbound,
     /// Steps since the last commit.
     round_steps: u16,
     reported_round: Option<u32>,
@@ -331,6 +331,7 @@ impl Proposer {
     ) {
         let tree = &mut self.replica.tree;
         let above = tree.path_score(parent);
+        let rule = self.rule;
         for (rank, guess) in guesses.iter().enumerate() {
             let feature = Feature::new(rank, guess.weight);
             let edge = calibration.probability(feature);
@@ -353,12 +354,14 @@ impl Proposer {
                 owner: owner.wrapping_add(rank as u8),
                 payload: Held {
                     computed: false,
+                    surprisal: rules::surprisal(rule, guess.q),
                     own,
                 },
             };
             if let Some(Grafted::Existing(id)) = tree.graft(parent, graft) {
                 // Another contributor was faster; this draft still learns from its own guess.
                 if let Some(held) = tree.payload_mut(id) {
+                    held.surprisal = rules::surprisal(rule, guess.q);
                     held.own.guess = own.guess;
                     held.own.origin = own.origin;
                 }
@@ -373,7 +376,7 @@ impl Proposer {
             MAX_NODES_PER_UPDATE,
             Some(|held: &Held<Grown>| held.own.origin),
         );
-        nodes.groups = (self.outbound).diff_groups(&self.replica.tree, &self.replica.groups);
+        self.add_ratings(&mut nodes);
         let round_done = (self.growth.round.is_some() && self.pauses()).then(|| self.replica.len());
         // An idle draft still reports its activity from time to time.
         let is_aged = activity.life_us >= self.reported_life_us + REPORT_US;

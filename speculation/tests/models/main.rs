@@ -14,4 +14,5 @@ mod rig;
 mod rounds;
 mod scores;
 mod session;
+mod tolerance;
 mod tree;

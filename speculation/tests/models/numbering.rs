@@ -329,6 +329,7 @@ proptest! {
                     _ => Vec::new(),
                 },
                 groups: Vec::new(),
+                surprisals: Vec::new(),
             };
             if flaw == 0 {
                 batch.owners.push(0);
@@ -365,6 +366,7 @@ fn flat(first_id: u32, n: usize, tokens: impl Fn(usize) -> u32) -> NodeBatch {
         owners: vec![0; n],
         origins: Vec::new(),
         groups: Vec::new(),
+        surprisals: Vec::new(),
     }
 }
 

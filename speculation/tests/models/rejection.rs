@@ -13,13 +13,10 @@ use speculation::bypass::Plan;
 use speculation::duty::Role;
 use speculation::learned::Learned;
 use speculation::message::{Scoring, SessionId, Stopping};
-use speculation::relay::{Candidate, Relay, RelayConfig, WorkerKey};
+use speculation::relay::{Candidate, Relay, RelayConfig, SessionStats, WorkerKey};
 use speculation::strategy::Settings;
 
 use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, registry};
-
-const TARGET: WorkerKey = WorkerKey(0);
-const DRAFT: WorkerKey = WorkerKey(1);
 
 const PROMPT: [u32; 2] = [3, 1];
 
@@ -31,7 +28,7 @@ const ALPHA: f64 = 1e-4;
 
 /// What is wrong, if anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     None,
     /// A rejection continues with the target's distribution instead of the residual.
     Biased,
@@ -112,10 +109,10 @@ impl Model {
                 prompt_len: PROMPT.len() as u32,
             };
             match (ask, &*fault) {
-                (Ask::Judge { judgement, .. }, fault) => {
+                (Ask::Judge { judgement, score }, fault) => {
                     let by = &plan.judgements[usize::from(judgement)];
                     let Judgement::Rejection(drawn) = by else {
-                        panic!("no other rule was asked for");
+                        return sampler.judge((by, score), &logits, state, &history);
                     };
                     let sound = JudgeNoise::at(params, history.position());
                     let key = |noise| NoiseKey::of(noise, params.seed, 0, history.position());
@@ -160,19 +157,31 @@ impl Model {
     }
 }
 
-/// The generated tokens of one request.
+/// The generated tokens of one request by a draft and a target.
 fn text(
     strategy: &Settings,
     params: SamplingParams,
     fault: Fault,
     sampler: &mut Sampler,
 ) -> Vec<u32> {
+    let roles = [Role::Draft, Role::Target];
+    run(strategy, (&roles, TOKENS), params, fault, sampler).0
+}
+
+/// The generated tokens of one request, and how it went. Workers step in the order of their roles.
+pub(crate) fn run(
+    strategy: &Settings,
+    (roles, tokens): (&[Role], usize),
+    params: SamplingParams,
+    fault: Fault,
+    sampler: &mut Sampler,
+) -> (Vec<u32>, SessionStats) {
     let mut relay = Relay::new(RelayConfig {
         session: SessionId(1),
         text: PROMPT.to_vec(),
         stopping: Stopping {
             prompt_len: PROMPT.len() as u32,
-            max_len: (PROMPT.len() + TOKENS) as u32,
+            max_len: (PROMPT.len() + tokens) as u32,
             ..Stopping::default()
         },
         scoring: Scoring::default(),
@@ -180,7 +189,7 @@ fn text(
         vocab: VOCAB,
     });
     let mut models: BTreeMap<WorkerKey, Model> = BTreeMap::new();
-    for (key, role) in [(TARGET, Role::Target), (DRAFT, Role::Draft)] {
+    for (key, &role) in (0..).map(WorkerKey).zip(roles) {
         let Some(spec) = relay.add_worker(key, Candidate::new(role)) else {
             // Plain decoding has no use for a draft.
             continue;
@@ -198,10 +207,7 @@ fn text(
     }
     for turn in 1..1000 {
         let now = MS * turn;
-        for key in [DRAFT, TARGET] {
-            let Some(model) = models.get_mut(&key) else {
-                continue;
-            };
+        for (&key, model) in &mut models {
             while let Some(update) = relay.poll_update(key) {
                 model.worker.update(now, &update.message);
             }
@@ -215,7 +221,7 @@ fn text(
             }
         }
         if relay.finish().is_some() {
-            return relay.text()[PROMPT.len()..].to_vec();
+            return (relay.text()[PROMPT.len()..].to_vec(), relay.stats());
         }
     }
     panic!("the text does not end");

@@ -163,6 +163,7 @@ proptest! {
                 owners: vec![0; nodes.len()],
                 origins: Vec::new(),
                 groups: Vec::new(),
+                surprisals: Vec::new(),
             },
             ..Report::default()
         };
@@ -187,6 +188,7 @@ fn auto_says_itself_what_it_leaves_out() {
             owners: vec![0],
             origins: Vec::new(),
             groups: Vec::new(),
+            surprisals: Vec::new(),
         },
         ..Report::default()
     };
@@ -483,6 +485,7 @@ fn reports_beyond_a_workers_duties_are_refused() {
             owners: vec![0],
             origins: Vec::new(),
             groups: Vec::new(),
+            surprisals: Vec::new(),
         },
         ..Report::default()
     };

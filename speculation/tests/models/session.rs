@@ -49,6 +49,7 @@ fn guesses(first_id: NodeNumber, nodes: &[(NodeNumber, u32)], base_len: u32) -> 
             owners: vec![0; nodes.len()],
             origins: Vec::new(),
             groups: Vec::new(),
+            surprisals: Vec::new(),
         },
         ..ReplicaUpdate::default()
     }

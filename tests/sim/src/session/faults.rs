@@ -193,6 +193,7 @@ pub(crate) fn random_batch(dice: &mut Dice) -> NodeBatch {
             _ => vec![Origin::default(); n],
         },
         groups: Vec::new(),
+        surprisals: Vec::new(),
     }
 }
 

@@ -1,12 +1,14 @@
 //! The acceptance rules in a session: what a draft makes of what it drew, and what a verifier's rows are judged by.
 
-use decode::{Ask, Drawn, Judgement, NodeId, Rule};
+use alloc::vec::Vec;
+
+use decode::{Ask, Basis, Drawn, Judgement, NodeId, Rule, Surprisal, math};
 
 use super::propose::{Grown, Proposer};
 use super::verify::Verifier;
 use crate::Time;
-use crate::duty::Source;
-use crate::message::{Margin, Origin, Prob16};
+use crate::duty::{Duty, Source};
+use crate::message::{Margin, NodeBatch, Origin, Prob16};
 use crate::replica::Held;
 use crate::strategy::NextStep;
 use crate::tree::Graft;
@@ -20,7 +22,27 @@ const NEXT_EDGE: f32 = 0.3;
 /// busy a machine is; but a draft that hangs is not waited for.
 const LONGEST_ROUND: Time = Time::from_secs(1);
 
+/// What a draft says of a guess of this probability.
+pub(super) fn surprisal(rule: Rule, q: f32) -> Option<Surprisal> {
+    match rule {
+        Rule::Exact | Rule::Rejection => None,
+        Rule::Fuzzy(_) => Some(Surprisal::from_logprob(math::ln(f64::from(q)) as f32)),
+    }
+}
+
 impl Proposer {
+    /// Adds to a report what others judge guesses by.
+    pub(super) fn add_ratings(&mut self, nodes: &mut NodeBatch) {
+        let (tree, groups) = (&self.replica.tree, &self.replica.groups);
+        match self.rule {
+            Rule::Exact => {}
+            Rule::Rejection => nodes.groups = self.outbound.diff_groups(tree, groups),
+            Rule::Fuzzy(_) => {
+                nodes.surprisals = (self.outbound).diff_surprisals(tree, |held| held.surprisal);
+            }
+        }
+    }
+
     /// What a row of a draft is asked, for `most` guesses.
     pub(super) fn ask(&self, most: u16) -> Ask {
         match self.rule {
@@ -52,6 +74,7 @@ impl Proposer {
                 owner,
                 payload: Held {
                     computed: false,
+                    surprisal: None,
                     own: Grown::drawn(origin),
                 },
             };
@@ -66,10 +89,32 @@ impl Verifier {
     /// look at the guesses.
     pub(super) fn judgement(&self, id: Option<NodeId>) -> Option<Judgement> {
         match self.rule {
-            Rule::Exact | Rule::Fuzzy(_) => None,
+            Rule::Exact => None,
+            Rule::Fuzzy(tolerance) => {
+                let tree = &self.replica.tree;
+                let guesses = tree.children(id).iter().filter_map(|&child| {
+                    let node = tree.get(child)?;
+                    Some((node.token, node.payload.surprisal?))
+                });
+                let guesses: Vec<_> = guesses.collect();
+                let tolerance = match self.duty {
+                    Duty::Advise => tolerance.draft,
+                    Duty::Propose | Duty::Commit => tolerance.qualifier,
+                };
+                (!guesses.is_empty()).then_some(Judgement::Fuzzy { tolerance, guesses })
+            }
             Rule::Rejection => {
                 (self.replica.groups.get(id)).map(|drawn| Judgement::Rejection(drawn.clone()))
             }
+        }
+    }
+
+    /// The score that comes with a pick: what the client has asked for, or what a qualifier says of its picks.
+    pub(super) fn pick_score(&self) -> Option<(Basis, u8)> {
+        let scoring = self.scores.scoring();
+        match (self.rule, self.duty) {
+            (Rule::Fuzzy(_), Duty::Advise) => Some((Basis::Tempered, 0)),
+            _ => scoring.picks.map(|top| (scoring.basis, top)),
         }
     }
 
