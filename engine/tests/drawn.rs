@@ -305,7 +305,7 @@ fn found(backends: &mut [Synthetic; 3], path: &[u32], params: SamplingParams) ->
         let plan = StepPlan {
             append: path.to_vec(),
             asks: vec![ask],
-            rows: Vec::new(),
+            ..StepPlan::default()
         };
         let StepEnd::Done(mut answers) = line.step(backend, &plan) else {
             panic!("nobody gave the step up")

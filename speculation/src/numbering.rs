@@ -150,7 +150,7 @@ impl Inbound {
             };
             self.places.insert(id, place);
         }
-        if batch.len() > 0 {
+        if !batch.tokens.is_empty() {
             self.watermark = batch.first_id + (batch.len() as NodeNumber - 1);
         }
         self.places
