@@ -35,6 +35,8 @@ pub(crate) struct Completion {
     pub(crate) seed: u64,
     /// What the target computes with, as its worker names it.
     pub(crate) numerics: String,
+    /// The acceptance rule lets tokens pass that the target would not have drawn.
+    pub(crate) is_lossy: bool,
     pub(crate) token_ids: Vec<u32>,
     pub(crate) arrivals: Vec<Arrival>,
     pub(crate) reason: v1::FinishReason,
@@ -118,6 +120,7 @@ impl Client {
             match event.event {
                 Some(Event::Started(started)) => {
                     completion.seed = started.seed;
+                    completion.is_lossy = started.lossy;
                     completion.numerics.clone_from(&started.system_fingerprint);
                     received.started = Some(started);
                 }

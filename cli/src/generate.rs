@@ -180,6 +180,9 @@ fn summary(completion: &Completion) -> String {
     parts.push(format!("target bubble {}", percent(totals.target_bubble())));
     parts.push(format!("starved {}", percent(totals.target_starved())));
     parts.push(format!("draft bubble {}", percent(totals.draft_bubble())));
+    if completion.is_lossy {
+        parts.push(format!("LOSSY: {} tokens tolerated", totals.tolerated()));
+    }
     parts.push(format!("seed {}", completion.seed));
     parts.push(format!("finish: {}", reason_name(completion.reason)));
     parts.join(", ")
@@ -242,6 +245,7 @@ mod tests {
         let completion = Completion {
             seed: 7,
             numerics: "synthetic-nano-0".to_owned(),
+            is_lossy: true,
             token_ids: vec![1, 2, 3],
             arrivals: vec![
                 Arrival {
@@ -260,6 +264,7 @@ mod tests {
                     tokens: 3,
                     hits: 1,
                     misses: 1,
+                    tolerated: 2,
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -272,6 +277,7 @@ mod tests {
             "100.0 tok/s",
             "acceptance length 1.50",
             "hits 50 %",
+            "LOSSY: 2 tokens tolerated",
             "seed 7",
             "finish: length",
         ] {

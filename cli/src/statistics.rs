@@ -175,6 +175,11 @@ impl Totals {
             .collect()
     }
 
+    /// Tokens that are not the target's own, but were tolerated.
+    pub(crate) fn tolerated(&self) -> u64 {
+        self.walks.tolerated
+    }
+
     /// Share of the session's life in which the target was idle although the session was active.
     pub(crate) fn target_bubble(&self) -> f64 {
         ratio(self.target.bubble_us, self.target.life_us)
@@ -228,6 +233,7 @@ fn add_walks(total: &mut v1::WalkStats, more: &v1::WalkStats) {
         .guesses_submitted
         .saturating_add(more.guesses_submitted);
     total.guesses_accepted = total.guesses_accepted.saturating_add(more.guesses_accepted);
+    total.tolerated = total.tolerated.saturating_add(more.tolerated);
 }
 
 fn add_activity(total: &mut v1::Activity, more: &v1::Activity) {

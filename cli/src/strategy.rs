@@ -9,10 +9,15 @@ use std::fmt::Write;
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use decode::rule::{self, Rule, Tolerance};
 use proto::v1;
 use speculation::strategy::{DEFAULT, Knob, Range, Registry, Settings};
 
 use crate::{End, console};
+
+/// The tolerances of the rule `fuzzy`.
+pub(crate) const TAU_Q: &str = "tau-q";
+pub(crate) const TAU_T: &str = "tau-t";
 
 /// The heading under which `--help` lists these flags.
 const HEADING: &str = "Decoding";
@@ -88,6 +93,38 @@ fn flags(mut command: Command, registry: &Registry) -> Command {
             .help_heading(HEADING);
         command = command.arg(flag);
     }
+    let acceptance = Arg::new("acceptance")
+        .long("acceptance")
+        .value_name("RULE")
+        .value_parser(rule::NAMES)
+        .default_value(rule::NAMES[0])
+        .help("When a guess is accepted; every rule but exact gives another text")
+        .long_help(
+            "When a guess is accepted:\n\n  exact      by equality: the text is that of plain decoding\n  \
+             rejection  with probability min(1, p/q): another text of the same distribution\n  \
+             fuzzy      where two models find it about equally likely: lossy",
+        )
+        .help_heading(HEADING);
+    command = command.arg(acceptance);
+    for (name, help) in [
+        (
+            TAU_Q,
+            "fuzzy: how far log-probabilities of draft and qualifier may differ [default: 0.4]",
+        ),
+        (
+            TAU_T,
+            "fuzzy: how far log-probabilities of qualifier and target may differ [default: 0.5]",
+        ),
+    ] {
+        let flag = Arg::new(name)
+            .long(name)
+            .value_name("X")
+            .value_parser(clap::value_parser!(f32))
+            .allow_negative_numbers(true)
+            .help(help)
+            .help_heading(HEADING);
+        command = command.arg(flag);
+    }
     let knob = Arg::new("knob")
         .long("knob")
         .value_name("NAME=VALUE")
@@ -126,9 +163,39 @@ fn settings(matches: &ArgMatches, registry: &Registry) -> Result<Settings, Strin
     let settings = Settings {
         name: name.cloned().unwrap_or_default(),
         knobs: set.into_iter().collect(),
+        rule: acceptance(matches)?,
     };
     let chosen = registry.choose(&settings);
     Ok(chosen.map_err(|error| error.to_string())?.settings)
+}
+
+/// The acceptance rule that the flags say.
+fn acceptance(matches: &ArgMatches) -> Result<Rule, String> {
+    let tau = |name| matches.get_one::<f32>(name).copied();
+    let name = matches.get_one::<String>("acceptance");
+    by_name(
+        name.map_or(rule::NAMES[0], String::as_str),
+        tau(TAU_Q),
+        tau(TAU_T),
+    )
+}
+
+/// The acceptance rule of this name. Whether a strategy supports it, the registry says.
+pub(crate) fn by_name(name: &str, tau_q: Option<f32>, tau_t: Option<f32>) -> Result<Rule, String> {
+    let default = Tolerance::default();
+    let tolerance = Tolerance {
+        draft: tau_q.unwrap_or(default.draft),
+        qualifier: tau_t.unwrap_or(default.qualifier),
+    };
+    let known = rule::NAMES.join(", ");
+    let rule = Rule::from_name(name, tolerance)
+        .ok_or_else(|| format!("acceptance is {name:?}; known are {known}"))?;
+    if !matches!(rule, Rule::Fuzzy(_)) && (tau_q.is_some() || tau_t.is_some()) {
+        return Err(format!(
+            "{TAU_Q} and {TAU_T} are for acceptance fuzzy, not {name}"
+        ));
+    }
+    Ok(rule)
 }
 
 /// Each name of a knob, with the strategies that have one and what it is there.
@@ -162,6 +229,7 @@ pub(crate) fn apply(settings: &Settings, request: &mut v1::GenerateRequest) {
     request.knobs = (settings.knobs.iter())
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
+    request.acceptance = proto::outward::acceptance(settings.rule);
 }
 
 /// Runs `offshoot strategies`.
@@ -253,6 +321,7 @@ mod tests {
         Settings {
             name: name.to_owned(),
             knobs: set.collect::<Knobs>(),
+            ..Settings::default()
         }
     }
 
@@ -279,6 +348,19 @@ mod tests {
         assert_eq!(request.strategy, "serial-tree");
         assert_eq!(request.knobs.len(), 2);
         assert_eq!(request.knobs["depth"], 5.0);
+    }
+
+    #[test]
+    fn the_acceptance_rule_is_a_flag_and_reaches_the_request() {
+        let line = ["--strategy", "serial", "--acceptance", "rejection"];
+        let settings = parse(&line).unwrap();
+        assert_eq!(settings, chosen("serial", &[]).by(Rule::Rejection));
+        let mut request = v1::GenerateRequest::default();
+        apply(&settings, &mut request);
+        let acceptance = request.acceptance.unwrap();
+        assert_eq!(acceptance.rule(), v1::acceptance::Rule::Rejection);
+        apply(&chosen("serial", &[]), &mut request);
+        assert_eq!(request.acceptance, None);
     }
 
     #[test]
@@ -331,6 +413,12 @@ mod tests {
             (&["--strategy", "serial", "--gamma", "1.5"], "gamma is 1.5"),
             (&["--gamma", "many"], "\"many\" is not a number"),
             (&["--knob", "depth"], "\"depth\" is not NAME=VALUE"),
+            (&["--acceptance", "lenient"], "exact, rejection, fuzzy"),
+            (
+                &["--acceptance", "rejection"],
+                "strategy auto does not support acceptance rejection",
+            ),
+            (&["--tau-q", "0.5"], "are for acceptance fuzzy, not exact"),
             (&["--depth", "3", "--knob", "depth=3"], "depth is set twice"),
         ] {
             let error = parse(line).unwrap_err();

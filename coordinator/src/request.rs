@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 use control::fleet::Wanted;
-use decode::Sampling;
 use decode::sampling::{SamplingParams, Shaping};
+use decode::{Rule, Sampling};
 use proto::{inward, v1};
 use speculation::duty::Role;
 use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
@@ -102,13 +102,20 @@ pub(crate) fn parse(
         }
     };
     let sampling = sampling(&request, vocab, seed)?;
-    let strategy = strategy(request.strategy, request.knobs, default)?;
+    let rule = inward::rule(request.acceptance)?;
+    let strategy = strategy(request.strategy, request.knobs, rule, default)?;
     let prompt = prompt(request.prompt, vocab)?;
     let uses = |role| !strategy.duties(role).is_empty();
-    let drafts = match request.drafts {
+    let drafts = match (request.drafts, rule) {
         _ if !uses(Role::Draft) => 0,
-        None => usize::MAX,
-        Some(most) => most as usize,
+        (Some(drafts), Rule::Rejection) if drafts > 1 => {
+            let allowed =
+                "at most 1 with acceptance rejection, which judges the guesses of one draft";
+            return Err(Failure::parameter("drafts", drafts, allowed));
+        }
+        (None, Rule::Rejection) => 1,
+        (None, _) => usize::MAX,
+        (Some(most), _) => most as usize,
     };
     let qualifiers = usize::from(uses(Role::Qualifier) && !request.no_qualifier);
     Ok(Request {
@@ -135,9 +142,10 @@ pub(crate) fn parse(
 fn strategy(
     name: String,
     knobs: impl IntoIterator<Item = (String, f64)>,
+    rule: Rule,
     default: &Settings,
 ) -> Result<Chosen, Failure> {
-    let mut asked = inward::settings(name, knobs)?;
+    let mut asked = inward::settings(name, knobs)?.by(rule);
     if asked.name.is_empty() {
         asked.name.clone_from(&default.name);
         if asked.knobs.is_empty() {
@@ -441,6 +449,49 @@ mod tests {
         let own = Settings::new("serial").with("gamma", 5.0);
         assert_eq!(chosen("", &[("gamma", 5.0)]).unwrap(), own);
         assert_eq!(chosen("auto", &[]).unwrap(), Settings::new("auto"));
+    }
+
+    #[test]
+    fn another_rule_needs_a_strategy_that_supports_it_and_one_draft() {
+        let by = |strategy: &str, rule: v1::acceptance::Rule, drafts| {
+            parse(v1::GenerateRequest {
+                strategy: strategy.to_owned(),
+                acceptance: Some(v1::Acceptance {
+                    rule: rule.into(),
+                    ..v1::Acceptance::default()
+                }),
+                drafts,
+                ..asked()
+            })
+        };
+        let rejection = v1::acceptance::Rule::Rejection;
+        let serial = by("serial", rejection, None).unwrap();
+        assert_eq!(serial.strategy.settings.rule, Rule::Rejection);
+        assert_eq!((serial.wanted.drafts, serial.wanted.qualifiers), (1, 0));
+        for (request, parts) in [
+            (by("auto", rejection, None), ["auto", "rejection", "serial"]),
+            (by("", rejection, None), ["auto", "rejection", "serial"]),
+            (
+                by("serial", rejection, Some(2)),
+                ["drafts", "2", "one draft"],
+            ),
+        ] {
+            let status = Status::from(request.unwrap_err());
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            for part in parts {
+                let message = status.message();
+                assert!(message.contains(part), "{part} in {message}");
+            }
+        }
+        let odd = v1::Acceptance {
+            tau_q: Some(0.5),
+            ..v1::Acceptance::default()
+        };
+        let odd = v1::GenerateRequest {
+            acceptance: Some(odd),
+            ..asked()
+        };
+        assert!(parse(odd).is_err(), "a tolerance of nothing");
     }
 
     #[test]

@@ -161,6 +161,7 @@ async fn prepare(
         prompt_tokens: prompt_len,
         system_fingerprint: target.numerics_id.clone(),
         prompt_token_ids: prompt.clone(),
+        lossy: !request.strategy.settings.rule.is_lossless(),
     };
     let max_len = stopping.max_len;
     let positions = need.positions.min(max_len);

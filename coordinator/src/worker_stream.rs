@@ -242,6 +242,8 @@ mod tests {
             edges: vec![Prob16(u16::MAX); 512],
             owners: vec![255; 512],
             origins: Vec::new(),
+            groups: Vec::new(),
+            surprisals: Vec::new(),
         };
         let update = ReplicaUpdate {
             commit: vec![u32::MAX; 1024],

@@ -115,6 +115,7 @@ fn add_walks(total: &mut WalkStats, was: &WalkStats, is: &WalkStats) {
         was.guesses_accepted,
         is.guesses_accepted,
     );
+    grow(&mut total.tolerated, was.tolerated, is.tolerated);
 }
 
 #[cfg(test)]

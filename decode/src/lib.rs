@@ -3,7 +3,7 @@
 //! - [`sampling`]: the sampling contract (bias, penalties, filters, noise, argmax, ranked guesses).
 //! - [`scores`]: log-probabilities of tokens and what a request asks of them.
 //! - [`step`]: what a session asks of a model in one step, row by row, and what the model answers.
-//! - [`rule`]: which guesses a walk accepts.
+//! - [`rule`]: when a walk accepts a guess.
 //! - [`math`]: elementary functions in one fixed order of arithmetic, shared by every kernel.
 //!
 //! This crate is `no_std`. It knows nothing of trees, sessions, models or networks, and has no clock and no random
@@ -24,7 +24,7 @@ pub mod sampling;
 pub mod scores;
 pub mod step;
 
-pub use rule::Rule;
-pub use sampling::{Guess, NotFinite, ParamError, Pick, Sampler, SamplerState, Sampling};
+pub use rule::{Judgement, Rule, Surprisal, Tolerance};
+pub use sampling::{Drawn, Guess, NotFinite, ParamError, Pick, Sampler, SamplerState, Sampling};
 pub use scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
 pub use step::{Answer, Ask, CacheOp, History, NodeId, Row, StepPlan};

@@ -21,6 +21,8 @@ pub enum Basis {
     /// filtered out has minus infinity. At temperature 0, where nothing is divided or filtered, after bias,
     /// penalties and masks.
     Processed,
+    /// After bias, penalties, masks and temperature, before any filter: what [`Guess::q`](crate::Guess::q) is of.
+    Tempered,
 }
 
 /// Which scores a session reports. Only a session that commits has any.

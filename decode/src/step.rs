@@ -6,7 +6,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::sampling::{Guess, Pick};
+use crate::rule::Judgement;
+use crate::sampling::{Drawn, Guess, Pick};
 use crate::scores::{Basis, Score};
 
 /// Names a node of a session's tree: a guessed token at a position under a parent. An index that is used again gets
@@ -32,6 +33,16 @@ pub enum Ask {
         /// Where the score is taken from and with how many of the strongest tokens; `None`: no score.
         score: Option<(Basis, u8)>,
     },
+    /// The token that follows by a judgement of the guesses for it, as [`crate::Sampler::reject`] and
+    /// [`crate::Sampler::tolerate`] give it; answered and skipped like a pick.
+    Judge {
+        /// Which of [`StepPlan::judgements`].
+        judgement: u16,
+        /// As of a pick.
+        score: Option<(Basis, u8)>,
+    },
+    /// Up to this many siblings drawn from the model's own distribution, as [`crate::Sampler::draw`] gives them.
+    Draw(u16),
     /// Up to this many tokens that may follow, best first, as [`crate::Sampler::guesses`] gives them.
     Guesses(u16),
     /// The score of a token that is known to follow, from the model's own logits.
@@ -48,8 +59,10 @@ pub enum Ask {
 pub enum Answer {
     /// A pick that no walk could reach.
     Skipped,
-    /// To [`Ask::Pick`].
+    /// To [`Ask::Pick`] and [`Ask::Judge`].
     Pick(Pick),
+    /// To [`Ask::Draw`].
+    Drawn(Box<Drawn>),
     /// To [`Ask::Guesses`].
     Guesses(Vec<Guess>),
     /// To [`Ask::Score`].
@@ -74,7 +87,7 @@ pub struct Row {
 }
 
 /// What one session puts into one step of its model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepPlan {
     /// Committed tokens to append to the cache.
     pub append: Vec<u32>,
@@ -82,6 +95,8 @@ pub struct StepPlan {
     pub asks: Vec<Ask>,
     /// Tree rows, parents before children.
     pub rows: Vec<Row>,
+    /// What [`Ask::Judge`] refers to.
+    pub judgements: Vec<Judgement>,
 }
 
 impl StepPlan {

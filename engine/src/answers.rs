@@ -16,6 +16,11 @@ pub(crate) fn check(batch: &[SeqStep<'_>], plan: &Plan) -> Result<(), EngineErro
         }
         let len = position + part.plan.append.len();
         for asked in &plan.asked[group.asked.clone()] {
+            if let Ask::Judge { judgement, .. } = asked.ask
+                && usize::from(judgement) >= part.plan.judgements.len()
+            {
+                return Err(EngineError::UnknownJudgement { judgement });
+            }
             let At::Row(i) = asked.at else { continue };
             let row = &part.plan.rows[i];
             let deep = plan.rows[asked.row].position + 1 - len;
@@ -60,7 +65,7 @@ pub(crate) fn answer(
                 Onward::Only(_) | Onward::Never => Onward::Never,
             };
             if let Some((place, asked)) = asked.next_if(|(_, asked)| asked.row == row) {
-                let is_pick = matches!(asked.ask, Ask::Pick { .. });
+                let is_pick = matches!(asked.ask, Ask::Pick { .. } | Ask::Judge { .. });
                 if is_pick && next == Onward::Never {
                     answers.push(Answer::Skipped);
                 } else {
@@ -105,6 +110,10 @@ pub(crate) fn sample(
         path,
         prompt_len: part.prompt_len,
     };
+    if let Ask::Judge { judgement, score } = asked.ask {
+        let by = &part.plan.judgements[usize::from(judgement)];
+        return sampler.judge((by, score), logits, part.sampler, &history);
+    }
     (sampler.answer(asked.ask, logits, part.sampler, &history))
         .expect("a row that is asked for nothing is not among those that are asked")
 }

@@ -110,6 +110,12 @@ pub enum EngineError {
         /// The node.
         node: NodeId,
     },
+    /// A row is to be judged by something that did not come with the plan.
+    #[error("there is no judgement {judgement} in the plan")]
+    UnknownJudgement {
+        /// Its number.
+        judgement: u16,
+    },
     /// A sequence may be in a batch once.
     #[error("a sequence appears twice in the batch")]
     SequenceTwice,

@@ -6,7 +6,7 @@ mod support;
 use std::ops::ControlFlow;
 
 use decode::sampling::Shaping;
-use decode::{Answer, Ask, CacheOp, Row, SamplerState, Sampling, StepPlan};
+use decode::{Answer, Ask, CacheOp, Judgement, Row, SamplerState, Sampling, StepPlan};
 use engine::{Backend, CpuEngine, EngineError, EngineOptions, SeqStep, StepEnd};
 use offshoot_engine as engine;
 use safetensors::Dtype;
@@ -114,6 +114,62 @@ fn picks_that_no_walk_reaches_are_skipped() {
     ]);
     let end = step(&mut engine, seq, &later, &[1, 2], go_on);
     assert!(picked(end).iter().all(Option::is_some));
+}
+
+/// A row that is judged is answered with one token, and rows below it are skipped as below a pick; what a draft draws are
+/// tokens of its vocabulary.
+#[test]
+fn judged_rows_lead_the_walk_as_picks_do() {
+    let mut engine = small();
+    let seq = engine.open(20).unwrap();
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let mut first = append(&[1, 2], Asked::Last);
+    first.asks = vec![Ask::Draw(3)];
+    let StepEnd::Done(answers) = step(&mut engine, seq, &first, &[1, 2], go_on) else {
+        panic!("nobody gave the step up")
+    };
+    let [Answer::Drawn(drawn)] = &answers[0][..] else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(drawn.tokens().len(), 3);
+    assert!(drawn.support().all(|(token, _)| token < 101));
+    let mut plan = append(&[2], Asked::Last);
+    plan.asks = vec![Ask::Judge {
+        judgement: 0,
+        score: None,
+    }];
+    plan.judgements = vec![Judgement::Rejection((**drawn).clone())];
+    let mut judged = |engine: &mut CpuEngine, plan: &StepPlan| {
+        engine.apply(seq, &CacheOp::Shorten(1)).unwrap();
+        let StepEnd::Done(answers) = step(engine, seq, plan, &[1, 2], go_on) else {
+            panic!("nobody gave the step up")
+        };
+        answers[0].clone()
+    };
+    let [Answer::Pick(pick)] = &judged(&mut engine, &plan)[..] else {
+        panic!("it is asked for a judgement")
+    };
+    let other = (pick.token + 1) % 101;
+    plan.rows = vec![row(pick.token, None, 0), row(other, None, 1)];
+    for row in &mut plan.rows {
+        row.path = vec![row.token];
+    }
+    let answers = judged(&mut engine, &plan);
+    assert_eq!(answers[0], Answer::Pick(pick.clone()));
+    assert!(matches!(answers[1], Answer::Pick(_)), "{answers:?}");
+    assert_eq!(answers[2], Answer::Skipped);
+    engine.apply(seq, &CacheOp::Shorten(1)).unwrap();
+    plan.judgements.clear();
+    let batch = &mut [SeqStep {
+        seq,
+        plan: &plan,
+        text: &[1, 2],
+        prompt_len: 2,
+        sampler: &mut SamplerState::default(),
+    }];
+    let error = EngineError::UnknownJudgement { judgement: 0 };
+    let go_on = &mut |_| ControlFlow::Continue(());
+    assert_eq!(engine.step(batch, go_on), Err(error));
 }
 
 /// Ids at and beyond the vocabulary are padding: never picked, guessed or scored.

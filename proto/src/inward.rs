@@ -1,7 +1,7 @@
 //! From the wire to the domain. Everything is checked here once; after that, types are trusted.
 
 use decode::sampling::{SamplingParams, Shaping};
-use decode::{PromptScores, Sampling};
+use decode::{PromptScores, Rule, Sampling};
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Source};
 use speculation::limits::{MAX_BIASED, MAX_KNOBS, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
@@ -13,7 +13,7 @@ use speculation::misses::{MissCause, Misses};
 use speculation::stats::WalkStats;
 use speculation::strategy::{Knobs, Settings};
 
-use crate::{MAX_SESSIONS_PER_FRAME, scores, v1};
+use crate::{MAX_SESSIONS_PER_FRAME, groups, scores, v1};
 
 /// An invalid message. The text names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +104,8 @@ fn nodes(nodes: Option<v1::Nodes>) -> Result<NodeBatch, WireError> {
     Ok(NodeBatch {
         first_id: nodes.first_id,
         origins: origins(&nodes)?,
+        groups: groups::take(&nodes)?,
+        surprisals: groups::take_surprisals(&nodes)?,
         parents: nodes.parents,
         tokens: nodes.tokens,
         edges: edges("nodes.edges", &nodes.edges)?,
@@ -137,7 +139,9 @@ fn origins(nodes: &v1::Nodes) -> Result<Vec<Origin>, WireError> {
         .collect())
 }
 
-/// A strategy and its knobs. Whether there is such a strategy is checked where there is a registry.
+pub use crate::groups::rule;
+
+/// A strategy and its knobs, by the rule `exact`. Whether there is such a strategy is checked where there is a registry.
 ///
 /// # Errors
 /// When there are more knobs than any strategy has, or one is not a number.
@@ -157,6 +161,7 @@ pub fn settings(
     Ok(Settings {
         name,
         knobs: knobs.into_iter().collect::<Knobs>(),
+        rule: Rule::Exact,
     })
 }
 
@@ -207,7 +212,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         },
         allowed_len: request.allowed_len,
         scoring,
-        strategy: settings(request.strategy, request.knobs)?,
+        strategy: settings(request.strategy, request.knobs)?.by(rule(request.acceptance)?),
         duties: duties(request.duties)?,
         shard: request.shard.map_or(Ok(Shard::default()), shard)?,
         is_shared: request.shared_device,
@@ -412,6 +417,7 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             base_len: report.base_len,
             picks: report.picks,
             margins: margins(report.margins),
+            surprisals: groups::surprisals(&report.surprisals)?,
             scores: picked.map(Box::new),
             prompt_scores: prompt_scores.map(Box::new),
             finish,
@@ -484,5 +490,6 @@ pub fn walks(walks: Option<v1::WalkStats>) -> WalkStats {
         chain_accepted: walks.chain_accepted,
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
+        tolerated: walks.tolerated,
     }
 }

@@ -6,6 +6,7 @@
 //! stream. This crate opens no socket and knows nothing of models, sessions or strategies.
 
 pub mod codec;
+mod groups;
 pub mod inward;
 pub mod outward;
 mod scores;

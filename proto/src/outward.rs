@@ -11,11 +11,15 @@ use speculation::misses::{MissCause, Misses};
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
 
+pub use crate::groups::acceptance;
 pub use crate::scores::sent as token_scores;
-use crate::{OLDEST_PROTOCOL, PROTOCOL, scores, v1};
+use crate::{OLDEST_PROTOCOL, PROTOCOL, groups, scores, v1};
 
 fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
-    (!nodes.is_empty()).then(|| v1::Nodes {
+    if nodes.is_empty() {
+        return None;
+    }
+    let mut sent = v1::Nodes {
         first_id: nodes.first_id,
         parents: nodes.parents,
         tokens: nodes.tokens,
@@ -26,7 +30,11 @@ fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
             .collect(),
         qs: nodes.origins.iter().map(|origin| edge(origin.q)).collect(),
         margins: margins(nodes.origins.iter().map(|origin| origin.margin)),
-    })
+        ..v1::Nodes::default()
+    };
+    groups::put(nodes.groups, &mut sent);
+    groups::put_surprisals(&nodes.surprisals, &mut sent);
+    Some(sent)
 }
 
 fn edge(edge: Prob16) -> u32 {
@@ -125,6 +133,7 @@ pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::Op
             .collect(),
         shard: Some(shard(spec.shard)),
         shared_device: spec.is_shared,
+        acceptance: acceptance(spec.strategy.rule),
     }
 }
 
@@ -196,6 +205,9 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         base_len: message.base_len,
         picks: message.picks,
         margins: margins(message.margins.into_iter()),
+        surprisals: (message.surprisals.iter())
+            .map(|surprisal| surprisal.0.into())
+            .collect(),
         finish: finish(message.finish).into(),
         activity: Some(activity(message.activity)),
         walks: Some(walks(message.walks)),
@@ -269,6 +281,7 @@ pub fn walks(walks: WalkStats) -> v1::WalkStats {
         chain_accepted: walks.chain_accepted,
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
+        tolerated: walks.tolerated,
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) fn asked(scoring: Scoring) -> v1::Scoring {
     let basis = match scoring.basis {
         Basis::Raw => v1::scoring::Basis::Raw,
         Basis::Processed => v1::scoring::Basis::Processed,
+        Basis::Tempered => v1::scoring::Basis::Tempered,
     };
     v1::Scoring {
         picks: scoring.picks.map(u32::from),
@@ -60,6 +61,7 @@ pub(crate) fn scoring(scoring: Option<v1::Scoring>, prompt_len: u32) -> Result<S
         basis: match scoring.basis() {
             v1::scoring::Basis::Raw => Basis::Raw,
             v1::scoring::Basis::Processed => Basis::Processed,
+            v1::scoring::Basis::Tempered => Basis::Tempered,
             v1::scoring::Basis::Unspecified => return Err(WireError::Missing("scoring.basis")),
         },
         prompt,

@@ -1,7 +1,7 @@
 //! What one side sends is what the other side reads; what no correct peer sends is refused by the name of its field.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use decode::Sampling;
+use decode::{Drawn, Rule, Sampling, Surprisal, Tolerance};
 use offshoot_proto::{OLDEST_PROTOCOL, PROTOCOL, inward, outward, v1};
 use prost::Message;
 use speculation::bypass::Mode;
@@ -24,6 +24,11 @@ fn addressed<T>(message: T) -> Addressed<T> {
     }
 }
 
+fn drawn(support: &[(u32, u16)], order: &[u8]) -> Drawn {
+    let (ids, weights) = support.iter().copied().unzip();
+    Drawn::from_parts(ids, weights, order.to_vec()).unwrap()
+}
+
 fn nodes() -> NodeBatch {
     let origin = |source, q, margin| Origin {
         source,
@@ -41,6 +46,11 @@ fn nodes() -> NodeBatch {
             origin(Source::Qualifier, u16::MAX, i8::MAX),
             origin(Source::Unknown, 0, -1),
         ],
+        groups: vec![
+            (0, drawn(&[(5, 1), (9, u16::MAX)], &[1, 0])),
+            (8, drawn(&[(u32::MAX, 7)], &[0])),
+        ],
+        surprisals: vec![(7, Surprisal(0)), (2, Surprisal(u16::MAX))],
     }
 }
 
@@ -55,6 +65,7 @@ fn a_report_arrives_whole() {
         base_len: 40,
         picks: vec![1, 2],
         margins: vec![Margin(-128), Margin(127)],
+        surprisals: vec![Surprisal(3), Surprisal(u16::MAX)],
         scores: None,
         prompt_scores: None,
         finish: Some(Finish::Length),
@@ -72,6 +83,7 @@ fn a_report_arrives_whole() {
         },
         walks: WalkStats {
             misses: 2,
+            tolerated: 4,
             ..WalkStats::default()
         },
         misses: {
@@ -174,6 +186,15 @@ fn an_open_call_carries_strategy_knobs_and_duties() {
         let (read, _) = inward::open(over_the_wire(&request(spec.clone()))).unwrap();
         assert_eq!(read, spec);
     }
+    let odd = Tolerance {
+        draft: 0.0,
+        qualifier: 7.5,
+    };
+    for rule in [Rule::Exact, Rule::Rejection, Rule::Fuzzy(odd)] {
+        let spec = spec(Duties::default(), Settings::new("serial").by(rule));
+        let (read, _) = inward::open(over_the_wire(&request(spec.clone()))).unwrap();
+        assert_eq!(read, spec);
+    }
     // Whether these make a session is not for the wire to say.
     for duties in [Duties::default(), Duty::ALL.into_iter().collect()] {
         let spec = spec(duties, Settings::default());
@@ -224,6 +245,36 @@ fn what_no_correct_peer_sends_is_refused_by_name() {
     assert!(report(part).contains("nodes.sources"));
     let wild = |report: &mut v1::SessionReport| report.nodes.as_mut().unwrap().qs[0] = 65_536;
     assert!(report(wild).contains("nodes.qs is 65536"));
+    type Change = fn(&mut v1::Nodes);
+    let cases: [(Change, &str); 7] = [
+        (|nodes| nodes.group_sizes[0] = 3, "nodes.group_sizes"),
+        (|nodes| nodes.group_order.push(0), "nodes.group_sizes"),
+        (|nodes| nodes.group_weights[1] = 65_536, "behind node 0"),
+        (|nodes| nodes.group_weights[2] = 0, "behind node 8"),
+        (|nodes| nodes.group_order[2] = 1, "behind node 8"),
+        (|nodes| nodes.surprisals[0] = 65_536, "surprisals is 65536"),
+        (|nodes| nodes.surprisal_ids.push(1), "nodes.surprisals"),
+    ];
+    for (change, part) in cases {
+        let mut sent = outward::report(addressed(Report {
+            nodes: nodes(),
+            ..Report::default()
+        }));
+        change(sent.nodes.as_mut().unwrap());
+        let frame = v1::WorkerFrame {
+            reports: vec![sent],
+            ..v1::WorkerFrame::default()
+        };
+        let refused = inward::worker_frame(frame).unwrap_err().to_string();
+        assert!(refused.contains(part), "{refused}");
+    }
+    let refused = open(|request| {
+        request.acceptance = Some(v1::Acceptance {
+            rule: 9,
+            ..v1::Acceptance::default()
+        });
+    });
+    assert!(refused.contains("acceptance.rule is 9"), "{refused}");
     for wild in [f32::NAN, -1.0, f32::INFINITY] {
         let frame = v1::WorkerFrame {
             reports: vec![v1::SessionReport {

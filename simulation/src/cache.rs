@@ -161,11 +161,13 @@ impl Cache {
                     Some(&token),
                     "a score is that of the token that follows"
                 ),
-                Ask::Pick { .. } | Ask::Guesses(_) => assert_eq!(
-                    (plan.asks.len(), after),
-                    (1, text),
-                    "what follows the text is asked of its last token"
-                ),
+                Ask::Pick { .. } | Ask::Judge { .. } | Ask::Draw(_) | Ask::Guesses(_) => {
+                    assert_eq!(
+                        (plan.asks.len(), after),
+                        (1, text),
+                        "what follows the text is asked of its last token"
+                    )
+                }
             }
         }
     }

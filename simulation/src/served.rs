@@ -250,6 +250,9 @@ impl Served {
     ) -> Option<Answer> {
         let answer = match ask {
             Ask::Nothing => return None,
+            Ask::Judge { .. } | Ask::Draw(_) => {
+                unreachable!("the strategies of a scenario are decoded by the rule `exact`")
+            }
             Ask::Pick { score } => self.model.pick(prefix, score.map(|(_, top)| top)),
             Ask::Guesses(most) => self.model.guesses(prefix, usize::from(most)),
             Ask::Score { token, top } => {
@@ -260,7 +263,7 @@ impl Served {
         let tokens: Vec<u32> = match &answer {
             Answer::Pick(pick) => vec![pick.token],
             Answer::Guesses(guesses) => guesses.iter().map(|guess| guess.token).collect(),
-            Answer::Skipped | Answer::Score(_) | Answer::NotFinite => Vec::new(),
+            Answer::Drawn(_) | Answer::Skipped | Answer::Score(_) | Answer::NotFinite => Vec::new(),
         };
         let found = (tokens.iter()).map(|&token| hash(0, &[prefix, &[token]].concat()));
         if let Some(guessed) = guessed {
@@ -333,7 +336,7 @@ impl Onward {
         match answer? {
             Answer::Pick(pick) => Some(Onward::With(pick.token)),
             Answer::Skipped | Answer::NotFinite => Some(Onward::Nowhere),
-            Answer::Guesses(_) | Answer::Score(_) => None,
+            Answer::Guesses(_) | Answer::Drawn(_) | Answer::Score(_) => None,
         }
     }
 }

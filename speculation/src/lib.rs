@@ -25,6 +25,7 @@ pub mod bypass;
 pub mod calibration;
 pub mod cost;
 pub mod duty;
+pub mod groups;
 pub mod learned;
 pub mod limits;
 mod logprobs;

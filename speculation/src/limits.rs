@@ -6,6 +6,9 @@ pub use decode::scores::{MAX_PROMPT_SCORES, MAX_TOP_SCORES};
 /// Nodes one message may add to one session.
 pub const MAX_NODES_PER_UPDATE: usize = 512;
 
+/// Groups of drawn siblings one message may carry for one session.
+pub const MAX_GROUPS_PER_UPDATE: usize = 64;
+
 /// Nodes one replica of a session may hold.
 pub const MAX_TREE: usize = 1024;
 

@@ -13,6 +13,7 @@ use crate::misses::Misses;
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
 pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
+use decode::{Drawn, Surprisal};
 
 /// Names a request inside a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +62,12 @@ pub struct NodeBatch {
     pub owners: Vec<u8>,
     /// Where each node came from, or empty if the sender did not make them.
     pub origins: Vec<Origin>,
+    /// What a draft drew, each with the number of the node that it follows, under the rule `rejection`. A parent may be a
+    /// node of an earlier message.
+    pub groups: Vec<(NodeNumber, Drawn)>,
+    /// How surprising a model finds nodes of this message or of earlier ones, under the rule `fuzzy`: to a qualifier and
+    /// from a draft, the draft; to a target, the qualifier.
+    pub surprisals: Vec<(NodeNumber, Surprisal)>,
 }
 
 /// Where a node came from, and how its source rated it.
@@ -109,9 +116,9 @@ impl NodeBatch {
         self.tokens.len()
     }
 
-    /// Whether there are none.
+    /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.tokens.is_empty() && self.groups.is_empty() && self.surprisals.is_empty()
     }
 }
 
@@ -165,6 +172,8 @@ pub struct Report {
     pub picks: Vec<u32>,
     /// How clearly each pick won.
     pub margins: Vec<Margin>,
+    /// How surprising the worker's model finds each pick, from a session that advises by the rule `fuzzy`.
+    pub surprisals: Vec<Surprisal>,
     /// The scores of the picks, one for each, if the session asked for them.
     pub scores: Option<Box<Scores>>,
     /// The prompt's scores after what the coordinator has acknowledged ([`ReplicaUpdate::prompt_scored`]), as far as

@@ -4,7 +4,10 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::limits::{MAX_NODES_PER_UPDATE, MAX_TREE};
+use decode::{Drawn, Surprisal};
+
+use crate::groups::Groups;
+use crate::limits::{MAX_GROUPS_PER_UPDATE, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::message::{NodeBatch, NodeNumber, Origin, Prob16, ROOT};
 use crate::tree::{Committed, Graft, Grafted, Node, NodeId, Tree};
 
@@ -17,6 +20,9 @@ pub enum PeerError {
     /// More nodes than one message may carry.
     #[error("{0} nodes in one message; at most {MAX_NODES_PER_UPDATE} are allowed")]
     TooManyNodes(usize),
+    /// More groups of drawn siblings than one message may carry.
+    #[error("{0} groups in one message; at most {MAX_GROUPS_PER_UPDATE} are allowed")]
+    TooManyGroups(usize),
     /// The same guesses were named over and over without the text moving on.
     #[error("{0} node numbers without progress of the text; at most {MAX_NAMES} are kept")]
     TooManyNames(usize),
@@ -144,7 +150,7 @@ impl Inbound {
             };
             self.places.insert(id, place);
         }
-        if !batch.is_empty() {
+        if !batch.tokens.is_empty() {
             self.watermark = batch.first_id + (batch.len() as NodeNumber - 1);
         }
         self.places
@@ -153,6 +159,7 @@ impl Inbound {
     }
 
     fn check(&self, batch: &NodeBatch, vocab: u32) -> Result<(), PeerError> {
+        self.check_groups(batch, vocab)?;
         let n = batch.len();
         let ragged = [batch.parents.len(), batch.edges.len(), batch.owners.len()]
             .into_iter()
@@ -188,6 +195,46 @@ impl Inbound {
             }
         }
         Ok(())
+    }
+
+    fn check_groups(&self, batch: &NodeBatch, vocab: u32) -> Result<(), PeerError> {
+        if batch.surprisals.len() > MAX_NODES_PER_UPDATE {
+            return Err(PeerError::TooManyNodes(batch.surprisals.len()));
+        }
+        if batch.groups.len() > MAX_GROUPS_PER_UPDATE {
+            return Err(PeerError::TooManyGroups(batch.groups.len()));
+        }
+        let new = batch.first_id..batch.first_id.saturating_add(batch.len() as NodeNumber);
+        for (parent, drawn) in &batch.groups {
+            if *parent > self.watermark && !new.contains(parent) {
+                return Err(PeerError::UnknownParent(*parent));
+            }
+            if let Some((token, _)) = drawn.support().find(|&(token, _)| token >= vocab) {
+                return Err(PeerError::Token { token, vocab });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the groups of a batch that was received follow here: live nodes, or the end of the text. What was drawn for a
+    /// position that is decided by now is void.
+    pub fn groups<P>(
+        &self,
+        tree: &Tree<P>,
+        sender_len: u32,
+        batch: &NodeBatch,
+    ) -> Vec<(Option<NodeId>, Drawn)> {
+        let len = tree.committed_len();
+        let parent = |number: NodeNumber| match number {
+            ROOT => (sender_len == len).then_some(None),
+            _ => match *self.places.get(&number)? {
+                Place::Node(id) => tree.get(id).map(|_| Some(id)),
+                Place::Text(position) => (position + 1 == len).then_some(None),
+            },
+        };
+        (batch.groups.iter())
+            .filter_map(|(number, drawn)| Some((parent(*number)?, drawn.clone())))
+            .collect()
     }
 
     /// The length of the text up to which tokens were guessed right before their sender knew of them, but too late to
@@ -236,6 +283,10 @@ struct Known {
 pub struct Outbound {
     last_id: NodeNumber,
     known: BTreeMap<NodeId, Known>,
+    /// The numbers of the groups that were sent.
+    told: BTreeSet<u64>,
+    /// What was sent of nodes.
+    surprisals: BTreeMap<NodeId, Surprisal>,
     /// Changes of the tree that the last message was made of.
     seen: u64,
     /// Whether the last message left out something for lack of room.
@@ -259,6 +310,59 @@ impl Outbound {
     /// Forgets nodes that are gone.
     pub fn committed<P>(&mut self, tree: &Tree<P>) {
         self.known.retain(|&id, _| tree.get(id).is_some());
+        self.surprisals.retain(|&id, _| tree.get(id).is_some());
+    }
+
+    /// The groups that have to be sent to the other side, as many as a message may carry: call it after
+    /// [`diff`](Outbound::diff), which gives the nodes that they follow their numbers.
+    pub fn diff_groups<P>(&mut self, tree: &Tree<P>, groups: &Groups) -> Vec<(NodeNumber, Drawn)> {
+        if !self.told.is_empty() {
+            let there: BTreeSet<u64> = groups.numbers().into_iter().collect();
+            self.told.retain(|number| there.contains(number));
+        }
+        let mut unsent: Vec<_> = (groups.iter())
+            .filter(|(group, ..)| !self.told.contains(group))
+            .collect();
+        // Drafts draw behind a node before they draw behind what they drew.
+        unsent.sort_by_key(|&(group, ..)| group);
+        let mut batch = Vec::new();
+        for (group, parent, drawn) in unsent {
+            let number = match parent {
+                None => Some(ROOT),
+                Some(id) => (tree.get(id))
+                    .and_then(|_| self.known.get(&id))
+                    .and_then(|known| known.id),
+            };
+            if let Some(number) = number
+                && batch.len() < MAX_GROUPS_PER_UPDATE
+            {
+                self.told.insert(group);
+                batch.push((number, drawn.clone()));
+            }
+        }
+        batch
+    }
+
+    /// What has to be sent of the nodes that the other side knows by number, as much as a message may carry: call it after
+    /// [`diff`](Outbound::diff).
+    pub fn diff_surprisals<P>(
+        &mut self,
+        tree: &Tree<P>,
+        of: impl Fn(&P) -> Option<Surprisal>,
+    ) -> Vec<(NodeNumber, Surprisal)> {
+        let mut batch = Vec::new();
+        for (id, node) in tree.iter() {
+            let number = self.known.get(&id).and_then(|known| known.id);
+            let (Some(surprisal), Some(number)) = (of(&node.payload), number) else {
+                continue;
+            };
+            let is_told = self.surprisals.get(&id) == Some(&surprisal);
+            if !is_told && batch.len() < MAX_NODES_PER_UPDATE {
+                self.surprisals.insert(id, surprisal);
+                batch.push((number, surprisal));
+            }
+        }
+        batch
     }
 
     /// What has to be sent to the other side: up to `room` nodes with a path of at least `min_path`, best first,

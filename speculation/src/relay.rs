@@ -4,9 +4,12 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use decode::{Rule, Surprisal};
+
 use crate::bypass::Mode;
 use crate::calibration::{Feature, Outcome};
 use crate::duty::{Duties, Duty, Role, Source};
+use crate::groups::Groups;
 use crate::learned::Calibrations;
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::logprobs::ClientScores;
@@ -31,6 +34,9 @@ struct Merged {
     proposed: Option<f32>,
     /// Set while a qualifier's newest advice runs through it.
     advised: Option<Feature>,
+    /// How surprising a draft and a qualifier find it, under the rule `fuzzy`.
+    drafted: Option<Surprisal>,
+    judged: Option<Surprisal>,
 }
 
 /// A worker that has the session, or is asked to take it.
@@ -150,6 +156,8 @@ pub struct Relay {
     term: Term,
     text: Vec<u32>,
     tree: Tree<Merged>,
+    /// What the draft drew, under the rule `rejection`.
+    groups: Groups,
     members: BTreeMap<WorkerKey, Member>,
     finish: Option<Finish>,
     scores: ClientScores,
@@ -173,6 +181,7 @@ impl Relay {
             term: Term(0),
             text: config.text.clone(),
             tree: Tree::new(len),
+            groups: Groups::default(),
             members: BTreeMap::new(),
             finish: None,
             scores: ClientScores::new(config.scoring),
@@ -235,7 +244,9 @@ impl Relay {
             is_shared,
         } = candidate;
         let duties = self.config.strategy.duties(role);
-        if duties.is_empty() || (duties.has(Duty::Propose) && self.proposers() >= MAX_DRAFTS) {
+        if duties.is_empty()
+            || (duties.has(Duty::Propose) && self.proposers() >= self.max_proposers())
+        {
             return None;
         }
         let mut stopping = self.config.stopping.clone();
@@ -298,6 +309,18 @@ impl Relay {
             .is_some_and(|member| len >= member.reach && len < self.config.stopping.max_len)
     }
 
+    /// What several drafts drew could not be told apart from what one of them drew in order.
+    fn max_proposers(&self) -> usize {
+        match self.rule() {
+            Rule::Exact | Rule::Fuzzy(_) => MAX_DRAFTS,
+            Rule::Rejection => 1,
+        }
+    }
+
+    fn rule(&self) -> Rule {
+        self.config.strategy.settings.rule
+    }
+
     fn proposers(&self) -> usize {
         (self.members.values())
             .filter(|member| member.duties.has(Duty::Propose))
@@ -350,6 +373,9 @@ impl Relay {
         if proposes && !duties.has(Duty::Propose) {
             return Err(RelayError::Duty("guesses"));
         }
+        if !report.nodes.groups.is_empty() && self.rule() != Rule::Rejection {
+            return Err(RelayError::Duty("drawn siblings"));
+        }
         if duties.has(Duty::Commit) {
             self.commit(report)?;
             self.outlook = report.outlook;
@@ -371,7 +397,9 @@ impl Relay {
     }
 
     fn check_picks(&self, report: &Report) -> Result<(), PeerError> {
-        if report.picks.len() > MAX_COMMIT || report.margins.len() != report.picks.len() {
+        let is_told = [0, report.picks.len()].contains(&report.surprisals.len());
+        if report.picks.len() > MAX_COMMIT || report.margins.len() != report.picks.len() || !is_told
+        {
             return Err(PeerError::TooLong(report.picks.len()));
         }
         let vocab = self.config.vocab;
@@ -398,9 +426,19 @@ impl Relay {
             &report.nodes,
             |batch, at| Merged {
                 proposed: Some(batch.edges[at].to_f32()),
-                advised: None,
+                ..Merged::default()
             },
         )?;
+        let sender_len = report.base_len.saturating_add(len_u32(&report.picks));
+        for (parent, drawn) in (member.inbound).groups(&self.tree, sender_len, &report.nodes) {
+            self.groups.insert(parent, drawn);
+        }
+        for &(number, surprisal) in &report.nodes.surprisals {
+            let node = member.inbound.node(number);
+            if let Some(merged) = node.and_then(|id| self.tree.payload_mut(id)) {
+                merged.drafted = Some(surprisal);
+            }
+        }
         self.drafted_nodes += report.nodes.len() as u64;
         for (at, grafted) in named {
             let edge = report.nodes.edges[at].to_f32();
@@ -452,6 +490,7 @@ impl Relay {
             self.learn(fresh);
             self.text.extend_from_slice(fresh);
             let committed = self.tree.commit(fresh);
+            self.groups.committed(&committed, &self.tree);
             self.drafted_committed += (committed.matched.iter())
                 .filter(|(_, node)| node.payload.proposed.is_some())
                 .count() as u64;
@@ -533,6 +572,7 @@ impl Relay {
             let id = grafted.id();
             if let Some(merged) = self.tree.payload_mut(id) {
                 merged.advised = Some(feature);
+                merged.judged = (report.surprisals.get(known + offset).copied()).or(merged.judged);
             }
             self.tree.set_edge(id, edge);
             self.discount_rivals(parent, id, 1.0 - edge);
@@ -595,6 +635,7 @@ impl Relay {
         let round_done = self.round_done();
         let allowed_len = self.allowed_len();
         let shard = self.shard_of(key);
+        let rule = self.rule();
         let member = self.members.get_mut(&key)?;
         if !member.opened {
             return None;
@@ -612,7 +653,21 @@ impl Relay {
             0
         };
         let min_path = self.config.strategy.min_path_sent(member.role);
-        let (nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
+        let (mut nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
+        let (tree, outbound) = (&self.tree, &mut member.outbound);
+        match (rule, room) {
+            (Rule::Exact, _) | (_, 0) => {}
+            (Rule::Rejection, _) if member.duties.has(Duty::Commit) => {
+                nodes.groups = outbound.diff_groups(tree, &self.groups);
+            }
+            (Rule::Fuzzy(_), _) if member.duties.has(Duty::Commit) => {
+                nodes.surprisals = outbound.diff_surprisals(tree, |merged| merged.judged);
+            }
+            (Rule::Fuzzy(_), _) if member.duties.has(Duty::Advise) => {
+                nodes.surprisals = outbound.diff_surprisals(tree, |merged| merged.drafted);
+            }
+            (Rule::Rejection | Rule::Fuzzy(_), _) => {}
+        }
         let commit = self.text[base_len as usize..until].to_vec();
         let round_done = round_done.filter(|_| member.sent_round != round_done);
         // Credit that has barely moved is not worth a message of its own.
@@ -662,9 +717,11 @@ impl Relay {
     fn round_done(&self) -> Option<u32> {
         let len = len_u32(&self.text);
         self.config.strategy.growth().round?;
-        // One that has not opened the session yet has nothing to finish.
+        // One that has not opened the session yet has nothing to finish; but where the text depends on what was drawn, it
+        // must not depend on who was opened first.
+        let is_awaited = |member: &Member| member.opened || self.rule() == Rule::Rejection;
         let mut proposers = (self.members.values())
-            .filter(|member| member.duties.has(Duty::Propose) && member.opened);
+            .filter(|member| member.duties.has(Duty::Propose) && is_awaited(member));
         proposers
             .all(|member| member.round_done == Some(len))
             .then_some(len)
@@ -718,6 +775,7 @@ fn retract(tree: &mut Tree<Merged>, id: NodeId) {
         if let Some(Merged {
             proposed,
             advised: None,
+            ..
         }) = merged
         {
             tree.set_edge(sibling, proposed.unwrap_or(WITHDRAWN));

@@ -2,11 +2,13 @@
 
 use alloc::vec::Vec;
 
+use decode::Surprisal;
 use decode::step::{Ask, CacheOp, Row, StepPlan};
 
 use crate::Time;
 use crate::allocation::Work;
 use crate::calibration::{Calibration, Feature, Outcome};
+use crate::groups::Groups;
 use crate::limits::MAX_COMMIT;
 use crate::message::{Prob16, ReplicaUpdate, SessionSpec, Stopping};
 use crate::numbering::{Inbound, PeerError, len_u32};
@@ -17,6 +19,8 @@ use crate::tree::{Committed, Grafted, NodeId, Tree};
 pub struct Held<X> {
     /// Whether the model's cache holds the row of this node.
     pub computed: bool,
+    /// How surprising its source finds it, under the rule `fuzzy`: to a qualifier a draft, to a target the qualifier.
+    pub surprisal: Option<Surprisal>,
     /// The session's own data.
     pub own: X,
 }
@@ -43,6 +47,8 @@ pub struct Replica<X> {
     pub(crate) allowed_len: u32,
     pub(crate) vocab: u32,
     pub(crate) tree: Tree<Held<X>>,
+    /// What a draft drew, under the rule `rejection`.
+    pub(crate) groups: Groups,
     /// Positions of the text that the cache holds.
     pub(crate) cached: u32,
     inbound: Inbound,
@@ -58,6 +64,7 @@ impl<X: Clone + Default> Replica<X> {
             allowed_len: spec.allowed_len,
             vocab,
             tree: Tree::new(len_u32(&spec.text)),
+            groups: Groups::default(),
             // The last token is computed again, because its row has to answer.
             cached: cached.min(len_u32(&spec.text).saturating_sub(1)),
             inbound: Inbound::default(),
@@ -130,6 +137,7 @@ impl<X: Clone + Default> Replica<X> {
         self.text.extend_from_slice(tokens);
         let committed = self.tree.commit(tokens);
         self.inbound.committed(&committed);
+        self.groups.committed(&committed, &self.tree);
         let keep: Vec<NodeId> = if up_to_date {
             let computed = committed
                 .matched
@@ -178,6 +186,15 @@ impl<X: Clone + Default> Replica<X> {
                 self.tree.set_edge(id, edge.to_f32());
             }
             grafted_nodes.push((grafted.id(), edge));
+        }
+        for (parent, drawn) in self.inbound.groups(&self.tree, sender_len, &update.nodes) {
+            self.groups.insert(parent, drawn);
+        }
+        for &(number, surprisal) in &update.nodes.surprisals {
+            let node = self.inbound.node(number);
+            if let Some(held) = node.and_then(|id| self.tree.payload_mut(id)) {
+                held.surprisal = Some(surprisal);
+            }
         }
         for &(number, edge) in &update.rescored {
             if let Some(id) = self.inbound.node(number) {

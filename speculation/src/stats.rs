@@ -25,6 +25,8 @@ pub struct WalkStats {
     pub guesses_submitted: u64,
     /// Guesses accepted.
     pub guesses_accepted: u64,
+    /// Of those, guesses that are not the model's own tokens, but were tolerated (rule `fuzzy`).
+    pub tolerated: u64,
 }
 
 impl WalkStats {
@@ -45,6 +47,7 @@ impl WalkStats {
                 .guesses_submitted
                 .saturating_add(other.guesses_submitted),
             guesses_accepted: self.guesses_accepted.saturating_add(other.guesses_accepted),
+            tolerated: self.tolerated.saturating_add(other.tolerated),
         }
     }
 

@@ -24,6 +24,9 @@ pub enum OpenError {
         /// What was asked for.
         duty: Duty,
     },
+    /// Answers are drawn from a profile, which knows no probabilities.
+    #[error("acceptance {0} needs a model that is computed, and this one is synthetic; use exact")]
+    Rule(&'static str),
     /// A token id the model does not know.
     #[error("token {token} at position {position} is outside the vocabulary of {vocab}")]
     Token {
@@ -66,6 +69,7 @@ impl From<OpenError> for Status {
             OpenError::Param(_)
             | OpenError::Session(_)
             | OpenError::Duty { .. }
+            | OpenError::Rule(_)
             | OpenError::Token { .. }
             | OpenError::TooLong { .. }
             | OpenError::Duplicate(_) => Status::invalid_argument(message),

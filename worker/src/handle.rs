@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use decode::Sampling;
+use decode::{Rule, Sampling};
 use flume::{Sender, TrySendError};
 use futures::Stream;
 use runtime::TraceContext;
@@ -97,6 +97,10 @@ impl WorkerHandle {
         if let Some(duty) = spec.duties.iter().find(|&duty| !info.duties.has(duty)) {
             let role = info.role;
             return Err(OpenError::Duty { role, duty });
+        }
+        let rule = spec.strategy.rule;
+        if rule != Rule::Exact && info.numerics_id.starts_with("synthetic-") {
+            return Err(OpenError::Rule(rule.name()));
         }
         let vocab = info.vocabulary_len;
         sampling.validate(vocab)?;

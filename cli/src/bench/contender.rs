@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use decode::rule::{Rule, Tolerance};
 use proto::v1;
 use speculation::strategy::{Knobs, Registry, Settings};
 
@@ -86,6 +87,16 @@ impl fmt::Display for Contender {
         for (knob, value) in self.settings.knobs.iter() {
             write!(f, ":{knob}={value}")?;
         }
+        match self.settings.rule {
+            Rule::Exact => {}
+            Rule::Rejection => f.write_str(":acceptance=rejection")?,
+            Rule::Fuzzy(Tolerance { draft, qualifier }) => write!(
+                f,
+                ":acceptance=fuzzy:{}={draft}:{}={qualifier}",
+                strategy::TAU_Q,
+                strategy::TAU_T
+            )?,
+        }
         if let Some(drafts) = self.drafts {
             write!(f, ":drafts={drafts}")?;
         }
@@ -123,6 +134,20 @@ impl Contender {
     /// Sets a knob, or what every strategy has: the number of drafts and whether there are qualifiers.
     fn set(&mut self, knob: &str, value: &str) -> Result<(), String> {
         match (knob, value) {
+            ("acceptance", _) => {
+                self.settings.rule = strategy::by_name(value, None, None)?;
+            }
+            (strategy::TAU_Q | strategy::TAU_T, _) => {
+                let tau: f32 =
+                    (value.parse()).map_err(|_| format!("{knob} is {value:?}, not a number"))?;
+                let Rule::Fuzzy(tolerance) = &mut self.settings.rule else {
+                    return Err(format!("{knob} comes after acceptance=fuzzy"));
+                };
+                match knob {
+                    strategy::TAU_Q => tolerance.draft = tau,
+                    _ => tolerance.qualifier = tau,
+                }
+            }
             ("qualifier", "off") => self.qualifiers = Qualifiers::Off,
             ("qualifier", _) => return Err(format!("qualifier is {value:?}; it can only be off")),
             ("drafts", _) => {
@@ -163,6 +188,10 @@ mod tests {
         );
         assert_eq!(parse(&contender.to_string()), contender);
         assert_eq!(parse("auto").to_string(), "auto");
+        let judged = parse("serial:gamma=3:acceptance=rejection");
+        assert_eq!(judged.settings.rule, Rule::Rejection);
+        assert_eq!(judged.to_string(), "serial:gamma=3:acceptance=rejection");
+        assert_eq!(parse(&judged.to_string()), judged);
     }
 
     #[test]
@@ -181,6 +210,9 @@ mod tests {
             ("serial:gamma=65", "gamma is 65"),
             ("serial:gamma=NaN", "gamma is NaN"),
             ("auto:qualifier=on", "can only be off"),
+            ("auto:acceptance=rejection", "does not support"),
+            ("auto:acceptance=lenient", "known are exact"),
+            ("auto:tau-q=1", "comes after acceptance=fuzzy"),
             ("auto:drafts=-1", "not a number of drafts"),
         ] {
             let error = bad.parse::<Contender>().unwrap_err();

@@ -57,6 +57,21 @@ impl Distance {
     }
 }
 
+/// Which tokens survive all filters, asked one by one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    /// Every filter keeps the strongest tokens, so the weakest of those listed shows which tokens survive.
+    weakest: Key,
+    distance: Distance,
+}
+
+impl Kept {
+    #[inline]
+    pub(super) fn holds(&self, id: u32, logit: f32) -> bool {
+        strongest::key(logit, id) >= self.weakest && self.distance.allows(self.distance.of(logit))
+    }
+}
+
 /// The filters' reusable memory.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
@@ -105,6 +120,15 @@ impl Filter {
         } else {
             Survivors::Near
         }
+    }
+
+    /// Which tokens survive after [`Filter::apply`] has said how they are told.
+    pub(super) fn kept(&self, survivors: Survivors, distance: Distance) -> Kept {
+        let weakest = match survivors {
+            Survivors::Near => 0,
+            Survivors::Listed => self.keys.iter().copied().min().unwrap_or(0),
+        };
+        Kept { weakest, distance }
     }
 
     /// The keys of the `count` strongest tokens, strongest first.

@@ -15,6 +15,9 @@
 //! `T = 0` there is no noise and no filter: the strongest logit, as shaped, always
 //! survives. A parameter at its neutral value leaves every bit as it is.
 //!
+//! Under [`Rule::Rejection`](crate::Rule::Rejection) drafts *draw* instead ([`Drawn`]) and the target
+//! *judges* what they drew, each with noise of its own kind ([`Noise`]).
+//!
 //! A [`Sampling`] is what one request says about it, a [`SamplerState`] follows the text of
 //! one session; every answer is given with it and the tokens before the row
 //! ([`History`](crate::step::History)).
@@ -25,7 +28,9 @@
 
 #[cfg(test)]
 mod dice;
+mod drawn;
 mod filter;
+mod judge;
 mod noise;
 mod params;
 mod ranking;
@@ -38,7 +43,9 @@ mod shaping;
 mod state;
 mod strongest;
 
-pub use noise::{NoiseKey, gumbel, gumbel_of};
+pub use drawn::{Drawn, MAX_SUPPORT};
+pub use judge::JudgeNoise;
+pub use noise::{Noise, NoiseKey, gumbel, gumbel_of, uniform_of};
 pub use params::{ParamError, SamplingParams};
 pub use sampler::{Guess, NotFinite, Pick, Sampler};
 pub use shaping::{MAX_BIASED, Shaping};

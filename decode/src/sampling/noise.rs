@@ -10,6 +10,30 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 /// lattice as token ids.
 const SPREAD: u64 = 0xd134_2543_de82_ef95;
 
+/// Kinds of noise that are independent of the shared noise of [`NoiseKey::new`] and of one another. Rejection sampling
+/// (arXiv 2211.17192, section 2.3) is exact only if the draws of the draft, the acceptances and the draws from the residual
+/// are independent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noise {
+    /// What a draft draws its guesses with.
+    Draft,
+    /// What decides whether a guess is accepted.
+    Accept,
+    /// What a token is drawn from a residual with.
+    Residual,
+}
+
+impl Noise {
+    /// The first hexadecimal digits of the fractions of pi: numbers without a pattern.
+    fn salt(self) -> u64 {
+        match self {
+            Noise::Draft => 0x243f_6a88_85a3_08d3,
+            Noise::Accept => 0x1319_8a2e_0370_7344,
+            Noise::Residual => 0xa409_3822_299f_31d0,
+        }
+    }
+}
+
 /// The noise of one position: everything but the token id, digested once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoiseKey(u64);
@@ -22,6 +46,12 @@ impl NoiseKey {
         let place = u64::from(choice) << 32 | u64::from(position);
         let seed = mix(seed.wrapping_add(STEP));
         NoiseKey(mix(seed.wrapping_add(place.wrapping_mul(SPREAD))))
+    }
+
+    /// The key of another kind of noise at the same place: unrelated to [`NoiseKey::new`] and to those of other kinds.
+    pub fn of(noise: Noise, seed: u64, choice: u32, position: u32) -> NoiseKey {
+        let NoiseKey(shared) = NoiseKey::new(seed, choice, position);
+        NoiseKey(mix(shared ^ noise.salt()))
     }
 
     /// 64 uniform bits for a token. The *smaller* the integer, the larger the
@@ -68,6 +98,12 @@ pub fn gumbel_of(hash: u64) -> f64 {
     -math::ln(exponential)
 }
 
+/// The uniform variate in `(0, 1)` that belongs to a hash: the middle of one of 2^52 equal parts.
+pub fn uniform_of(hash: u64) -> f64 {
+    const UNIT: f64 = 1.0 / 4_503_599_627_370_496.0;
+    ((hash >> 12) as f64 + 0.5) * UNIT
+}
+
 /// The noise of one token at one position. See [`NoiseKey`] and [`gumbel_of`].
 pub fn gumbel(seed: u64, choice: u32, position: u32, token: u32) -> f64 {
     gumbel_of(NoiseKey::new(seed, choice, position).hash(token))
@@ -91,6 +127,38 @@ mod tests {
         let below = gumbel_of((1 << 63) - 1);
         let above = gumbel_of(1 << 63);
         assert!((below - above).abs() < 1e-15);
+    }
+
+    #[test]
+    fn kinds_of_noise_have_nothing_in_common() {
+        let keys = |position| {
+            [
+                NoiseKey::new(9, 0, position),
+                NoiseKey::of(Noise::Draft, 9, 0, position),
+                NoiseKey::of(Noise::Accept, 9, 0, position),
+                NoiseKey::of(Noise::Residual, 9, 0, position),
+            ]
+        };
+        let kinds = keys(0).len();
+        for one in 0..kinds {
+            for other in 0..one {
+                let draws = 20_000;
+                let sum: f64 = (0..draws)
+                    .map(|position| {
+                        let uniform = |kind: usize| uniform_of(keys(position)[kind].hash(3)) - 0.5;
+                        12.0 * uniform(one) * uniform(other)
+                    })
+                    .sum();
+                let correlation = sum / f64::from(draws);
+                assert!(correlation.abs() < 0.03, "{one} and {other}: {correlation}");
+            }
+        }
+    }
+
+    #[test]
+    fn uniforms_lie_inside() {
+        assert!(uniform_of(0) > 0.0 && uniform_of(u64::MAX) < 1.0);
+        assert!((uniform_of(1 << 63) - 0.5).abs() < 1e-15);
     }
 
     #[test]

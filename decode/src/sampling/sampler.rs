@@ -17,7 +17,9 @@ pub struct Pick {
     /// The token id.
     pub token: u32,
     /// How far its noisy score lies above the second best one, in units of `l / T`
-    /// (at `T = 0` of `l`); infinite if no other token survived.
+    /// (at `T = 0` of `l`); infinite if no other token survived. Below 0 for a guess that was
+    /// tolerated in the best one's place ([`Fuzzy`](crate::Rule::Fuzzy)); 0 where another
+    /// rule than the noisy scores decided.
     pub margin: f32,
     /// How likely the model found it, if that was asked for.
     pub score: Option<Box<Score>>,
@@ -52,7 +54,7 @@ pub struct Sampler {
     vocab_limit: u32,
     pub(super) width: Width,
     pub(super) filter: Filter,
-    ranking: Ranking,
+    pub(super) ranking: Ranking,
     /// A row as a request shapes it.
     pub(super) row: Vec<f32>,
 }
@@ -168,21 +170,26 @@ impl Sampler {
         out: &mut [Guess],
     ) {
         let logits = self.real(logits);
+        let mass = self.whole_mass(logits, survey, params);
         let (strongest, _) = survey.strongest();
-        let unfiltered = SamplingParams {
-            temperature: match params.temperature {
-                0.0 => 1.0,
-                temperature => temperature,
-            },
-            ..SamplingParams::default()
-        };
-        let distance = Distance::new(strongest, &unfiltered);
-        let every = (Survivors::Near, distance);
-        let mass = (self.filter).mass(self.width, logits, strongest, &unfiltered, every);
+        let distance = Distance::new(strongest, &unfiltered(params));
         for guess in out {
             let weight = math::exp64(distance.of(logits[guess.token as usize]));
             guess.q = (weight / mass) as f32;
         }
+    }
+
+    /// The weights of all tokens before any filter, relative to the strongest one's. `logits` are without padding.
+    pub(super) fn whole_mass(
+        &mut self,
+        logits: &[f32],
+        survey: &Survey,
+        params: &SamplingParams,
+    ) -> f64 {
+        let (strongest, _) = survey.strongest();
+        let unfiltered = unfiltered(params);
+        let every = (Survivors::Near, Distance::new(strongest, &unfiltered));
+        (self.filter).mass(self.width, logits, strongest, &unfiltered, every)
     }
 
     /// Fills `out` up to `k` with the strongest tokens that it does not hold.
@@ -221,12 +228,12 @@ impl Sampler {
     }
 
     /// The logits without padding.
-    fn real<'a>(&self, logits: &'a [f32]) -> &'a [f32] {
+    pub(super) fn real<'a>(&self, logits: &'a [f32]) -> &'a [f32] {
         &logits[..logits.len().min(self.vocab())]
     }
 
     /// Leaves the `k` best tokens in the ranking.
-    fn rank(
+    pub(super) fn rank(
         &mut self,
         logits: &[f32],
         params: &SamplingParams,
@@ -279,6 +286,17 @@ impl Sampler {
                 }
             }
         }
+    }
+}
+
+/// The temperature of these parameters and no filter; 1 for 0, where nothing is divided.
+fn unfiltered(params: &SamplingParams) -> SamplingParams {
+    SamplingParams {
+        temperature: match params.temperature {
+            0.0 => 1.0,
+            temperature => temperature,
+        },
+        ..SamplingParams::default()
     }
 }
 

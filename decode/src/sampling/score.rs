@@ -3,7 +3,7 @@
 //! The sum is taken as everywhere here, in sixteen lanes by token id, with `exp` and `ln` of [`math`]: a score has
 //! the same bits on every machine and however the row was computed.
 
-use super::filter::{Distance, Survivors};
+use super::filter::Distance;
 use super::params::SamplingParams;
 use super::sampler::{NotFinite, Sampler};
 use super::scan;
@@ -42,17 +42,12 @@ impl Sampler {
         let (strongest, _) = survey.strongest();
         let distance = Distance::new(strongest, params);
         let survivors = self.filter.apply(width, logits, &survey, params);
-        // Every filter keeps the strongest tokens, so the weakest of those listed shows which tokens survive.
-        let weakest = match survivors {
-            Survivors::Near => 0,
-            Survivors::Listed => self.filter.listed().iter().copied().min().unwrap_or(0),
-        };
+        let kept = self.filter.kept(survivors, distance);
         let mass = (self.filter).mass(width, logits, strongest, params, (survivors, distance));
         let log_mass = math::ln(mass);
         let logprob = |id: u32, logit: f32| {
-            let away = distance.of(logit);
-            if strongest::key(logit, id) >= weakest && distance.allows(away) {
-                (away - log_mass) as f32
+            if kept.holds(id, logit) {
+                (distance.of(logit) - log_mass) as f32
             } else {
                 f32::NEG_INFINITY
             }

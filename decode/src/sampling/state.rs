@@ -1,8 +1,11 @@
 //! How one session samples: its parameters, and what they need to remember of its text.
 
+use super::drawn::Drawn;
+use super::judge::JudgeNoise;
 use super::params::{ParamError, SamplingParams};
 use super::sampler::{Guess, NotFinite, Pick, Sampler};
 use super::shaping::{Counts, Shaping};
+use crate::rule::Judgement;
 use crate::scores::{Basis, Score};
 use crate::step::{Answer, Ask, History};
 use alloc::boxed::Box;
@@ -71,7 +74,7 @@ impl SamplerState {
 
 impl Sampler {
     /// Answers what a row was asked for, from its logits. `history` are the tokens down to the row's own.
-    /// [`Ask::Nothing`] has no answer.
+    /// [`Ask::Nothing`] has no answer, and [`Ask::Judge`] none without its judgement: see [`Sampler::judge`].
     pub fn answer(
         &mut self,
         ask: Ask,
@@ -80,18 +83,13 @@ impl Sampler {
         history: &History<'_>,
     ) -> Option<Answer> {
         let answer = match ask {
-            Ask::Nothing => return None,
+            Ask::Nothing | Ask::Judge { .. } => return None,
             Ask::Pick { score } => {
                 let pick = self.pick_after(logits, state, history);
-                pick.and_then(|mut pick| {
-                    if let Some((basis, top)) = score {
-                        let scored = (basis, usize::from(top));
-                        let score = self.score_after(logits, state, history, pick.token, scored);
-                        pick.score = Some(Box::new(score?));
-                    }
-                    Ok(Answer::Pick(pick))
-                })
+                pick.and_then(|pick| self.with_score(logits, state, history, (pick, score)))
             }
+            Ask::Draw(most) => (self.draw_after(logits, state, history, usize::from(most)))
+                .map(|drawn| Answer::Drawn(Box::new(drawn))),
             Ask::Guesses(most) => {
                 let mut guesses = Vec::new();
                 // The second best gives the first its margin.
@@ -107,6 +105,62 @@ impl Sampler {
                 .map(|score| Answer::Score(Box::new(score))),
         };
         Some(answer.unwrap_or(Answer::NotFinite))
+    }
+
+    /// Answers [`Ask::Judge`] from the row's logits.
+    pub fn judge(
+        &mut self,
+        (judgement, score): (&Judgement, Option<(Basis, u8)>),
+        logits: &[f32],
+        state: &mut SamplerState,
+        history: &History<'_>,
+    ) -> Answer {
+        let params = state.sampling.params;
+        let position = history.position();
+        let pick = self.shaped(logits, state, history, |sampler, row| match judgement {
+            Judgement::Rejection(drawn) => {
+                let noise = JudgeNoise::at(&params, position);
+                sampler.reject(row, &params, position, (drawn, &noise))
+            }
+            Judgement::Fuzzy { tolerance, guesses } => {
+                sampler.tolerate(row, &params, position, (guesses, *tolerance))
+            }
+        });
+        (pick.and_then(|pick| self.with_score(logits, state, history, (pick, score))))
+            .unwrap_or(Answer::NotFinite)
+    }
+
+    /// The answer with this token, and with its score if one is wanted.
+    fn with_score(
+        &mut self,
+        logits: &[f32],
+        state: &mut SamplerState,
+        history: &History<'_>,
+        (mut pick, score): (Pick, Option<(Basis, u8)>),
+    ) -> Result<Answer, NotFinite> {
+        if let Some((basis, top)) = score {
+            let scored = (basis, usize::from(top));
+            let score = self.score_after(logits, state, history, pick.token, scored);
+            pick.score = Some(Box::new(score?));
+        }
+        Ok(Answer::Pick(pick))
+    }
+
+    /// Up to `count` siblings that may follow `history`: [`Sampler::draw`] on the row as the session shapes it.
+    ///
+    /// # Errors
+    /// As [`Sampler::draw`].
+    pub fn draw_after(
+        &mut self,
+        logits: &[f32],
+        state: &mut SamplerState,
+        history: &History<'_>,
+        count: usize,
+    ) -> Result<Drawn, NotFinite> {
+        let params = state.sampling.params;
+        self.shaped(logits, state, history, |sampler, row| {
+            sampler.draw(row, &params, history.position(), count)
+        })
     }
 
     /// The token that follows `history`: [`Sampler::pick`] on the row as the session shapes it.
@@ -157,8 +211,14 @@ impl Sampler {
     ) -> Result<Score, NotFinite> {
         match basis {
             Basis::Raw => self.score(logits, &SamplingParams::default(), token, top),
-            Basis::Processed => {
-                let params = state.sampling.params;
+            Basis::Processed | Basis::Tempered => {
+                let params = match basis {
+                    Basis::Tempered => SamplingParams {
+                        temperature: state.sampling.params.temperature,
+                        ..SamplingParams::default()
+                    },
+                    _ => state.sampling.params,
+                };
                 self.shaped(logits, state, history, |sampler, row| {
                     sampler.score(row, &params, token, top)
                 })

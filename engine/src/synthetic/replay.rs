@@ -76,7 +76,8 @@ impl Replay {
         let draws = Draws::at(path, params);
         let place = self.place(draws, position, params.temperature);
         match ask {
-            Ask::Nothing => None,
+            // There is no distribution to judge by or to draw from: a worker refuses such a session.
+            Ask::Nothing | Ask::Judge { .. } | Ask::Draw(_) => None,
             Ask::Pick { score } => {
                 let mut pick = place.pick();
                 if let Some((_, top)) = score {

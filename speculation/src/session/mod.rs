@@ -7,6 +7,7 @@
 
 mod account;
 mod propose;
+mod rules;
 mod verify;
 
 use alloc::vec::Vec;

@@ -3,10 +3,10 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use decode::{Answer, Ask, Guess, NodeId, StepPlan};
+use decode::{Answer, Guess, NodeId, Rule, StepPlan};
 
-use super::Capacity;
 use super::account::MissAccount;
+use super::{Capacity, rules};
 use crate::allocation::{Share, Work};
 use crate::bypass::Mode;
 use crate::calibration::{Calibration, Feature};
@@ -33,6 +33,16 @@ pub(super) struct Grown {
     pub(super) made: u32,
 }
 
+impl Grown {
+    /// A guess that was drawn.
+    pub(super) fn drawn(origin: Origin) -> Self {
+        Grown {
+            origin,
+            ..Grown::default()
+        }
+    }
+}
+
 /// After this long, in microseconds, an account of its time is worth a message of its own.
 const REPORT_US: u64 = 50_000;
 
@@ -41,11 +51,12 @@ const REPORT_US: u64 = 50_000;
 pub(super) struct Proposer {
     pub(super) replica: Replica<Grown>,
     strategy: Chosen,
-    growth: Growth,
+    pub(super) rule: Rule,
+    pub(super) growth: Growth,
     shard: Shard,
     outlook: Outlook,
     root_expanded: bool,
-    outbound: Outbound,
+    pub(super) outbound: Outbound,
     /// Steps since the last commit.
     round_steps: u16,
     reported_round: Option<u32>,
@@ -83,6 +94,7 @@ impl Proposer {
                 nodes: growth.nodes.min(capacity.rows),
                 ..growth
             },
+            rule: strategy.settings.rule,
             strategy,
             shard: spec.shard,
             outlook: Outlook::default(),
@@ -196,7 +208,7 @@ impl Proposer {
         if share.base < appended {
             return plan;
         }
-        let ask = Ask::Guesses(self.growth.branch);
+        let ask = self.ask(self.growth.branch);
         if is_root {
             plan.asks = alloc::vec![ask];
         }
@@ -293,17 +305,14 @@ impl Proposer {
         self.steps = self.steps.saturating_add(1);
         let calibration = learned.calibration.of(Source::Draft);
         // A model whose answer is not a number gives no guesses; the target continues without them.
-        let mut answers = answers.iter().map(|answer| match answer {
-            Answer::Guesses(guesses) => guesses.as_slice(),
-            _ => &[],
-        });
+        let mut answers = answers.iter();
         if !plan.asks.is_empty() {
             self.root_expanded = true;
             let owner = (self.replica.len() % u32::from(self.shard.count.max(1))) as u8;
-            self.grow(None, owner, answers.next().unwrap_or(&[]), calibration);
+            self.take(None, owner, answers.next(), calibration);
         }
         for row in &plan.rows {
-            let guesses = answers.next().unwrap_or(&[]);
+            let answer = answers.next();
             let Some(node) = self.replica.tree.get(row.node) else {
                 continue;
             };
@@ -311,7 +320,21 @@ impl Proposer {
             if let Some(payload) = self.replica.tree.payload_mut(row.node) {
                 payload.own.expanded = true;
             }
-            self.grow(Some(row.node), owner, guesses, calibration);
+            self.take(Some(row.node), owner, answer, calibration);
+        }
+    }
+
+    fn take(
+        &mut self,
+        parent: Option<NodeId>,
+        owner: u8,
+        answer: Option<&Answer>,
+        calibration: &Calibration,
+    ) {
+        match answer {
+            Some(Answer::Guesses(guesses)) => self.grow(parent, owner, guesses, calibration),
+            Some(Answer::Drawn(drawn)) => self.take_drawn(parent, owner, drawn),
+            _ => {}
         }
     }
 
@@ -324,6 +347,7 @@ impl Proposer {
     ) {
         let tree = &mut self.replica.tree;
         let above = tree.path_score(parent);
+        let rule = self.rule;
         for (rank, guess) in guesses.iter().enumerate() {
             let feature = Feature::new(rank, guess.weight);
             let edge = calibration.probability(feature);
@@ -352,12 +376,14 @@ impl Proposer {
                 owner: owner.wrapping_add(rank as u8),
                 payload: Held {
                     computed: false,
+                    surprisal: rules::surprisal(rule, guess.q),
                     own,
                 },
             };
             if let Some(Grafted::Existing(id)) = tree.graft(parent, graft) {
                 // Another contributor was faster; this draft still learns from its own guess.
                 if let Some(held) = tree.payload_mut(id) {
+                    held.surprisal = rules::surprisal(rule, guess.q);
                     held.own.guess = own.guess;
                     held.own.origin = own.origin;
                     held.own.made = own.made;
@@ -367,12 +393,13 @@ impl Proposer {
     }
 
     pub(super) fn poll_report(&mut self, activity: Activity) -> Option<Report> {
-        let (nodes, _) = self.outbound.diff(
+        let (mut nodes, _) = self.outbound.diff(
             &self.replica.tree,
             self.growth.min_path,
             MAX_NODES_PER_UPDATE,
             Some(|held: &Held<Grown>| held.own.origin),
         );
+        self.add_ratings(&mut nodes);
         let round_done = (self.growth.round.is_some() && self.pauses()).then(|| self.replica.len());
         // An idle draft still reports its activity from time to time.
         let is_aged = activity.life_us >= self.reported_life_us + REPORT_US;

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use decode::{Answer, Ask, NodeId, NotFinite, Row, Rule, StepPlan};
+use decode::{Answer, Ask, Judgement, NodeId, NotFinite, Pick, Row, Rule, StepPlan, Surprisal};
 
 use super::Capacity;
 use crate::Time;
@@ -29,6 +29,8 @@ use crate::walk::{Walked, walk};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Advised {
     margin: f32,
+    /// How surprising its own model finds it, under the rule `fuzzy`.
+    surprisal: Surprisal,
     /// Set when it was found in the text itself.
     lookup: Option<Feature>,
 }
@@ -37,8 +39,9 @@ pub(super) struct Advised {
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) replica: Replica<Advised>,
-    duty: Duty,
+    pub(super) duty: Duty,
     strategy: Chosen,
+    pub(super) rule: Rule,
     bounds: Verification,
     /// Of a session that advises.
     advice: Option<Advice>,
@@ -50,7 +53,7 @@ pub(super) struct Verifier {
     is_stuck: bool,
     /// Text that the coordinator has.
     acked: u32,
-    scores: TargetScores,
+    pub(super) scores: TargetScores,
     /// Of a session that commits and looks up guesses in its text.
     lookup: Option<Finder>,
     finish: Option<Finish>,
@@ -174,6 +177,7 @@ impl Verifier {
             lookup,
             replica,
             duty,
+            rule: strategy.settings.rule,
             strategy,
             bounds,
             advice,
@@ -389,6 +393,9 @@ impl Verifier {
             self.bare_share *= 0.9;
             return Poll::Parked;
         }
+        if let Some(until) = self.awaits_draws(&next) {
+            return Poll::Wait(Some(until), None);
+        }
         let mut waits = Waits {
             model: &mut learned.waits,
             waiting: &mut self.waiting,
@@ -430,25 +437,42 @@ impl Verifier {
             return StepPlan {
                 rows: rows.filter_map(|id| row(id, Ask::Nothing)).collect(),
                 append,
-                asks: Vec::new(),
+                ..StepPlan::default()
             };
         }
-        let pick = Ask::Pick {
-            score: (self.scores.scoring().picks).map(|top| (self.scores.scoring().basis, top)),
+        let score = self.pick_score();
+        let mut judgements: Vec<Judgement> = Vec::new();
+        let mut pick = |id: Option<NodeId>| match self.judgement(id) {
+            None => Ask::Pick { score },
+            Some(by) => {
+                judgements.push(by);
+                // There are fewer rows in a step than that.
+                let judgement = (judgements.len() - 1) as u16;
+                Ask::Judge { judgement, score }
+            }
         };
-        let tip = self.ahead.last();
-        let base = base.iter().filter_map(|id| {
-            let ask = if Some(id) == tip { pick } else { Ask::Nothing };
-            row(id, ask)
-        });
-        let guesses = guesses.iter().take(share.guesses);
+        let tip = self.ahead.last().copied();
+        let asks = match tip {
+            None => alloc::vec![pick(None)],
+            Some(_) => Vec::new(),
+        };
+        let mut rows: Vec<Row> = Vec::with_capacity(base.len() + share.guesses);
+        for &id in base {
+            let ask = if Some(id) == tip {
+                pick(Some(id))
+            } else {
+                Ask::Nothing
+            };
+            rows.extend(row(&id, ask));
+        }
+        for id in guesses.iter().take(share.guesses) {
+            rows.extend(row(id, pick(Some(*id))));
+        }
         StepPlan {
-            rows: base.chain(guesses.filter_map(|id| row(id, pick))).collect(),
             append,
-            asks: match tip {
-                None => alloc::vec![pick],
-                Some(_) => Vec::new(),
-            },
+            asks,
+            rows,
+            judgements,
         }
     }
 
@@ -524,7 +548,6 @@ impl Verifier {
         let place = |id: Option<NodeId>| asked.iter().position(|&at| at == id);
         let walked = walk(
             tree,
-            Rule::Exact,
             tip,
             len,
             &self.replica.stopping,
@@ -635,6 +658,10 @@ impl Verifier {
             };
             if let Some(row) = self.replica.tree.payload_mut(grafted.id()) {
                 row.own.margin = picked.margin;
+                let score = picked.score.as_deref();
+                row.own.surprisal = score.map_or_else(Surprisal::default, |score| {
+                    Surprisal::from_logprob(score.logprob)
+                });
             }
             self.ahead.push(grafted.id());
         }
@@ -686,6 +713,8 @@ impl Verifier {
         self.walks.chain_accepted += accepted;
         self.walks.guesses_submitted += guesses.len() as u64;
         self.walks.guesses_accepted += walked.path.len() as u64;
+        let is_tolerated = |picked: &&Pick| picked.margin < 0.0;
+        self.walks.tolerated += walked.picks.iter().filter(is_tolerated).count() as u64;
         let since = self.step_ended.unwrap_or(self.base_since);
         self.waiting = None;
         (learned.waits).stepped(walked.picks.len(), now.saturating_sub(since));
@@ -730,8 +759,10 @@ impl Verifier {
         let text = &self.replica.text[self.acked as usize..];
         let mut picks = text.to_vec();
         let mut margins = alloc::vec![Margin::default(); picks.len()];
+        let mut surprisals = alloc::vec![Surprisal::default(); picks.len()];
         for node in advised {
             picks.push(node.token);
+            surprisals.push(node.payload.own.surprisal);
             margins.push(Margin::from_f32(node.payload.own.margin));
         }
         Some(Report {
@@ -739,6 +770,10 @@ impl Verifier {
             scores: self.scores.picks(picks.len()),
             picks,
             margins,
+            surprisals: match (self.rule, self.duty) {
+                (Rule::Fuzzy(_), Duty::Advise) => surprisals,
+                _ => Vec::new(),
+            },
             prompt_scores: self.scores.prompt(),
             finish: self.finish,
             outlook: Outlook {

@@ -4,6 +4,8 @@
 
 use alloc::sync::Arc;
 
+use decode::Rule;
+
 use super::{Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy, Verification};
 use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
@@ -86,6 +88,10 @@ impl Strategy for Auto {
             Role::Qualifier => Duty::Advise,
             Role::Target => Duty::Commit,
         })
+    }
+
+    fn supports(&self, rule: Rule) -> bool {
+        matches!(rule, Rule::Exact | Rule::Fuzzy(_))
     }
 
     fn growth(&self) -> Growth {

@@ -19,6 +19,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use decode::rule::{MAX_TOLERANCE, Rule, Tolerance};
+
 use crate::Time;
 use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
@@ -94,6 +96,12 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// The bounds of advice.
     fn advice(&self) -> Advice {
         Advice::default()
+    }
+
+    /// Whether requests may be decoded by this acceptance rule. [`Rule::Rejection`] needs one draft that draws whole sibling
+    /// groups, and nobody else's guesses beside it; [`Rule::Fuzzy`] a qualifier.
+    fn supports(&self, rule: Rule) -> bool {
+        rule == Rule::Exact
     }
 
     /// Nodes with a smaller path probability are not passed on to workers of this role.
@@ -221,13 +229,15 @@ impl Entry {
     }
 }
 
-/// A strategy by name, with the knobs that differ from its defaults: what travels.
+/// A strategy by name, with the knobs that differ from its defaults and the acceptance rule: what travels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// Its name; empty: [`DEFAULT`].
     pub name: String,
     /// What is set.
     pub knobs: Knobs,
+    /// How guesses are accepted.
+    pub rule: Rule,
 }
 
 impl Settings {
@@ -235,7 +245,7 @@ impl Settings {
     pub fn new(name: &str) -> Self {
         Settings {
             name: name.to_string(),
-            knobs: Knobs::default(),
+            ..Settings::default()
         }
     }
 
@@ -243,6 +253,13 @@ impl Settings {
     #[must_use]
     pub fn with(mut self, knob: &str, value: f64) -> Self {
         self.knobs = self.knobs.with(knob, value);
+        self
+    }
+
+    /// The same by another acceptance rule.
+    #[must_use]
+    pub fn by(mut self, rule: Rule) -> Self {
+        self.rule = rule;
         self
     }
 }
@@ -282,6 +299,21 @@ pub enum StrategyError {
         /// What is wrong.
         error: KnobError,
     },
+    /// It does not go with the acceptance rule.
+    #[error("strategy {strategy} does not support acceptance {rule}, which {needs}; use {others}")]
+    Rule {
+        /// The strategy.
+        strategy: &'static str,
+        /// The rule.
+        rule: &'static str,
+        /// What the rule needs.
+        needs: &'static str,
+        /// The strategies that support it.
+        others: String,
+    },
+    /// A tolerance of the rule `fuzzy` is out of its range.
+    #[error("tau_q is {} and tau_t is {}; allowed are numbers from 0 to {MAX_TOLERANCE}", .0.draft, .0.qualifier)]
+    Tolerance(Tolerance),
 }
 
 /// The strategies of a process.
@@ -338,13 +370,45 @@ impl Registry {
                 strategy: entry.name,
                 error,
             })?;
+        let strategy = (entry.build)(&complete);
+        let rule = settings.rule;
+        if let Rule::Fuzzy(tolerance) = rule
+            && !tolerance.is_valid()
+        {
+            return Err(StrategyError::Tolerance(tolerance));
+        }
+        if !strategy.supports(rule) {
+            return Err(StrategyError::Rule {
+                strategy: entry.name,
+                rule: rule.name(),
+                needs: match rule {
+                    Rule::Exact => "nothing",
+                    Rule::Rejection => "judges the guesses of one draft in the order it drew them",
+                    Rule::Fuzzy(_) => "compares a qualifier's probabilities with the target's",
+                },
+                others: self.supporting(rule),
+            });
+        }
         Ok(Chosen {
             settings: Settings {
                 name: entry.name.to_string(),
                 knobs: settings.knobs.clone(),
+                rule,
             },
-            strategy: (entry.build)(&complete),
+            strategy,
         })
+    }
+
+    /// The names of the strategies that support a rule, with the defaults of their knobs.
+    fn supporting(&self, rule: Rule) -> String {
+        let names: Vec<&str> = (self.entries.iter())
+            .filter(|entry| {
+                let defaults = Knobs::default().complete(entry.knobs);
+                defaults.is_ok_and(|knobs| (entry.build)(&knobs).supports(rule))
+            })
+            .map(|entry| entry.name)
+            .collect();
+        names.join(", ")
     }
 }
 
@@ -401,6 +465,26 @@ mod tests {
             error.contains("gamma is 65") && error.contains("1 to 64"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_rule_that_a_strategy_does_not_support_is_refused_with_those_that_do() {
+        let registry = Registry::default();
+        for name in ["serial", "serial-tree", "parallel"] {
+            let chosen = registry.choose(&Settings::new(name).by(Rule::Rejection));
+            assert_eq!(chosen.unwrap().settings.rule, Rule::Rejection, "{name}");
+        }
+        let merged = Settings::new("auto").by(Rule::Rejection);
+        let error = registry.choose(&merged).unwrap_err().to_string();
+        for part in ["auto", "rejection", "one draft", "serial, serial-tree"] {
+            assert!(error.contains(part), "{part} is not in {error}");
+        }
+        let odd = Rule::Fuzzy(Tolerance {
+            draft: -1.0,
+            ..Tolerance::default()
+        });
+        let error = registry.choose(&Settings::new("auto").by(odd)).unwrap_err();
+        assert!(error.to_string().contains("tau_q is -1"), "{error}");
     }
 
     #[test]

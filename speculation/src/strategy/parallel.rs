@@ -11,6 +11,8 @@
 
 use alloc::sync::Arc;
 
+use decode::Rule;
+
 use super::{Entry, Growth, Knob, NextStep, Range, Strategy, Verification};
 use crate::Time;
 use crate::duty::{Duties, Duty, Role};
@@ -47,6 +49,10 @@ impl Strategy for Parallel {
             Role::Qualifier => Duties::default(),
             Role::Target => Duties::of(Duty::Commit),
         }
+    }
+
+    fn supports(&self, rule: Rule) -> bool {
+        matches!(rule, Rule::Exact | Rule::Rejection)
     }
 
     fn growth(&self) -> Growth {

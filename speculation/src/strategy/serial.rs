@@ -3,6 +3,8 @@
 
 use alloc::sync::Arc;
 
+use decode::Rule;
+
 use super::{Entry, Growth, Knob, NextStep, Range, Strategy, Verification};
 use crate::duty::{Duties, Duty, Role};
 use crate::wait::{Start, Waits};
@@ -38,6 +40,10 @@ impl Strategy for Serial {
             Role::Qualifier => Duties::default(),
             Role::Target => Duties::of(Duty::Commit),
         }
+    }
+
+    fn supports(&self, rule: Rule) -> bool {
+        matches!(rule, Rule::Exact | Rule::Rejection)
     }
 
     fn growth(&self) -> Growth {

@@ -328,6 +328,8 @@ proptest! {
                     3..20 => vec![Origin::default(); nodes.len()],
                     _ => Vec::new(),
                 },
+                groups: Vec::new(),
+                surprisals: Vec::new(),
             };
             if flaw == 0 {
                 batch.owners.push(0);
@@ -363,6 +365,8 @@ fn flat(first_id: u32, n: usize, tokens: impl Fn(usize) -> u32) -> NodeBatch {
         edges: vec![Prob16(1); n],
         owners: vec![0; n],
         origins: Vec::new(),
+        groups: Vec::new(),
+        surprisals: Vec::new(),
     }
 }
 

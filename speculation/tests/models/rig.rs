@@ -57,6 +57,7 @@ pub(crate) fn score(past: &[u32], token: u32, top: u8) -> Score {
 fn answer(past: &[u32], ask: Ask) -> Answer {
     match ask {
         Ask::Nothing => unreachable!("nobody answers nothing"),
+        Ask::Judge { .. } | Ask::Draw(_) => unreachable!("these sessions have the rule `exact`"),
         Ask::Pick { score: wanted } => {
             let token = next(past);
             Answer::Pick(Pick {
@@ -258,15 +259,26 @@ impl Worker {
 
     /// The model's answers to a plan that was polled last.
     pub(crate) fn answers(&self, plan: &StepPlan) -> Vec<Answer> {
+        self.answers_by(plan, |text, path, ask| answer(&[text, path].concat(), ask))
+    }
+
+    /// The answers of another model, which is given the text and the path before each token that it is asked about.
+    pub(crate) fn answers_by(
+        &self,
+        plan: &StepPlan,
+        mut answer: impl FnMut(&[u32], &[u32], Ask) -> Answer,
+    ) -> Vec<Answer> {
         let text = self.session.text();
         let end = self.cached + plan.append.len();
         let first = end - plan.asks.len();
-        let appended =
-            (plan.asks.iter().enumerate()).map(|(at, &ask)| answer(&text[..=first + at], ask));
-        let rows = (plan.rows.iter())
-            .filter(|row| row.ask != Ask::Nothing)
-            .map(|row| answer(&[text, &row.path].concat(), row.ask));
-        appended.chain(rows).collect()
+        let mut answers = Vec::new();
+        for (at, &ask) in plan.asks.iter().enumerate() {
+            answers.push(answer(&text[..=first + at], &[], ask));
+        }
+        for row in plan.rows.iter().filter(|row| row.ask != Ask::Nothing) {
+            answers.push(answer(text, &row.path, row.ask));
+        }
+        answers
     }
 
     /// The step was computed.

@@ -162,6 +162,8 @@ proptest! {
                 edges: nodes.iter().map(|node| Prob16(node.2 / 64)).collect(),
                 owners: vec![0; nodes.len()],
                 origins: Vec::new(),
+                groups: Vec::new(),
+                surprisals: Vec::new(),
             },
             ..Report::default()
         };
@@ -185,6 +187,8 @@ fn auto_says_itself_what_it_leaves_out() {
             edges: vec![Prob16::from_f32(edge)],
             owners: vec![0],
             origins: Vec::new(),
+            groups: Vec::new(),
+            surprisals: Vec::new(),
         },
         ..Report::default()
     };
@@ -480,6 +484,8 @@ fn reports_beyond_a_workers_duties_are_refused() {
             edges: vec![Prob16(7)],
             owners: vec![0],
             origins: Vec::new(),
+            groups: Vec::new(),
+            surprisals: Vec::new(),
         },
         ..Report::default()
     };

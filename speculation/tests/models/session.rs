@@ -48,6 +48,8 @@ fn guesses(first_id: NodeNumber, nodes: &[(NodeNumber, u32)], base_len: u32) -> 
             edges: vec![Prob16(60_000); nodes.len()],
             owners: vec![0; nodes.len()],
             origins: Vec::new(),
+            groups: Vec::new(),
+            surprisals: Vec::new(),
         },
         ..ReplicaUpdate::default()
     }

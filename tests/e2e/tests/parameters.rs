@@ -242,6 +242,7 @@ fn extremes() -> Vec<Settings> {
             knobs: (strategy.knobs.iter())
                 .map(|knob| (knob.name.to_owned(), end(knob)))
                 .collect::<Knobs>(),
+            ..Settings::default()
         };
         if !strategy.knobs.is_empty() {
             all.extend([at(&least), at(&most)]);

@@ -111,7 +111,31 @@ fn nodes(dice: &mut Dice<'_>, context: Context<'_>) -> Option<v1::Nodes> {
     if dice.chance(8) {
         nodes.owners.push(0);
     }
+    if dice.chance(24) {
+        groups(dice, &mut nodes);
+    }
     Some(nodes)
+}
+
+/// Sibling groups, most of which could have been drawn.
+fn groups(dice: &mut Dice<'_>, nodes: &mut v1::Nodes) {
+    for _ in 0..1 + dice.below(3) {
+        let size = dice.below(4) as u8;
+        let draws = dice.below(3) as u8;
+        nodes.group_parents.push(dice.near(nodes.first_id));
+        nodes.group_sizes.push(size);
+        nodes.group_draws.push(draws);
+        for id in 0..size {
+            nodes.group_ids.push(id.into());
+            nodes.group_weights.push(dice.near(1));
+        }
+        for _ in 0..draws {
+            nodes.group_order.push(dice.below(3) as u8);
+        }
+    }
+    if dice.chance(8) {
+        nodes.group_weights.pop();
+    }
 }
 
 fn shard(dice: &mut Dice<'_>) -> Option<v1::Shard> {
@@ -146,6 +170,7 @@ fn walks(dice: &mut Dice<'_>) -> Option<v1::WalkStats> {
         chain_accepted: dice.total(),
         guesses_submitted: dice.total(),
         guesses_accepted: dice.total(),
+        tolerated: dice.total(),
     })
 }
 
@@ -288,6 +313,11 @@ pub(crate) fn open(dice: &mut Dice<'_>, duties: &[&str]) -> v1::OpenRequest {
         duties: duties.iter().map(|&duty| duty.to_owned()).collect(),
         shard: shard(dice),
         shared_device: dice.chance(128),
+        acceptance: dice.chance(48).then(|| v1::Acceptance {
+            rule: dice.near(1) as i32,
+            tau_q: dice.chance(128).then(|| dice.float()),
+            tau_t: dice.chance(128).then(|| dice.float()),
+        }),
         text,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control::host::{Batch, Host, Limits, Outcome, Part, Usefulness};
 use control::table::Slots;
-use decode::{Answer, Ask, CacheOp, Guess, Pick, Score};
+use decode::{Answer, Ask, CacheOp, Drawn, Guess, Pick, Score};
 use proto::{MAX_FRAME_BYTES, inward, stream, v1};
 use speculation::allocation::Room;
 use speculation::bypass::Plan;
@@ -297,8 +297,17 @@ const NAME: StreamName = StreamName {
 fn answer(ask: Ask, dice: &mut Dice<'_>) -> Answer {
     match ask {
         Ask::Nothing => unreachable!("nothing has no answer"),
-        Ask::Pick { .. } if dice.chance(1) => Answer::NotFinite,
-        Ask::Pick { score: wanted } => Answer::Pick(Pick {
+        Ask::Draw(_) => {
+            let weights: Vec<u16> = (0..1 + dice.below(4))
+                .map(|_| 1 + u16::from(dice.byte()))
+                .collect();
+            let ids = (0..weights.len() as u32).collect();
+            let first = dice.below(weights.len()) as u8;
+            let drawn = Drawn::from_parts(ids, weights, vec![first]);
+            drawn.map_or(Answer::NotFinite, |drawn| Answer::Drawn(Box::new(drawn)))
+        }
+        Ask::Pick { .. } | Ask::Judge { .. } if dice.chance(1) => Answer::NotFinite,
+        Ask::Pick { score: wanted } | Ask::Judge { score: wanted, .. } => Answer::Pick(Pick {
             token: u32::from(dice.byte()) % 4,
             margin: f32::from(dice.byte()) / 16.0,
             score: wanted.map(|(_, top)| Box::new(score(top))),

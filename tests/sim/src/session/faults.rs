@@ -192,6 +192,8 @@ pub(crate) fn random_batch(dice: &mut Dice) -> NodeBatch {
             1..8 => Vec::new(),
             _ => vec![Origin::default(); n],
         },
+        groups: Vec::new(),
+        surprisals: Vec::new(),
     }
 }
 
@@ -259,7 +261,7 @@ fn bad_update(world: &mut World, at: usize) {
             tokens: vec![0, 1],
             edges: vec![Prob16(60_000); 2],
             owners: vec![0, 0],
-            origins: Vec::new(),
+            ..NodeBatch::default()
         },
         ..ReplicaUpdate::default()
     };
