@@ -7,14 +7,15 @@ use alloc::vec::Vec;
 use crate::bypass::Mode;
 use crate::calibration::{Feature, Outcome};
 use crate::duty::{Duties, Duty, Role, Source};
+use crate::history::HistoryKey;
 use crate::learned::Calibrations;
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::logprobs::ClientScores;
 use crate::message::{
-    Activity, Addressed, Finish, Outlook, PromptScores, ReplicaUpdate, Report, Scores, Scoring,
-    SessionId, SessionSpec, Shard, Stopping, Term,
+    Activity, Addressed, Finish, Origin, Outlook, PromptScores, ReplicaUpdate, Report, Scores,
+    Scoring, SessionId, SessionSpec, Shard, Stopping, Term,
 };
-use crate::numbering::{Inbound, Outbound, PeerError, len_u32};
+use crate::numbering::{Inbound, Outbound, PeerError, len_u32, source_of};
 use crate::stats::{WalkStats, ratio};
 use crate::strategy::Chosen;
 use crate::tree::{Graft, Grafted, NodeId, Tree};
@@ -30,6 +31,18 @@ struct Merged {
     proposed: Option<f32>,
     /// Set while a qualifier's newest advice runs through it.
     advised: Option<Feature>,
+    /// Who gave it first.
+    source: Source,
+}
+
+impl Merged {
+    /// What a target is told of where it came from.
+    fn origin(&self) -> Origin {
+        Origin {
+            source: self.source,
+            ..Origin::default()
+        }
+    }
 }
 
 /// A worker that has the session, or is asked to take it.
@@ -159,6 +172,7 @@ pub struct Relay {
     drafted_committed: u64,
     advised: (u64, u64),
     gone: SessionStats,
+    history: Option<HistoryKey>,
 }
 
 impl Relay {
@@ -180,6 +194,7 @@ impl Relay {
             drafted_committed: 0,
             advised: (0, 0),
             gone: SessionStats::default(),
+            history: None,
             config,
         }
     }
@@ -188,6 +203,13 @@ impl Relay {
     #[must_use]
     pub fn with_calibration(mut self, calibration: Calibrations) -> Self {
         self.calibration = calibration;
+        self
+    }
+
+    /// Has targets look up guesses in completed texts of this key, and keep this one with them.
+    #[must_use]
+    pub fn with_history(mut self, key: Option<HistoryKey>) -> Self {
+        self.history = key;
         self
     }
 
@@ -283,6 +305,7 @@ impl Relay {
             duties,
             shard: Shard::default(),
             is_shared,
+            history: self.history.filter(|_| duties.has(Duty::Commit)),
         })
     }
 
@@ -390,6 +413,7 @@ impl Relay {
             |batch, at| Merged {
                 proposed: Some(batch.edges[at].to_f32()),
                 advised: None,
+                source: source_of(batch, at),
             },
         )?;
         self.drafted_nodes += report.nodes.len() as u64;
@@ -516,7 +540,10 @@ impl Relay {
                 token,
                 edge,
                 owner: position as u8,
-                payload: Merged::default(),
+                payload: Merged {
+                    source: Source::Qualifier,
+                    ..Merged::default()
+                },
             };
             let Some(grafted) = self.tree.graft(parent, graft) else {
                 break;
@@ -603,7 +630,11 @@ impl Relay {
             0
         };
         let min_path = self.config.strategy.min_path_sent(member.role);
-        let (nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
+        let origin = member
+            .duties
+            .has(Duty::Commit)
+            .then_some(Merged::origin as fn(&Merged) -> Origin);
+        let (nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, origin);
         let commit = self.text[base_len as usize..until].to_vec();
         let round_done = round_done.filter(|_| member.sent_round != round_done);
         // Credit that has barely moved is not worth a message of its own.
@@ -706,6 +737,7 @@ fn retract(tree: &mut Tree<Merged>, id: NodeId) {
         if let Some(Merged {
             proposed,
             advised: None,
+            ..
         }) = merged
         {
             tree.set_edge(sibling, proposed.unwrap_or(WITHDRAWN));

@@ -5,6 +5,7 @@
 //! the model's cache has to do before and after that, and with [`Session::poll_report`] what to report to the
 //! coordinator.
 
+mod find;
 mod propose;
 mod verify;
 
@@ -14,7 +15,7 @@ use decode::{Answer, CacheOp, StepPlan};
 
 use crate::Time;
 use crate::allocation::Share;
-use crate::duty::{Duties, Duty};
+use crate::duty::{Duties, Duty, Source};
 use crate::learned::Learned;
 use crate::message::{Activity, ReplicaUpdate, Report, SessionSpec};
 use crate::numbering::PeerError;
@@ -31,6 +32,8 @@ pub struct Capacity {
     pub vocab: u32,
     /// Tree rows that its cache holds for one session.
     pub rows: u16,
+    /// What its proposals count as; of workers that propose.
+    pub source: Source,
 }
 
 /// A session cannot be served by this worker.
@@ -203,6 +206,14 @@ impl Session {
         match &self.agent {
             Agent::Proposer(proposer) => proposer.is_obsolete(plan, update),
             Agent::Verifier(verifier) => verifier.is_obsolete(plan, update),
+        }
+    }
+
+    /// The session is closed by its coordinator.
+    pub fn handle_closed(&mut self, learned: &mut Learned) {
+        match &mut self.agent {
+            Agent::Proposer(_) => {}
+            Agent::Verifier(verifier) => verifier.handle_closed(learned),
         }
     }
 

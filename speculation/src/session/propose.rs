@@ -39,6 +39,7 @@ pub(super) struct Proposer {
     strategy: Chosen,
     growth: Growth,
     shard: Shard,
+    source: Source,
     outlook: Outlook,
     root_expanded: bool,
     outbound: Outbound,
@@ -78,6 +79,7 @@ impl Proposer {
             },
             strategy,
             shard: spec.shard,
+            source: capacity.source,
             outlook: Outlook::default(),
             root_expanded: false,
             outbound: Outbound::default(),
@@ -96,7 +98,7 @@ impl Proposer {
     ) -> Result<(), PeerError> {
         let fresh = self.replica.fresh(update)?;
         if !fresh.is_empty() {
-            let calibration = learned.calibration.of(Source::Draft);
+            let calibration = learned.calibration.of(self.source);
             (self.replica).learn(fresh, calibration, |grown| grown.guess);
             let committed = self.replica.extend(fresh);
             self.outbound.committed(&self.replica.tree);
@@ -275,7 +277,7 @@ impl Proposer {
             return;
         }
         self.round_steps = self.round_steps.saturating_add(1);
-        let calibration = learned.calibration.of(Source::Draft);
+        let calibration = learned.calibration.of(self.source);
         // A model whose answer is not a number gives no guesses; the target continues without them.
         let mut answers = answers.iter().map(|answer| match answer {
             Answer::Guesses(guesses) => guesses.as_slice(),
@@ -318,7 +320,7 @@ impl Proposer {
             let own = Grown {
                 guess: Some(feature),
                 origin: Origin {
-                    source: Source::Draft,
+                    source: self.source,
                     q: Prob16::from_f32(guess.q),
                     margin: Margin::from_f32(guess.margin),
                 },
