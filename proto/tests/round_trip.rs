@@ -4,15 +4,17 @@
 use decode::Sampling;
 use offshoot_proto::{OLDEST_PROTOCOL, PROTOCOL, inward, outward, v1};
 use prost::Message;
+use speculation::by_source::BySource;
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Role, Source};
+use speculation::history::HistoryKey;
 use speculation::limits::MAX_KNOBS;
 use speculation::message::{
     Activity, Addressed, Finish, FromWorker, Margin, NodeBatch, Origin, Outlook, Prob16,
     ReplicaUpdate, Report, Scoring, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
     WorkerInfo,
 };
-use speculation::stats::WalkStats;
+use speculation::stats::{SourceStats, WalkStats};
 use speculation::strategy::Settings;
 
 fn addressed<T>(message: T) -> Addressed<T> {
@@ -43,6 +45,18 @@ fn nodes() -> NodeBatch {
     }
 }
 
+/// Counts of two sources; the last one has none.
+fn sources() -> BySource<SourceStats> {
+    let mut sources = BySource::default();
+    sources[Source::Unknown].hits = 1;
+    sources[Source::History] = SourceStats {
+        nodes: 9,
+        committed: u64::MAX,
+        hits: 2,
+    };
+    sources
+}
+
 /// Through bytes, as on a stream.
 fn over_the_wire<T: Message + Default>(message: &T) -> T {
     T::decode(message.encode_to_vec().as_slice()).unwrap()
@@ -70,6 +84,7 @@ fn a_report_arrives_whole() {
         },
         walks: WalkStats {
             misses: 2,
+            sources: sources(),
             ..WalkStats::default()
         },
     };
@@ -95,7 +110,7 @@ fn an_update_arrives_whole() {
         base_len: 40,
         commit: vec![1, 2, 3],
         nodes: NodeBatch {
-            origins: Vec::new(),
+            origins: told(),
             ..nodes()
         },
         rescored: vec![(3, Prob16(4))],
@@ -119,6 +134,29 @@ fn an_update_arrives_whole() {
     assert_eq!(read.closed, [(SessionId(4), Term(9))]);
 }
 
+/// What a target is told of where nodes came from.
+fn told() -> Vec<Origin> {
+    [Source::Rule, Source::Unknown, Source::Draft]
+        .map(|source| Origin {
+            source,
+            ..Origin::default()
+        })
+        .into()
+}
+
+#[test]
+fn sources_alone_take_a_byte_for_each_node() {
+    let sent = |origins| {
+        let update = ReplicaUpdate {
+            nodes: NodeBatch { origins, ..nodes() },
+            ..ReplicaUpdate::default()
+        };
+        outward::update(addressed(update)).encoded_len()
+    };
+    let header = 2;
+    assert_eq!(sent(told()), sent(Vec::new()) + header + told().len());
+}
+
 fn spec(duties: Duties, strategy: Settings) -> SessionSpec {
     SessionSpec {
         session: SessionId(5),
@@ -136,6 +174,7 @@ fn spec(duties: Duties, strategy: Settings) -> SessionSpec {
         duties,
         shard: Shard { index: 1, count: 2 },
         is_shared: true,
+        history: Some(HistoryKey([7; 32])),
     }
 }
 
@@ -163,6 +202,12 @@ fn an_open_call_carries_strategy_knobs_and_duties() {
         let spec = spec(Duties::of(duty), strategy);
         let (read, _) = inward::open(over_the_wire(&request(spec.clone()))).unwrap();
         assert_eq!(read, spec);
+        let alone = SessionSpec {
+            history: None,
+            ..spec
+        };
+        let (read, _) = inward::open(over_the_wire(&request(alone.clone()))).unwrap();
+        assert_eq!(read, alone);
     }
     // Whether these make a session is not for the wire to say.
     for duties in [Duties::default(), Duty::ALL.into_iter().collect()] {
@@ -190,6 +235,12 @@ fn what_no_correct_peer_sends_is_refused_by_name() {
         request.knobs = many.map(|at| (format!("k{at}"), 0.0)).collect();
     });
     assert!(refused.contains("knobs is 33"), "{refused}");
+    for len in [1, 31, 33] {
+        let mut request = request(spec(Duties::of(Duty::Commit), Settings::new("auto")));
+        request.history = vec![0; len];
+        let refused = inward::open(request).unwrap_err().to_string();
+        assert!(refused.contains("history is"), "{refused}");
+    }
     let report = |change: fn(&mut v1::SessionReport)| {
         let report = Report {
             nodes: nodes(),

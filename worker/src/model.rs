@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use engine::synthetic::{Member, Overlay, Profile, ProfileError, Spec, Synthetic};
 use engine::{Backend, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
-use speculation::duty::{Duties, Role};
+use speculation::duty::{Duties, Role, Source};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
@@ -134,12 +134,17 @@ pub struct Offer {
     pub duties: Duties,
     /// Tree rows that the cache holds for one session.
     pub tree_rows: u16,
+    /// Tokens of completed texts that are kept for requests that share them, at most; 0: none is kept.
+    pub history_tokens: usize,
 }
 
 /// A loaded model with the sizes of its worker.
 pub struct Loaded {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) tree_rows: u16,
+    pub(crate) history_tokens: usize,
+    /// What its proposals count as.
+    pub(crate) source: Source,
     pub(crate) pace: Pace,
     pub(crate) pin: Option<usize>,
     /// By how much the priority of the model thread is lower than that of others.
@@ -234,6 +239,8 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     Ok(Loaded {
         backend,
         tree_rows: offer.tree_rows,
+        history_tokens: offer.history_tokens,
+        source: Source::Draft,
         pace: match &args.step_ms {
             Some(times) => Pace::Table(times.clone()),
             None => Pace::Floor(args.pace),

@@ -146,6 +146,9 @@ fn walks(dice: &mut Dice<'_>) -> Option<v1::WalkStats> {
         chain_accepted: dice.total(),
         guesses_submitted: dice.total(),
         guesses_accepted: dice.total(),
+        source_nodes: (0..dice.below(4)).map(|_| dice.total()).collect(),
+        source_committed: Vec::new(),
+        source_hits: vec![1; dice.below(12)],
     })
 }
 
@@ -288,6 +291,7 @@ pub(crate) fn open(dice: &mut Dice<'_>, duties: &[&str]) -> v1::OpenRequest {
         shard: shard(dice),
         shared_device: dice.chance(128),
         text,
+        history: vec![7; if dice.chance(8) { dice.below(40) } else { 32 }],
     }
 }
 
