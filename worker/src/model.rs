@@ -123,6 +123,16 @@ pub enum ModelError {
         /// Logits of the model.
         logits: usize,
     },
+    /// Hidden states that nobody sends.
+    #[error(
+        "{name} asks for hidden states of {layers} layers of the target, which do not cross the network"
+    )]
+    Taps {
+        /// Who asks.
+        name: String,
+        /// For how many layers.
+        layers: u16,
+    },
 }
 
 /// What a worker is used for and what it does for sessions.
@@ -160,7 +170,7 @@ pub struct Loaded {
 }
 
 /// Rows of one step, all sessions together; longer prompts are prefilled in chunks.
-const MAX_ROWS: usize = 256;
+pub(crate) const MAX_ROWS: usize = 256;
 
 fn positions(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
