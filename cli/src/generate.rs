@@ -177,6 +177,17 @@ fn summary(completion: &Completion) -> String {
         totals.acceptance_length()
     ));
     parts.push(format!("hits {}", percent(totals.hit_rate())));
+    let sources: Vec<String> = (totals.sources().iter())
+        .map(|(name, counts)| {
+            format!(
+                "{name} {}/{}/{}",
+                counts.hits, counts.committed, counts.nodes
+            )
+        })
+        .collect();
+    if !sources.is_empty() {
+        parts.push(format!("hits/committed/nodes of {}", sources.join(" ")));
+    }
     parts.push(format!("target bubble {}", percent(totals.target_bubble())));
     parts.push(format!("starved {}", percent(totals.target_starved())));
     parts.push(format!("draft bubble {}", percent(totals.draft_bubble())));

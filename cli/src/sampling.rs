@@ -74,6 +74,15 @@ pub(crate) struct SamplingArgs {
         allow_negative_numbers = true
     )]
     pub(crate) priority: i32,
+    /// Share texts with other requests that give this name: guesses come from their completions, and this one is kept for
+    /// later ones. It changes the speed, never the text
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) history: String,
 }
 
 /// `ID=VALUE`; the coordinator checks the range of the value.
@@ -111,6 +120,7 @@ impl SamplingArgs {
             min_tokens: self.min_tokens,
             ignore_eos: self.ignore_eos,
             priority: self.priority,
+            history: self.history.clone(),
             ..v1::GenerateRequest::default()
         }
     }
@@ -143,6 +153,8 @@ mod tests {
             "}\n",
             "--priority",
             "-4",
+            "--history",
+            "mine",
         ])
         .unwrap();
         let request = probe.sampling.request("p".to_owned(), 7, Some(3));
@@ -159,6 +171,7 @@ mod tests {
             (request.stop, request.priority),
             (vec!["}\n".to_owned()], -4)
         );
+        assert_eq!(request.history, "mine");
         for invalid in ["10", "a=1", "1=", "-1=2"] {
             assert!(bias(invalid).unwrap_err().contains(invalid));
         }

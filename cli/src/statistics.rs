@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proto::{inward, v1};
 use serde::Serialize;
+use speculation::duty::Source;
 use speculation::misses::{MissCause, Misses};
 use speculation::stats::ratio;
 
@@ -90,6 +91,17 @@ pub(crate) struct RoleTime {
     pub(crate) busy: f64,
     pub(crate) bubble: f64,
     pub(crate) parked: f64,
+}
+
+/// What a source of guesses gave the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct SourceCounts {
+    /// Nodes of the target's tree.
+    pub(crate) nodes: u64,
+    /// Of those, nodes whose token was committed.
+    pub(crate) committed: u64,
+    /// Walks whose last token was such a node.
+    pub(crate) hits: u64,
 }
 
 impl RoleTime {
@@ -205,6 +217,23 @@ impl Totals {
         ratio(self.walks.guesses_submitted, self.walks.steps)
     }
 
+    /// What each source of guesses gave the target, of those that gave something.
+    pub(crate) fn sources(&self) -> BTreeMap<&'static str, SourceCounts> {
+        let counts = |source: Source| {
+            let at = usize::from(source.code());
+            let of = |counts: &[u64]| counts.get(at).copied().unwrap_or_default();
+            SourceCounts {
+                nodes: of(&self.walks.source_nodes),
+                committed: of(&self.walks.source_committed),
+                hits: of(&self.walks.source_hits),
+            }
+        };
+        (Source::ALL.into_iter())
+            .map(|source| (source.name(), counts(source)))
+            .filter(|(_, counts)| *counts != SourceCounts::default())
+            .collect()
+    }
+
     /// How each role's workers spent their time.
     pub(crate) fn roles(&self) -> BTreeMap<&'static str, RoleTime> {
         [
@@ -234,6 +263,18 @@ fn add_walks(total: &mut v1::WalkStats, more: &v1::WalkStats) {
         .saturating_add(more.guesses_submitted);
     total.guesses_accepted = total.guesses_accepted.saturating_add(more.guesses_accepted);
     total.tolerated = total.tolerated.saturating_add(more.tolerated);
+    add_counts(&mut total.source_nodes, &more.source_nodes);
+    add_counts(&mut total.source_committed, &more.source_committed);
+    add_counts(&mut total.source_hits, &more.source_hits);
+}
+
+/// Counts by the number of their source; those beyond the sources that are known are left out.
+fn add_counts(total: &mut Vec<u64>, more: &[u64]) {
+    let more = &more[..more.len().min(Source::CODES)];
+    total.resize(total.len().max(more.len()), 0);
+    for (total, &more) in total.iter_mut().zip(more) {
+        *total = total.saturating_add(more);
+    }
 }
 
 fn add_activity(total: &mut v1::Activity, more: &v1::Activity) {
@@ -336,5 +377,30 @@ mod tests {
         assert_eq!(totals.waste(), 0.6);
         assert_eq!(totals.hit_rate(), 0.75);
         assert_eq!(totals.path_rollback(), 0.0, "nothing was submitted");
+    }
+
+    #[test]
+    fn sources_are_added_up_by_name() {
+        let request = |nodes: &[u64], hits: &[u64]| v1::SessionStatistics {
+            walks: Some(v1::WalkStats {
+                source_nodes: nodes.to_vec(),
+                source_hits: hits.to_vec(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let (draft, history) = (Source::Draft.code(), Source::History.code());
+        let one = request(&[0, 4], &[]);
+        let mut many = vec![0; 100];
+        many[usize::from(history)] = 2;
+        let two = request(&many, &[0, 1]);
+        assert_eq!((draft, history), (1, 5));
+        let counts = |nodes, hits| SourceCounts {
+            nodes,
+            committed: 0,
+            hits,
+        };
+        let expected = [("draft", counts(4, 1)), ("history", counts(2, 0))];
+        assert_eq!(Totals::of([&one, &two]).sources(), expected.into());
     }
 }

@@ -12,6 +12,7 @@ use decode::{Answer, CacheOp, StepPlan};
 use speculation::Time;
 use speculation::allocation::{PROMPT, Room, Work, allocate};
 use speculation::bypass::{Plan, Step};
+use speculation::history::HistoryCache;
 use speculation::learned::Learned;
 use speculation::message::{
     Activity, Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, SessionId, SessionSpec,
@@ -36,6 +37,8 @@ pub struct Limits {
     pub cache: Cache,
     /// How it is found out whether guesses pay.
     pub bypass: Plan,
+    /// Tokens of completed texts that are kept for requests that share them, at most; 0: none is kept.
+    pub history: usize,
 }
 
 /// The cache of all texts. A session takes pages as its text grows, and gives them back at its end.
@@ -191,9 +194,11 @@ pub struct Host<L, X> {
 impl<L: Slots, X> Host<L, X> {
     /// A host without sessions. No step takes less than `pace`.
     pub fn new(limits: Limits, registry: Registry, pace: Time) -> Self {
+        let mut learned = Learned::new(pace, limits.bypass);
+        learned.history = HistoryCache::new(limits.history);
         Host {
             table: SessionTable::default(),
-            learned: Learned::new(pace, limits.bypass),
+            learned,
             registry,
             limits,
             opened: 0,
@@ -311,7 +316,10 @@ impl<L: Slots, X> Host<L, X> {
         }
         for (session, term) in frame.closed {
             let closed = self.table.handle_close(stream, session, term);
-            released.extend(closed.map(|hosted| over(now, session, hosted, Why::Closed)));
+            released.extend(closed.map(|mut hosted| {
+                hosted.session.handle_closed(&mut self.learned);
+                over(now, session, hosted, Why::Closed)
+            }));
         }
         released
     }
@@ -519,6 +527,11 @@ impl<L: Slots, X> Host<L, X> {
     /// What the owner keeps for a session.
     pub fn own(&self, session: SessionId) -> Option<&X> {
         self.table.get(session).map(|hosted| &hosted.own)
+    }
+
+    /// The texts that were completed here, of requests that share them.
+    pub fn history(&self) -> &HistoryCache {
+        &self.learned.history
     }
 
     /// What the owner keeps for each session.

@@ -50,6 +50,8 @@ pub(crate) struct Policy {
     pub(crate) failover_wait: Duration,
     /// The strategy of a request that names none.
     pub(crate) strategy: Settings,
+    /// Whose requests it serves.
+    pub(crate) tenant: String,
 }
 
 impl Cluster {

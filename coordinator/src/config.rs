@@ -89,6 +89,10 @@ pub struct Args {
         default_value = speculation::strategy::DEFAULT
     )]
     pub strategy: String,
+    /// Whose requests this coordinator serves. Coordinators of different tenants may use the same workers: they never share a
+    /// history, whatever their clients name it.
+    #[arg(long, env = "OFFSHOOT_TENANT", value_name = "NAME", default_value = "")]
+    pub tenant: String,
     /// Where to listen.
     #[command(flatten)]
     pub net: NetArgs,
@@ -133,6 +137,8 @@ pub struct Config {
     pub failover_wait: Duration,
     /// The strategy of requests that name none; there is one of this name, and its knobs are in range.
     pub strategy: Settings,
+    /// Whose requests are served.
+    pub tenant: String,
     /// How workers are called, and how clients are served; `None` for plaintext.
     pub tls: Option<Tls>,
 }
@@ -201,6 +207,7 @@ impl TryFrom<&Args> for Config {
             max_queued: args.max_queued as usize,
             failover_wait: Duration::from_secs(args.failover_wait),
             strategy: strategy.settings,
+            tenant: args.tenant.clone(),
             tls,
         })
     }

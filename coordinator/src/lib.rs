@@ -26,6 +26,7 @@ mod discovery;
 mod failure;
 mod fleet_handle;
 mod hello;
+mod history;
 mod links;
 mod mailbox;
 mod metrics;

@@ -80,6 +80,9 @@ struct WalkCounters {
     hits: Counter,
     misses: Counter,
     rollback_tokens: Counter,
+    source_nodes: Family<Label, Counter>,
+    source_committed: Family<Label, Counter>,
+    source_hits: Family<Label, Counter>,
 }
 
 impl Default for CoordinatorMetrics {
@@ -307,6 +310,25 @@ impl CoordinatorMetrics {
                 ),
             ],
         );
+        for (name, help, family) in [
+            (
+                "offshoot_source_nodes",
+                "Nodes of targets' trees, by the source that gave them",
+                &self.walks.source_nodes,
+            ),
+            (
+                "offshoot_source_committed",
+                "Of those, nodes whose token was committed",
+                &self.walks.source_committed,
+            ),
+            (
+                "offshoot_source_hits",
+                "Target walks whose last token was already a guess, by the source that gave it",
+                &self.walks.source_hits,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
         registry.register(
             "offshoot_rejections",
             "Requests refused on arrival, by status",
@@ -425,6 +447,16 @@ impl CoordinatorMetrics {
             ),
         ] {
             counter.inner().store(total, Relaxed);
+        }
+        for (source, stats) in walks.sources.iter() {
+            for (family, total) in [
+                (&self.walks.source_nodes, stats.nodes),
+                (&self.walks.source_committed, stats.committed),
+                (&self.walks.source_hits, stats.hits),
+            ] {
+                let counter = family.get_or_create_owned(&[("source", source.name())]);
+                counter.inner().store(total, Relaxed);
+            }
         }
     }
 }

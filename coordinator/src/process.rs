@@ -132,6 +132,7 @@ impl Coordinator {
         let policy = Policy {
             failover_wait: config.failover_wait,
             strategy: config.strategy.clone(),
+            tenant: config.tenant.clone(),
         };
         let cluster = Cluster::new(registry, drain.clone(), policy, first);
         let caller = Caller::new(config.tls.clone());

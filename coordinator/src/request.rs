@@ -7,7 +7,7 @@ use std::io;
 use control::fleet::Wanted;
 use decode::sampling::{SamplingParams, Shaping};
 use decode::{Rule, Sampling};
-use proto::{inward, v1};
+use proto::{MAX_HISTORY_BYTES, inward, v1};
 use speculation::duty::Role;
 use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
 use speculation::message::{Basis, PromptScoring, Scoring, Stopping};
@@ -68,6 +68,8 @@ pub(crate) struct Request {
     pub(crate) scoring: Scoring,
     pub(crate) stops: StopTexts,
     pub(crate) priority: i32,
+    /// The requests that it shares texts with; empty: none.
+    pub(crate) history: String,
     stop_ids: Vec<u32>,
     end_of_text: EndOfText,
     pub(crate) strategy: Chosen,
@@ -105,6 +107,11 @@ pub(crate) fn parse(
     let rule = inward::rule(request.acceptance)?;
     let strategy = strategy(request.strategy, request.knobs, rule, default)?;
     let prompt = prompt(request.prompt, vocab)?;
+    if request.history.len() > MAX_HISTORY_BYTES {
+        let given = format!("{} bytes", request.history.len());
+        let allowed = format!("at most {MAX_HISTORY_BYTES} bytes");
+        return Err(Failure::parameter("history", given, allowed));
+    }
     let uses = |role| !strategy.duties(role).is_empty();
     let drafts = match (request.drafts, rule) {
         _ if !uses(Role::Draft) => 0,
@@ -127,6 +134,7 @@ pub(crate) fn parse(
         scoring,
         stops,
         priority: request.priority,
+        history: request.history,
         stop_ids: request.stop_token_ids,
         end_of_text: if request.ignore_eos {
             EndOfText::Ignored

@@ -19,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::delivery::{Delivery, Item};
 use crate::failure::Failure;
 use crate::fleet_handle::Entry;
+use crate::history;
 use crate::mailbox::{MailboxMaker, Received};
 use crate::open::Opening;
 use crate::registry::{Registry, Requester, Unplaced};
@@ -173,7 +174,9 @@ async fn prepare(
         strategy: request.strategy.clone(),
         vocab: registry.tokenizer().vocabulary().len() as u32,
     });
-    let relay = relay.with_calibration(cluster.calibrations());
+    let relay = relay
+        .with_calibration(cluster.calibrations())
+        .with_history(history::key(&cluster.policy.tenant, &request.history));
     let patience = cluster.policy.failover_wait;
     let beginning = Beginning {
         id,

@@ -6,6 +6,7 @@
 //! until something follows it, so that sums only grow.
 
 use parking_lot::Mutex;
+use speculation::duty::Source;
 use speculation::message::{Activity, FromWorker};
 use speculation::stats::WalkStats;
 
@@ -116,6 +117,16 @@ fn add_walks(total: &mut WalkStats, was: &WalkStats, is: &WalkStats) {
         is.guesses_accepted,
     );
     grow(&mut total.tolerated, was.tolerated, is.tolerated);
+    for source in Source::ALL {
+        let (total, was, is) = (
+            &mut total.sources[source],
+            was.sources[source],
+            is.sources[source],
+        );
+        grow(&mut total.nodes, was.nodes, is.nodes);
+        grow(&mut total.committed, was.committed, is.committed);
+        grow(&mut total.hits, was.hits, is.hits);
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +160,28 @@ mod tests {
             seen.push(sums.totals().walks.misses);
         }
         assert_eq!(seen, [2, 2, 2, 3]);
+    }
+
+    #[test]
+    fn sources_are_added_up_too() {
+        let told = |nodes, hits| {
+            let mut walks = WalkStats::default();
+            walks.sources[Source::History].nodes = nodes;
+            walks.sources[Source::Rule].hits = hits;
+            FromWorker::Report(Report {
+                walks,
+                ..Report::default()
+            })
+        };
+        let sums = WorkerTotals::default();
+        let (one, two) = (Mutex::default(), Mutex::default());
+        for (session, nodes, hits) in [(&one, 3, 0), (&two, 5, 1), (&one, 4, 2), (&one, 0, 2)] {
+            sums.add(session, &told(nodes, hits));
+        }
+        let sources = sums.totals().walks.sources;
+        assert_eq!(sources[Source::History].nodes, 9);
+        assert_eq!(sources[Source::Rule].hits, 3);
+        assert_eq!(sources[Source::Draft], Default::default());
     }
 
     fn report(steps: u64, hits: u64) -> FromWorker {

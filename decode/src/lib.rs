@@ -3,6 +3,7 @@
 //! - [`sampling`]: the sampling contract (bias, penalties, filters, noise, argmax, ranked guesses).
 //! - [`scores`]: log-probabilities of tokens and what a request asks of them.
 //! - [`step`]: what a session asks of a model in one step, row by row, and what the model answers.
+//! - [`propose`]: the contract of whatever makes guesses.
 //! - [`rule`]: when a walk accepts a guess.
 //! - [`math`]: elementary functions in one fixed order of arithmetic, shared by every kernel.
 //!
@@ -19,11 +20,13 @@ extern crate alloc;
 extern crate std;
 
 pub mod math;
+pub mod propose;
 pub mod rule;
 pub mod sampling;
 pub mod scores;
 pub mod step;
 
+pub use propose::{Proposal, Proposed, Proposer, Seen, Taps};
 pub use rule::{Judgement, Rule, Surprisal, Tolerance};
 pub use sampling::{Drawn, Guess, NotFinite, ParamError, Pick, Sampler, SamplerState, Sampling};
 pub use scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};

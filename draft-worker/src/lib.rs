@@ -27,6 +27,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         role: Role::Draft,
         duties: Duties::of(Duty::Propose),
         tree_rows: TREE_ROWS,
+        history_tokens: 0,
     };
     worker::run(args.worker, offer).await
 }

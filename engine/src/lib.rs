@@ -10,7 +10,8 @@
 //!
 //! From the inside: `model` holds one file for each family, written in the operations of a `device`; [`cpu`] is the device
 //! there is. Which pages and rows belong to which sequence, and whether a step is a valid one, is worked out without it;
-//! [`synthetic`] is a backend of that alone, whose answers are drawn from a profile instead of computed.
+//! [`synthetic`] is a backend of that alone, whose answers are drawn from a profile instead of computed, and
+//! [`Proposing`] one whose guesses a [`Proposer`](decode::Proposer) makes.
 //!
 //! What this crate does *not* know: gRPC, threads that own it, clocks, trees and their policy, or why a guess was made.
 
@@ -29,6 +30,7 @@ mod identity;
 mod load;
 mod model;
 mod options;
+mod proposing;
 mod sequence;
 mod step;
 pub mod synthetic;
@@ -42,6 +44,7 @@ pub use deepen::{DeepenError, DeepenReport, deepen};
 pub use error::EngineError;
 pub use load::LoadError;
 pub use options::{EngineOptions, WeightDtype};
+pub use proposing::{Maker, Proposing, ProposingSpec};
 pub use sequence::{PAGE, SeqId};
 
 /// Loads a Hugging Face checkpoint folder for a worker, on the device there is: the CPU.

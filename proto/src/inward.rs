@@ -2,15 +2,17 @@
 
 use decode::sampling::{SamplingParams, Shaping};
 use decode::{PromptScores, Rule, Sampling};
+use speculation::by_source::BySource;
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Source};
+use speculation::history::HistoryKey;
 use speculation::limits::{MAX_BIASED, MAX_KNOBS, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
 use speculation::message::{
     Activity, Addressed, CoordinatorFrame, Finish, FromWorker, Margin, NodeBatch, Origin, Outlook,
     Prob16, ReplicaUpdate, Report, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
 };
 use speculation::misses::{MissCause, Misses};
-use speculation::stats::WalkStats;
+use speculation::stats::{SourceStats, WalkStats};
 use speculation::strategy::{Knobs, Settings};
 
 use crate::{MAX_SESSIONS_PER_FRAME, groups, scores, v1};
@@ -115,8 +117,9 @@ fn nodes(nodes: Option<v1::Nodes>) -> Result<NodeBatch, WireError> {
 
 fn origins(nodes: &v1::Nodes) -> Result<Vec<Origin>, WireError> {
     let len = nodes.sources.len();
-    let is_whole = nodes.qs.len() == len && nodes.margins.len() == len;
-    if !is_whole || ![0, nodes.tokens.len()].contains(&len) {
+    let is_whole = |given| given == len || given == 0;
+    let is_rated = nodes.qs.len() == nodes.margins.len() && is_whole(nodes.qs.len());
+    if !is_rated || ![0, nodes.tokens.len()].contains(&len) {
         let value = format!(
             "{len} sources, {} qs, {} margins",
             nodes.qs.len(),
@@ -125,16 +128,21 @@ fn origins(nodes: &v1::Nodes) -> Result<Vec<Origin>, WireError> {
         return Err(range(
             "nodes.sources",
             value,
-            "one of each for every node, or none",
+            "one of each for every node, sources alone, or none",
         ));
     }
     let qs = edges("nodes.qs", &nodes.qs)?;
-    let all = nodes.sources.iter().zip(qs).zip(&nodes.margins);
-    Ok(all
-        .map(|((&source, q), &margin)| Origin {
+    let origins = nodes.sources.iter().enumerate();
+    Ok(origins
+        .map(|(at, &source)| Origin {
             source: Source::from_code(source),
-            q,
-            margin: Margin(margin.cast_signed()),
+            q: qs.get(at).copied().unwrap_or_default(),
+            margin: Margin(
+                nodes
+                    .margins
+                    .get(at)
+                    .map_or(0, |margin| margin.cast_signed()),
+            ),
         })
         .collect())
 }
@@ -200,6 +208,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         ));
     }
     let scoring = scores::scoring(request.scoring, stopping.prompt_len)?;
+    let history = history(&request.history)?;
     let spec = SessionSpec {
         session: SessionId(request.session),
         term: Term(request.term),
@@ -216,9 +225,24 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         duties: duties(request.duties)?,
         shard: request.shard.map_or(Ok(Shard::default()), shard)?,
         is_shared: request.shared_device,
+        history,
     };
     let sampling = self::sampling(sampling, &spec.stopping.stop_ids)?;
     Ok((spec, sampling))
+}
+
+fn history(key: &[u8]) -> Result<Option<HistoryKey>, WireError> {
+    match key {
+        [] => Ok(None),
+        key => match key.try_into() {
+            Ok(key) => Ok(Some(HistoryKey(key))),
+            Err(_) => Err(range(
+                "history",
+                format!("{} bytes", key.len()),
+                "32 bytes or none",
+            )),
+        },
+    }
 }
 
 /// The counts are checked here; the values by the sampler.
@@ -475,10 +499,25 @@ pub fn misses(misses: Option<v1::Misses>) -> Misses {
     misses
 }
 
+/// What is there of each known source; absent counts as zero.
+fn sources(walks: &v1::WalkStats) -> BySource<SourceStats> {
+    let mut sources = BySource::default();
+    for source in Source::ALL {
+        let of = |counts: &[u64]| counts.get(usize::from(source.code())).copied();
+        sources[source] = SourceStats {
+            nodes: of(&walks.source_nodes).unwrap_or_default(),
+            committed: of(&walks.source_committed).unwrap_or_default(),
+            hits: of(&walks.source_hits).unwrap_or_default(),
+        };
+    }
+    sources
+}
+
 /// Totals of a verifier; absent counts as zero.
 pub fn walks(walks: Option<v1::WalkStats>) -> WalkStats {
     let walks = walks.unwrap_or_default();
     WalkStats {
+        sources: sources(&walks),
         steps: walks.steps,
         starved_steps: walks.starved_steps,
         starved_us: walks.starved_us,

@@ -36,5 +36,8 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// Bytes of an open call or a client's request: a prompt of the longest context, with room to spare.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 
+/// Bytes of the name of a history.
+pub const MAX_HISTORY_BYTES: usize = 128;
+
 /// Sessions in one frame.
 pub const MAX_SESSIONS_PER_FRAME: usize = 256;

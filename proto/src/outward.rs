@@ -1,15 +1,16 @@
 //! From the domain to the wire.
 
 use decode::Sampling;
+use speculation::by_source::BySource;
 use speculation::bypass::Mode;
-use speculation::duty::{Duties, Duty};
+use speculation::duty::{Duties, Duty, Source};
 use speculation::message::{
-    Activity, Addressed, Finish, Margin, NodeBatch, Prob16, ReplicaUpdate, Report, SessionId,
-    SessionSpec, Shard, StreamName, Term, WorkerInfo,
+    Activity, Addressed, Finish, Margin, NodeBatch, Origin, Prob16, ReplicaUpdate, Report,
+    SessionId, SessionSpec, Shard, StreamName, Term, WorkerInfo,
 };
 use speculation::misses::{MissCause, Misses};
 use speculation::relay::SessionStats;
-use speculation::stats::WalkStats;
+use speculation::stats::{SourceStats, WalkStats};
 
 pub use crate::groups::acceptance;
 pub use crate::scores::sent as token_scores;
@@ -19,6 +20,13 @@ fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
     if nodes.is_empty() {
         return None;
     }
+    // Who passes nodes on knows where they came from, and not how they were rated.
+    let rated = |origin: &Origin| (origin.q, origin.margin) != Default::default();
+    let rated = if nodes.origins.iter().any(rated) {
+        &nodes.origins[..]
+    } else {
+        &[]
+    };
     let mut sent = v1::Nodes {
         first_id: nodes.first_id,
         parents: nodes.parents,
@@ -28,8 +36,8 @@ fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
         sources: (nodes.origins.iter())
             .map(|origin| origin.source.code())
             .collect(),
-        qs: nodes.origins.iter().map(|origin| edge(origin.q)).collect(),
-        margins: margins(nodes.origins.iter().map(|origin| origin.margin)),
+        qs: rated.iter().map(|origin| edge(origin.q)).collect(),
+        margins: margins(rated.iter().map(|origin| origin.margin)),
         ..v1::Nodes::default()
     };
     groups::put(nodes.groups, &mut sent);
@@ -134,6 +142,7 @@ pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::Op
         shard: Some(shard(spec.shard)),
         shared_device: spec.is_shared,
         acceptance: acceptance(spec.strategy.rule),
+        history: spec.history.map_or(Vec::new(), |key| key.0.to_vec()),
     }
 }
 
@@ -282,6 +291,9 @@ pub fn walks(walks: WalkStats) -> v1::WalkStats {
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
         tolerated: walks.tolerated,
+        source_nodes: counts(&walks.sources, |source| source.nodes),
+        source_committed: counts(&walks.sources, |source| source.committed),
+        source_hits: counts(&walks.sources, |source| source.hits),
     }
 }
 
@@ -297,6 +309,20 @@ pub fn misses(misses: Misses) -> v1::Misses {
         in_flight: misses.of(MissCause::InFlight),
         withheld: misses.of(MissCause::Withheld),
     }
+}
+
+/// One count of each source, by its number, without the zeros at the end.
+fn counts(sources: &BySource<SourceStats>, of: impl Fn(&SourceStats) -> u64) -> Vec<u64> {
+    let mut counts = vec![0; Source::CODES];
+    for (source, stats) in sources.iter() {
+        counts[usize::from(source.code())] = of(stats);
+    }
+    let len = counts
+        .iter()
+        .rposition(|&count| count > 0)
+        .map_or(0, |last| last + 1);
+    counts.truncate(len);
+    counts
 }
 
 /// How a session went.

@@ -4,8 +4,10 @@
 use decode::{Drawn, Rule, Sampling, Surprisal, Tolerance};
 use offshoot_proto::{OLDEST_PROTOCOL, PROTOCOL, inward, outward, v1};
 use prost::Message;
+use speculation::by_source::BySource;
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Role, Source};
+use speculation::history::HistoryKey;
 use speculation::limits::MAX_KNOBS;
 use speculation::message::{
     Activity, Addressed, Finish, FromWorker, Margin, NodeBatch, Origin, Outlook, Prob16,
@@ -13,7 +15,7 @@ use speculation::message::{
     WorkerInfo,
 };
 use speculation::misses::{MissCause, Misses};
-use speculation::stats::WalkStats;
+use speculation::stats::{SourceStats, WalkStats};
 use speculation::strategy::Settings;
 
 fn addressed<T>(message: T) -> Addressed<T> {
@@ -54,6 +56,18 @@ fn nodes() -> NodeBatch {
     }
 }
 
+/// Counts of two sources; the last one has none.
+fn sources() -> BySource<SourceStats> {
+    let mut sources: BySource<SourceStats> = BySource::default();
+    sources[Source::Unknown].hits = 1;
+    sources[Source::History] = SourceStats {
+        nodes: 9,
+        committed: u64::MAX,
+        hits: 2,
+    };
+    sources
+}
+
 /// Through bytes, as on a stream.
 fn over_the_wire<T: Message + Default>(message: &T) -> T {
     T::decode(message.encode_to_vec().as_slice()).unwrap()
@@ -84,6 +98,7 @@ fn a_report_arrives_whole() {
         walks: WalkStats {
             misses: 2,
             tolerated: 4,
+            sources: sources(),
             ..WalkStats::default()
         },
         misses: {
@@ -116,7 +131,7 @@ fn an_update_arrives_whole() {
         base_len: 40,
         commit: vec![1, 2, 3],
         nodes: NodeBatch {
-            origins: Vec::new(),
+            origins: told(),
             ..nodes()
         },
         rescored: vec![(3, Prob16(4))],
@@ -141,6 +156,29 @@ fn an_update_arrives_whole() {
     assert_eq!(read.closed, [(SessionId(4), Term(9))]);
 }
 
+/// What a target is told of where nodes came from.
+fn told() -> Vec<Origin> {
+    [Source::Rule, Source::Unknown, Source::Draft]
+        .map(|source| Origin {
+            source,
+            ..Origin::default()
+        })
+        .into()
+}
+
+#[test]
+fn sources_alone_take_a_byte_for_each_node() {
+    let sent = |origins| {
+        let update = ReplicaUpdate {
+            nodes: NodeBatch { origins, ..nodes() },
+            ..ReplicaUpdate::default()
+        };
+        outward::update(addressed(update)).encoded_len()
+    };
+    let header = 2;
+    assert_eq!(sent(told()), sent(Vec::new()) + header + told().len());
+}
+
 fn spec(duties: Duties, strategy: Settings) -> SessionSpec {
     SessionSpec {
         session: SessionId(5),
@@ -158,6 +196,7 @@ fn spec(duties: Duties, strategy: Settings) -> SessionSpec {
         duties,
         shard: Shard { index: 1, count: 2 },
         is_shared: true,
+        history: Some(HistoryKey([7; 32])),
     }
 }
 
@@ -185,6 +224,12 @@ fn an_open_call_carries_strategy_knobs_and_duties() {
         let spec = spec(Duties::of(duty), strategy);
         let (read, _) = inward::open(over_the_wire(&request(spec.clone()))).unwrap();
         assert_eq!(read, spec);
+        let alone = SessionSpec {
+            history: None,
+            ..spec
+        };
+        let (read, _) = inward::open(over_the_wire(&request(alone.clone()))).unwrap();
+        assert_eq!(read, alone);
     }
     let odd = Tolerance {
         draft: 0.0,
@@ -221,6 +266,12 @@ fn what_no_correct_peer_sends_is_refused_by_name() {
         request.knobs = many.map(|at| (format!("k{at}"), 0.0)).collect();
     });
     assert!(refused.contains("knobs is 33"), "{refused}");
+    for len in [1, 31, 33] {
+        let mut request = request(spec(Duties::of(Duty::Commit), Settings::new("auto")));
+        request.history = vec![0; len];
+        let refused = inward::open(request).unwrap_err().to_string();
+        assert!(refused.contains("history is"), "{refused}");
+    }
     let report = |change: fn(&mut v1::SessionReport)| {
         let report = Report {
             nodes: nodes(),

@@ -11,7 +11,7 @@ use control::table::{self, Refusal};
 use speculation::Time;
 use speculation::allocation::Room;
 use speculation::bypass::Mode;
-use speculation::duty::Role;
+use speculation::duty::{Role, Source};
 use speculation::message::{
     Activity, Addressed, CoordinatorFrame, FromWorker, ReplicaUpdate, SessionId, SessionSpec,
     StreamName, Term,
@@ -28,6 +28,9 @@ use step::Step;
 
 /// Sessions of one frame, at most; small, so that frames are often full.
 const FRAME: usize = 2;
+
+/// Tokens of completed texts that a worker keeps: so few that they often make room for others.
+const HISTORY: usize = 1000;
 
 /// Messages of older terms that are kept to be sent again.
 const ECHOES: usize = 12;
@@ -150,6 +153,7 @@ impl Worker {
             capacity: Capacity {
                 vocab: VOCAB,
                 rows: plan.tree_rows,
+                source: Source::Draft,
             },
             room: Room {
                 rows: plan.max_rows,
@@ -160,6 +164,7 @@ impl Worker {
                 page: plan.page,
             },
             bypass: plan.bypass,
+            history: HISTORY,
         };
         let pace = Time::from_micros(plan.pace_us);
         Worker {
@@ -449,6 +454,7 @@ impl Worker {
         let capacity = Capacity {
             vocab: VOCAB,
             rows: self.plan.tree_rows,
+            source: Source::Draft,
         };
         let cached = cache.text().len() as u32;
         let served = Served::new(

@@ -119,19 +119,37 @@ impl FromIterator<Duty> for Duties {
 
 /// Which contributor a node came from. Calibration is by source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Source {
     /// Not known.
     #[default]
-    Unknown,
+    Unknown = 0,
     /// A draft model.
-    Draft,
+    Draft = 1,
     /// A qualifier's advice.
-    Qualifier,
+    Qualifier = 2,
     /// An earlier place of the same text.
-    Lookup,
+    Lookup = 3,
+    /// A text that was completed before under the same salt.
+    History = 5,
+    /// A rule: a draft that computes no model.
+    Rule = 6,
 }
 
 impl Source {
+    /// All of them.
+    pub const ALL: [Source; 6] = [
+        Source::Unknown,
+        Source::Draft,
+        Source::Qualifier,
+        Source::Lookup,
+        Source::History,
+        Source::Rule,
+    ];
+
+    /// Numbers on the wire lie below it.
+    pub const CODES: usize = 8;
+
     /// Its number on the wire.
     #[must_use]
     pub fn code(self) -> u8 {
@@ -141,11 +159,26 @@ impl Source {
     /// The source with this number; a number from a newer peer is [`Source::Unknown`].
     #[must_use]
     pub fn from_code(code: u8) -> Self {
-        match code {
-            1 => Source::Draft,
-            2 => Source::Qualifier,
-            3 => Source::Lookup,
-            _ => Source::Unknown,
+        let known = Source::ALL.into_iter().find(|source| source.code() == code);
+        known.unwrap_or_default()
+    }
+
+    /// The name in reports and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Unknown => "unknown",
+            Source::Draft => "draft",
+            Source::Qualifier => "qualifier",
+            Source::Lookup => "lookup",
+            Source::History => "history",
+            Source::Rule => "rule",
         }
+    }
+
+    /// The source with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Source> {
+        Source::ALL.into_iter().find(|source| source.name() == name)
     }
 }

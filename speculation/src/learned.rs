@@ -7,6 +7,7 @@ use crate::bypass::{Bypass, Plan};
 use crate::calibration::Calibration;
 use crate::cost::CostModel;
 use crate::duty::Source;
+use crate::history::HistoryCache;
 use crate::wait::WaitModel;
 
 /// See the module documentation. Owned by the worker, lent to a session with every call.
@@ -20,16 +21,19 @@ pub struct Learned {
     pub calibration: Calibrations,
     /// Whether guesses pay at all.
     pub bypass: Bypass,
+    /// Texts that were completed here, of requests that share them.
+    pub history: HistoryCache,
 }
 
 impl Learned {
-    /// Nothing yet. No step takes less than `floor` (the pace of a paced worker).
+    /// Nothing yet, and no room for texts. No step takes less than `floor` (the pace of a paced worker).
     pub fn new(floor: Time, plan: Plan) -> Self {
         Learned {
             cost: CostModel::new(floor),
             waits: WaitModel::default(),
             calibration: Calibrations::default(),
             bypass: Bypass::new(plan),
+            history: HistoryCache::default(),
         }
     }
 }

@@ -21,11 +21,13 @@ extern crate alloc;
 extern crate std;
 
 pub mod allocation;
+pub mod by_source;
 pub mod bypass;
 pub mod calibration;
 pub mod cost;
 pub mod duty;
 pub mod groups;
+pub mod history;
 pub mod learned;
 pub mod limits;
 mod logprobs;

@@ -4,10 +4,11 @@
 //! They are there in the very step after a miss, when no draft has had time yet, and cost no draft at all. How far they
 //! can be trusted is calibrated like any other [`Source`](crate::duty::Source), by the length of the match.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::calibration::Feature;
+use decode::{Guess, History, Proposal, Proposed, Proposer, Seen};
 
 /// The bounds of what is looked up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,12 +29,39 @@ pub struct Continuation {
 }
 
 impl Continuation {
-    /// What is known of the token `depth` in the continuation that is the best but `rank`: were it reached, that many
-    /// more tokens would match.
-    pub fn feature(&self, rank: usize, depth: usize) -> Feature {
+    /// How likely the token `depth` in it is thought to be: were it reached, that many more tokens would match.
+    fn weight(&self, depth: usize) -> f32 {
         let odds = (self.matched + depth) as f32 / 3.0;
         let odds = odds * odds;
-        Feature::new(rank, odds / (1.0 + odds))
+        odds / (1.0 + odds)
+    }
+}
+
+/// Continuations as a tree of at most so many guesses: the best first, no two of which begin alike.
+pub(crate) fn proposal(continuations: &[Continuation], most: usize) -> Proposal {
+    let mut proposal = Proposal::default();
+    for (rank, continuation) in continuations.iter().enumerate() {
+        let mut parent = None;
+        for (depth, &token) in continuation.tokens.iter().enumerate() {
+            if proposal.len() >= most {
+                return proposal;
+            }
+            parent = proposal.push(Proposed {
+                parent,
+                rank,
+                guess: Guess::rated(token, continuation.weight(depth)),
+            });
+        }
+    }
+    proposal
+}
+
+/// The text and the path behind it as one.
+pub(crate) fn whole<'a>(before: &History<'a>) -> Cow<'a, [u32]> {
+    if before.path.is_empty() {
+        Cow::Borrowed(before.text)
+    } else {
+        Cow::Owned([before.text, before.path].concat())
     }
 }
 
@@ -44,7 +72,10 @@ pub const SHORTEST: usize = 2;
 const LONGEST: usize = 64;
 
 /// Places that are remembered for each pair of tokens; older ones are forgotten.
-const PLACES: usize = 8;
+pub(crate) const PLACES: usize = 8;
+
+/// Tokens of a text that are indexed before one step, so that a long one delays nobody.
+pub(crate) const INDEXED_AT_ONCE: usize = 4096;
 
 /// The index of one text. It only grows, like the text.
 #[derive(Clone, Debug, Default)]
@@ -81,33 +112,76 @@ impl Lookup {
             .iter()
             .map(|&place| place as usize)
             .filter(|&place| place < text.len())
-            .map(|place| (matched(text, place), place))
+            .map(|place| (matched(&text[..place], text), place))
             .collect();
         found.sort_by(|a, b| b.cmp(a));
-        let mut continuations: Vec<Continuation> = Vec::new();
-        for (matched, place) in found {
-            if continuations.len() >= usize::from(bounds.branches) {
-                break;
-            }
-            let tokens = following(text, place, usize::from(bounds.length));
-            if (continuations.iter()).all(|other| other.tokens.first() != tokens.first()) {
-                continuations.push(Continuation { matched, tokens });
-            }
-        }
-        continuations
+        let length = usize::from(bounds.length);
+        let continuations = found.into_iter().map(|(matched, place)| Continuation {
+            matched,
+            tokens: following(text, place, length),
+        });
+        unlike(continuations, usize::from(bounds.branches))
     }
 }
 
-/// How many tokens before `place` agree with the end of the text.
-fn matched(text: &[u32], place: usize) -> usize {
-    let before = text[..place].iter().rev();
-    let pairs = before.zip(text.iter().rev()).take(LONGEST);
+/// The first so many continuations of which no two begin alike, and none is empty.
+pub(crate) fn unlike(
+    continuations: impl Iterator<Item = Continuation>,
+    most: usize,
+) -> Vec<Continuation> {
+    let mut kept: Vec<Continuation> = Vec::new();
+    for continuation in continuations {
+        if kept.len() >= most {
+            break;
+        }
+        let first = continuation.tokens.first();
+        if first.is_some() && kept.iter().all(|other| other.tokens.first() != first) {
+            kept.push(continuation);
+        }
+    }
+    kept
+}
+
+/// How many tokens at the end of both texts agree.
+pub(crate) fn matched(before: &[u32], text: &[u32]) -> usize {
+    let pairs = before.iter().rev().zip(text.iter().rev()).take(LONGEST);
     pairs.take_while(|(a, b)| a == b).count()
 }
 
 /// The tokens from `place` on; at the end of the text it goes on as from `place`, as a text does that repeats itself.
 fn following(text: &[u32], place: usize, length: usize) -> Vec<u32> {
     text[place..].iter().copied().cycle().take(length).collect()
+}
+
+/// Looks up one text in itself.
+#[derive(Clone, Debug)]
+pub struct TextLookup {
+    index: Lookup,
+    bounds: LookupBounds,
+}
+
+impl TextLookup {
+    /// `None` where nothing is to be looked up.
+    #[must_use]
+    pub fn new(bounds: LookupBounds) -> Option<Self> {
+        (bounds.branches > 0).then(|| TextLookup {
+            index: Lookup::default(),
+            bounds,
+        })
+    }
+
+    /// Takes a part of the text into the index that it does not have yet.
+    pub fn index(&mut self, text: &[u32]) {
+        self.index.extend(text, INDEXED_AT_ONCE);
+    }
+}
+
+impl Proposer for TextLookup {
+    fn propose(&mut self, seen: &Seen<'_>, most: usize) -> Proposal {
+        self.index(seen.before.text);
+        let found = (self.index).continuations(&whole(&seen.before), self.bounds);
+        proposal(&found, most)
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +225,37 @@ mod tests {
         for text in [&[][..], &[1], &[1, 1], &[1, 2, 3, 4]] {
             assert_eq!(find(text), [], "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_lookup_is_a_proposer_that_looks_behind_guesses_too() {
+        let text = [9, 1, 2, 3, 4, 8, 1, 2, 5, 6, 7];
+        let mut lookup = TextLookup::new(BOUNDS).expect("it looks up");
+        let mut tokens = |path: &[u32], most| {
+            let before = History {
+                text: &text,
+                path,
+                prompt_len: 1,
+            };
+            let proposal = lookup.propose(&Seen { before, taps: &[] }, most);
+            let nodes = proposal
+                .iter()
+                .map(|node| (node.parent, node.rank, node.guess.token));
+            nodes.collect::<Vec<_>>()
+        };
+        assert_eq!(tokens(&[], 9), []);
+        let both = [
+            (None, 0, 5),
+            (Some(0), 0, 6),
+            (Some(1), 0, 7),
+            (Some(2), 0, 1),
+            (None, 1, 3),
+        ];
+        // Behind the guesses the text goes on as from the place, and the later place is the better of two.
+        assert_eq!(tokens(&[1, 2], 5)[..3], both[..3]);
+        assert_eq!(tokens(&[1, 2], 5)[4], both[4]);
+        assert_eq!(tokens(&[1, 2], 2), both[..2], "no more than were asked for");
+        assert!(TextLookup::new(LookupBounds::default()).is_none());
     }
 
     #[test]

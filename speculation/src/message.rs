@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use crate::bypass::Mode;
 use crate::duty::{Duties, Role, Source};
+use crate::history::HistoryKey;
 use crate::misses::Misses;
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
@@ -296,6 +297,9 @@ pub struct SessionSpec {
     /// Whether drafts or qualifiers of the session compute on the target's device, as far as that is known when it is
     /// opened on a target.
     pub is_shared: bool,
+    /// Whose completed texts a target may look up, and is to keep this one with; none where the request does not ask for
+    /// that.
+    pub history: Option<HistoryKey>,
 }
 
 /// One message about one session.

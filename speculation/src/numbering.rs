@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use decode::{Drawn, Surprisal};
 
+use crate::duty::Source;
 use crate::groups::Groups;
 use crate::limits::{MAX_GROUPS_PER_UPDATE, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::message::{NodeBatch, NodeNumber, Origin, Prob16, ROOT};
@@ -83,6 +84,8 @@ pub struct Inbound {
     watermark: NodeNumber,
     places: BTreeMap<NodeNumber, Place>,
     foreseen: u32,
+    /// Who foresaw the last of those tokens.
+    foreseen_by: Source,
 }
 
 impl Inbound {
@@ -128,7 +131,10 @@ impl Inbound {
                     if token != batch.tokens[at] {
                         continue;
                     }
-                    self.foreseen = self.foreseen.max(position + 1);
+                    if position + 1 > self.foreseen {
+                        self.foreseen = position + 1;
+                        self.foreseen_by = source_of(batch, at);
+                    }
                     Place::Text(position)
                 }
                 _ => {
@@ -243,6 +249,11 @@ impl Inbound {
         self.foreseen
     }
 
+    /// The source of the last of those tokens.
+    pub fn foreseen_by(&self) -> Source {
+        self.foreseen_by
+    }
+
     /// The live node a number stands for.
     pub fn node(&self, id: NodeNumber) -> Option<NodeId> {
         match self.places.get(&id) {
@@ -270,6 +281,14 @@ impl Inbound {
             },
         });
     }
+}
+
+/// Where a node of a batch came from, as far as its sender knows.
+pub(crate) fn source_of(batch: &NodeBatch, at: usize) -> Source {
+    batch
+        .origins
+        .get(at)
+        .map_or(Source::Unknown, |origin| origin.source)
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -10,15 +10,16 @@ use crate::bypass::Mode;
 use crate::calibration::{Feature, Outcome};
 use crate::duty::{Duties, Duty, Role, Source};
 use crate::groups::Groups;
+use crate::history::HistoryKey;
 use crate::learned::Calibrations;
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::logprobs::ClientScores;
 use crate::message::{
-    Activity, Addressed, Finish, Outlook, PromptScores, ReplicaUpdate, Report, Scores, Scoring,
-    SessionId, SessionSpec, Shard, Stopping, Term,
+    Activity, Addressed, Finish, Origin, Outlook, PromptScores, ReplicaUpdate, Report, Scores,
+    Scoring, SessionId, SessionSpec, Shard, Stopping, Term,
 };
 use crate::misses::Misses;
-use crate::numbering::{Inbound, Outbound, PeerError, len_u32};
+use crate::numbering::{Inbound, Outbound, PeerError, len_u32, source_of};
 use crate::stats::{WalkStats, ratio};
 use crate::strategy::Chosen;
 use crate::tree::{Graft, Grafted, NodeId, Tree};
@@ -37,6 +38,18 @@ struct Merged {
     /// How surprising a draft and a qualifier find it, under the rule `fuzzy`.
     drafted: Option<Surprisal>,
     judged: Option<Surprisal>,
+    /// Who gave it first.
+    source: Source,
+}
+
+impl Merged {
+    /// What a target is told of where it came from.
+    fn origin(&self) -> Origin {
+        Origin {
+            source: self.source,
+            ..Origin::default()
+        }
+    }
 }
 
 /// A worker that has the session, or is asked to take it.
@@ -171,6 +184,7 @@ pub struct Relay {
     drafted_committed: u64,
     advised: (u64, u64),
     gone: SessionStats,
+    history: Option<HistoryKey>,
 }
 
 impl Relay {
@@ -193,6 +207,7 @@ impl Relay {
             drafted_committed: 0,
             advised: (0, 0),
             gone: SessionStats::default(),
+            history: None,
             config,
         }
     }
@@ -201,6 +216,13 @@ impl Relay {
     #[must_use]
     pub fn with_calibration(mut self, calibration: Calibrations) -> Self {
         self.calibration = calibration;
+        self
+    }
+
+    /// Has targets look up guesses in completed texts of this key, and keep this one with them.
+    #[must_use]
+    pub fn with_history(mut self, key: Option<HistoryKey>) -> Self {
+        self.history = key;
         self
     }
 
@@ -299,6 +321,7 @@ impl Relay {
             duties,
             shard: Shard::default(),
             is_shared,
+            history: self.history.filter(|_| duties.has(Duty::Commit)),
         })
     }
 
@@ -426,6 +449,7 @@ impl Relay {
             &report.nodes,
             |batch, at| Merged {
                 proposed: Some(batch.edges[at].to_f32()),
+                source: source_of(batch, at),
                 ..Merged::default()
             },
         )?;
@@ -564,7 +588,10 @@ impl Relay {
                 token,
                 edge,
                 owner: position as u8,
-                payload: Merged::default(),
+                payload: Merged {
+                    source: Source::Qualifier,
+                    ..Merged::default()
+                },
             };
             let Some(grafted) = self.tree.graft(parent, graft) else {
                 break;
@@ -653,7 +680,11 @@ impl Relay {
             0
         };
         let min_path = self.config.strategy.min_path_sent(member.role);
-        let (mut nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, None);
+        let origin = member
+            .duties
+            .has(Duty::Commit)
+            .then_some(Merged::origin as fn(&Merged) -> Origin);
+        let (mut nodes, rescored) = member.outbound.diff(&self.tree, min_path, room, origin);
         let (tree, outbound) = (&self.tree, &mut member.outbound);
         match (rule, room) {
             (Rule::Exact, _) | (_, 0) => {}

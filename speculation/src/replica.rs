@@ -8,10 +8,11 @@ use decode::step::{Ask, CacheOp, Row, StepPlan};
 use crate::Time;
 use crate::allocation::Work;
 use crate::calibration::{Calibration, Feature, Outcome};
+use crate::duty::Source;
 use crate::groups::Groups;
 use crate::limits::MAX_COMMIT;
 use crate::message::{Prob16, ReplicaUpdate, SessionSpec, Stopping};
-use crate::numbering::{Inbound, PeerError, len_u32};
+use crate::numbering::{Inbound, PeerError, len_u32, source_of};
 use crate::tree::{Committed, Grafted, NodeId, Tree};
 
 /// What a worker keeps about a node.
@@ -131,6 +132,11 @@ impl<X: Clone + Default> Replica<X> {
         Ok(update.commit.get(known..).unwrap_or(&[]))
     }
 
+    /// See [`Inbound::foreseen_by`].
+    pub(crate) fn foreseen_by(&self) -> Source {
+        self.inbound.foreseen_by()
+    }
+
     /// Appends tokens to the text; the tree and the cache follow.
     pub(crate) fn extend(&mut self, tokens: &[u32]) -> Committed<Held<X>> {
         let up_to_date = self.cached == self.len();
@@ -169,6 +175,15 @@ impl<X: Clone + Default> Replica<X> {
         &mut self,
         update: &ReplicaUpdate,
     ) -> Result<Vec<(NodeId, Prob16)>, PeerError> {
+        self.graft_noting(update, |_, _| ())
+    }
+
+    /// The same; `note` is told of each node that the update gives, with its source.
+    pub(crate) fn graft_noting(
+        &mut self,
+        update: &ReplicaUpdate,
+        mut note: impl FnMut(&mut X, Source),
+    ) -> Result<Vec<(NodeId, Prob16)>, PeerError> {
         let sender_len = update.base_len.saturating_add(update.commit.len() as u32);
         let named = self.inbound.receive(
             &mut self.tree,
@@ -184,6 +199,9 @@ impl<X: Clone + Default> Replica<X> {
             // The coordinator sees every contribution, so its score of a known node replaces the one here.
             if let Grafted::Existing(id) = grafted {
                 self.tree.set_edge(id, edge.to_f32());
+            }
+            if let Some(held) = self.tree.payload_mut(grafted.id()) {
+                note(&mut held.own, source_of(&update.nodes, at));
             }
             grafted_nodes.push((grafted.id(), edge));
         }

@@ -1,5 +1,7 @@
 //! What a verifier counts about its walks.
 
+use crate::by_source::BySource;
+
 /// Totals since a session was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WalkStats {
@@ -27,13 +29,43 @@ pub struct WalkStats {
     pub guesses_accepted: u64,
     /// Of those, guesses that are not the model's own tokens, but were tolerated (rule `fuzzy`).
     pub tolerated: u64,
+    /// What each source of guesses gave a target. Only sessions that commit count it.
+    pub sources: BySource<SourceStats>,
+}
+
+/// What one source of guesses gave a target. A node that several sources gave counts for each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceStats {
+    /// Nodes of the target's tree that came from it.
+    pub nodes: u64,
+    /// Of those, nodes whose token was committed.
+    pub committed: u64,
+    /// Walks whose last token was such a node.
+    pub hits: u64,
+}
+
+impl SourceStats {
+    /// The totals of both.
+    #[must_use]
+    pub fn plus(self, other: SourceStats) -> SourceStats {
+        SourceStats {
+            nodes: self.nodes.saturating_add(other.nodes),
+            committed: self.committed.saturating_add(other.committed),
+            hits: self.hits.saturating_add(other.hits),
+        }
+    }
 }
 
 impl WalkStats {
     /// The totals of both.
     #[must_use]
     pub fn plus(self, other: WalkStats) -> WalkStats {
+        let mut sources = self.sources;
+        for (source, &more) in other.sources.iter() {
+            sources[source] = sources[source].plus(more);
+        }
         WalkStats {
+            sources,
             steps: self.steps.saturating_add(other.steps),
             starved_steps: self.starved_steps.saturating_add(other.starved_steps),
             starved_us: self.starved_us.saturating_add(other.starved_us),

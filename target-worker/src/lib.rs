@@ -18,9 +18,9 @@ pub enum Role {
 }
 
 impl Role {
-    /// What a worker of this role offers to coordinators.
+    /// What a worker of this role offers to coordinators, with room for so many tokens of completed texts.
     #[must_use]
-    pub fn offer(self) -> Offer {
+    pub fn offer(self, history_tokens: usize) -> Offer {
         let (role, duties) = match self {
             Role::Target => (
                 worker::Role::Target,
@@ -32,6 +32,7 @@ impl Role {
             role,
             duties,
             tree_rows: TREE_ROWS,
+            history_tokens,
         }
     }
 }
@@ -42,6 +43,10 @@ pub struct Args {
     /// What the worker is used for.
     #[arg(long, env = "OFFSHOOT_ROLE", value_enum, default_value = "target")]
     pub role: Role,
+    /// Tokens of completed texts that are kept for requests that name a history, at most, at about 50 bytes each; one
+    /// history has at most a quarter of them. 0 keeps none.
+    #[arg(long, env = "OFFSHOOT_HISTORY_TOKENS", value_name = "N", default_value_t = 1 << 18)]
+    pub history_tokens: u32,
     /// What every worker has.
     #[command(flatten)]
     pub worker: WorkerArgs,
@@ -55,7 +60,8 @@ const TREE_ROWS: u16 = 256;
 /// # Errors
 /// As [`worker::run`].
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    worker::run(args.worker, args.role.offer()).await
+    let offer = args.role.offer(args.history_tokens as usize);
+    worker::run(args.worker, offer).await
 }
 
 #[cfg(test)]
@@ -64,7 +70,7 @@ mod tests {
 
     #[test]
     fn only_a_target_offers_to_commit_and_neither_proposes() {
-        let (target, qualifier) = (Role::Target.offer(), Role::Qualifier.offer());
+        let (target, qualifier) = (Role::Target.offer(9), Role::Qualifier.offer(0));
         assert_eq!(
             (target.role.name(), qualifier.role.name()),
             ("target", "qualifier")

@@ -14,6 +14,7 @@ pub mod handle;
 pub mod metrics;
 pub mod model;
 pub mod process;
+pub mod proposing;
 pub mod service;
 mod step;
 mod step_times;

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use runtime::metrics::LATENCY_BUCKETS;
 use speculation::duty::Role;
+use speculation::history::HistoryCache;
 
 /// A total of seconds.
 type Seconds = Counter<f64, AtomicU64>;
@@ -40,6 +41,8 @@ pub struct WorkerMetrics {
     pub(crate) inbox: Gauge,
     pages_used: Gauge,
     pages_total: Gauge,
+    history_tokens: Gauge,
+    histories: Gauge,
 }
 
 impl Default for WorkerMetrics {
@@ -61,6 +64,8 @@ impl Default for WorkerMetrics {
             inbox: Gauge::default(),
             pages_used: Gauge::default(),
             pages_total: Gauge::default(),
+            history_tokens: Gauge::default(),
+            histories: Gauge::default(),
         }
     }
 }
@@ -153,6 +158,16 @@ impl WorkerMetrics {
                 "Cache pages in all",
                 &self.pages_total,
             ),
+            (
+                "offshoot_history_tokens",
+                "Tokens of completed texts that are kept for requests that share them",
+                &self.history_tokens,
+            ),
+            (
+                "offshoot_histories",
+                "Names under which such texts are kept",
+                &self.histories,
+            ),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
@@ -212,6 +227,12 @@ impl WorkerMetrics {
         let total = backend.facts().total_pages;
         self.pages_total.set(total as i64);
         self.pages_used.set((total - backend.free_pages()) as i64);
+    }
+
+    /// Sessions have begun or ended, and with them perhaps texts that are kept.
+    pub(crate) fn history(&self, history: &HistoryCache) {
+        self.history_tokens.set(history.size() as i64);
+        self.histories.set(history.keys() as i64);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use engine::synthetic::{Member, Overlay, Profile, ProfileError, Spec, Synthetic};
 use engine::{Backend, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
-use speculation::duty::{Duties, Role};
+use speculation::duty::{Duties, Role, Source};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
@@ -123,6 +123,16 @@ pub enum ModelError {
         /// Logits of the model.
         logits: usize,
     },
+    /// Hidden states that nobody sends.
+    #[error(
+        "{name} asks for hidden states of {layers} layers of the target, which do not cross the network"
+    )]
+    Taps {
+        /// Who asks.
+        name: String,
+        /// For how many layers.
+        layers: u16,
+    },
 }
 
 /// What a worker is used for and what it does for sessions.
@@ -134,12 +144,17 @@ pub struct Offer {
     pub duties: Duties,
     /// Tree rows that the cache holds for one session.
     pub tree_rows: u16,
+    /// Tokens of completed texts that are kept for requests that share them, at most; 0: none is kept.
+    pub history_tokens: usize,
 }
 
 /// A loaded model with the sizes of its worker.
 pub struct Loaded {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) tree_rows: u16,
+    pub(crate) history_tokens: usize,
+    /// What its proposals count as.
+    pub(crate) source: Source,
     pub(crate) pace: Pace,
     pub(crate) pin: Option<usize>,
     /// By how much the priority of the model thread is lower than that of others.
@@ -155,7 +170,7 @@ pub struct Loaded {
 }
 
 /// Rows of one step, all sessions together; longer prompts are prefilled in chunks.
-const MAX_ROWS: usize = 256;
+pub(crate) const MAX_ROWS: usize = 256;
 
 fn positions(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
@@ -234,6 +249,8 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     Ok(Loaded {
         backend,
         tree_rows: offer.tree_rows,
+        history_tokens: offer.history_tokens,
+        source: Source::Draft,
         pace: match &args.step_ms {
             Some(times) => Pace::Table(times.clone()),
             None => Pace::Floor(args.pace),

@@ -107,6 +107,7 @@ impl ModelThread {
             capacity: Capacity {
                 vocab: model.info.vocabulary_len,
                 rows: model.tree_rows,
+                source: model.source,
             },
             room: Room {
                 rows: model.backend.facts().max_rows,
@@ -117,6 +118,7 @@ impl ModelThread {
                 page: PAGE as u32,
             },
             bypass: Plan::default(),
+            history: model.history_tokens,
         };
         ModelThread {
             role: model.info.role,
@@ -307,6 +309,7 @@ impl ModelThread {
     /// Publishes how many sessions and cache pages are in use.
     fn count(&self) {
         self.metrics.pages(&*self.backend);
+        self.metrics.history(self.host.history());
         self.open.send_replace(self.host.len());
     }
 }

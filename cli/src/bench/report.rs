@@ -9,7 +9,7 @@ use speculation::misses::MissCause;
 use super::contender::{Contender, Qualifiers};
 use super::measure::Samples;
 use crate::client::Completion;
-use crate::statistics::{self, RoleTime, Totals, median, milliseconds, percentile};
+use crate::statistics::{self, RoleTime, SourceCounts, Totals, median, milliseconds, percentile};
 use crate::strategy::REFERENCE;
 
 /// A whole run.
@@ -86,6 +86,8 @@ pub(crate) struct StrategyReport {
     pub(crate) draft_bubble: f64,
     /// Guesses verified in a target step, on average.
     pub(crate) target_rows: f64,
+    /// What each source of guesses gave the target.
+    pub(crate) sources: BTreeMap<&'static str, SourceCounts>,
     /// How each role's workers spent their time.
     pub(crate) roles: BTreeMap<&'static str, RoleTime>,
     pub(crate) ttft_ms: Option<f64>,
@@ -185,6 +187,7 @@ fn strategy(
         target_starved: totals.target_starved(),
         draft_bubble: totals.draft_bubble(),
         target_rows: totals.target_rows(),
+        sources: totals.sources(),
         roles: totals.roles(),
         ttft_ms: median(completions.iter().filter_map(first_token_ms)),
         itl_p99_ms: percentile(

@@ -58,6 +58,10 @@ pub(crate) struct ClusterArgs {
     /// Type of the weights in memory [default: as in the checkpoint]
     #[arg(long, value_parser = ["f32", "bf16"])]
     pub(crate) dtype: Option<String>,
+    /// Tokens of completed texts that the target keeps for requests that name a history, at most; 0 keeps none [default:
+    /// 262144]
+    #[arg(long, value_name = "N")]
+    pub(crate) history_tokens: Option<u32>,
     /// Seconds that the processes may take to load their models
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) start_timeout: u64,
@@ -86,6 +90,7 @@ pub(crate) struct ClusterPlan {
     pub(crate) threads: PerRole<NonZeroUsize>,
     pub(crate) pin: PerRole<usize>,
     pub(crate) dtype: Option<String>,
+    pub(crate) history_tokens: Option<u32>,
     pub(crate) log_level: String,
     pub(crate) start_timeout: Duration,
     /// Concurrent requests, where the roles' own default is not enough.
@@ -146,6 +151,7 @@ impl ClusterArgs {
             threads: self.threads.unwrap_or_default(),
             pin: self.pin.unwrap_or_default(),
             dtype: self.dtype,
+            history_tokens: self.history_tokens,
             log_level: self
                 .log_level
                 .unwrap_or_else(|| level(self.verbose).to_owned()),

@@ -232,6 +232,9 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildS
     if let Some(dtype) = &plan.dtype {
         line.flag("--dtype", dtype);
     }
+    if let (Role::Target, Some(tokens)) = (role, plan.history_tokens) {
+        line.flag("--history-tokens", tokens.to_string());
+    }
     if let Some(sessions) = plan.sessions {
         line.flag("--max-num-seqs", sessions.to_string());
     }

@@ -79,7 +79,8 @@ impl Figures {
                 let was = (before.workers.iter())
                     .find(|was| was.address == worker.address && was.role == worker.role);
                 if worker.role == "target" {
-                    add(&mut walks, was.and_then(|was| was.walks), worker.walks);
+                    let was = was.and_then(|was| was.walks.as_ref());
+                    add(&mut walks, was, worker.walks.as_ref());
                 }
                 line(worker, was.and_then(|was| was.activity), span)
             })
@@ -134,8 +135,9 @@ fn line(worker: &v1::WorkerInfo, was: Option<v1::Activity>, span: Duration) -> W
 }
 
 /// Adds the difference between `was` and `is` to `sum`. A server may send any value, so this saturates.
-fn add(sum: &mut v1::WalkStats, was: Option<v1::WalkStats>, is: Option<v1::WalkStats>) {
-    let (was, is) = (was.unwrap_or_default(), is.unwrap_or_default());
+fn add(sum: &mut v1::WalkStats, was: Option<&v1::WalkStats>, is: Option<&v1::WalkStats>) {
+    let nothing = v1::WalkStats::default();
+    let (was, is) = (was.unwrap_or(&nothing), is.unwrap_or(&nothing));
     let grow = |sum: &mut u64, was: u64, is: u64| *sum = sum.saturating_add(is.saturating_sub(was));
     grow(&mut sum.steps, was.steps, is.steps);
     grow(&mut sum.starved_steps, was.starved_steps, is.starved_steps);

@@ -103,9 +103,10 @@ impl MissAccount {
             None => self.left_out.contains_key(&None) || !tree.children(None).is_empty(),
         };
         let is_contradicted = path.iter().filter_map(|&id| tree.get(id)).any(|node| {
-            node.payload.own.guess.is_some_and(|guess| {
-                node.edge() < CONTRADICTED * calibration.probability(guess)
-            })
+            node.payload
+                .own
+                .guess
+                .is_some_and(|guess| node.edge() < CONTRADICTED * calibration.probability(guess))
         });
         match (is_expanded, is_contradicted) {
             (true, _) => MissCause::Unranked,

@@ -6,6 +6,7 @@
 //! coordinator.
 
 mod account;
+mod find;
 mod propose;
 mod rules;
 mod verify;
@@ -16,7 +17,7 @@ use decode::{Answer, CacheOp, StepPlan};
 
 use crate::Time;
 use crate::allocation::Share;
-use crate::duty::{Duties, Duty};
+use crate::duty::{Duties, Duty, Source};
 use crate::learned::Learned;
 use crate::message::{Activity, ReplicaUpdate, Report, SessionSpec};
 use crate::numbering::PeerError;
@@ -33,6 +34,8 @@ pub struct Capacity {
     pub vocab: u32,
     /// Tree rows that its cache holds for one session.
     pub rows: u16,
+    /// What its proposals count as; of workers that propose.
+    pub source: Source,
 }
 
 /// A session cannot be served by this worker.
@@ -205,6 +208,14 @@ impl Session {
         match &self.agent {
             Agent::Proposer(proposer) => proposer.is_obsolete(plan, update),
             Agent::Verifier(verifier) => verifier.is_obsolete(plan, update),
+        }
+    }
+
+    /// The session is closed by its coordinator.
+    pub fn handle_closed(&mut self, learned: &mut Learned) {
+        match &mut self.agent {
+            Agent::Proposer(_) => {}
+            Agent::Verifier(verifier) => verifier.handle_closed(learned),
         }
     }
 

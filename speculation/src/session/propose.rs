@@ -54,6 +54,7 @@ pub(super) struct Proposer {
     pub(super) rule: Rule,
     pub(super) growth: Growth,
     shard: Shard,
+    source: Source,
     outlook: Outlook,
     root_expanded: bool,
     pub(super) outbound: Outbound,
@@ -97,6 +98,7 @@ impl Proposer {
             rule: strategy.settings.rule,
             strategy,
             shard: spec.shard,
+            source: capacity.source,
             outlook: Outlook::default(),
             root_expanded: false,
             outbound: Outbound::default(),
@@ -117,7 +119,7 @@ impl Proposer {
     ) -> Result<(), PeerError> {
         let fresh = self.replica.fresh(update)?;
         if !fresh.is_empty() {
-            let calibration = learned.calibration.of(Source::Draft);
+            let calibration = learned.calibration.of(self.source);
             // One account for each request is enough.
             if self.shard.index == 0 {
                 let outlook = update.outlook;
@@ -303,7 +305,7 @@ impl Proposer {
         }
         self.round_steps = self.round_steps.saturating_add(1);
         self.steps = self.steps.saturating_add(1);
-        let calibration = learned.calibration.of(Source::Draft);
+        let calibration = learned.calibration.of(self.source);
         // A model whose answer is not a number gives no guesses; the target continues without them.
         let mut answers = answers.iter();
         if !plan.asks.is_empty() {
@@ -363,7 +365,7 @@ impl Proposer {
             let own = Grown {
                 guess: Some(feature),
                 origin: Origin {
-                    source: Source::Draft,
+                    source: self.source,
                     q: Prob16::from_f32(guess.q),
                     margin: Margin::from_f32(guess.margin),
                 },

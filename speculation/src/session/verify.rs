@@ -3,17 +3,20 @@
 
 use alloc::vec::Vec;
 
-use decode::{Answer, Ask, Judgement, NodeId, NotFinite, Pick, Row, Rule, StepPlan, Surprisal};
+use decode::{
+    Answer, Ask, History, Judgement, NodeId, NotFinite, Pick, Row, Rule, StepPlan, Surprisal,
+};
 
 use super::Capacity;
+use super::find::{Finder, graft};
 use crate::Time;
 use crate::allocation::{Choice, Share, Work};
+use crate::by_source::{BySource, Sources};
 use crate::bypass::{Mode, Way};
 use crate::calibration::Feature;
-use crate::duty::{Duty, Source};
+use crate::duty::Duty;
 use crate::learned::Learned;
 use crate::logprobs::TargetScores;
-use crate::lookup::{Lookup, LookupBounds};
 use crate::message::{
     Activity, Finish, Margin, Outlook, ReplicaUpdate, Report, Scoring, SessionSpec,
 };
@@ -29,10 +32,12 @@ use crate::walk::{Walked, walk};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Advised {
     margin: f32,
+    /// What its own sources know of it.
+    pub(super) guessed: BySource<Option<Feature>>,
+    /// Where it came from.
+    pub(super) sources: Sources,
     /// How surprising its own model finds it, under the rule `fuzzy`.
     surprisal: Surprisal,
-    /// Set when it was found in the text itself.
-    lookup: Option<Feature>,
 }
 
 /// See the module documentation.
@@ -54,8 +59,7 @@ pub(super) struct Verifier {
     /// Text that the coordinator has.
     acked: u32,
     pub(super) scores: TargetScores,
-    /// Of a session that commits and looks up guesses in its text.
-    lookup: Option<Finder>,
+    finder: Finder,
     finish: Option<Finish>,
     round_done: Option<u32>,
     base_since: Time,
@@ -77,28 +81,6 @@ pub(super) struct Verifier {
     undecided: bool,
     changed: bool,
 }
-
-/// What a session looks up guesses with.
-#[derive(Debug)]
-struct Finder {
-    index: Lookup,
-    bounds: LookupBounds,
-    /// The length of the text for which guesses were looked up last.
-    looked_up: u32,
-}
-
-impl Finder {
-    fn new(bounds: LookupBounds) -> Option<Self> {
-        (bounds.branches > 0).then(|| Finder {
-            index: Lookup::default(),
-            bounds,
-            looked_up: 0,
-        })
-    }
-}
-
-/// Tokens of a prompt that are indexed before one step, so that a long one delays nobody.
-const INDEXED_AT_ONCE: usize = 4096;
 
 /// The work that was offered last, as it is planned if it is taken.
 #[derive(Debug, Default)]
@@ -156,10 +138,6 @@ impl Verifier {
                 None
             }
         };
-        let lookup = match duty {
-            Duty::Commit => Finder::new(strategy.lookup()),
-            Duty::Advise | Duty::Propose => None,
-        };
         let replica = Replica::new(spec, capacity.vocab, cached);
         // Advice is not text: its scores would be of no use.
         let scoring = match advice {
@@ -174,7 +152,7 @@ impl Verifier {
         Verifier {
             acked: replica.len(),
             scores: TargetScores::new(scoring, spec.stopping.prompt_len, capacity.vocab),
-            lookup,
+            finder: Finder::new(duty, &strategy, spec.history),
             replica,
             duty,
             rule: strategy.settings.rule,
@@ -212,7 +190,13 @@ impl Verifier {
         if !fresh.is_empty() {
             self.follow(now, fresh);
         }
-        self.replica.graft(update)?;
+        let walks = &mut self.walks;
+        let is_target = self.advice.is_none();
+        self.replica.graft_noting(update, |own, source| {
+            if is_target {
+                own.came_from(source, walks);
+            }
+        })?;
         if update.outlook.accepted.is_some() {
             // A target decides that itself.
             self.is_told_to_rest = self.advice.is_some() && update.outlook.mode == Mode::Rest;
@@ -222,6 +206,7 @@ impl Verifier {
             self.is_after_miss = false;
             self.walks.misses -= 1;
             self.walks.hits += 1;
+            self.walks.sources[self.replica.foreseen_by()].hits += 1;
         }
         let confirmed = update.base_len + update.commit.len() as u32;
         self.scores
@@ -265,41 +250,33 @@ impl Verifier {
         self.changed = true;
     }
 
-    /// Grafts what followed the end of the text before, once for each text.
+    /// Grafts what the session finds itself, once for each text.
     fn look_up(&mut self, learned: &mut Learned) {
-        let len = self.replica.len();
-        let Some(finder) = (self.lookup.as_mut()).filter(|finder| finder.looked_up < len) else {
-            return;
+        let before = History {
+            text: &self.replica.text,
+            path: &[],
+            prompt_len: self.replica.stopping.prompt_len,
         };
-        finder.looked_up = len;
-        let found = (finder.index).continuations(&self.replica.text, finder.bounds);
-        let calibration = learned.calibration.of(Source::Lookup);
-        for (rank, continuation) in found.iter().enumerate() {
-            let mut parent = None;
-            for (depth, &token) in continuation.tokens.iter().enumerate() {
-                let feature = continuation.feature(rank, depth);
-                let graft = Graft {
-                    token,
-                    edge: calibration.probability(feature),
-                    owner: 0,
-                    payload: Held::default(),
-                };
-                let Some(grafted) = self.replica.tree.graft(parent, graft) else {
-                    break;
-                };
-                if let Some(held) = self.replica.tree.payload_mut(grafted.id()) {
-                    held.own.lookup = Some(feature);
-                }
-                parent = Some(grafted.id());
-            }
+        let found = self.finder.propose(before, &mut learned.history);
+        for (source, proposal) in found {
+            let calibration = learned.calibration.of(source);
+            let (replica, walks) = (&mut self.replica, &mut self.walks);
+            graft(replica, source, &proposal, calibration, walks);
+        }
+    }
+
+    /// The session ends: what its text has become may be of use to others.
+    pub(super) fn handle_closed(&mut self, learned: &mut Learned) {
+        let is_more = self.replica.len() > self.replica.stopping.prompt_len;
+        if is_more && self.finish != Some(Finish::NotFinite) {
+            (self.finder).record(&self.replica.text, &mut learned.history);
         }
     }
 
     pub(super) fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
         self.undecided = false;
-        let makes_guesses = self.way(learned) != Way::Plain;
-        if let Some(finder) = self.lookup.as_mut().filter(|_| makes_guesses) {
-            (finder.index).extend(&self.replica.text, INDEXED_AT_ONCE);
+        if self.way(learned) != Way::Plain {
+            self.finder.index(&self.replica.text);
         }
         self.offered = Offered::Nothing;
         let scored = self
@@ -613,13 +590,25 @@ impl Verifier {
         for picked in &walked.picks {
             self.scores.picked(picked.score.as_deref());
         }
-        if self.lookup.is_some() {
-            let calibration = learned.calibration.of(Source::Lookup);
-            (self.replica).learn(&tokens, calibration, |held| held.lookup);
+        for source in Finder::SOURCES {
+            let calibration = learned.calibration.of(source);
+            (self.replica).learn(&tokens, calibration, |held| held.guessed[source]);
         }
         let committed = self.replica.extend(&tokens);
+        for (_, node) in &committed.matched {
+            for source in node.payload.own.sources.iter() {
+                self.walks.sources[source].committed += 1;
+            }
+        }
         if committed.hit {
             self.walks.hits += 1;
+            let last = committed.matched.last();
+            for source in last
+                .map_or(Sources::default(), |(_, node)| node.payload.own.sources)
+                .iter()
+            {
+                self.walks.sources[source].hits += 1;
+            }
         } else {
             self.walks.misses += 1;
             self.undecided = true;
@@ -631,6 +620,9 @@ impl Verifier {
             Some(mean) => mean + NEWEST * (accepted - mean),
         });
         self.base_since = now;
+        if self.finish.is_some() {
+            self.handle_closed(learned);
+        }
     }
 
     fn advise(&mut self, walked: &Walked, plan: &StepPlan) {

@@ -1,5 +1,5 @@
 //! `auto`: free-running drafts. Every contributor grows the tree best-first over calibrated path scores while the target
-//! verifies, and the target looks up what followed in the text before; rows are taken while they pay for themselves by
+//! verifies, and the target looks up what followed in the text before, and in completed texts that the request names; rows are taken while they pay for themselves by
 //! measured step times, and where guesses do not pay at all, none is asked for.
 
 use alloc::sync::Arc;
@@ -142,6 +142,13 @@ impl Strategy for Auto {
         LookupBounds {
             branches: self.lookup,
             length: 10,
+        }
+    }
+
+    fn history(&self) -> LookupBounds {
+        LookupBounds {
+            branches: 3,
+            length: 16,
         }
     }
 

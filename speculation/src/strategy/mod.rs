@@ -93,6 +93,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         LookupBounds::default()
     }
 
+    /// The bounds of what the target looks up in texts that were completed before, if the request names some.
+    fn history(&self) -> LookupBounds {
+        LookupBounds::default()
+    }
+
     /// The bounds of advice.
     fn advice(&self) -> Advice {
         Advice::default()

@@ -8,7 +8,7 @@ use decode::{Answer, Ask, CacheOp, Guess, NodeId, Pick, Score, StepPlan};
 use speculation::Time;
 use speculation::allocation::{Room, allocate};
 use speculation::bypass::Plan;
-use speculation::duty::{Duties, Duty, Role};
+use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::learned::Learned;
 use speculation::message::{
     Activity, ReplicaUpdate, Report, Scoring, SessionId, SessionSpec, Shard, Stopping, Term,
@@ -27,6 +27,7 @@ pub(crate) const MS: Time = Time::from_millis(1);
 pub(crate) const AMPLE: Capacity = Capacity {
     vocab: VOCAB,
     rows: 1000,
+    source: Source::Draft,
 };
 
 fn hash(tokens: &[u32]) -> u64 {
@@ -97,6 +98,7 @@ pub(crate) fn spec(text: &[u32]) -> SessionSpec {
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
         is_shared: false,
+        history: None,
     }
 }
 

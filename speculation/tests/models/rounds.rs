@@ -440,11 +440,13 @@ fn nodes_arrive_at_the_coordinator_with_their_origin() {
         margin: Margin::from_f32(margin),
     };
     assert_eq!(report.nodes.origins, [origin(0.5, 2.0), origin(0.25, -1.0)]);
+    // A target is told the source, which it counts; only who made the nodes knows how they were rated.
     let sent = cluster.send(MS, TARGET);
-    assert!(
-        sent[0].nodes.origins.is_empty(),
-        "a relay did not make them"
-    );
+    let told = Origin {
+        source: Source::Draft,
+        ..Origin::default()
+    };
+    assert_eq!(sent[0].nodes.origins, [told, told]);
 }
 
 /// A node that another contributor was the first to send keeps the calibration of this draft all the same: what became

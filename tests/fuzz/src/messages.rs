@@ -171,6 +171,9 @@ fn walks(dice: &mut Dice<'_>) -> Option<v1::WalkStats> {
         guesses_submitted: dice.total(),
         guesses_accepted: dice.total(),
         tolerated: dice.total(),
+        source_nodes: (0..dice.below(4)).map(|_| dice.total()).collect(),
+        source_committed: Vec::new(),
+        source_hits: vec![1; dice.below(12)],
     })
 }
 
@@ -319,6 +322,7 @@ pub(crate) fn open(dice: &mut Dice<'_>, duties: &[&str]) -> v1::OpenRequest {
             tau_t: dice.chance(128).then(|| dice.float()),
         }),
         text,
+        history: vec![7; if dice.chance(8) { dice.below(40) } else { 32 }],
     }
 }
 

@@ -9,6 +9,7 @@ use decode::{Answer, Ask, CacheOp, Drawn, Guess, Pick, Score};
 use proto::{MAX_FRAME_BYTES, inward, stream, v1};
 use speculation::allocation::Room;
 use speculation::bypass::Plan;
+use speculation::duty::Source;
 use speculation::message::{
     Addressed, CoordinatorFrame, FromWorker, SessionId, SessionSpec, StreamName, Term,
 };
@@ -115,6 +116,7 @@ impl Worker {
             capacity: Capacity {
                 vocab: VOCAB,
                 rows: ROWS,
+                source: Source::Draft,
             },
             room: Room {
                 rows,
@@ -125,6 +127,7 @@ impl Worker {
                 page: 16,
             },
             bypass: Plan::default(),
+            history: 1000,
         };
         let pace = Duration::from_micros(100);
         let mut host = Host::new(limits, Registry::default(), pace);

@@ -80,6 +80,7 @@ fn start_as(pace: Duration, duties: Duties) -> (WorkerHandle, Gate) {
         role: Role::Target,
         duties,
         tree_rows: 64,
+        history_tokens: 10_000,
     };
     let mut loaded = model::load(&args, &offer).unwrap();
     let (gate, backend) = Gate::before(loaded.backend);
@@ -106,6 +107,7 @@ fn spec(session: u64, tokens: u32) -> SessionSpec {
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
         is_shared: false,
+        history: None,
     }
 }
 

@@ -69,6 +69,7 @@ fn start(model: &str) -> WorkerHandle {
         role: Role::Target,
         duties: Duty::ALL.into_iter().collect(),
         tree_rows: 64,
+        history_tokens: 10_000,
     };
     let loaded = offshoot_worker::model::load(&args, &offer).unwrap();
     offshoot_worker::start(loaded, Registry::default().with(&PATIENT)).unwrap()
@@ -172,6 +173,7 @@ fn spec(rows: u16, asked: &Asked, allowed_len: u32) -> SessionSpec {
         duties: Duties::of(Duty::Commit),
         shard: Shard::default(),
         is_shared: false,
+        history: None,
     }
 }
 

@@ -103,6 +103,7 @@ impl Rig {
             max_queued: limits.max_queued,
             failover_wait: limits.failover_wait,
             strategy: Settings::new("auto"),
+            tenant: String::new(),
             tls: None,
         };
         let drain = Drain::new();

@@ -36,6 +36,7 @@ fn spec(role: Role, strategy: Settings, prompt_len: usize, max_len: u32) -> Sess
         strategy,
         shard: Shard::default(),
         is_shared: false,
+        history: None,
     }
 }
 

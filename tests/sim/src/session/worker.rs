@@ -9,7 +9,7 @@ use simulation::served::{Guessed, Served};
 use speculation::Time;
 use speculation::allocation::{Room, allocate};
 use speculation::bypass::Plan;
-use speculation::duty::Role;
+use speculation::duty::{Role, Source};
 use speculation::learned::Learned;
 use speculation::message::{Activity, ReplicaUpdate, Report, SessionSpec, Term};
 use speculation::numbering::PeerError;
@@ -86,6 +86,7 @@ impl Worker {
         let capacity = Capacity {
             vocab: VOCAB,
             rows: ROWS,
+            source: Source::Draft,
         };
         let registry = Registry::default();
         let session = Session::new(now, spec, &registry, capacity, 0);
