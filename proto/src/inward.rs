@@ -325,7 +325,10 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             allowed_len: update.allowed_len,
             prompt_scored: update.prompt_scored,
             shard: update.shard.map(shard).transpose()?,
-            outlook: outlook(update.outlook, update.rests, update.forecast)?,
+            outlook: Outlook {
+                step_us: update.step_us,
+                ..outlook(update.outlook, update.rests, update.forecast)?
+            },
         },
     })
 }
@@ -346,6 +349,7 @@ fn outlook(accepted: Option<f32>, rests: bool, class: i32) -> Result<Outlook, Wi
         accepted,
         mode,
         forecast,
+        step_us: None,
     })
 }
 
@@ -424,7 +428,10 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             finish,
             nodes: nodes(report.nodes)?,
             round_done: report.round_done,
-            outlook: outlook(report.outlook, report.rests, report.forecast)?,
+            outlook: Outlook {
+                step_us: report.step_us,
+                ..outlook(report.outlook, report.rests, report.forecast)?
+            },
             activity: activity(report.activity),
             walks: walks(report.walks),
         }),

@@ -179,6 +179,7 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         outlook: message.outlook.accepted,
         rests: message.outlook.mode == Mode::Rest,
         forecast: forecast(message.outlook.forecast).into(),
+        step_us: message.outlook.step_us,
     }
 }
 
@@ -215,6 +216,7 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         outlook: message.outlook.accepted,
         rests: message.outlook.mode == Mode::Rest,
         forecast: forecast(message.outlook.forecast).into(),
+        step_us: message.outlook.step_us,
     }
 }
 

@@ -63,6 +63,7 @@ fn a_report_arrives_whole() {
             accepted: Some(3.25),
             mode: Mode::Rest,
             forecast: Some(Forecast::Nothing),
+            step_us: Some(20_000),
         },
         activity: Activity {
             steps: 1,
@@ -108,6 +109,7 @@ fn an_update_arrives_whole() {
             accepted: Some(0.0),
             mode: Mode::Speculate,
             forecast: Some(Forecast::Everything),
+            step_us: Some(0),
         },
     };
     let frame = v1::CoordinatorFrame {

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::Time;
+use crate::agreement::Agreement;
 use crate::bypass::{Bypass, Plan};
 use crate::calibration::Calibration;
 use crate::cost::CostModel;
@@ -20,6 +21,8 @@ pub struct Learned {
     pub calibration: Calibrations,
     /// Whether guesses pay at all.
     pub bypass: Bypass,
+    /// How a draft does with its target.
+    pub agreement: Agreement,
 }
 
 impl Learned {
@@ -30,6 +33,7 @@ impl Learned {
             waits: WaitModel::default(),
             calibration: Calibrations::default(),
             bypass: Bypass::new(plan),
+            agreement: Agreement::default(),
         }
     }
 }

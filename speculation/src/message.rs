@@ -99,6 +99,8 @@ pub struct Outlook {
     pub mode: Mode,
     /// How the guesses that follow the text will do; `None` from a target that does not forecast.
     pub forecast: Option<Forecast>,
+    /// What a step of its takes, microseconds; `None` before it has measured one.
+    pub step_us: Option<u32>,
 }
 
 /// How many of the guesses that follow the text the target will accept: the three classes of H-RAD, the hybrid

@@ -5,6 +5,7 @@
 //! the model's cache has to do before and after that, and with [`Session::poll_report`] what to report to the
 //! coordinator.
 
+mod outline;
 mod propose;
 mod verify;
 
@@ -144,7 +145,7 @@ impl Session {
     /// What to do now: work for the next step, of at most `room` rows.
     pub fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
         match &mut self.agent {
-            Agent::Proposer(proposer) => proposer.poll_step(room),
+            Agent::Proposer(proposer) => proposer.poll_step(room, learned),
             Agent::Verifier(verifier) => verifier.poll_step(now, room, learned),
         }
     }
