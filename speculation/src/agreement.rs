@@ -1,5 +1,4 @@
-//! How a draft does with its target, measured: how often its first guess is right, how often it had a guess for what
-//! came next, and what a round earns. Strategies choose the length of chains and the number of branches by it.
+//! How a draft does with its target, measured: how often its first guess is right, and what a round earns. Strategies choose the length of chains and the number of branches by it.
 
 use crate::message::Outlook;
 
@@ -56,22 +55,11 @@ impl Share {
 }
 
 /// How the rounds of one session went. It depends on the strategy, so that no other session learns from it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Progress {
-    hit: Share,
     /// Tokens committed, and what they cost in steps of the draft.
     tokens: f32,
     steps: f32,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Progress {
-            hit: Share::new(0.5),
-            tokens: 0.0,
-            steps: 0.0,
-        }
-    }
 }
 
 /// What is expected of a round counts as so many of them.
@@ -81,11 +69,6 @@ const EXPECTED: f32 = 4.0;
 const ROUNDS: f32 = 100.0;
 
 impl Progress {
-    /// The text has gone on: 1 where guesses for what follows were there already, 0 where none were.
-    pub fn continued(&mut self, hit: f32) {
-        self.hit.observe(hit);
-    }
-
     /// A round brought `tokens` and took as long as `steps` of the draft, the target's step included.
     pub fn earned(&mut self, tokens: usize, steps: f32) {
         let keep = 1.0 - 1.0 / ROUNDS;
@@ -104,10 +87,9 @@ impl Progress {
         let mut pace = Pace {
             ratio,
             agreement: agreement.0.get().clamp(0.01, 0.99),
-            hits: self.hit.get().clamp(0.0, 1.0),
             earns: None,
         };
-        if let (Some(ratio), Some(gamma)) = (ratio, pace.best_length(32, 1.0)) {
+        if let (Some(ratio), Some(gamma)) = (ratio, pace.best_length(32, f32::from)) {
             let tokens = self.tokens + EXPECTED * pace.yields(gamma);
             let steps = self.steps + EXPECTED * (ratio + f32::from(gamma));
             pace.earns = Some(tokens / steps);
@@ -123,8 +105,6 @@ pub struct Pace {
     pub ratio: Option<f32>,
     /// How often the first guess at a place is the target's token, given that those above it were (the papers' alpha).
     pub agreement: f32,
-    /// How often a commit left guesses that continue it.
-    pub hits: f32,
     /// Tokens committed per step of the draft, in the long run, where draft and target take turns; `None` before the step
     /// times are known.
     pub earns: Option<f32>,
@@ -149,18 +129,19 @@ impl Pace {
         total
     }
 
-    /// The length from 1 to `most` of the chain that yields most per time, where the draft makes it while the target waits in
-    /// this share of rounds, and otherwise beside the target; `None` before the step times are known.
-    pub fn best_length(&self, most: u16, waits: f32) -> Option<u16> {
+    /// The length from 1 to `most` of the chain that yields most per time, where a chain of `gamma` tokens makes the target
+    /// wait for `waits(gamma)` steps of the draft; `None` before the step times are known.
+    pub fn best_length(&self, most: u16, waits: impl Fn(u16) -> f32) -> Option<u16> {
         let ratio = self.ratio?;
-        let rate = |gamma: u16| self.yields(gamma) / (ratio + waits * f32::from(gamma));
-        let mut best = 1;
+        let rate = |gamma: u16| self.yields(gamma) / (ratio + waits(gamma));
+        let mut best = (1, rate(1));
         for gamma in 2..=most.max(1) {
-            if rate(gamma) > rate(best) {
-                best = gamma;
+            let rate = rate(gamma);
+            if rate > best.1 {
+                best = (gamma, rate);
             }
         }
-        Some(best)
+        Some(best.0)
     }
 }
 
@@ -192,12 +173,10 @@ mod tests {
         assert!((before.earns.expect("known") - 0.167).abs() < 0.01);
         for turn in 0..2000 {
             agreement.guessed(if turn % 4 == 0 { 0.0 } else { 1.0 });
-            progress.continued(if turn % 4 == 0 { 1.0 } else { 0.0 });
             progress.earned(6, 12.0);
         }
         let pace = progress.pace(&agreement, &TARGET, Some(2000.0));
         assert!((pace.agreement - 0.75).abs() < 0.03, "{pace:?}");
-        assert!((pace.hits - 0.25).abs() < 0.03, "{pace:?}");
         assert_eq!(pace.ratio, Some(10.0));
         assert!((pace.earns.expect("known") - 0.5).abs() < 0.02, "{pace:?}");
     }
@@ -208,14 +187,14 @@ mod tests {
         assert_eq!(progress.pace(&agreement, &TARGET, None).ratio, None);
         let unknown = progress.pace(&agreement, &Outlook::default(), Some(5.0));
         assert_eq!((unknown.ratio, unknown.earns), (None, None));
-        assert_eq!(Pace::default().best_length(9, 1.0), None);
+        assert_eq!(Pace::default().best_length(9, f32::from), None);
     }
 
     #[test]
     fn chains_are_longer_where_drafts_are_fast_sure_or_never_waited_for() {
         let length = |ratio, agreement, waits| {
             pace(ratio, agreement)
-                .best_length(64, waits)
+                .best_length(64, |gamma| waits * f32::from(gamma))
                 .expect("both step times are known")
         };
         // Leviathan et al., section 3.5: the integer that maximises the improvement factor.

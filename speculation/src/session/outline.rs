@@ -1,4 +1,4 @@
-//! What a draft's tree looks like to its strategy: every node with its place, and the trunk.
+//! What a draft's tree looks like to its strategy: every node with its place, and the main chain.
 
 use alloc::vec::Vec;
 
@@ -11,7 +11,7 @@ pub(super) struct Outline {
     /// Every node, a parent before its children.
     pub(super) places: Vec<(NodeId, Frontier)>,
     /// The best guess at every place, from the end of the text down.
-    pub(super) trunk: Vec<Rated>,
+    pub(super) main_chain: Vec<Rated>,
 }
 
 impl Outline {
@@ -23,7 +23,7 @@ impl Outline {
     ) -> Self {
         let mut outline = Outline {
             places: Vec::with_capacity(tree.len()),
-            trunk: Vec::new(),
+            main_chain: Vec::new(),
         };
         let mut left = alloc::vec![(None, Frontier::TEXT)];
         while let Some((parent, above)) = left.pop() {
@@ -42,8 +42,8 @@ impl Outline {
                     is_own: owns(node),
                     ..above.child(node.path(), rank)
                 };
-                if place.is_on_trunk() {
-                    outline.trunk.push(Rated {
+                if place.is_on_main_chain() {
+                    outline.main_chain.push(Rated {
                         q: rate(node),
                         path: node.path(),
                     });
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn every_node_has_its_place_and_the_best_are_the_trunk() {
+    fn every_node_has_its_place_and_the_best_are_the_main_chain() {
         let mut tree = Tree::new(7);
         let weak = graft(&mut tree, None, 1, 0.3);
         let best = graft(&mut tree, None, 2, 0.5);
@@ -88,7 +88,7 @@ mod tests {
             (
                 place.depth,
                 place.rank,
-                place.trunk,
+                place.main,
                 place.forks,
                 place.below,
             )
@@ -100,10 +100,10 @@ mod tests {
         assert_eq!(place(other), (2, 0, 0, 1, 1));
         assert_eq!(place(side), (2, 1, 1, 1, 0));
         assert_eq!(place(behind), (3, 0, 1, 1, 1));
-        let trunk: Vec<(f32, f32)> = (outline.trunk.iter())
+        let chain: Vec<(f32, f32)> = (outline.main_chain.iter())
             .map(|rated| (rated.q, rated.path))
             .collect();
-        assert_eq!(trunk, [(0.25, 0.5), (0.25, 0.25)]);
+        assert_eq!(chain, [(0.25, 0.5), (0.25, 0.25)]);
         let own = (outline.places.iter()).filter(|(_, place)| place.is_own);
         assert_eq!(own.count(), 5);
     }
@@ -114,11 +114,11 @@ mod tests {
         let first = graft(&mut tree, None, 8, 0.5);
         graft(&mut tree, None, 9, 0.5);
         let outline = Outline::of(&tree, |_| true, |_| 1.0);
-        let on_trunk: Vec<NodeId> = (outline.places.iter())
-            .filter(|(_, place)| place.is_on_trunk())
+        let on_chain: Vec<NodeId> = (outline.places.iter())
+            .filter(|(_, place)| place.is_on_main_chain())
             .map(|&(id, _)| id)
             .collect();
-        assert_eq!(on_trunk, [first]);
+        assert_eq!(on_chain, [first]);
         assert_eq!(tree.best_child(None), Some(first));
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Proposer {
     is_over: bool,
     progress: Progress,
     pace: Pace,
+    /// Of a chain in this round.
+    length: u16,
     /// The tree when it was looked at last.
     outline: Outline,
     reported_round: Option<u32>,
@@ -107,6 +109,7 @@ impl Proposer {
             is_over: false,
             progress: Progress::default(),
             pace: Pace::default(),
+            length: 0,
             outline: Outline::default(),
             reported_round: None,
             reported_any: false,
@@ -134,8 +137,6 @@ impl Proposer {
             self.round_steps = 0;
             self.levels_before = u16::from(end.expanded);
             self.is_over = false;
-            let is_continued = end.expanded && !self.replica.tree.is_empty();
-            (self.progress).continued(if is_continued { 1.0 } else { 0.0 });
         }
         for (node, edge) in self.replica.graft(update)? {
             self.outbound.received(node, edge);
@@ -174,6 +175,9 @@ impl Proposer {
     fn measure(&mut self, learned: &Learned) {
         let step_us = learned.cost.measured_us(usize::from(self.growth.width));
         self.pace = (self.progress).pace(&learned.agreement, &self.outlook, step_us);
+        if self.round_steps == 0 {
+            self.length = self.strategy.length(&self.pace).max(1);
+        }
     }
 
     /// Looks at the tree as the strategy sees it.
@@ -195,8 +199,9 @@ impl Proposer {
             levels: self.round_steps.saturating_add(self.levels_before),
             is_over: self.is_over,
             outlook: self.outlook,
-            trunk: &self.outline.trunk,
+            main_chain: &self.outline.main_chain,
             pace: self.pace,
+            length: self.length,
         }
     }
 
@@ -380,6 +385,11 @@ impl Proposer {
         }
         self.measure(learned);
         self.make_spares(learned);
+        if self.growth.round.is_some() && self.root_expanded {
+            // Said with the guesses of this step: the target waits for it.
+            self.look();
+            self.is_over |= self.frontier(usize::MAX).is_empty();
+        }
     }
 
     /// Makes guesses of what the model ranked behind a node, as many as the strategy wants now.

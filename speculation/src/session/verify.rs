@@ -485,10 +485,11 @@ impl Verifier {
         let above = f64::from(tree.path_score(tip)).max(1e-9);
         let limit = usize::from(self.bounds.rows).min(room.saturating_sub(base_rows));
         let min_path = self.bounds.min_path * above as f32;
-        let mut guesses = match self.strategy.shape(self.duty) {
+        let mut guesses = match self.strategy.shape(self.duty, &self.outlook) {
             Shape::Tree => tree.best_below(tip, limit, min_path),
             Shape::Chain => tree.chain_below(tip, limit, usize::MAX),
-            Shape::Stem => tree.chain_below(tip, limit, 1),
+            Shape::ToBranch => tree.chain_below(tip, limit, 1),
+            Shape::Nothing => Vec::new(),
         };
         // The walk ends at max_len: a row there could pick nothing.
         guesses.retain(|&id| {

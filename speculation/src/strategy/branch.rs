@@ -3,6 +3,8 @@
 //!
 //! - The *branch point* is the first token on the chain to which the draft's model gives a probability `q` below `eps`. There
 //!   the `k = max(1, floor(k_max (1 - q)))` best tokens become branches (section 4.3).
+//!   An unsure token on a branch has a second guess beside it from the start, by which the target sees where to stop when that
+//!   branch survives, without a word from the draft.
 //! - The target verifies the chain down to the branch point, and so decides what comes there. Meanwhile each branch grows, as
 //!   far as there is time: a step of the draft is one token of every branch.
 //! - If all of the chain was right and one of the branches begins with the target's token, that branch survives and is the
@@ -18,8 +20,9 @@ use decode::Guess;
 
 use super::length::{LONGEST, steps_beside};
 use super::{Entry, Frontier, Growth, Knob, NextStep, Range, Round, Shape, Strategy, Verification};
+use crate::agreement::Pace;
 use crate::duty::{Duties, Duty, Role};
-use crate::message::Forecast;
+use crate::message::{Forecast, Outlook};
 use crate::wait::{Start, Waits};
 
 pub(super) const ENTRY: Entry = Entry {
@@ -94,28 +97,21 @@ impl Branch {
         }
     }
 
-    fn length(&self, round: &Round<'_>) -> u16 {
-        match self.gamma {
-            0 => steps_beside(round),
-            gamma => gamma,
-        }
-    }
-
-    fn forecast(&self, round: &Round<'_>) -> Option<Forecast> {
+    fn forecast(&self, outlook: &Outlook) -> Option<Forecast> {
         match self.forecasts {
-            Forecasts::Followed => round.outlook.forecast,
+            Forecasts::Followed => outlook.forecast,
             Forecasts::Ignored => None,
         }
     }
 
     /// The depth of the branches' first tokens, if the chain reaches it.
     fn point(&self, round: &Round<'_>) -> u16 {
-        let behind = self.length(round).saturating_add(1);
-        match self.forecast(round) {
+        let behind = round.length.saturating_add(1);
+        match self.forecast(&round.outlook) {
             Some(Forecast::Nothing) => 1,
             Some(Forecast::Everything) => behind,
             Some(Forecast::Some) | None => {
-                let chain = round.trunk.iter().take(usize::from(behind) - 1);
+                let chain = round.main_chain.iter().take(usize::from(behind) - 1);
                 let unsure = chain.zip(1..).find(|(token, _)| token.q < self.eps);
                 unsure.map_or(behind, |(_, depth)| depth)
             }
@@ -126,7 +122,7 @@ impl Branch {
     fn fan(&self, q: f32, round: &Round<'_>) -> u16 {
         // `as` rounds down and saturates.
         let fan = (f32::from(self.branches) * (1.0 - q)) as u16;
-        match self.forecast(round) {
+        match self.forecast(&round.outlook) {
             // The first token is expected to be wrong, so that it cannot be the only one.
             Some(Forecast::Nothing) => fan.max(2),
             Some(Forecast::Some | Forecast::Everything) | None => fan.max(1),
@@ -155,16 +151,22 @@ impl Strategy for Branch {
         }
     }
 
+    fn length(&self, pace: &Pace) -> u16 {
+        match self.gamma {
+            0 => steps_beside(pace),
+            gamma => gamma,
+        }
+    }
+
     fn worth(&self, node: &Frontier, round: &Round<'_>) -> Option<f32> {
         let point = self.point(round);
-        let length = self.length(round);
-        let is_chain = node.is_on_trunk() && node.depth < point;
-        // Every branch begins at the branch point, the best one on the trunk.
+        let is_chain = node.is_on_main_chain() && node.depth < point;
+        // Every branch begins at the branch point, the best one on the main chain.
         let is_branch = match node.forks {
             0 => true,
-            1 => node.trunk + 1 == point,
+            1 => node.main + 1 == point,
             _ => false,
-        } && (point..point.saturating_add(length)).contains(&node.depth);
+        } && (point..point.saturating_add(round.length)).contains(&node.depth);
         match (node.is_own, is_chain, is_branch) {
             (false, ..) | (true, false, false) => None,
             // The target waits for the chain.
@@ -174,9 +176,14 @@ impl Strategy for Branch {
     }
 
     fn children(&self, parent: &Frontier, ranked: &[Guess], round: &Round<'_>) -> usize {
-        let is_point = parent.is_on_trunk() && parent.depth + 1 == self.point(round);
+        let is_point = parent.is_on_main_chain() && parent.depth + 1 == self.point(round);
         let q = ranked.first().map_or(1.0, |best| best.q);
-        let fan = if is_point { self.fan(q, round) } else { 1 };
+        let fan = match (is_point, q < self.eps) {
+            (true, _) => self.fan(q, round),
+            // Where a surviving branch will branch in its turn. The target sees that by a second guess.
+            (false, true) => self.fan(q, round).min(2),
+            (false, false) => 1,
+        };
         usize::from(fan)
     }
 
@@ -187,8 +194,12 @@ impl Strategy for Branch {
         }
     }
 
-    fn shape(&self, _duty: Duty) -> Shape {
-        Shape::Stem
+    fn shape(&self, _duty: Duty, outlook: &Outlook) -> Shape {
+        match self.forecast(outlook) {
+            Some(Forecast::Nothing) => Shape::Nothing,
+            Some(Forecast::Everything) => Shape::Chain,
+            Some(Forecast::Some) | None => Shape::ToBranch,
+        }
     }
 
     fn starts(&self, next: &NextStep, waits: &mut Waits<'_>) -> Start {
@@ -204,7 +215,6 @@ impl Strategy for Branch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agreement::Pace;
     use crate::strategy::Rated;
     use crate::strategy::view::tests::round;
 
@@ -215,7 +225,7 @@ mod tests {
         forecasts: Forecasts::Followed,
     };
 
-    fn trunk(qs: &[f32]) -> alloc::vec::Vec<Rated> {
+    fn chain(qs: &[f32]) -> alloc::vec::Vec<Rated> {
         qs.iter().map(|&q| Rated { q, path: 0.5 }).collect()
     }
 
@@ -230,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_branch_point_is_the_first_unsure_token() {
-        let point = |qs: &[f32]| BRANCH.point(&round(&trunk(qs)));
+        let point = |qs: &[f32]| BRANCH.point(&round(&chain(qs)));
         assert_eq!(point(&[0.9, 0.39, 0.1]), 2);
         assert_eq!(point(&[0.1]), 1);
         assert_eq!(point(&[0.9, 0.4, 0.9, 0.9]), 5, "behind the chain");
@@ -240,8 +250,8 @@ mod tests {
 
     #[test]
     fn a_forecast_moves_it_unless_it_is_ignored() {
-        let trunk = trunk(&[0.9, 0.3, 0.9]);
-        let mut round = round(&trunk);
+        let chain = chain(&[0.9, 0.3, 0.9]);
+        let mut round = round(&chain);
         let ignoring = Branch {
             forecasts: Forecasts::Ignored,
             ..BRANCH
@@ -260,14 +270,16 @@ mod tests {
 
     #[test]
     fn the_less_sure_the_draft_the_more_branches() {
-        let trunk = trunk(&[0.9, 0.1]);
-        let round = round(&trunk);
+        let chain = chain(&[0.9, 0.1]);
+        let round = round(&chain);
         let first = Frontier::TEXT.child(0.5, 0);
         let branches = |q| BRANCH.children(&first, &[guess(q)], &round);
         // max(1, floor(6 (1 - q)))
         assert_eq!([0.1, 0.39, 0.9].map(branches), [5, 3, 1]);
         let before = BRANCH.children(&Frontier::TEXT, &[guess(0.1)], &round);
-        assert_eq!(before, 1, "only at the branch point");
+        assert_eq!(before, 2, "elsewhere a mark for the target");
+        let sure = BRANCH.children(&Frontier::TEXT, &[guess(0.9)], &round);
+        assert_eq!(sure, 1);
         let mut nothing = round;
         nothing.outlook.forecast = Some(Forecast::Nothing);
         assert_eq!(BRANCH.children(&Frontier::TEXT, &[guess(0.9)], &nothing), 2);
@@ -275,8 +287,8 @@ mod tests {
 
     #[test]
     fn branches_grow_from_the_branch_point_only_and_as_long_as_the_chain() {
-        let trunk = trunk(&[0.9, 0.1, 0.9]);
-        let round = round(&trunk);
+        let chain = chain(&[0.9, 0.1, 0.9]);
+        let round = round(&chain);
         let first = Frontier::TEXT.child(0.5, 0);
         assert_eq!(BRANCH.worth(&first, &round), Some(1.0), "the chain");
         assert_eq!(BRANCH.worth(&Frontier::TEXT.child(0.5, 1), &round), None);
@@ -298,11 +310,25 @@ mod tests {
     #[test]
     fn chains_are_as_long_as_a_target_step_allows() {
         let adaptive = Branch { gamma: 0, ..BRANCH };
-        let mut round = round(&[]);
-        round.pace = Pace {
+        let pace = Pace {
             ratio: Some(9.5),
             ..Pace::default()
         };
-        assert_eq!(adaptive.length(&round), 9);
+        assert_eq!((adaptive.length(&pace), BRANCH.length(&pace)), (9, 4));
+    }
+
+    #[test]
+    fn the_target_does_at_once_what_it_forecasts() {
+        let shape = |forecast| {
+            let outlook = Outlook {
+                forecast,
+                ..Outlook::default()
+            };
+            BRANCH.shape(Duty::Commit, &outlook)
+        };
+        assert_eq!(shape(None), Shape::ToBranch);
+        assert_eq!(shape(Some(Forecast::Some)), Shape::ToBranch);
+        assert_eq!(shape(Some(Forecast::Nothing)), Shape::Nothing);
+        assert_eq!(shape(Some(Forecast::Everything)), Shape::Chain);
     }
 }

@@ -6,6 +6,7 @@
 //! end early where it is not.
 
 use super::Round;
+use crate::agreement::Pace;
 
 /// Steps of a round before both step times are known.
 const UNKNOWN: u16 = 4;
@@ -22,16 +23,15 @@ pub(super) fn pays(open: f32, round: &Round<'_>) -> bool {
 }
 
 /// The draft's steps in one step of the target, as far as a chain may use them.
-pub(super) fn steps_beside(round: &Round<'_>) -> u16 {
+pub(super) fn steps_beside(pace: &Pace) -> u16 {
     // `as` rounds down and saturates.
-    let steps = round.pace.ratio.map_or(UNKNOWN, |ratio| ratio as u16);
+    let steps = pace.ratio.map_or(UNKNOWN, |ratio| ratio as u16);
     steps.clamp(1, LONGEST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agreement::Pace;
     use crate::strategy::view::tests::round;
 
     #[test]
@@ -56,10 +56,10 @@ mod tests {
         assert!(pays(0.01, &round));
         round.steps = UNKNOWN;
         assert!(!pays(0.99, &round));
-        assert_eq!(steps_beside(&round), UNKNOWN);
+        assert_eq!(steps_beside(&round.pace), UNKNOWN);
         round.pace.ratio = Some(0.3);
-        assert_eq!(steps_beside(&round), 1);
+        assert_eq!(steps_beside(&round.pace), 1);
         round.pace.ratio = Some(9.9);
-        assert_eq!(steps_beside(&round), 9);
+        assert_eq!(steps_beside(&round.pace), 9);
     }
 }

@@ -27,9 +27,11 @@ use core::fmt;
 use decode::Guess;
 
 use crate::Time;
+use crate::agreement::Pace;
 use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
 use crate::lookup::LookupBounds;
+use crate::message::Outlook;
 use crate::wait::{Start, Waits};
 
 pub use knobs::{Knob, KnobError, Knobs, Range};
@@ -71,6 +73,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         worth.len()
     }
 
+    /// How long a chain is in a round that begins now, for a strategy that has chains.
+    fn length(&self, _pace: &Pace) -> u16 {
+        u16::MAX
+    }
+
     /// How many of the tokens that the model ranked behind a node are made guesses, best first. Asked again whenever
     /// the tree has changed: what is not made now may be made later, without another row.
     fn children(&self, _parent: &Frontier, _ranked: &[Guess], _round: &Round<'_>) -> usize {
@@ -92,8 +99,8 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         Verification::default()
     }
 
-    /// Which guesses a verifier with this duty prefers.
-    fn shape(&self, _duty: Duty) -> Shape {
+    /// Which guesses a verifier with this duty prefers, when it expects this of its next steps.
+    fn shape(&self, _duty: Duty, _outlook: &Outlook) -> Shape {
         Shape::Tree
     }
 
@@ -409,7 +416,7 @@ mod tests {
         let far = Settings::new("serial").with("gamma", 65.0);
         let error = registry.choose(&far).unwrap_err().to_string();
         assert!(
-            error.contains("gamma is 65") && error.contains("1 to 64"),
+            error.contains("gamma is 65") && error.contains("0 to 64"),
             "{error}"
         );
     }

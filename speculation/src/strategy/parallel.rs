@@ -14,6 +14,7 @@ use alloc::sync::Arc;
 use super::length::{self, LONGEST};
 use super::{Entry, Frontier, Growth, Knob, NextStep, Range, Round, Strategy, Verification};
 use crate::Time;
+use crate::agreement::Pace;
 use crate::duty::{Duties, Duty, Role};
 use crate::wait::{Start, Waits};
 
@@ -73,9 +74,16 @@ impl Strategy for Parallel {
         }
     }
 
+    fn length(&self, pace: &Pace) -> u16 {
+        match self.gamma {
+            0 => length::steps_beside(pace),
+            gamma => gamma,
+        }
+    }
+
     fn worth(&self, node: &Frontier, round: &Round<'_>) -> Option<f32> {
-        // What is being verified, what is made meanwhile, and one token that the target adds.
-        let is_near = self.gamma > 0 || node.depth <= 2 * length::steps_beside(round);
+        // What is being verified, and what is made meanwhile.
+        let is_near = node.depth <= round.length.saturating_mul(2);
         (node.is_own && is_near).then_some(node.path)
     }
 
@@ -147,14 +155,13 @@ mod tests {
 
     #[test]
     fn without_a_set_length_the_target_takes_what_was_made_during_its_step() {
-        use crate::agreement::Pace;
         use crate::strategy::view::tests::round;
         let adaptive = Parallel { gamma: 0 };
         let mut round = round(&[]);
-        round.pace = Pace {
+        round.length = adaptive.length(&Pace {
             ratio: Some(7.4),
             ..Pace::default()
-        };
+        });
         let depths = (1..64).filter(|&depth| {
             let node = Frontier {
                 depth,

@@ -14,6 +14,7 @@ use super::{
     Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Round, Shape, Strategy, Verification,
 };
 use crate::duty::{Duties, Duty, Role};
+use crate::message::Outlook;
 use crate::wait::{Start, Waits};
 
 pub(super) const ENTRY: Entry = Entry {
@@ -84,8 +85,8 @@ impl Strategy for Pyramid {
     }
 
     fn worth(&self, node: &Frontier, _round: &Round<'_>) -> Option<f32> {
-        // What the qualifier has picked leads at its place, so that the trunk runs through it.
-        (node.is_own && node.is_on_trunk()).then_some(node.path)
+        // What the qualifier has picked leads at its place, so that the main chain runs through it.
+        (node.is_own && node.is_on_main_chain()).then_some(node.path)
     }
 
     fn verification(&self, duty: Duty) -> Verification {
@@ -95,7 +96,7 @@ impl Strategy for Pyramid {
         }
     }
 
-    fn shape(&self, _duty: Duty) -> Shape {
+    fn shape(&self, _duty: Duty, _outlook: &Outlook) -> Shape {
         Shape::Chain
     }
 

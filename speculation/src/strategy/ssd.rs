@@ -19,7 +19,9 @@ use decode::{Guess, math};
 
 use super::length::{LONGEST, steps_beside};
 use super::{Entry, Frontier, Growth, Knob, NextStep, Range, Round, Shape, Strategy, Verification};
+use crate::agreement::Pace;
 use crate::duty::{Duties, Duty, Role};
+use crate::message::Outlook;
 use crate::wait::{Start, Waits};
 
 pub(super) const ENTRY: Entry = Entry {
@@ -31,7 +33,7 @@ pub(super) const ENTRY: Entry = Entry {
             name: "gamma",
             range: Range::Whole(0, 64),
             default: 0.0,
-            help: "tokens of a chain; 0: by step times, agreement and hits",
+            help: "tokens of a chain; 0: by step times and agreement",
             sweep: &[2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
         },
         Knob {
@@ -83,24 +85,38 @@ impl Ssd {
         }
     }
 
-    /// The length of a chain. One that is prepared has to be ready before the target is: the chain before it needs a last
-    /// step, which tells what follows all of it, and then there is one for each token.
-    fn length(&self, round: &Round<'_>) -> u16 {
-        if self.gamma > 0 {
-            return self.gamma;
+    /// How likely an outcome of a chain of `gamma` tokens is to have been prepared, by the two laws of the fan-out.
+    fn hits(&self, gamma: u16, measured: f32) -> f32 {
+        let a = self.agreement(measured);
+        // The share of tokens that is missing among this many guesses, of those that are missing among one.
+        let missing = |guesses: u16| {
+            let log = math::ln(f64::from(guesses.max(1))) as f32;
+            math::exp(-POWER * log)
+        };
+        let mut hits = 0.0;
+        let mut reached = 1.0;
+        for (place, &fan) in (0..).zip(&self.fans(gamma, measured)) {
+            hits += if place < gamma {
+                reached * (1.0 - a) * (1.0 - missing(fan + 1))
+            } else {
+                reached * (1.0 - (1.0 - a) * missing(fan))
+            };
+            reached *= a;
         }
-        let most = steps_beside(round).saturating_sub(1).max(1);
-        let best = round.pace.best_length(most, 1.0 - round.pace.hits);
-        best.unwrap_or(most)
+        hits
+    }
+
+    fn agreement(&self, measured: f32) -> f32 {
+        match self.agreement {
+            0.0 => measured,
+            set => set,
+        }
     }
 
     /// Tokens that are prepared for at each place of a chain of `gamma` tokens, and behind it. They add up to the budget; what
     /// is whole is shared out by the highest averages (D'Hondt).
     fn fans(&self, gamma: u16, measured: f32) -> Vec<u16> {
-        let a = match self.agreement {
-            0.0 => measured,
-            set => set,
-        };
+        let a = self.agreement(measured);
         let log = math::ln(f64::from(a)) as f32;
         let weight = |place: u16| {
             let end = if place == gamma {
@@ -150,29 +166,40 @@ impl Strategy for Ssd {
         }
     }
 
+    /// A chain that is prepared has to be ready before the target is: the chain before it needs a last step, which tells what
+    /// follows all of it, and then there is one for each token. One that was not prepared is waited for.
+    fn length(&self, pace: &Pace) -> u16 {
+        if self.gamma > 0 {
+            return self.gamma;
+        }
+        let most = steps_beside(pace).saturating_sub(1).max(1);
+        let waits = |gamma| (1.0 - self.hits(gamma, pace.agreement)) * f32::from(gamma);
+        pace.best_length(most, waits).unwrap_or(most)
+    }
+
     fn worth(&self, node: &Frontier, round: &Round<'_>) -> Option<f32> {
         if !node.is_own {
             return None;
         }
-        let gamma = self.length(round);
-        if node.is_on_trunk() && node.depth < gamma {
+        let gamma = round.length;
+        if node.is_on_main_chain() && node.depth < gamma {
             // The target waits for this one, so that nothing else slows it down.
             return Some(1.0);
         }
-        let is_chain_done = round.trunk.len() >= usize::from(gamma);
+        let is_chain_done = round.main_chain.len() >= usize::from(gamma);
         // An outcome is a token beside the chain or behind it, and a chain that follows that token.
         let is_outcome = match node.forks {
             0 => node.depth <= 2 * gamma,
-            1 => node.trunk <= gamma && node.below < gamma,
+            1 => node.main <= gamma && node.below < gamma,
             _ => false,
         };
         (is_chain_done && is_outcome).then_some(node.path)
     }
 
     fn children(&self, parent: &Frontier, _ranked: &[Guess], round: &Round<'_>) -> usize {
-        let gamma = self.length(round);
-        let is_in_chain = parent.is_on_trunk() && parent.depth <= gamma;
-        if !is_in_chain || round.trunk.len() < usize::from(gamma) {
+        let gamma = round.length;
+        let is_in_chain = parent.is_on_main_chain() && parent.depth <= gamma;
+        if !is_in_chain || round.main_chain.len() < usize::from(gamma) {
             return 1;
         }
         let fans = self.fans(gamma, round.pace.agreement);
@@ -190,7 +217,7 @@ impl Strategy for Ssd {
     }
 
     fn is_round_done(&self, round: &Round<'_>) -> bool {
-        round.trunk.len() >= usize::from(self.length(round))
+        round.main_chain.len() >= usize::from(round.length)
     }
 
     fn verification(&self, _duty: Duty) -> Verification {
@@ -200,7 +227,7 @@ impl Strategy for Ssd {
         }
     }
 
-    fn shape(&self, _duty: Duty) -> Shape {
+    fn shape(&self, _duty: Duty, _outlook: &Outlook) -> Shape {
         Shape::Chain
     }
 
@@ -219,7 +246,6 @@ impl Strategy for Ssd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agreement::Pace;
     use crate::strategy::Rated;
     use crate::strategy::view::tests::round;
 
@@ -244,7 +270,9 @@ mod tests {
             assert_eq!(fans.iter().sum::<u16>(), outcomes, "{fans:?}");
             let (end, chain) = fans.split_last().expect("it has an end");
             assert!(chain.is_sorted_by(|a, b| a >= b), "{fans:?}");
-            assert!(end >= &chain[chain.len() - 1], "{fans:?}");
+            // The whole chain is the likelier outcome where it is more likely to go on than to end.
+            let last = chain[chain.len() - 1];
+            assert!(*end >= last || a < 0.5, "{fans:?}");
         }
         // Large budgets show the ratio itself: a^(1 / (1 + r)).
         let wide = Ssd {
@@ -260,15 +288,15 @@ mod tests {
 
     #[test]
     fn nothing_is_prepared_before_the_chain_is_made() {
-        let trunk = [TOKEN; 4];
-        let growing = round(&trunk[..3]);
+        let chain = [TOKEN; 4];
+        let growing = round(&chain[..3]);
         let first = Frontier::TEXT.child(0.5, 0);
         let fork = Frontier::TEXT.child(0.3, 1);
         assert_eq!(SSD.worth(&first, &growing), Some(1.0));
         assert_eq!(SSD.worth(&fork, &growing), None);
         assert_eq!(SSD.children(&Frontier::TEXT, &[], &growing), 1);
         assert!(!SSD.is_round_done(&growing));
-        let made = round(&trunk);
+        let made = round(&chain);
         assert!(SSD.is_round_done(&made) && !SSD.pauses(&made));
         assert_eq!(SSD.worth(&fork, &made), Some(0.3));
         let fans = SSD.fans(4, made.pace.agreement);
@@ -279,8 +307,8 @@ mod tests {
 
     #[test]
     fn an_outcome_is_continued_by_one_chain() {
-        let trunk = [TOKEN; 4];
-        let round = round(&trunk);
+        let chain = [TOKEN; 4];
+        let round = round(&chain);
         let mut node = Frontier::TEXT.child(0.5, 0).child(0.2, 3);
         let mut tokens = 0;
         while SSD.worth(&node, &round).is_some() {
@@ -288,7 +316,7 @@ mod tests {
             tokens += 1;
         }
         assert_eq!(tokens, 4);
-        // Behind the whole chain, the first token that the target may add is on the trunk itself.
+        // Behind the whole chain, the first token that the target may add is on the main chain itself.
         let end = (0..5).fold(Frontier::TEXT, |node, _| node.child(0.1, 0));
         let mut node = end;
         let mut tokens = 0;
@@ -303,19 +331,23 @@ mod tests {
     #[test]
     fn a_chain_is_no_longer_than_can_be_prepared_during_a_step() {
         let adaptive = Ssd { gamma: 0, ..SSD };
-        let mut round = round(&[]);
-        let mut length = |ratio, hits| {
-            round.pace = Pace {
+        let length = |ratio, agreement| {
+            adaptive.length(&Pace {
                 ratio: Some(ratio),
-                agreement: 0.9,
-                hits,
+                agreement,
                 ..Pace::default()
-            };
-            adaptive.length(&round)
+            })
         };
-        assert_eq!(length(5.0, 1.0), 4);
-        assert_eq!(length(10.0, 1.0), 9);
-        assert!(length(10.0, 0.0) < 9, "misses make long chains dear");
-        assert_eq!(length(0.5, 1.0), 1);
+        assert_eq!(length(5.0, 0.9), 4);
+        assert!(length(10.0, 0.95) > length(10.0, 0.5));
+        assert_eq!(length(0.5, 0.9), 1);
+    }
+
+    #[test]
+    fn more_outcomes_are_hit_more_often_and_longer_chains_less() {
+        let hits = |gamma, outcomes| Ssd { outcomes, ..SSD }.hits(gamma, 0.6);
+        assert!(hits(4, 32) > hits(4, 16) && hits(4, 16) > hits(4, 4));
+        assert!(hits(3, 16) > hits(8, 16));
+        assert!((0.5..0.95).contains(&hits(4, 16)), "{}", hits(4, 16));
     }
 }

@@ -3,7 +3,7 @@
 use crate::agreement::Pace;
 use crate::message::Outlook;
 
-/// A node that could be expanded, and its place in the tree. The *trunk* is the best guess at every place, from the end
+/// A node that could be expanded, and its place in the tree. The *main chain* is the best guess at every place, from the end
 /// of the text down; a *fork* is a node that is not the best at its place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frontier {
@@ -15,8 +15,8 @@ pub struct Frontier {
     pub depth: u16,
     /// Its place among the guesses for this position, by their probability; 0 is the best.
     pub rank: u16,
-    /// How many tokens of the path lie on the trunk.
-    pub trunk: u16,
+    /// How many tokens of the path lie on the main chain.
+    pub main: u16,
     /// How many tokens of the path are forks.
     pub forks: u16,
     /// How many tokens of the path come after the last fork; all of them where there is none.
@@ -30,7 +30,7 @@ impl Frontier {
         is_own: true,
         depth: 0,
         rank: 0,
-        trunk: 0,
+        main: 0,
         forks: 0,
         below: 0,
     };
@@ -44,7 +44,7 @@ impl Frontier {
             is_own: self.is_own,
             depth: self.depth.saturating_add(1),
             rank,
-            trunk: self.trunk + u16::from(is_best && self.is_on_trunk()),
+            main: self.main + u16::from(is_best && self.is_on_main_chain()),
             forks: self.forks.saturating_add(u16::from(!is_best)),
             below: if is_best {
                 self.below.saturating_add(1)
@@ -54,19 +54,19 @@ impl Frontier {
         }
     }
 
-    /// Whether all of its path lies on the trunk.
+    /// Whether all of its path lies on the main chain.
     #[must_use]
-    pub fn is_on_trunk(&self) -> bool {
-        self.trunk == self.depth
+    pub fn is_on_main_chain(&self) -> bool {
+        self.main == self.depth
     }
 }
 
-/// A guess on the trunk.
+/// A guess on the main chain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rated {
     /// The probability that the draft's own model gives the token; the estimate for a guess that it did not make itself.
     pub q: f32,
-    /// Estimated probability that the text takes the trunk down to here.
+    /// Estimated probability that the text takes the main chain down to here.
     pub path: f32,
 }
 
@@ -83,9 +83,11 @@ pub struct Round<'a> {
     /// What the target expects of the next steps.
     pub outlook: Outlook,
     /// The best guess at every place, from the end of the text down.
-    pub trunk: &'a [Rated],
+    pub main_chain: &'a [Rated],
     /// How fast both are, and how well they agree.
     pub pace: Pace,
+    /// How long a chain is, as [`Strategy::length`](super::Strategy::length) said when the round began.
+    pub length: u16,
 }
 
 /// Which guesses a verifier submits, where there are more than it may.
@@ -97,7 +99,9 @@ pub enum Shape {
     /// The best one at every place, from the end of the text down.
     Chain,
     /// The same, as far as there is only one guess at a place: down to the first branch.
-    Stem,
+    ToBranch,
+    /// None.
+    Nothing,
 }
 
 #[cfg(test)]
@@ -105,30 +109,31 @@ pub(super) mod tests {
     use super::*;
 
     /// A round that has just begun.
-    pub(in crate::strategy) fn round(trunk: &[Rated]) -> Round<'_> {
+    pub(in crate::strategy) fn round(chain: &[Rated]) -> Round<'_> {
         Round {
             steps: 0,
             levels: 0,
             is_over: false,
             outlook: Outlook::default(),
-            trunk,
+            main_chain: chain,
             pace: Pace::default(),
+            length: 4,
         }
     }
 
     #[test]
     fn the_place_of_a_guess_follows_from_that_of_its_parent() {
         let first = Frontier::TEXT.child(0.5, 0);
-        assert!(first.is_on_trunk());
+        assert!(first.is_on_main_chain());
         let fork = first.child(0.1, 2);
-        assert!(!fork.is_on_trunk());
+        assert!(!fork.is_on_main_chain());
         assert_eq!(
-            (fork.depth, fork.trunk, fork.forks, fork.below),
+            (fork.depth, fork.main, fork.forks, fork.below),
             (2, 1, 1, 0)
         );
         let behind = fork.child(0.1, 0);
         assert_eq!(
-            (behind.depth, behind.trunk, behind.forks, behind.below),
+            (behind.depth, behind.main, behind.forks, behind.below),
             (3, 1, 1, 1)
         );
         assert_eq!(behind.child(0.1, 1).forks, 2);

@@ -13,4 +13,5 @@ mod rig;
 mod rounds;
 mod scores;
 mod session;
+mod strategies;
 mod tree;
