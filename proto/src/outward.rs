@@ -5,8 +5,8 @@ use speculation::by_source::BySource;
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Source};
 use speculation::message::{
-    Activity, Addressed, Finish, Margin, NodeBatch, Origin, Prob16, ReplicaUpdate, Report,
-    SessionId, SessionSpec, Shard, StreamName, Term, WorkerInfo,
+    Activity, Addressed, Finish, Forecast, Margin, NodeBatch, Origin, Prob16, ReplicaUpdate,
+    Report, SessionId, SessionSpec, Shard, StreamName, Term, WorkerInfo,
 };
 use speculation::misses::{MissCause, Misses};
 use speculation::relay::SessionStats;
@@ -198,6 +198,17 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         outlook: message.outlook.accepted,
         rests: message.outlook.mode == Mode::Rest,
         misses: message.outlook.misses,
+        forecast: forecast(message.outlook.forecast).into(),
+        step_us: message.outlook.step_us,
+    }
+}
+
+fn forecast(forecast: Option<Forecast>) -> v1::Forecast {
+    match forecast {
+        None => v1::Forecast::Unspecified,
+        Some(Forecast::Nothing) => v1::Forecast::Nothing,
+        Some(Forecast::Some) => v1::Forecast::Some,
+        Some(Forecast::Everything) => v1::Forecast::Everything,
     }
 }
 
@@ -229,6 +240,8 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         rests: message.outlook.mode == Mode::Rest,
         settled_misses: message.outlook.misses,
         misses: (message.misses != Misses::default()).then(|| misses(message.misses)),
+        forecast: forecast(message.outlook.forecast).into(),
+        step_us: message.outlook.step_us,
     }
 }
 

@@ -59,6 +59,11 @@ impl CostModel {
             .max(1.0)
     }
 
+    /// The same, once a step was measured or there is a floor.
+    pub fn measured_us(&self, rows: usize) -> Option<f64> {
+        (self.weight >= 1.0 || self.floor_us > 0.0).then(|| self.estimate_us(rows))
+    }
+
     /// The least that a step of `rows` rows could take, microseconds, if measured steps were up to `times` as long as they
     /// had to be; no less than the floor.
     pub fn least_us(&self, rows: usize, times: f64) -> f64 {

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::Time;
+use crate::agreement::Agreement;
 use crate::bypass::{Bypass, Plan};
 use crate::calibration::Calibration;
 use crate::cost::CostModel;
@@ -23,6 +24,8 @@ pub struct Learned {
     pub bypass: Bypass,
     /// Texts that were completed here, of requests that share them.
     pub history: HistoryCache,
+    /// How a draft does with its target.
+    pub agreement: Agreement,
 }
 
 impl Learned {
@@ -34,6 +37,7 @@ impl Learned {
             calibration: Calibrations::default(),
             bypass: Bypass::new(plan),
             history: HistoryCache::default(),
+            agreement: Agreement::default(),
         }
     }
 }

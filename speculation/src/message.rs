@@ -109,6 +109,22 @@ pub struct Outlook {
     /// How often its walk has ended in a token that it had no guess for, since it has the session. One that a guess may still
     /// turn out to have been on its way for is not counted yet.
     pub misses: u32,
+    /// How the guesses that follow the text will do; `None` from a target that does not forecast.
+    pub forecast: Option<Forecast>,
+    /// What a step of its takes, microseconds; `None` before it has measured one.
+    pub step_us: Option<u32>,
+}
+
+/// How many of the guesses that follow the text the target will accept: the three classes of H-RAD, the hybrid
+/// rollback-aware draft structure of SpecBranch (arXiv 2506.01979, section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forecast {
+    /// None of them.
+    Nothing,
+    /// Some of them; a draft's own confidence says which.
+    Some,
+    /// All of them.
+    Everything,
 }
 
 impl NodeBatch {

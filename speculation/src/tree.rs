@@ -174,6 +174,18 @@ impl<P> Tree<P> {
             .find(|&id| self.get(id).is_some_and(|node| node.token == token))
     }
 
+    /// The most likely guess that follows `parent`; of equals the earliest.
+    pub fn best_child(&self, parent: Option<NodeId>) -> Option<NodeId> {
+        let mut best: Option<(NodeId, f32)> = None;
+        for &id in self.children(parent) {
+            let edge = self.get(id).map_or(0.0, Node::edge);
+            if best.is_none_or(|(_, most)| edge > most) {
+                best = Some((id, edge));
+            }
+        }
+        best.map(|(id, _)| id)
+    }
+
     /// The nodes below the committed text that spell the longest prefix of `tokens`.
     pub fn descend(&self, tokens: &[u32]) -> Vec<NodeId> {
         let mut path = Vec::new();
@@ -392,6 +404,21 @@ impl<P> Tree<P> {
         }
     }
 
+    /// Up to `limit` descendants of `top` (`None`: of the committed text), a chain: the most likely guess at every place,
+    /// as long as there are no more than `most` guesses at it.
+    pub fn chain_below(&self, top: Option<NodeId>, limit: usize, most: usize) -> Vec<NodeId> {
+        let mut chain = Vec::new();
+        let mut at = top;
+        while chain.len() < limit && self.children(at).len() <= most {
+            let Some(next) = self.best_child(at) else {
+                break;
+            };
+            chain.push(next);
+            at = Some(next);
+        }
+        chain
+    }
+
     /// Up to `limit` descendants of `top` (`None`: of the committed text), best path first, a parent always before
     /// its children, leaving out what scores below `min_path`.
     pub fn best_below(&self, top: Option<NodeId>, limit: usize, min_path: f32) -> Vec<NodeId> {
@@ -494,5 +521,24 @@ mod tests {
         assert_eq!(tree.best_below(Some(a), 8, 0.0), [aa]);
         tree.set_edge(aa, 0.5);
         assert_eq!(tree.best_below(None, 2, 0.0), [a, aa]);
+    }
+
+    #[test]
+    fn a_chain_follows_the_best_and_a_stem_ends_at_the_first_branch() {
+        let mut tree = Tree::new(0);
+        let a = graft(&mut tree, None, 1, 0.9);
+        let aa = graft(&mut tree, Some(a), 1, 0.2);
+        let ab = graft(&mut tree, Some(a), 2, 0.7);
+        let aba = graft(&mut tree, Some(ab), 1, 0.1);
+        assert_eq!(tree.chain_below(None, 8, usize::MAX), [a, ab, aba]);
+        assert_eq!(tree.chain_below(None, 2, usize::MAX), [a, ab]);
+        assert_eq!(tree.chain_below(Some(ab), 8, usize::MAX), [aba]);
+        assert_eq!(tree.chain_below(None, 8, 1), [a]);
+        assert_eq!(
+            tree.chain_below(Some(a), 8, 1),
+            [],
+            "two guesses are a branch"
+        );
+        assert_eq!(tree.chain_below(Some(aa), 8, 1), []);
     }
 }

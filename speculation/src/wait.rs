@@ -222,6 +222,7 @@ mod tests {
             is_after_miss: false,
             base_rows: 1,
             guesses: 0,
+            held: 0,
             gain,
             step_us: 20_000.0,
             round: Some(4),

@@ -204,8 +204,8 @@ mod tests {
             ("ar:gamma=4", "no knob \"gamma\"; it has none"),
             ("serial:gamma=many", "not a number"),
             (
-                "serial:gamma=0",
-                "gamma is 0; allowed are whole numbers from 1 to 64",
+                "serial:gamma=-1",
+                "gamma is -1; allowed are whole numbers from 0 to 64",
             ),
             ("serial:gamma=65", "gamma is 65"),
             ("serial:gamma=NaN", "gamma is NaN"),

@@ -69,10 +69,10 @@ async fn parameters_out_of_range_are_named_and_disturb_nobody() {
         (request("warp", 4), "unknown strategy \"warp\""),
         (
             v1::GenerateRequest {
-                knobs: [("gamma".to_owned(), 0.0)].into(),
+                knobs: [("gamma".to_owned(), 65.0)].into(),
                 ..request("serial", 4)
             },
-            "gamma is 0; allowed are whole numbers from 1",
+            "gamma is 65; allowed are whole numbers from 0",
         ),
         (
             v1::GenerateRequest {

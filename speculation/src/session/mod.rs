@@ -7,6 +7,7 @@
 
 mod account;
 mod find;
+mod outline;
 mod propose;
 mod rules;
 mod verify;
@@ -149,7 +150,7 @@ impl Session {
     /// What to do now: work for the next step, of at most `room` rows.
     pub fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
         match &mut self.agent {
-            Agent::Proposer(proposer) => proposer.poll_step(room),
+            Agent::Proposer(proposer) => proposer.poll_step(room, learned),
             Agent::Verifier(verifier) => verifier.poll_step(now, room, learned),
         }
     }

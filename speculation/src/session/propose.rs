@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use decode::{Answer, Guess, NodeId, Rule, StepPlan};
 
 use super::account::MissAccount;
+use super::outline::Outline;
 use super::{Capacity, rules};
+use crate::agreement::{Pace, Progress};
 use crate::allocation::{Share, Work};
 use crate::bypass::Mode;
 use crate::calibration::{Calibration, Feature};
@@ -23,7 +25,7 @@ use crate::strategy::{Chosen, Frontier, Growth, Round};
 use crate::tree::{Graft, Grafted};
 
 /// What a proposer keeps about a node.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Grown {
     /// Set when it made the guess itself.
     pub(super) guess: Option<Feature>,
@@ -31,6 +33,7 @@ pub(super) struct Grown {
     pub(super) expanded: bool,
     /// The step that made it, counted from the first.
     pub(super) made: u32,
+    spare: Spare,
 }
 
 impl Grown {
@@ -41,6 +44,13 @@ impl Grown {
             ..Grown::default()
         }
     }
+}
+
+/// What the model ranked behind a node, as long as the strategy has not had all of it made guesses.
+#[derive(Clone, Debug, Default)]
+struct Spare {
+    ranked: Vec<Guess>,
+    made: usize,
 }
 
 /// After this long, in microseconds, an account of its time is worth a message of its own.
@@ -57,9 +67,21 @@ pub(super) struct Proposer {
     source: Source,
     outlook: Outlook,
     root_expanded: bool,
+    /// Behind the end of the text.
+    root_spare: Spare,
     pub(super) outbound: Outbound,
     /// Steps since the last commit.
     round_steps: u16,
+    /// Levels of the tree that were computed before the text got there.
+    levels_before: u16,
+    /// There was nothing left to grow since the last commit.
+    is_over: bool,
+    progress: Progress,
+    pace: Pace,
+    /// Of a chain in this round.
+    length: u16,
+    /// The tree when it was looked at last.
+    outline: Outline,
     reported_round: Option<u32>,
     reported_any: bool,
     reported_life_us: u64,
@@ -101,8 +123,15 @@ impl Proposer {
             source: capacity.source,
             outlook: Outlook::default(),
             root_expanded: false,
+            root_spare: Spare::default(),
             outbound: Outbound::default(),
             round_steps: 0,
+            levels_before: 0,
+            is_over: false,
+            progress: Progress::default(),
+            pace: Pace::default(),
+            length: 0,
+            outline: Outline::default(),
             reported_round: None,
             reported_any: false,
             reported_life_us: 0,
@@ -126,12 +155,17 @@ impl Proposer {
                 (self.misses).heard(&self.replica, fresh, outlook, self.steps, calibration);
             }
             (self.replica).learn(fresh, calibration, |grown| grown.guess);
-            let committed = self.replica.extend(fresh);
+            self.learn_agreement(fresh, learned);
+            let mut committed = self.replica.extend(fresh);
             self.misses.committed(&committed, &self.replica);
             self.outbound.committed(&self.replica.tree);
-            self.root_expanded = committed.hit
-                && (committed.matched.last()).is_some_and(|(_, node)| node.payload.own.expanded);
+            let end = committed.matched.pop().filter(|_| committed.hit);
+            let end = end.map(|(_, node)| node.payload.own).unwrap_or_default();
+            self.root_expanded = end.expanded;
+            self.root_spare = end.spare;
             self.round_steps = 0;
+            self.levels_before = u16::from(end.expanded);
+            self.is_over = false;
         }
         for (node, edge) in self.replica.graft(update)? {
             self.outbound.received(node, edge);
@@ -142,17 +176,66 @@ impl Proposer {
         if update.outlook.accepted.is_some() {
             self.outlook = update.outlook;
         }
+        self.measure(learned);
+        self.make_spares(learned);
         Ok(())
     }
 
-    fn pauses(&self) -> bool {
-        self.strategy.pauses(&Round {
-            steps: self.round_steps,
-            outlook: self.outlook,
-        })
+    /// Learns from tokens that are about to be committed how often the first guess was right, and what the round earned.
+    fn learn_agreement(&mut self, tokens: &[u32], learned: &mut Learned) {
+        let tree = &self.replica.tree;
+        let mut at = None;
+        for &token in tokens {
+            let best = tree.best_child(at).and_then(|id| tree.get(id));
+            let Some(best) = best else { break };
+            let is_right = best.token == token;
+            (learned.agreement).guessed(if is_right { 1.0 } else { 0.0 });
+            at = match tree.child(at, token) {
+                Some(child) => Some(child),
+                None => break,
+            };
+        }
+        if let Some(ratio) = self.pace.ratio {
+            let steps = ratio + f32::from(self.round_steps);
+            self.progress.earned(tokens.len(), steps);
+        }
     }
 
-    pub(super) fn poll_step(&mut self, room: usize) -> Poll {
+    fn measure(&mut self, learned: &Learned) {
+        let step_us = learned.cost.measured_us(usize::from(self.growth.width));
+        self.pace = (self.progress).pace(&learned.agreement, &self.outlook, step_us);
+        if self.round_steps == 0 {
+            self.length = self.strategy.length(&self.pace).max(1);
+        }
+    }
+
+    /// Looks at the tree as the strategy sees it.
+    fn look(&mut self) {
+        let Shard { index, count } = self.shard;
+        self.outline = Outline::of(
+            &self.replica.tree,
+            |node| node.owner % count.max(1) == index,
+            |node| match node.payload.own.guess {
+                Some(_) => node.payload.own.origin.q.to_f32(),
+                None => node.edge(),
+            },
+        );
+    }
+
+    fn round(&self) -> Round<'_> {
+        Round {
+            steps: self.round_steps,
+            levels: self.round_steps.saturating_add(self.levels_before),
+            is_over: self.is_over,
+            outlook: self.outlook,
+            main_chain: &self.outline.main_chain,
+            pace: self.pace,
+            length: self.length,
+        }
+    }
+
+    pub(super) fn poll_step(&mut self, room: usize, learned: &Learned) -> Poll {
+        self.measure(learned);
         self.offered = Offered::default();
         let len = self.replica.len();
         if len >= self.replica.stopping.max_len {
@@ -168,7 +251,8 @@ impl Proposer {
                 ..Work::default()
             });
         }
-        let frontier = if self.pauses() {
+        self.look();
+        let frontier = if self.strategy.pauses(&self.round()) {
             Vec::new()
         } else {
             self.frontier(room)
@@ -177,7 +261,7 @@ impl Proposer {
             return match self.growth.round {
                 // There is nothing left to grow: the round is over, however few steps it had.
                 Some(_) => {
-                    self.round_steps = u16::MAX;
+                    self.is_over = true;
                     Poll::Wait(None, None)
                 }
                 None => Poll::Parked,
@@ -222,21 +306,22 @@ impl Proposer {
     /// The unexpanded nodes worth a row of the next step, with their worth, best first.
     fn frontier(&self, room: usize) -> Vec<(f32, NodeId)> {
         let tree = &self.replica.tree;
+        let round = self.round();
         if tree.len() >= usize::from(self.growth.nodes) && self.root_expanded {
             return Vec::new();
         }
         let last = (self.replica.stopping.max_len - 1)
             .min(self.replica.len() + u32::from(self.growth.depth) - 1);
-        let mut candidates: Vec<(f32, NodeId)> = tree
-            .iter()
-            .filter(|(_, node)| !node.payload.own.expanded && node.position < last)
-            .filter(|(_, node)| !self.replica.stopping.stop_ids.contains(&node.token))
-            .filter_map(|(id, node)| {
-                let is_own = node.owner % self.shard.count.max(1) == self.shard.index;
-                let worth = self.strategy.worth(&Frontier {
-                    path: node.path(),
-                    is_own,
-                })?;
+        let mut candidates: Vec<(f32, NodeId)> = (self.outline.places.iter())
+            .filter(|&&(id, _)| {
+                tree.get(id).is_some_and(|node| {
+                    !node.payload.own.expanded
+                        && node.position < last
+                        && !self.replica.stopping.stop_ids.contains(&node.token)
+                })
+            })
+            .filter_map(|&(id, place)| {
+                let worth = self.strategy.worth(&place, &round)?;
                 (worth >= self.growth.min_path).then_some((worth, id))
             })
             .collect();
@@ -247,7 +332,7 @@ impl Proposer {
             .min(room);
         candidates.truncate(width);
         let worth: Vec<f64> = candidates.iter().map(|(p, _)| f64::from(*p)).collect();
-        candidates.truncate(self.strategy.expands(&worth));
+        candidates.truncate(self.strategy.expands(&worth, &round));
         candidates
     }
 
@@ -303,6 +388,7 @@ impl Proposer {
         if plan.asks.is_empty() && plan.rows.is_empty() {
             return;
         }
+        self.look();
         self.round_steps = self.round_steps.saturating_add(1);
         self.steps = self.steps.saturating_add(1);
         let calibration = learned.calibration.of(self.source);
@@ -310,7 +396,7 @@ impl Proposer {
         let mut answers = answers.iter();
         if !plan.asks.is_empty() {
             self.root_expanded = true;
-            let owner = (self.replica.len() % u32::from(self.shard.count.max(1))) as u8;
+            let owner = self.root_owner();
             self.take(None, owner, answers.next(), calibration);
         }
         for row in &plan.rows {
@@ -323,6 +409,13 @@ impl Proposer {
                 payload.own.expanded = true;
             }
             self.take(Some(row.node), owner, answer, calibration);
+        }
+        self.measure(learned);
+        self.make_spares(learned);
+        if self.growth.round.is_some() && self.root_expanded {
+            // Said with the guesses of this step: the target waits for it.
+            self.look();
+            self.is_over |= self.frontier(usize::MAX).is_empty();
         }
     }
 
@@ -340,6 +433,7 @@ impl Proposer {
         }
     }
 
+    /// Makes guesses of what the model ranked behind a node, as many as the strategy wants now.
     fn grow(
         &mut self,
         parent: Option<NodeId>,
@@ -347,10 +441,110 @@ impl Proposer {
         guesses: &[Guess],
         calibration: &Calibration,
     ) {
+        let place = self.place(parent);
+        let wanted = (self.strategy).children(&place, guesses, &self.round());
+        let wanted = wanted.min(guesses.len());
+        self.make(parent, owner, &guesses[..wanted], 0, calibration);
+        let spare = Spare {
+            ranked: if wanted < guesses.len() {
+                guesses.to_vec()
+            } else {
+                Vec::new()
+            },
+            made: wanted,
+        };
+        self.set_spare(parent, spare);
+    }
+
+    fn place(&self, node: Option<NodeId>) -> Frontier {
+        let Some(id) = node else {
+            return Frontier::TEXT;
+        };
+        (self.outline.places.iter())
+            .find(|(other, _)| *other == id)
+            .map_or(Frontier::TEXT, |(_, place)| *place)
+    }
+
+    fn set_spare(&mut self, parent: Option<NodeId>, spare: Spare) {
+        match parent {
+            None => self.root_spare = spare,
+            Some(id) => {
+                if let Some(held) = self.replica.tree.payload_mut(id) {
+                    held.own.spare = spare;
+                }
+            }
+        }
+    }
+
+    /// Makes guesses that were ranked before and are wanted only now.
+    fn make_spares(&mut self, learned: &mut Learned) {
+        let tree = &self.replica.tree;
+        let has_spare = |spare: &Spare| spare.made < spare.ranked.len();
+        let is_any = has_spare(&self.root_spare)
+            || (tree.iter()).any(|(_, node)| has_spare(&node.payload.own.spare));
+        if !is_any {
+            return;
+        }
+        self.look();
+        let (tree, round) = (&self.replica.tree, self.round());
+        let mut wanted = Vec::new();
+        let mut want = |parent: Option<NodeId>, place: &Frontier, spare: &Spare, owner: u8| {
+            if has_spare(spare) {
+                let most = self.strategy.children(place, &spare.ranked, &round);
+                let most = most.min(spare.ranked.len());
+                if most > spare.made {
+                    wanted.push((parent, owner, most));
+                }
+            }
+        };
+        want(None, &Frontier::TEXT, &self.root_spare, self.root_owner());
+        for (id, place) in &self.outline.places {
+            if let Some(node) = tree.get(*id) {
+                want(Some(*id), place, &node.payload.own.spare, node.owner);
+            }
+        }
+        let calibration = learned.calibration.of(self.source);
+        for (parent, owner, most) in wanted {
+            let spare = match parent {
+                None => Some(&mut self.root_spare),
+                Some(id) => (self.replica.tree.payload_mut(id)).map(|held| &mut held.own.spare),
+            };
+            let Some(spare) = spare else { continue };
+            let spare = core::mem::take(spare);
+            self.make(
+                parent,
+                owner,
+                &spare.ranked[..most],
+                spare.made,
+                calibration,
+            );
+            self.set_spare(
+                parent,
+                Spare {
+                    made: most,
+                    ..spare
+                },
+            );
+        }
+    }
+
+    fn root_owner(&self) -> u8 {
+        (self.replica.len() % u32::from(self.shard.count.max(1))) as u8
+    }
+
+    /// Makes guesses of ranked tokens, those after the first `done`.
+    fn make(
+        &mut self,
+        parent: Option<NodeId>,
+        owner: u8,
+        guesses: &[Guess],
+        done: usize,
+        calibration: &Calibration,
+    ) {
         let tree = &mut self.replica.tree;
         let above = tree.path_score(parent);
-        let rule = self.rule;
-        for (rank, guess) in guesses.iter().enumerate() {
+        let (rule, made) = (self.rule, self.steps);
+        for (rank, guess) in guesses.iter().enumerate().skip(done) {
             let feature = Feature::new(rank, guess.weight);
             let edge = calibration.probability(feature);
             let is_worthless = above * edge < self.growth.min_path;
@@ -362,15 +556,17 @@ impl Proposer {
                 self.misses.left_out(parent, guess.token, cause);
                 continue;
             }
+            let origin = Origin {
+                source: self.source,
+                q: Prob16::from_f32(guess.q),
+                margin: Margin::from_f32(guess.margin),
+            };
             let own = Grown {
                 guess: Some(feature),
-                origin: Origin {
-                    source: self.source,
-                    q: Prob16::from_f32(guess.q),
-                    margin: Margin::from_f32(guess.margin),
-                },
+                origin,
                 expanded: false,
-                made: self.steps,
+                made,
+                spare: Spare::default(),
             };
             let graft = Graft {
                 token: guess.token,
@@ -386,12 +582,17 @@ impl Proposer {
                 // Another contributor was faster; this draft still learns from its own guess.
                 if let Some(held) = tree.payload_mut(id) {
                     held.surprisal = rules::surprisal(rule, guess.q);
-                    held.own.guess = own.guess;
-                    held.own.origin = own.origin;
-                    held.own.made = own.made;
+                    held.own.guess = Some(feature);
+                    held.own.origin = origin;
+                    held.own.made = made;
                 }
             }
         }
+    }
+
+    fn is_round_done(&mut self) -> bool {
+        self.look();
+        self.is_over || self.strategy.is_round_done(&self.round())
     }
 
     pub(super) fn poll_report(&mut self, activity: Activity) -> Option<Report> {
@@ -402,7 +603,8 @@ impl Proposer {
             Some(|held: &Held<Grown>| held.own.origin),
         );
         self.add_ratings(&mut nodes);
-        let round_done = (self.growth.round.is_some() && self.pauses()).then(|| self.replica.len());
+        let round_done =
+            (self.growth.round.is_some() && self.is_round_done()).then(|| self.replica.len());
         // An idle draft still reports its activity from time to time.
         let is_aged = activity.life_us >= self.reported_life_us + REPORT_US;
         let is_new = is_aged

@@ -23,7 +23,7 @@ use crate::message::{
 use crate::numbering::PeerError;
 use crate::replica::{Held, Poll, Replica};
 use crate::stats::WalkStats;
-use crate::strategy::{Advice, Chosen, NextStep, Verification};
+use crate::strategy::{Advice, Chosen, NextStep, Shape, Verification};
 use crate::tree::Graft;
 use crate::wait::{Start, Waiting, Waits};
 use crate::walk::{Walked, walk};
@@ -62,6 +62,8 @@ pub(super) struct Verifier {
     finder: Finder,
     finish: Option<Finish>,
     round_done: Option<u32>,
+    /// The text for which a walk was begun last.
+    begun: Option<u32>,
     base_since: Time,
     step_ended: Option<Time>,
     waiting: Option<Waiting>,
@@ -164,6 +166,7 @@ impl Verifier {
             is_stuck: false,
             finish,
             round_done: None,
+            begun: None,
             base_since: now,
             step_ended: None,
             waiting: None,
@@ -214,9 +217,11 @@ impl Verifier {
         self.acked = self.acked.max(confirmed);
         self.changed |= self.scores.prompt_acked(update.prompt_scored);
         if let Some(len) = update.round_done {
+            // A round that the step in flight did not wait for says little of how long rounds take.
             if let Some(steps) = self.strategy.growth().round
                 && len == self.replica.len()
                 && self.round_done < Some(len)
+                && self.begun < Some(len)
             {
                 let took = now.saturating_sub(self.base_since);
                 learned.waits.round_took(steps, took);
@@ -344,6 +349,7 @@ impl Verifier {
             is_after_miss: self.is_after_miss,
             base_rows,
             guesses: taken,
+            held: self.replica.tree.len(),
             gain: values[..taken].iter().sum(),
             step_us: learned.cost.estimate_us(base_rows + taken),
             round: self.strategy.growth().round,
@@ -396,7 +402,10 @@ impl Verifier {
                 appended,
                 base,
                 guesses,
-            } => self.plan_walk(appended, &base, &guesses, share),
+            } => {
+                self.begun = Some(self.replica.len());
+                self.plan_walk(appended, &base, &guesses, share)
+            }
         }
     }
 
@@ -477,7 +486,12 @@ impl Verifier {
         let above = f64::from(tree.path_score(tip)).max(1e-9);
         let limit = usize::from(self.bounds.rows).min(room.saturating_sub(base_rows));
         let min_path = self.bounds.min_path * above as f32;
-        let mut guesses = tree.best_below(tip, limit, min_path);
+        let mut guesses = match self.strategy.shape(self.duty, &self.outlook) {
+            Shape::Tree => tree.best_below(tip, limit, min_path),
+            Shape::Chain => tree.chain_below(tip, limit, usize::MAX),
+            Shape::ToBranch => tree.chain_below(tip, limit, 1),
+            Shape::Nothing => Vec::new(),
+        };
         // The walk ends at max_len: a row there could pick nothing.
         guesses.retain(|&id| {
             tree.get(id)
@@ -545,6 +559,8 @@ impl Verifier {
             self.advise(&walked, plan);
         } else {
             self.outlook.mode = self.way(learned).mode();
+            let step_us = learned.cost.measured_us(plan.len());
+            self.outlook.step_us = step_us.map(|step_us| step_us as u32);
             self.commit(now, &walked, learned);
         }
         self.changed = true;

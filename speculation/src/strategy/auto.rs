@@ -6,7 +6,9 @@ use alloc::sync::Arc;
 
 use decode::Rule;
 
-use super::{Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy, Verification};
+use super::{
+    Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Round, Strategy, Verification,
+};
 use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
 use crate::lookup::LookupBounds;
@@ -105,7 +107,7 @@ impl Strategy for Auto {
         }
     }
 
-    fn worth(&self, node: &Frontier) -> Option<f32> {
+    fn worth(&self, node: &Frontier, _round: &Round<'_>) -> Option<f32> {
         Some(if node.is_own {
             node.path
         } else {

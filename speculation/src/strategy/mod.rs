@@ -9,19 +9,26 @@
 
 mod ar;
 mod auto;
+mod branch;
 mod knobs;
+mod length;
 mod parallel;
+mod pyramid;
 mod serial;
 mod serial_tree;
+mod ssd;
+mod view;
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use decode::Guess;
 use decode::rule::{MAX_TOLERANCE, Rule, Tolerance};
 
 use crate::Time;
+use crate::agreement::Pace;
 use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
 use crate::lookup::LookupBounds;
@@ -29,6 +36,7 @@ use crate::message::Outlook;
 use crate::wait::{Start, Waits};
 
 pub use knobs::{Knob, KnobError, Knobs, Range};
+pub use view::{Frontier, Rated, Round, Shape};
 
 /// The strategies that come with Offshoot, in the order in which they are listed.
 pub const BUILT_IN: &[&Entry] = &[
@@ -36,6 +44,9 @@ pub const BUILT_IN: &[&Entry] = &[
     &serial::ENTRY,
     &serial_tree::ENTRY,
     &parallel::ENTRY,
+    &ssd::ENTRY,
+    &branch::ENTRY,
+    &pyramid::ENTRY,
     &auto::ENTRY,
 ];
 
@@ -53,23 +64,45 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
 
     /// What the expansion of a node is worth, so that the best are expanded first; `None`: it is not expanded here.
-    fn worth(&self, node: &Frontier) -> Option<f32> {
+    fn worth(&self, node: &Frontier, _round: &Round<'_>) -> Option<f32> {
         node.is_own.then_some(node.path)
     }
 
-    /// How many of the frontier's nodes the next step of a draft expands at most, by their worth, best first.
-    fn expands(&self, worth: &[f64]) -> usize {
+    /// How many of the frontier's nodes the next step of a draft expands at most, by their worth, best first. With none
+    /// the round is over.
+    fn expands(&self, worth: &[f64], _round: &Round<'_>) -> usize {
         worth.len()
     }
 
+    /// How long a chain is in a round that begins now, for a strategy that has chains.
+    fn length(&self, _pace: &Pace) -> u16 {
+        u16::MAX
+    }
+
+    /// How many of the tokens that the model ranked behind a node are made guesses, best first. Asked again whenever
+    /// the tree has changed: what is not made now may be made later, without another row.
+    fn children(&self, _parent: &Frontier, _ranked: &[Guess], _round: &Round<'_>) -> usize {
+        usize::MAX
+    }
+
     /// Whether a draft stops until the next commit.
-    fn pauses(&self, round: &Round) -> bool {
-        (self.growth().round).is_some_and(|steps| round.steps >= steps)
+    fn pauses(&self, round: &Round<'_>) -> bool {
+        (self.growth().round).is_some_and(|steps| round.is_over || round.steps >= steps)
+    }
+
+    /// Of a strategy with rounds: whether a target that waits for the draft need wait no longer.
+    fn is_round_done(&self, round: &Round<'_>) -> bool {
+        self.pauses(round)
     }
 
     /// The bounds of what a verifier with this duty computes.
     fn verification(&self, _duty: Duty) -> Verification {
         Verification::default()
+    }
+
+    /// Which guesses a verifier with this duty prefers, when it expects this of its next steps.
+    fn shape(&self, _duty: Duty, _outlook: &Outlook) -> Shape {
+        Shape::Tree
     }
 
     /// How many of the guesses the next step of a verifier submits at most, by their probability, best first.
@@ -133,24 +166,6 @@ pub struct Growth {
     pub round: Option<u16>,
 }
 
-/// A node that could be expanded.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Frontier {
-    /// Estimated probability that the text takes this path.
-    pub path: f32,
-    /// Whether it is this draft's to expand, where several drafts share a session.
-    pub is_own: bool,
-}
-
-/// What a draft has done since the last commit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Round {
-    /// Its steps.
-    pub steps: u16,
-    /// What the target expects of the next steps.
-    pub outlook: Outlook,
-}
-
 /// The bounds of what a verifier computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Verification {
@@ -186,7 +201,9 @@ pub struct NextStep {
     pub base_rows: usize,
     /// Guesses that would be submitted.
     pub guesses: usize,
-    /// How many of them are expected to be accepted.
+    /// Guesses that there are, submitted or not.
+    pub held: usize,
+    /// How many of those submitted are expected to be accepted.
     pub gain: f64,
     /// Expected duration, microseconds.
     pub step_us: f64,
@@ -467,7 +484,7 @@ mod tests {
         let far = Settings::new("serial").with("gamma", 65.0);
         let error = registry.choose(&far).unwrap_err().to_string();
         assert!(
-            error.contains("gamma is 65") && error.contains("1 to 64"),
+            error.contains("gamma is 65") && error.contains("0 to 64"),
             "{error}"
         );
     }

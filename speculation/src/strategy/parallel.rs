@@ -6,15 +6,17 @@
 //! - *Post-verify*, after a hit: the target verifies the next `gamma` tokens of the chain, which the draft made during
 //!   the last step, while the draft makes the `gamma` tokens behind them.
 //!
-//! The paper takes `gamma` as the ratio of a target step to a draft step. One rejection throws everything behind it away.
-//! Unlike the authors' code it has no barrier of whole rows, and is exact at every temperature.
+//! The paper takes `gamma` as the ratio of a target step to a draft step, which by default is what it comes to: the target
+//! verifies what the draft has made during its last step. One rejection throws everything behind it away. Unlike the authors' code it has no barrier of whole rows, and is exact at every temperature.
 
 use alloc::sync::Arc;
 
 use decode::Rule;
 
-use super::{Entry, Growth, Knob, NextStep, Range, Strategy, Verification};
+use super::length::{self, LONGEST};
+use super::{Entry, Frontier, Growth, Knob, NextStep, Range, Round, Strategy, Verification};
 use crate::Time;
+use crate::agreement::Pace;
 use crate::duty::{Duties, Duty, Role};
 use crate::wait::{Start, Waits};
 
@@ -24,9 +26,9 @@ pub(super) const ENTRY: Entry = Entry {
     source: "arXiv 2408.11850",
     knobs: &[Knob {
         name: "gamma",
-        range: Range::Whole(1, 64),
-        default: 5.0,
-        help: "tokens verified per target step; best near the ratio of a target step to a draft step",
+        range: Range::Whole(0, 64),
+        default: 0.0,
+        help: "tokens verified per target step; 0: as many as the draft makes during a target step",
         sweep: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0],
     }],
     is_sensible: |_| true,
@@ -39,7 +41,17 @@ pub(super) const ENTRY: Entry = Entry {
 
 #[derive(Debug)]
 struct Parallel {
+    /// 0: it adapts.
     gamma: u16,
+}
+
+impl Parallel {
+    fn most(&self) -> u16 {
+        match self.gamma {
+            0 => LONGEST,
+            gamma => gamma,
+        }
+    }
 }
 
 impl Strategy for Parallel {
@@ -57,7 +69,7 @@ impl Strategy for Parallel {
 
     fn growth(&self) -> Growth {
         // What is being verified, and what is made meanwhile.
-        let chain = 2 * self.gamma;
+        let chain = 2 * self.most();
         Growth {
             width: 1,
             branch: 1,
@@ -68,9 +80,22 @@ impl Strategy for Parallel {
         }
     }
 
+    fn length(&self, pace: &Pace) -> u16 {
+        match self.gamma {
+            0 => length::steps_beside(pace),
+            gamma => gamma,
+        }
+    }
+
+    fn worth(&self, node: &Frontier, round: &Round<'_>) -> Option<f32> {
+        // What is being verified, and what is made meanwhile.
+        let is_near = node.depth <= round.length.saturating_mul(2);
+        (node.is_own && is_near).then_some(node.path)
+    }
+
     fn verification(&self, _duty: Duty) -> Verification {
         Verification {
-            rows: self.gamma,
+            rows: self.most(),
             ..Verification::default()
         }
     }
@@ -79,7 +104,7 @@ impl Strategy for Parallel {
         let is_pre_verify = next.is_after_miss && next.guesses == 0;
         // A draft as fast as the target's step over `gamma` is never waited for longer than a step.
         let until = next.base_since + Time::from_secs_f64(next.step_us * 1e-6);
-        let has_all = next.guesses >= usize::from(self.gamma) || next.base_rows > 1;
+        let has_all = next.guesses >= usize::from(self.gamma.max(1)) || next.base_rows > 1;
         if is_pre_verify || has_all || next.now >= until {
             Start::Now
         } else {
@@ -104,6 +129,7 @@ mod tests {
             is_after_miss,
             base_rows: 1,
             guesses,
+            held: guesses,
             gain: 0.0,
             step_us: STEP.as_secs_f64() * 1e6,
             round: None,
@@ -131,5 +157,25 @@ mod tests {
     fn the_draft_goes_on_for_as_long_as_the_target_verifies() {
         let growth = Parallel { gamma: 4 }.growth();
         assert_eq!((growth.depth, growth.round), (8, None));
+    }
+
+    #[test]
+    fn without_a_set_length_the_target_takes_what_was_made_during_its_step() {
+        use crate::strategy::view::tests::round;
+        let adaptive = Parallel { gamma: 0 };
+        let mut round = round(&[]);
+        round.length = adaptive.length(&Pace {
+            ratio: Some(7.4),
+            ..Pace::default()
+        });
+        let depths = (1..64).filter(|&depth| {
+            let node = Frontier {
+                depth,
+                ..Frontier::TEXT
+            };
+            adaptive.worth(&node, &round).is_some()
+        });
+        assert_eq!(depths.count(), 14, "twice what the draft makes meanwhile");
+        assert_eq!(adaptive.verification(Duty::Commit).rows, LONGEST);
     }
 }

@@ -16,5 +16,6 @@ mod rig;
 mod rounds;
 mod scores;
 mod session;
+mod strategies;
 mod tolerance;
 mod tree;

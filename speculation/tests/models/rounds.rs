@@ -17,10 +17,10 @@ use speculation::strategy::Settings;
 
 use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, registry};
 
-const TEXT: [u32; 4] = [1, 2, 3, 4];
+pub(crate) const TEXT: [u32; 4] = [1, 2, 3, 4];
 
-const TARGET: WorkerKey = WorkerKey(0);
-const DRAFT: WorkerKey = WorkerKey(1);
+pub(crate) const TARGET: WorkerKey = WorkerKey(0);
+pub(crate) const DRAFT: WorkerKey = WorkerKey(1);
 
 fn relay(strategy: &Settings) -> Relay {
     Relay::new(RelayConfig {
@@ -38,13 +38,13 @@ fn relay(strategy: &Settings) -> Relay {
 }
 
 /// A request with its workers, and nothing under way between them.
-struct Cluster {
-    relay: Relay,
+pub(crate) struct Cluster {
+    pub(crate) relay: Relay,
     workers: BTreeMap<WorkerKey, Worker>,
 }
 
 impl Cluster {
-    fn new(strategy: &Settings, roles: &[Role]) -> Cluster {
+    pub(crate) fn new(strategy: &Settings, roles: &[Role]) -> Cluster {
         let mut cluster = Cluster {
             relay: relay(strategy),
             workers: BTreeMap::new(),
@@ -55,7 +55,7 @@ impl Cluster {
         cluster
     }
 
-    fn open(&mut self, key: WorkerKey, role: Role, learned: Learned) {
+    pub(crate) fn open(&mut self, key: WorkerKey, role: Role, learned: Learned) {
         let spec = self
             .relay
             .add_worker(key, Candidate::new(role))
@@ -64,12 +64,12 @@ impl Cluster {
         self.relay.handle_opened(key);
     }
 
-    fn worker(&mut self, key: WorkerKey) -> &mut Worker {
+    pub(crate) fn worker(&mut self, key: WorkerKey) -> &mut Worker {
         self.workers.get_mut(&key).expect("it was opened")
     }
 
     /// Brings a worker's newest report to the relay, and gives it.
-    fn collect(&mut self, key: WorkerKey) -> Option<Report> {
+    pub(crate) fn collect(&mut self, key: WorkerKey) -> Option<Report> {
         let report = self.worker(key).report()?;
         let term = self.relay.term_of(key).expect("it has the session");
         (self.relay)
@@ -79,7 +79,7 @@ impl Cluster {
     }
 
     /// Brings everything that is new to a worker; gives the updates.
-    fn send(&mut self, now: Time, key: WorkerKey) -> Vec<ReplicaUpdate> {
+    pub(crate) fn send(&mut self, now: Time, key: WorkerKey) -> Vec<ReplicaUpdate> {
         let mut sent = Vec::new();
         while let Some(update) = self.relay.poll_update(key) {
             self.worker(key).update(now, &update.message);
@@ -102,7 +102,7 @@ impl Cluster {
     }
 }
 
-fn serial(gamma: f64) -> Settings {
+pub(crate) fn serial(gamma: f64) -> Settings {
     Settings::new("serial").with("gamma", gamma)
 }
 

@@ -351,7 +351,7 @@ fn duties_and_strategies_that_make_no_session_are_refused() {
     };
     let unknown = knob(strategy(Settings::new("serial").with("width", 2.0)));
     assert!(matches!(unknown, KnobError::Unknown { .. }), "{unknown}");
-    let far = knob(strategy(Settings::new("serial").with("gamma", 0.0)));
+    let far = knob(strategy(Settings::new("serial").with("gamma", 65.0)));
     assert!(
         matches!(far, KnobError::Range { name: "gamma", .. }),
         "{far}"
@@ -384,9 +384,9 @@ fn knobs_decide_what_a_session_does() {
         (9, Some(1), 9)
     );
     let tree = Settings::new("serial-tree")
-        .with("depth", 5.0)
+        .with("depth", 4.0)
         .with("width", 2.0);
-    assert_eq!(measure(tree.with("rows", 7.0)), (5, Some(2), 7));
+    assert_eq!(measure(tree.with("rows", 7.0)), (4, Some(2), 7));
     let (_, width, rows) = measure(Settings::new("auto").with("width", 1.0).with("rows", 5.0));
     assert_eq!((width, rows), (Some(1), 5));
     // A strategy that only these tests know, with a knob of its own.

@@ -208,6 +208,8 @@ pub(crate) fn update(dice: &mut Dice<'_>, context: Context<'_>) -> v1::SessionUp
         outlook: dice.chance(32).then(|| dice.float() * 8.0),
         rests: dice.chance(64),
         misses: base_len,
+        forecast: i32::from(dice.byte() % 5),
+        step_us: dice.chance(32).then(|| dice.near(20_000)),
     }
 }
 
@@ -271,6 +273,8 @@ fn picks(dice: &mut Dice<'_>, context: Context<'_>, report: &mut v1::SessionRepo
     report.walks = walks(dice);
     report.outlook = dice.chance(32).then(|| dice.float() * 8.0);
     report.rests = dice.chance(64);
+    report.forecast = i32::from(dice.byte() % 5);
+    report.step_us = dice.chance(32).then(|| dice.near(20_000));
 }
 
 /// What a coordinator may open, for these duties.
