@@ -6,8 +6,9 @@ use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Source};
 use speculation::limits::{MAX_BIASED, MAX_KNOBS, MAX_NODES_PER_UPDATE, MAX_PROMPT_SCORES};
 use speculation::message::{
-    Activity, Addressed, CoordinatorFrame, Finish, FromWorker, Margin, NodeBatch, Origin, Outlook,
-    Prob16, ReplicaUpdate, Report, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
+    Activity, Addressed, CoordinatorFrame, Finish, Forecast, FromWorker, Margin, NodeBatch, Origin,
+    Outlook, Prob16, ReplicaUpdate, Report, SessionId, SessionSpec, Shard, Stopping, StreamName,
+    Term,
 };
 use speculation::stats::WalkStats;
 use speculation::strategy::{Knobs, Settings};
@@ -324,17 +325,28 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             allowed_len: update.allowed_len,
             prompt_scored: update.prompt_scored,
             shard: update.shard.map(shard).transpose()?,
-            outlook: outlook(update.outlook, update.rests)?,
+            outlook: outlook(update.outlook, update.rests, update.forecast)?,
         },
     })
 }
 
-fn outlook(accepted: Option<f32>, rests: bool) -> Result<Outlook, WireError> {
+fn outlook(accepted: Option<f32>, rests: bool, class: i32) -> Result<Outlook, WireError> {
     if let Some(odd) = accepted.filter(|accepted| !(0.0..=1e6).contains(accepted)) {
         return Err(range("outlook", odd, "a number of tokens"));
     }
     let mode = if rests { Mode::Rest } else { Mode::Speculate };
-    Ok(Outlook { accepted, mode })
+    // A class that only a newer peer knows says nothing here.
+    let forecast = match v1::Forecast::try_from(class) {
+        Ok(v1::Forecast::Unspecified) | Err(_) => None,
+        Ok(v1::Forecast::Nothing) => Some(Forecast::Nothing),
+        Ok(v1::Forecast::Some) => Some(Forecast::Some),
+        Ok(v1::Forecast::Everything) => Some(Forecast::Everything),
+    };
+    Ok(Outlook {
+        accepted,
+        mode,
+        forecast,
+    })
 }
 
 fn margins(margins: Vec<u8>) -> Vec<Margin> {
@@ -412,7 +424,7 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             finish,
             nodes: nodes(report.nodes)?,
             round_done: report.round_done,
-            outlook: outlook(report.outlook, report.rests)?,
+            outlook: outlook(report.outlook, report.rests, report.forecast)?,
             activity: activity(report.activity),
             walks: walks(report.walks),
         }),

@@ -4,8 +4,8 @@ use decode::Sampling;
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty};
 use speculation::message::{
-    Activity, Addressed, Finish, Margin, NodeBatch, Prob16, ReplicaUpdate, Report, SessionId,
-    SessionSpec, Shard, StreamName, Term, WorkerInfo,
+    Activity, Addressed, Finish, Forecast, Margin, NodeBatch, Prob16, ReplicaUpdate, Report,
+    SessionId, SessionSpec, Shard, StreamName, Term, WorkerInfo,
 };
 use speculation::relay::SessionStats;
 use speculation::stats::WalkStats;
@@ -178,6 +178,16 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         prompt_scored: message.prompt_scored,
         outlook: message.outlook.accepted,
         rests: message.outlook.mode == Mode::Rest,
+        forecast: forecast(message.outlook.forecast).into(),
+    }
+}
+
+fn forecast(forecast: Option<Forecast>) -> v1::Forecast {
+    match forecast {
+        None => v1::Forecast::Unspecified,
+        Some(Forecast::Nothing) => v1::Forecast::Nothing,
+        Some(Forecast::Some) => v1::Forecast::Some,
+        Some(Forecast::Everything) => v1::Forecast::Everything,
     }
 }
 
@@ -204,6 +214,7 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         round_done: message.round_done,
         outlook: message.outlook.accepted,
         rests: message.outlook.mode == Mode::Rest,
+        forecast: forecast(message.outlook.forecast).into(),
     }
 }
 

@@ -8,7 +8,7 @@ use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::limits::MAX_KNOBS;
 use speculation::message::{
-    Activity, Addressed, Finish, FromWorker, Margin, NodeBatch, Origin, Outlook, Prob16,
+    Activity, Addressed, Finish, Forecast, FromWorker, Margin, NodeBatch, Origin, Outlook, Prob16,
     ReplicaUpdate, Report, Scoring, SessionId, SessionSpec, Shard, Stopping, StreamName, Term,
     WorkerInfo,
 };
@@ -62,6 +62,7 @@ fn a_report_arrives_whole() {
         outlook: Outlook {
             accepted: Some(3.25),
             mode: Mode::Rest,
+            forecast: Some(Forecast::Nothing),
         },
         activity: Activity {
             steps: 1,
@@ -106,6 +107,7 @@ fn an_update_arrives_whole() {
         outlook: Outlook {
             accepted: Some(0.0),
             mode: Mode::Speculate,
+            forecast: Some(Forecast::Everything),
         },
     };
     let frame = v1::CoordinatorFrame {
@@ -225,6 +227,40 @@ fn what_no_correct_peer_sends_is_refused_by_name() {
         let refused = inward::worker_frame(frame).unwrap_err().to_string();
         assert!(refused.contains("outlook"), "{refused}");
     }
+}
+
+#[test]
+fn every_forecast_arrives_and_an_unknown_one_is_none() {
+    let read = |class| {
+        let update = v1::SessionUpdate {
+            outlook: Some(1.0),
+            forecast: class,
+            ..outward::update(addressed(ReplicaUpdate::default()))
+        };
+        let frame = v1::CoordinatorFrame {
+            updates: vec![update],
+            ..v1::CoordinatorFrame::default()
+        };
+        let read = inward::coordinator_frame(over_the_wire(&frame)).unwrap();
+        read.updates[0].message.outlook.forecast
+    };
+    let all = [
+        None,
+        Some(Forecast::Nothing),
+        Some(Forecast::Some),
+        Some(Forecast::Everything),
+    ];
+    for forecast in all {
+        let update = ReplicaUpdate {
+            outlook: Outlook {
+                forecast,
+                ..Outlook::default()
+            },
+            ..ReplicaUpdate::default()
+        };
+        assert_eq!(read(outward::update(addressed(update)).forecast), forecast);
+    }
+    assert_eq!(read(9), None);
 }
 
 /// A newer peer may know contributors that this one does not.

@@ -97,6 +97,20 @@ pub struct Outlook {
     pub accepted: Option<f32>,
     /// Whether it computes guesses at all; while it rests, nobody has to make any.
     pub mode: Mode,
+    /// How the guesses that follow the text will do; `None` from a target that does not forecast.
+    pub forecast: Option<Forecast>,
+}
+
+/// How many of the guesses that follow the text the target will accept: the three classes of H-RAD, the hybrid
+/// rollback-aware draft structure of SpecBranch (arXiv 2506.01979, section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forecast {
+    /// None of them.
+    Nothing,
+    /// Some of them; a draft's own confidence says which.
+    Some,
+    /// All of them.
+    Everything,
 }
 
 impl NodeBatch {

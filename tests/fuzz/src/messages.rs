@@ -179,6 +179,7 @@ pub(crate) fn update(dice: &mut Dice<'_>, context: Context<'_>) -> v1::SessionUp
         shard: shard(dice),
         outlook: dice.chance(32).then(|| dice.float() * 8.0),
         rests: dice.chance(64),
+        forecast: i32::from(dice.byte() % 5),
     }
 }
 
@@ -242,6 +243,7 @@ fn picks(dice: &mut Dice<'_>, context: Context<'_>, report: &mut v1::SessionRepo
     report.walks = walks(dice);
     report.outlook = dice.chance(32).then(|| dice.float() * 8.0);
     report.rests = dice.chance(64);
+    report.forecast = i32::from(dice.byte() % 5);
 }
 
 /// What a coordinator may open, for these duties.

@@ -10,7 +10,7 @@ use speculation::bypass::{Mode, Plan};
 use speculation::duty::Role;
 use speculation::learned::Learned;
 use speculation::message::{
-    Finish, Outlook, Prob16, ReplicaUpdate, SessionId, SessionSpec, Shard, Stopping, Term,
+    Finish, Forecast, Outlook, Prob16, ReplicaUpdate, SessionId, SessionSpec, Shard, Stopping, Term,
 };
 use speculation::relay::WorkerKey;
 use speculation::replica::Poll;
@@ -103,6 +103,12 @@ fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> Replica
                 true => Mode::Rest,
                 false => Mode::Speculate,
             },
+            forecast: [
+                None,
+                Some(Forecast::Nothing),
+                Some(Forecast::Some),
+                Some(Forecast::Everything),
+            ][dice.below(4)],
         },
     }
 }
