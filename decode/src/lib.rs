@@ -27,4 +27,7 @@ pub mod step;
 pub use rule::Rule;
 pub use sampling::{Guess, NotFinite, ParamError, Pick, Sampler, SamplerState, Sampling};
 pub use scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
-pub use step::{Answer, Ask, CacheOp, History, NodeId, Row, StepPlan};
+pub use step::{
+    Answer, Ask, CacheOp, EndAnswer, EndAsk, Forecast, HeadGuesses, History, NodeId, Row, StepPlan,
+    Wanted,
+};

@@ -23,6 +23,7 @@ mod config;
 pub mod cpu;
 mod deepen;
 mod device;
+mod end;
 mod engine;
 mod error;
 mod identity;
@@ -39,9 +40,10 @@ pub use backend::{Backend, Facts, SeqStep, StepEnd};
 pub use config::{ModelConfig, Rope, RopeScaling, Tied};
 pub use cpu::CpuEngine;
 pub use deepen::{DeepenError, DeepenReport, deepen};
+pub use engine::RowStates;
 pub use error::EngineError;
 pub use load::LoadError;
-pub use options::{EngineOptions, WeightDtype};
+pub use options::{Beside, EngineOptions, WeightDtype};
 pub use sequence::{PAGE, SeqId};
 
 /// Loads a Hugging Face checkpoint folder for a worker, on the device there is: the CPU.

@@ -305,7 +305,7 @@ fn found(backends: &mut [Synthetic; 3], path: &[u32], params: SamplingParams) ->
         let plan = StepPlan {
             append: path.to_vec(),
             asks: vec![ask],
-            rows: Vec::new(),
+            ..StepPlan::default()
         };
         let StepEnd::Done(mut answers) = line.step(backend, &plan) else {
             panic!("nobody gave the step up")
@@ -451,7 +451,7 @@ fn a_row_that_is_kept_hangs_where_it_was_computed() {
     let appended = |tokens: &[u32]| StepPlan {
         append: tokens.to_vec(),
         asks: vec![ask; tokens.len()],
-        rows: Vec::new(),
+        ..StepPlan::default()
     };
     let StepEnd::Done(after) = line.step(&mut backend, &appended(&[6])) else {
         panic!("nobody gave the step up")

@@ -471,5 +471,8 @@ pub fn walks(walks: Option<v1::WalkStats>) -> WalkStats {
         chain_accepted: walks.chain_accepted,
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
+        lookup_accepted: walks.lookup_accepted,
+        heads_accepted: walks.heads_accepted,
+        heads_steps: walks.heads_steps,
     }
 }

@@ -129,6 +129,8 @@ pub enum Source {
     Qualifier,
     /// An earlier place of the same text.
     Lookup,
+    /// Heads beside the target.
+    Heads,
 }
 
 impl Source {
@@ -145,6 +147,7 @@ impl Source {
             1 => Source::Draft,
             2 => Source::Qualifier,
             3 => Source::Lookup,
+            4 => Source::Heads,
             _ => Source::Unknown,
         }
     }

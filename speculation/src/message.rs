@@ -11,6 +11,7 @@ use crate::bypass::Mode;
 use crate::duty::{Duties, Role, Source};
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
+pub use decode::Forecast;
 pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
 
 /// Names a request inside a cluster.
@@ -99,18 +100,6 @@ pub struct Outlook {
     pub mode: Mode,
     /// How the guesses that follow the text will do; `None` from a target that does not forecast.
     pub forecast: Option<Forecast>,
-}
-
-/// How many of the guesses that follow the text the target will accept: the three classes of H-RAD, the hybrid
-/// rollback-aware draft structure of SpecBranch (arXiv 2506.01979, section 4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forecast {
-    /// None of them.
-    Nothing,
-    /// Some of them; a draft's own confidence says which.
-    Some,
-    /// All of them.
-    Everything,
 }
 
 impl NodeBatch {

@@ -25,6 +25,12 @@ pub struct WalkStats {
     pub guesses_submitted: u64,
     /// Guesses accepted.
     pub guesses_accepted: u64,
+    /// Of those, guesses that were looked up in the text, whoever else made them too.
+    pub lookup_accepted: u64,
+    /// Of those, guesses of heads beside the target, whoever else made them too.
+    pub heads_accepted: u64,
+    /// Steps in which the heads were evaluated.
+    pub heads_steps: u64,
 }
 
 impl WalkStats {
@@ -45,6 +51,9 @@ impl WalkStats {
                 .guesses_submitted
                 .saturating_add(other.guesses_submitted),
             guesses_accepted: self.guesses_accepted.saturating_add(other.guesses_accepted),
+            lookup_accepted: self.lookup_accepted.saturating_add(other.lookup_accepted),
+            heads_accepted: self.heads_accepted.saturating_add(other.heads_accepted),
+            heads_steps: self.heads_steps.saturating_add(other.heads_steps),
         }
     }
 

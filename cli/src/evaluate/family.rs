@@ -48,7 +48,7 @@ pub(super) fn append(tokens: &[u32], shown: usize) -> StepPlan {
         append: tokens.to_vec(),
         // The logits are read instead of an answer, so that it makes no difference what is asked.
         asks: vec![Ask::Guesses(0); shown],
-        rows: Vec::new(),
+        ..StepPlan::default()
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn append(tokens: &[u32], asked: Asked) -> StepPlan {
     StepPlan {
         append: tokens.to_vec(),
         asks: vec![SHOWN; asked.of(tokens.len())],
-        rows: Vec::new(),
+        ..StepPlan::default()
     }
 }
 

@@ -382,7 +382,12 @@ fn draw(
             ask: ask(dice),
         });
     }
-    StepPlan { append, asks, rows }
+    StepPlan {
+        append,
+        asks,
+        rows,
+        ..StepPlan::default()
+    }
 }
 
 fn compare(

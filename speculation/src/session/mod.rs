@@ -5,6 +5,8 @@
 //! the model's cache has to do before and after that, and with [`Session::poll_report`] what to report to the
 //! coordinator.
 
+mod finder;
+mod heads;
 mod propose;
 mod verify;
 

@@ -3,9 +3,11 @@
 
 use alloc::vec::Vec;
 
-use decode::{Answer, Ask, NodeId, NotFinite, Row, Rule, StepPlan};
+use decode::{Answer, Ask, EndAnswer, EndAsk, NodeId, NotFinite, Row, Rule, StepPlan};
 
 use super::Capacity;
+use super::finder::Finder;
+use super::heads::{self, HeadGuess, Maker};
 use crate::Time;
 use crate::allocation::{Choice, Share, Work};
 use crate::bypass::{Mode, Way};
@@ -13,7 +15,6 @@ use crate::calibration::Feature;
 use crate::duty::{Duty, Source};
 use crate::learned::Learned;
 use crate::logprobs::TargetScores;
-use crate::lookup::{Lookup, LookupBounds};
 use crate::message::{
     Activity, Finish, Margin, Outlook, ReplicaUpdate, Report, Scoring, SessionSpec,
 };
@@ -30,7 +31,9 @@ use crate::walk::{Walked, walk};
 pub(super) struct Advised {
     margin: f32,
     /// Set when it was found in the text itself.
-    lookup: Option<Feature>,
+    pub(super) lookup: Option<Feature>,
+    /// Set when a head beside the model guessed it.
+    pub(super) head: Option<HeadGuess>,
 }
 
 /// See the module documentation.
@@ -70,32 +73,14 @@ pub(super) struct Verifier {
     is_told_to_rest: bool,
     /// Drafts or qualifiers of the session compute on the same device.
     pub(super) is_shared: bool,
+    /// What the step that is offered asks where its walk ends.
+    end: EndAsk,
+    /// What the heads cost whose guesses the next step can accept, as a share of a step.
+    heads_share: Option<f32>,
     /// The last walk's token was not in the tree, but guesses that arrived during the step are still to be looked at.
     undecided: bool,
     changed: bool,
 }
-
-/// What a session looks up guesses with.
-#[derive(Debug)]
-struct Finder {
-    index: Lookup,
-    bounds: LookupBounds,
-    /// The length of the text for which guesses were looked up last.
-    looked_up: u32,
-}
-
-impl Finder {
-    fn new(bounds: LookupBounds) -> Option<Self> {
-        (bounds.branches > 0).then(|| Finder {
-            index: Lookup::default(),
-            bounds,
-            looked_up: 0,
-        })
-    }
-}
-
-/// Tokens of a prompt that are indexed before one step, so that a long one delays nobody.
-const INDEXED_AT_ONCE: usize = 4096;
 
 /// The work that was offered last, as it is planned if it is taken.
 #[derive(Debug, Default)]
@@ -193,6 +178,8 @@ impl Verifier {
             way: Way::default(),
             is_told_to_rest: false,
             is_shared: spec.is_shared,
+            end: EndAsk::default(),
+            heads_share: None,
             undecided: false,
             changed: finish.is_some(),
         }
@@ -261,41 +248,11 @@ impl Verifier {
         self.changed = true;
     }
 
-    /// Grafts what followed the end of the text before, once for each text.
-    fn look_up(&mut self, learned: &mut Learned) {
-        let len = self.replica.len();
-        let Some(finder) = (self.lookup.as_mut()).filter(|finder| finder.looked_up < len) else {
-            return;
-        };
-        finder.looked_up = len;
-        let found = (finder.index).continuations(&self.replica.text, finder.bounds);
-        let calibration = learned.calibration.of(Source::Lookup);
-        for (rank, continuation) in found.iter().enumerate() {
-            let mut parent = None;
-            for (depth, &token) in continuation.tokens.iter().enumerate() {
-                let feature = continuation.feature(rank, depth);
-                let graft = Graft {
-                    token,
-                    edge: calibration.probability(feature),
-                    owner: 0,
-                    payload: Held::default(),
-                };
-                let Some(grafted) = self.replica.tree.graft(parent, graft) else {
-                    break;
-                };
-                if let Some(held) = self.replica.tree.payload_mut(grafted.id()) {
-                    held.own.lookup = Some(feature);
-                }
-                parent = Some(grafted.id());
-            }
-        }
-    }
-
     pub(super) fn poll_step(&mut self, now: Time, room: usize, learned: &mut Learned) -> Poll {
         self.undecided = false;
         let makes_guesses = self.way(learned) != Way::Plain;
         if let Some(finder) = self.lookup.as_mut().filter(|_| makes_guesses) {
-            (finder.index).extend(&self.replica.text, INDEXED_AT_ONCE);
+            finder.index(&self.replica.text);
         }
         self.offered = Offered::Nothing;
         let scored = self
@@ -347,9 +304,12 @@ impl Verifier {
         let (guesses, values) = if self.way == Way::Plain {
             (Vec::new(), Vec::new())
         } else {
-            self.look_up(learned);
+            if let Some(finder) = &mut self.lookup {
+                finder.graft(&mut self.replica, learned);
+            }
             self.choose(tip, base_rows, room)
         };
+        self.end = self.end_ask(learned);
         let choice = self.strategy.choice();
         let taken = match choice {
             Choice::All => values.len(),
@@ -430,7 +390,7 @@ impl Verifier {
             return StepPlan {
                 rows: rows.filter_map(|id| row(id, Ask::Nothing)).collect(),
                 append,
-                asks: Vec::new(),
+                ..StepPlan::default()
             };
         }
         let pick = Ask::Pick {
@@ -442,6 +402,13 @@ impl Verifier {
             row(id, ask)
         });
         let guesses = guesses.iter().take(share.guesses);
+        let mut end = self.end.clone();
+        if end.heads > 0 {
+            let asked: Vec<Option<NodeId>> = (core::iter::once(None))
+                .chain(guesses.clone().map(|&id| Some(id)))
+                .collect();
+            end.known = heads::known(&self.replica, &asked);
+        }
         StepPlan {
             rows: base.chain(guesses.filter_map(|id| row(id, pick))).collect(),
             append,
@@ -449,6 +416,22 @@ impl Verifier {
                 None => alloc::vec![pick],
                 Some(_) => Vec::new(),
             },
+            end,
+        }
+    }
+
+    /// What is asked where the next walk ends. Only a target is, whose walk begins at the end of the text.
+    fn end_ask(&self, learned: &mut Learned) -> EndAsk {
+        if self.duty != Duty::Commit || self.way == Way::Plain {
+            return EndAsk::default();
+        }
+        let bounds = self.strategy.heads();
+        let tokens = self.outlook.accepted.unwrap_or(0.0) + 1.0;
+        let asks = bounds.nodes > 0 && learned.heads.pays(tokens);
+        EndAsk {
+            heads: if asks { bounds.guesses } else { 0 },
+            known: Vec::new(),
+            forecast: self.strategy.forecast(),
         }
     }
 
@@ -545,9 +528,39 @@ impl Verifier {
             self.advise(&walked, plan);
         } else {
             self.outlook.mode = self.way(learned).mode();
+            self.judge_heads(&walked, learned);
             self.commit(now, &walked, learned);
+            let ended_at = place(walked.path.last().copied());
+            let end =
+                (walked.picks.last()).and_then(|pick| heads::at_end(answers, ended_at, pick.token));
+            self.take_end(end, learned);
         }
         self.changed = true;
+    }
+
+    /// What the walk says about the heads that were evaluated in the step before.
+    fn judge_heads(&mut self, walked: &Walked, learned: &mut Learned) {
+        if let Some(share) = self.heads_share.take() {
+            let own = (walked
+                .path
+                .iter()
+                .filter_map(|&id| self.replica.tree.get(id)))
+            .filter(|node| (node.payload.own.head).is_some_and(|guess| guess.maker == Maker::Head));
+            learned.heads.observe(share, own.count());
+        }
+    }
+
+    /// Takes what was answered where the walk ended; the text ends with the pick there.
+    fn take_end(&mut self, end: Option<&EndAnswer>, learned: &mut Learned) {
+        self.outlook.forecast = end.and_then(|end| end.forecast);
+        let Some(guesses) = end.and_then(|end| end.heads.as_ref()) else {
+            return;
+        };
+        self.walks.heads_steps += 1;
+        if self.finish.is_none() {
+            heads::graft(&mut self.replica, guesses, self.strategy.heads(), learned);
+            self.heads_share = Some(guesses.share);
+        }
     }
 
     /// Scores of the prompt were computed.
@@ -593,6 +606,9 @@ impl Verifier {
         if self.lookup.is_some() {
             let calibration = learned.calibration.of(Source::Lookup);
             (self.replica).learn(&tokens, calibration, |held| held.lookup);
+        }
+        if self.strategy.heads().nodes > 0 {
+            heads::learn(&self.replica, &tokens, learned);
         }
         let committed = self.replica.extend(&tokens);
         if committed.hit {
@@ -686,6 +702,14 @@ impl Verifier {
         self.walks.chain_accepted += accepted;
         self.walks.guesses_submitted += guesses.len() as u64;
         self.walks.guesses_accepted += walked.path.len() as u64;
+        for node in walked
+            .path
+            .iter()
+            .filter_map(|&id| self.replica.tree.get(id))
+        {
+            self.walks.lookup_accepted += u64::from(node.payload.own.lookup.is_some());
+            self.walks.heads_accepted += u64::from(node.payload.own.head.is_some());
+        }
         let since = self.step_ended.unwrap_or(self.base_since);
         self.waiting = None;
         (learned.waits).stepped(walked.picks.len(), now.saturating_sub(since));

@@ -4,7 +4,9 @@
 
 use alloc::sync::Arc;
 
-use super::{Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Strategy, Verification};
+use super::{
+    Advice, Entry, Frontier, Growth, HeadBounds, Knob, NextStep, Range, Strategy, Verification,
+};
 use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
 use crate::lookup::LookupBounds;
@@ -50,6 +52,13 @@ pub(super) const ENTRY: Entry = Entry {
             help: "continuations that the target looks up in the text itself, at most",
             sweep: &[],
         },
+        Knob {
+            name: "heads",
+            range: Range::Whole(0, 64),
+            default: 24.0,
+            help: "guesses of heads beside the target, where it has any, at most",
+            sweep: &[],
+        },
     ],
     is_sensible: |_| true,
     build: |knobs| {
@@ -59,6 +68,7 @@ pub(super) const ENTRY: Entry = Entry {
             depth: knobs.whole("depth"),
             ahead: knobs.whole("ahead"),
             lookup: knobs.whole("lookup"),
+            heads: knobs.whole("heads"),
         })
     },
 };
@@ -73,6 +83,7 @@ struct Auto {
     depth: u16,
     ahead: u16,
     lookup: u16,
+    heads: u16,
 }
 
 impl Strategy for Auto {
@@ -132,6 +143,13 @@ impl Strategy for Auto {
         LookupBounds {
             branches: self.lookup,
             length: 10,
+        }
+    }
+
+    fn heads(&self) -> HeadBounds {
+        HeadBounds {
+            guesses: 8,
+            nodes: self.heads,
         }
     }
 
