@@ -215,6 +215,9 @@ fn add_walks(total: &mut v1::WalkStats, more: &v1::WalkStats) {
         .guesses_submitted
         .saturating_add(more.guesses_submitted);
     total.guesses_accepted = total.guesses_accepted.saturating_add(more.guesses_accepted);
+    total.lookup_accepted = total.lookup_accepted.saturating_add(more.lookup_accepted);
+    total.heads_accepted = total.heads_accepted.saturating_add(more.heads_accepted);
+    total.heads_steps = total.heads_steps.saturating_add(more.heads_steps);
 }
 
 fn add_activity(total: &mut v1::Activity, more: &v1::Activity) {

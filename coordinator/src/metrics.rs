@@ -78,6 +78,9 @@ struct WalkCounters {
     hits: Counter,
     misses: Counter,
     rollback_tokens: Counter,
+    lookup_accepted: Counter,
+    heads_accepted: Counter,
+    heads_steps: Counter,
 }
 
 impl Default for CoordinatorMetrics {
@@ -280,6 +283,21 @@ impl CoordinatorMetrics {
                     &self.walks.resting_steps,
                 ),
                 (
+                    "offshoot_lookup_accepted",
+                    "Accepted guesses that were looked up in the text",
+                    &self.walks.lookup_accepted,
+                ),
+                (
+                    "offshoot_heads_accepted",
+                    "Accepted guesses of heads beside the target",
+                    &self.walks.heads_accepted,
+                ),
+                (
+                    "offshoot_heads_steps",
+                    "Target steps in which heads were evaluated",
+                    &self.walks.heads_steps,
+                ),
+                (
                     "offshoot_rollback_tokens",
                     "Tokens of submitted main chains that were discarded",
                     &self.walks.rollback_tokens,
@@ -405,6 +423,9 @@ impl CoordinatorMetrics {
             (&self.walks.resting_steps, walks.resting_steps),
             (&self.walks.hits, walks.hits),
             (&self.walks.misses, walks.misses),
+            (&self.walks.lookup_accepted, walks.lookup_accepted),
+            (&self.walks.heads_accepted, walks.heads_accepted),
+            (&self.walks.heads_steps, walks.heads_steps),
             (
                 &self.walks.rollback_tokens,
                 walks.chain_submitted.saturating_sub(walks.chain_accepted),

@@ -115,6 +115,17 @@ fn add_walks(total: &mut WalkStats, was: &WalkStats, is: &WalkStats) {
         was.guesses_accepted,
         is.guesses_accepted,
     );
+    grow(
+        &mut total.lookup_accepted,
+        was.lookup_accepted,
+        is.lookup_accepted,
+    );
+    grow(
+        &mut total.heads_accepted,
+        was.heads_accepted,
+        is.heads_accepted,
+    );
+    grow(&mut total.heads_steps, was.heads_steps, is.heads_steps);
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::calibration::{Feature, Outcome};
 use crate::learned::Learned;
 use crate::replica::{Held, Replica};
 use crate::strategy::HeadBounds;
-use crate::tree::{Graft, Grafted, NodeId};
+use crate::tree::{Graft, Grafted, Node, NodeId};
 
 /// A guess of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,21 +151,28 @@ pub(super) fn learn(replica: &Replica<Advised>, tokens: &[u32], learned: &mut Le
     }
 }
 
-/// Picks behind which guesses go on already: below a child that has children of its own. `asked` are the rows of the step
-/// that are asked for a pick, in order.
+/// Where others' guesses are thought to be right with this probability, heads have little to add.
+const COVERED: f32 = 0.6;
+
+/// Picks behind which the guesses of others go on already. `asked` are the rows of the step that are asked for a pick, in
+/// order.
 pub(super) fn known(replica: &Replica<Advised>, asked: &[Option<NodeId>]) -> Vec<(u16, u32)> {
     let tree = &replica.tree;
+    let covered = |id: &NodeId| {
+        let others = (tree
+            .children(Some(*id))
+            .iter()
+            .filter_map(|&id| tree.get(id)))
+        .filter(|node| (node.payload.own.head).is_none_or(|guess| guess.maker == Maker::Other));
+        others.map(Node::edge).sum::<f32>() >= COVERED
+    };
     let mut known: Vec<(u16, u32)> = Vec::new();
     for (place, &at) in asked.iter().enumerate() {
         let Ok(place) = u16::try_from(place) else {
             break;
         };
-        let children = tree.children(at).iter().filter_map(|&id| tree.get(id));
-        known.extend(
-            children
-                .filter(|node| !node.children().is_empty())
-                .map(|node| (place, node.token)),
-        );
+        let children = tree.children(at).iter().filter(|id| covered(id));
+        known.extend(children.filter_map(|&id| Some((place, tree.get(id)?.token))));
     }
     known.sort_unstable();
     known
