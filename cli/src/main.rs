@@ -21,6 +21,7 @@ mod statistics;
 mod strategy;
 mod top;
 mod trace;
+mod train;
 mod up;
 
 use std::process::ExitCode;
@@ -69,6 +70,10 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Measure the step time of the engine by number of rows
     BenchEngine(engine_bench::EngineBenchArgs),
+    /// Train Medusa heads beside a target (in a build with --features candle)
+    TrainHeads(Box<train::HeadsArgs>),
+    /// Train a classifier that forecasts how guesses will do, H-RAD (in a build with --features candle)
+    TrainHrad(Box<train::HradArgs>),
     /// Create a test CA and a certificate for each role, to try TLS
     Certs(certs::CertsArgs),
     /// Modify and evaluate models
@@ -98,6 +103,8 @@ fn main() -> ExitCode {
         Command::Strategies => strategy::list(),
         Command::Bench(args) => roles::block_on(bench::run(*args)),
         Command::BenchEngine(args) => engine_bench::run(&args).map(|()| End::Done),
+        Command::TrainHeads(args) => train::heads(&args).map(|()| End::Done),
+        Command::TrainHrad(args) => train::hrad(&args).map(|()| End::Done),
         Command::Certs(args) => certs::run(&args),
         Command::Models(command) => deepen::run(&command).map(|()| End::Done),
     };

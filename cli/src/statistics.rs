@@ -263,6 +263,7 @@ fn add_walks(total: &mut v1::WalkStats, more: &v1::WalkStats) {
         .saturating_add(more.guesses_submitted);
     total.guesses_accepted = total.guesses_accepted.saturating_add(more.guesses_accepted);
     total.tolerated = total.tolerated.saturating_add(more.tolerated);
+    total.heads_steps = total.heads_steps.saturating_add(more.heads_steps);
     add_counts(&mut total.source_nodes, &more.source_nodes);
     add_counts(&mut total.source_committed, &more.source_committed);
     add_counts(&mut total.source_hits, &more.source_hits);

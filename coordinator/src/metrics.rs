@@ -83,6 +83,7 @@ struct WalkCounters {
     source_nodes: Family<Label, Counter>,
     source_committed: Family<Label, Counter>,
     source_hits: Family<Label, Counter>,
+    heads_steps: Counter,
 }
 
 impl Default for CoordinatorMetrics {
@@ -289,6 +290,11 @@ impl CoordinatorMetrics {
                     &self.walks.resting_steps,
                 ),
                 (
+                    "offshoot_heads_steps",
+                    "Target steps in which heads were evaluated",
+                    &self.walks.heads_steps,
+                ),
+                (
                     "offshoot_rollback_tokens",
                     "Tokens of submitted main chains that were discarded",
                     &self.walks.rollback_tokens,
@@ -441,6 +447,7 @@ impl CoordinatorMetrics {
             (&self.walks.resting_steps, walks.resting_steps),
             (&self.walks.hits, walks.hits),
             (&self.walks.misses, walks.misses),
+            (&self.walks.heads_steps, walks.heads_steps),
             (
                 &self.walks.rollback_tokens,
                 walks.chain_submitted.saturating_sub(walks.chain_accepted),

@@ -127,6 +127,7 @@ fn add_walks(total: &mut WalkStats, was: &WalkStats, is: &WalkStats) {
         grow(&mut total.committed, was.committed, is.committed);
         grow(&mut total.hits, was.hits, is.hits);
     }
+    grow(&mut total.heads_steps, was.heads_steps, is.heads_steps);
 }
 
 #[cfg(test)]

@@ -30,4 +30,7 @@ pub use propose::{Proposal, Proposed, Proposer, Seen, Taps};
 pub use rule::{Judgement, Rule, Surprisal, Tolerance};
 pub use sampling::{Drawn, Guess, NotFinite, ParamError, Pick, Sampler, SamplerState, Sampling};
 pub use scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
-pub use step::{Answer, Ask, CacheOp, History, NodeId, Row, StepPlan};
+pub use step::{
+    Answer, Ask, CacheOp, EndAnswer, EndAsk, Forecast, HeadGuesses, History, NodeId, Row, StepPlan,
+    Wanted,
+};

@@ -67,8 +67,79 @@ pub enum Answer {
     Guesses(Vec<Guess>),
     /// To [`Ask::Score`].
     Score(Box<Score>),
+    /// To [`StepPlan::end`], behind all others, from a backend that has what is asked.
+    End(Box<EndAnswer>),
     /// The row's logits cannot be sampled from: one of them is not a number.
     NotFinite,
+}
+
+/// What is asked of the row where the walk of the session ends, besides its pick. Which row that is, the backend learns
+/// with the picks, so that it computes this for one row of the step and not for all. Tokens do not depend on any of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndAsk {
+    /// Tokens that each head beside the model guesses (Medusa, arXiv 2401.10774); 0: none is asked.
+    pub heads: u8,
+    /// Picks behind which the heads are of no use, because guesses go on there already: the place of a row among those that
+    /// are asked, and the token picked there; ascending.
+    pub known: Vec<(u16, u32)>,
+    /// Whether a forecast of the next step is wanted.
+    pub forecast: Wanted,
+}
+
+/// Whether something is to be answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// No.
+    #[default]
+    No,
+    /// Yes, by a backend that can.
+    Yes,
+}
+
+impl EndAsk {
+    /// Whether nothing is asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.heads == 0 && self.forecast == Wanted::No
+    }
+}
+
+/// What is known where a walk ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndAnswer {
+    /// The place of the row among those that are asked.
+    pub place: u16,
+    /// What was picked there.
+    pub token: u32,
+    /// What the heads guess.
+    pub heads: Option<HeadGuesses>,
+    /// What is expected of the next step.
+    pub forecast: Option<Forecast>,
+}
+
+/// Guesses of the heads beside a model, from its hidden state where a walk ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadGuesses {
+    /// For each head its guesses, best first: the first at the position behind the pick, the second one further, and so on.
+    pub ranked: Vec<Vec<Guess>>,
+    /// What the heads cost, as a share of what a step of one row costs.
+    pub share: f32,
+}
+
+/// How much of a chain of guesses the next step is expected to accept (H-RAD, arXiv 2506.01979, section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Forecast {
+    /// Not one.
+    Nothing,
+    /// Some of them.
+    Some,
+    /// All of them.
+    Everything,
+}
+
+impl Forecast {
+    /// In the order of the classes.
+    pub const ALL: [Forecast; 3] = [Forecast::Nothing, Forecast::Some, Forecast::Everything];
 }
 
 /// One row of a tree in a step.
@@ -97,6 +168,8 @@ pub struct StepPlan {
     pub rows: Vec<Row>,
     /// What [`Ask::Judge`] refers to.
     pub judgements: Vec<Judgement>,
+    /// What is asked where the walk ends.
+    pub end: EndAsk,
 }
 
 impl StepPlan {
@@ -121,8 +194,8 @@ impl StepPlan {
         self.append.is_empty() && self.rows.is_empty()
     }
 
-    /// Everything that is asked, in the order of the answers: appended tokens, then tree rows. [`Ask::Nothing`] has no
-    /// answer.
+    /// Everything that is asked of rows, in the order of the answers: appended tokens, then tree rows. [`Ask::Nothing`] has
+    /// no answer. One to [`StepPlan::end`] may follow.
     pub fn asked(&self) -> impl Iterator<Item = Ask> + '_ {
         let rows = self.rows.iter().map(|row| row.ask);
         (self.asks.iter().copied().chain(rows)).filter(|ask| *ask != Ask::Nothing)

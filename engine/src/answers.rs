@@ -119,7 +119,7 @@ pub(crate) fn sample(
 }
 
 /// Whether every number is one.
-fn is_finite(logits: &[f32]) -> bool {
+pub(crate) fn is_finite(logits: &[f32]) -> bool {
     // A float is finite when its exponent is not all ones; the fold has no early exit, so it vectorises.
     let most = (logits.iter()).fold(0_u32, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
     most < 0x7f80_0000

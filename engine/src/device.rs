@@ -83,9 +83,21 @@ pub(crate) trait Device: Send {
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
     /// Keeps only the rows that are asked for something.
     fn keep_asked(&self, x: &mut Self::Tensor, plan: &Plan);
+    /// Copies the rows that are asked for something: `y` has one row for each of them.
+    fn copy_asked(&self, x: &Self::Tensor, plan: &Plan, y: &mut Self::Tensor);
+    /// Writes rows of the tensor's width.
+    fn write(&self, rows: &[Vec<f32>], x: &mut Self::Tensor);
+    /// The step of a residual block (arXiv 2401.10774): `x += silu(y + bias)`.
+    fn add_silu(&self, x: &mut Self::Tensor, y: &Self::Tensor, bias: &Self::Vector);
+    /// The end of a layer of a perceptron: `x = max(x + bias, 0)`.
+    fn relu(&self, x: &mut Self::Tensor, bias: &Self::Vector);
 
     /// Copies one position's keys and values, all layers.
     fn copy(&self, cache: &mut Self::Cache, from: Place, to: Place);
+    /// Row `n` of an embedding table, for the host to read.
+    fn table_row(&self, table: &Self::Table, n: usize) -> Vec<f32>;
+    /// What output `n` of a linear layer multiplies its inputs with, for the host to read.
+    fn weight_row(&self, weight: &Self::Weight, n: usize) -> Vec<f32>;
     /// Row `r` of a tensor, for the host to read.
     fn row<'a>(&self, x: &'a Self::Tensor, r: usize) -> &'a [f32];
 }

@@ -9,13 +9,28 @@ use crate::answers;
 use crate::backend::{Backend, Facts, SeqStep, StepEnd};
 use crate::config::ModelConfig;
 use crate::device::Device;
+use crate::end::{Networks, WalkEnd};
 use crate::error::EngineError;
 use crate::identity;
 use crate::load::{Checkpoint, LoadError};
-use crate::model::{AttentionShape, Llama, RopeTable};
+use crate::model::{AttentionShape, Llama, RopeTable, Tapped};
 use crate::options::EngineOptions;
 use crate::sequence::{PAGE, SeqId, Sequences, scratch_pages};
 use crate::step::{Limits, Plan};
+
+/// What a row of a step leaves to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct RowStates<'a> {
+    /// Its entry of the batch.
+    pub entry: usize,
+    /// Its place in [`StepPlan::asked`].
+    pub place: usize,
+    /// The residual stream behind each of the last four layers (of all, if there are fewer), that of the last one behind the
+    /// final norm, end to end.
+    pub states: &'a [f32],
+    /// One logit for each id of the model, padding included.
+    pub logits: &'a [f32],
+}
 
 /// A loaded model on a device.
 pub(crate) struct Engine<D: Device> {
@@ -24,6 +39,7 @@ pub(crate) struct Engine<D: Device> {
     cache: D::Cache,
     sequences: Sequences,
     sampler: Sampler,
+    beside: Networks<D>,
     limits: Limits,
     facts: Facts,
 }
@@ -53,7 +69,8 @@ impl<D: Device> Engine<D> {
         let checkpoint = Checkpoint::open(dir)?;
         checkpoint.refuse_unexpected()?;
         let dtype = options.dtype.unwrap_or_else(|| checkpoint.dtype());
-        let model = Llama::load(&device, &checkpoint, config, dtype)?;
+        let mut model = Llama::load(&device, &checkpoint, config, dtype)?;
+        let beside = Networks::load(&device, &mut model, options)?;
         let config = &model.config;
         let scratch = scratch_pages(options.scratch_rows) * options.max_sequences;
         let reachable = options.kv_pages * PAGE + usize::from(options.scratch_rows);
@@ -90,6 +107,7 @@ impl<D: Device> Engine<D> {
             cache,
             sequences,
             sampler: Sampler::new(vocab),
+            beside,
             limits,
             facts,
         })
@@ -102,13 +120,45 @@ impl<D: Device> Engine<D> {
         batch: &[(SeqId, &StepPlan)],
         read: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), EngineError> {
+        self.compute(batch, |engine, [entry, place, row]| {
+            read(entry, place, engine.device.row(engine.model.logits(), row));
+        })
+    }
+
+    /// As [`Engine::read_logits`], with the hidden states of the last layers.
+    pub(crate) fn read_states(
+        &mut self,
+        batch: &[(SeqId, &StepPlan)],
+        read: &mut dyn FnMut(RowStates<'_>),
+    ) -> Result<(), EngineError> {
+        let before = self.model.tapped;
+        self.model.tapped = Tapped::Yes;
+        let end = self.compute(batch, |engine, [entry, place, row]| {
+            read(RowStates {
+                entry,
+                place,
+                states: &engine.model.tap(&engine.device, row),
+                logits: engine.device.row(engine.model.logits(), row),
+            });
+        });
+        self.model.tapped = before;
+        end
+    }
+
+    /// Computes plans and shows every row that is asked for something: entry, place among its asked rows, row of the
+    /// activations.
+    fn compute(
+        &mut self,
+        batch: &[(SeqId, &StepPlan)],
+        mut show: impl FnMut(&Engine<D>, [usize; 3]),
+    ) -> Result<(), EngineError> {
         let plan = Plan::new(batch.iter().copied(), &mut self.sequences, self.limits)?;
         let go_on = &mut |_| ControlFlow::Continue(());
         let forward = (self.model).forward(&self.device, &mut self.cache, &plan, go_on);
-        if let ControlFlow::Continue(logits) = forward {
+        if forward.is_continue() {
             for (entry, group) in plan.groups.iter().enumerate() {
                 for (place, row) in group.asked.clone().enumerate() {
-                    read(entry, place, self.device.row(logits, row));
+                    show(self, [entry, place, row]);
                 }
             }
             plan.done(&mut self.sequences);
@@ -165,15 +215,22 @@ impl<D: Device> Backend for Engine<D> {
             return Ok(StepEnd::Done(vec![Vec::new(); batch.len()]));
         }
         let forward = (self.model).forward(&self.device, &mut self.cache, &plan, at_layer);
-        let ControlFlow::Continue(logits) = forward else {
+        if forward.is_break() {
             return Ok(StepEnd::Interrupted);
-        };
+        }
         let tokens = self.facts.vocab as usize;
-        let logits = |place: usize| &self.device.row(logits, place)[..tokens];
+        let logits = |place: usize| &self.device.row(self.model.logits(), place)[..tokens];
         let sampler = &mut self.sampler;
-        let answers = answers::answer(&plan, batch, |part, group, place, asked| {
+        let mut answers = answers::answer(&plan, batch, |part, group, place, asked| {
             answers::sample(sampler, part, group, asked, logits(place))
         });
+        for (at, part) in batch.iter_mut().enumerate() {
+            if let Some(end) = WalkEnd::find(&plan, at, part, &answers[at]) {
+                let seen = (&self.device, &self.model);
+                let answer = self.beside.answer(seen, &mut self.sampler, part, &end);
+                answers[at].extend(answer);
+            }
+        }
         plan.done(&mut self.sequences);
         Ok(StepEnd::Done(answers))
     }

@@ -91,6 +91,14 @@ pub enum LoadError {
         /// Columns of the checkpoint's matrix.
         inputs: usize,
     },
+    /// What is loaded beside a model does not belong to it, or is no such thing.
+    #[error("{path}: {reason}")]
+    Beside {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The key/value cache does not fit in memory.
     #[error(
         "a key/value cache of {pages} pages does not fit in memory; lower kv_pages, max_sequences or scratch_rows"
@@ -222,6 +230,29 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Maps a single weight file.
+    pub(crate) fn of_file(path: &Path) -> Result<Checkpoint, LoadError> {
+        let mut checkpoint = Checkpoint {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        checkpoint.map(path, |_| true)?;
+        Ok(checkpoint)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// How the weights of `tensor` are stored unless the user says otherwise: bf16 stays bf16, all else becomes f32.
+    pub(crate) fn dtype_of(&self, tensor: &str) -> WeightDtype {
+        match self.tensors.get(tensor).map(|entry| entry.dtype) {
+            Some(Dtype::BF16) => WeightDtype::Bf16,
+            _ => WeightDtype::F32,
+        }
+    }
+
     /// Maps one file and enters those of its tensors that `wanted` accepts.
     fn map(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), LoadError> {
         let io = |source| LoadError::Io {
@@ -308,16 +339,9 @@ impl Checkpoint {
         &self.files[entry.file][entry.range.clone()]
     }
 
-    /// How matmul weights are stored unless the user says otherwise: bf16 stays bf16, all else becomes f32.
+    /// How matmul weights of a model are stored unless the user says otherwise.
     pub(crate) fn dtype(&self) -> WeightDtype {
-        match self
-            .tensors
-            .get("model.embed_tokens.weight")
-            .map(|entry| entry.dtype)
-        {
-            Some(Dtype::BF16) => WeightDtype::Bf16,
-            _ => WeightDtype::F32,
-        }
+        self.dtype_of("model.embed_tokens.weight")
     }
 
     /// Refuses tensors that change the result of a model but that this engine would not apply.

@@ -1,6 +1,7 @@
 //! What an engine reserves when it loads a model.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use crate::load::LoadError;
 use crate::sequence::PAGE;
@@ -52,6 +53,17 @@ pub struct EngineOptions {
     pub scratch_rows: u16,
     /// Rows of one step, all sequences together.
     pub max_rows: usize,
+    /// What is evaluated beside the model, where walks end. No token depends on it.
+    pub beside: Beside,
+}
+
+/// Small networks that read a model's hidden states.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// A folder of Medusa heads.
+    pub heads: Option<PathBuf>,
+    /// A folder of an H-RAD classifier.
+    pub hrad: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
@@ -73,6 +85,7 @@ impl EngineOptions {
             max_sequences: sequences,
             scratch_rows: 128,
             max_rows: 256,
+            beside: Beside::default(),
         }
     }
 

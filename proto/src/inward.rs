@@ -548,5 +548,6 @@ pub fn walks(walks: Option<v1::WalkStats>) -> WalkStats {
         guesses_submitted: walks.guesses_submitted,
         guesses_accepted: walks.guesses_accepted,
         tolerated: walks.tolerated,
+        heads_steps: walks.heads_steps,
     }
 }

@@ -307,6 +307,7 @@ pub fn walks(walks: WalkStats) -> v1::WalkStats {
         source_nodes: counts(&walks.sources, |source| source.nodes),
         source_committed: counts(&walks.sources, |source| source.committed),
         source_hits: counts(&walks.sources, |source| source.hits),
+        heads_steps: walks.heads_steps,
     }
 }
 

@@ -263,7 +263,11 @@ impl Served {
         let tokens: Vec<u32> = match &answer {
             Answer::Pick(pick) => vec![pick.token],
             Answer::Guesses(guesses) => guesses.iter().map(|guess| guess.token).collect(),
-            Answer::Drawn(_) | Answer::Skipped | Answer::Score(_) | Answer::NotFinite => Vec::new(),
+            Answer::Drawn(_)
+            | Answer::Skipped
+            | Answer::Score(_)
+            | Answer::End(_)
+            | Answer::NotFinite => Vec::new(),
         };
         let found = (tokens.iter()).map(|&token| hash(0, &[prefix, &[token]].concat()));
         if let Some(guessed) = guessed {
@@ -336,7 +340,7 @@ impl Onward {
         match answer? {
             Answer::Pick(pick) => Some(Onward::With(pick.token)),
             Answer::Skipped | Answer::NotFinite => Some(Onward::Nowhere),
-            Answer::Guesses(_) | Answer::Drawn(_) | Answer::Score(_) => None,
+            Answer::Guesses(_) | Answer::Drawn(_) | Answer::Score(_) | Answer::End(_) => None,
         }
     }
 }

@@ -130,6 +130,8 @@ pub enum Source {
     Qualifier = 2,
     /// An earlier place of the same text.
     Lookup = 3,
+    /// Heads beside the target.
+    Heads = 4,
     /// A text that was completed before under the same salt.
     History = 5,
     /// A rule: a draft that computes no model.
@@ -138,11 +140,12 @@ pub enum Source {
 
 impl Source {
     /// All of them.
-    pub const ALL: [Source; 6] = [
+    pub const ALL: [Source; 7] = [
         Source::Unknown,
         Source::Draft,
         Source::Qualifier,
         Source::Lookup,
+        Source::Heads,
         Source::History,
         Source::Rule,
     ];
@@ -171,6 +174,7 @@ impl Source {
             Source::Draft => "draft",
             Source::Qualifier => "qualifier",
             Source::Lookup => "lookup",
+            Source::Heads => "heads",
             Source::History => "history",
             Source::Rule => "rule",
         }

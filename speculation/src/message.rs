@@ -13,6 +13,7 @@ use crate::history::HistoryKey;
 use crate::misses::Misses;
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
+pub use decode::Forecast;
 pub use decode::scores::{Basis, PromptScores, PromptScoring, Score, Scores, Scoring};
 use decode::{Drawn, Surprisal};
 
@@ -113,18 +114,6 @@ pub struct Outlook {
     pub forecast: Option<Forecast>,
     /// What a step of its takes, microseconds; `None` before it has measured one.
     pub step_us: Option<u32>,
-}
-
-/// How many of the guesses that follow the text the target will accept: the three classes of H-RAD, the hybrid
-/// rollback-aware draft structure of SpecBranch (arXiv 2506.01979, section 4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forecast {
-    /// None of them.
-    Nothing,
-    /// Some of them; a draft's own confidence says which.
-    Some,
-    /// All of them.
-    Everything,
 }
 
 impl NodeBatch {

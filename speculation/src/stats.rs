@@ -29,6 +29,8 @@ pub struct WalkStats {
     pub guesses_accepted: u64,
     /// Of those, guesses that are not the model's own tokens, but were tolerated (rule `fuzzy`).
     pub tolerated: u64,
+    /// Steps in which heads beside the target were evaluated.
+    pub heads_steps: u64,
     /// What each source of guesses gave a target. Only sessions that commit count it.
     pub sources: BySource<SourceStats>,
 }
@@ -80,6 +82,7 @@ impl WalkStats {
                 .saturating_add(other.guesses_submitted),
             guesses_accepted: self.guesses_accepted.saturating_add(other.guesses_accepted),
             tolerated: self.tolerated.saturating_add(other.tolerated),
+            heads_steps: self.heads_steps.saturating_add(other.heads_steps),
         }
     }
 

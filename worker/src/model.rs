@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::synthetic::{Member, Overlay, Profile, ProfileError, Spec, Synthetic};
-use engine::{Backend, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
-use speculation::duty::{Duties, Role, Source};
+use engine::{Backend, Beside, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
+use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
@@ -58,6 +58,14 @@ pub struct ModelArgs {
     /// Run every step of the model, but draw its answers from this profile. Reports name the model synthetic.
     #[arg(long, env = "OFFSHOOT_OVERLAY", value_name = "PROFILE")]
     pub overlay: Option<PathBuf>,
+    /// Of a worker that commits: a folder of Medusa heads beside its model, which guess tokens, or none. Default: the folder
+    /// heads of the model, if there is one.
+    #[arg(long, env = "OFFSHOOT_HEADS", value_name = "DIR | none")]
+    pub heads: Option<PathBuf>,
+    /// Of a worker that commits: a folder of an H-RAD classifier, which forecasts how guesses will do, or none. Default: the
+    /// folder hrad of the model, if there is one.
+    #[arg(long, env = "OFFSHOOT_HRAD", value_name = "DIR | none")]
+    pub hrad: Option<PathBuf>,
     /// Data type of the weights in memory; as in the checkpoint if not given.
     #[arg(long, env = "OFFSHOOT_DTYPE", value_name = "f32|bf16", value_parser = dtype)]
     pub dtype: Option<WeightDtype>,
@@ -203,6 +211,7 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         max_sequences: sessions,
         scratch_rows: offer.tree_rows,
         max_rows: MAX_ROWS,
+        beside: beside(args, offer),
     };
     let spec = |profile: Profile| Spec {
         profile,
@@ -263,6 +272,25 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         clock: Arc::new(StepClock::new()),
     })
 }
+
+/// The networks beside the model of a worker that commits: those that are named, else those in the model's own folder.
+fn beside(args: &ModelArgs, offer: &Offer) -> Beside {
+    if !offer.duties.has(Duty::Commit) {
+        return Beside::default();
+    }
+    let find = |given: &Option<PathBuf>, name: &str| match given {
+        Some(given) if given.as_os_str() == NONE => None,
+        Some(given) => Some(given.clone()),
+        None => Some(args.model.join(name)).filter(|dir| dir.join("config.json").is_file()),
+    };
+    Beside {
+        heads: find(&args.heads, "heads"),
+        hrad: find(&args.hrad, "hrad"),
+    }
+}
+
+/// What stands for no folder.
+const NONE: &str = "none";
 
 /// Names what steps are computed on, for others that compute there too: the processors of this machine. A worker with a
 /// processor of its own, or whose steps wait or draw instead of computing, slows nobody down.

@@ -24,6 +24,12 @@ pub(crate) struct ClusterArgs {
     /// Target model, a folder in the Hugging Face layout [default: the bundled one]
     #[arg(long, value_name = "DIR")]
     pub(crate) target: Option<PathBuf>,
+    /// Folder of Medusa heads beside the target, or none [default: the folder heads of the target, if there is one]
+    #[arg(long, value_name = "DIR | none")]
+    pub(crate) heads: Option<PathBuf>,
+    /// Folder of an H-RAD classifier beside the target, or none [default: the folder hrad of the target, if there is one]
+    #[arg(long, value_name = "DIR | none")]
+    pub(crate) hrad: Option<PathBuf>,
     /// Qualifier model [default: the bundled one]
     #[arg(long, value_name = "DIR")]
     pub(crate) qualifier: Option<PathBuf>,
@@ -80,6 +86,8 @@ pub(crate) struct ClusterArgs {
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterPlan {
     pub(crate) target: PathBuf,
+    /// What is named for the target's heads and its classifier.
+    pub(crate) beside: [(&'static str, Option<PathBuf>); 2],
     pub(crate) qualifier: Option<PathBuf>,
     pub(crate) draft: Option<PathBuf>,
     pub(crate) drafts: u16,
@@ -142,6 +150,7 @@ impl ClusterArgs {
         };
         Ok(ClusterPlan {
             target: model(self.target, Role::Target)?,
+            beside: [("--heads", self.heads), ("--hrad", self.hrad)],
             qualifier,
             draft,
             drafts,

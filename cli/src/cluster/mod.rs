@@ -229,6 +229,13 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildS
     if let Some(first) = plan.pin.get(role) {
         line.flag("--pin", (first + number).to_string());
     }
+    if role == Role::Target {
+        for (flag, dir) in &plan.beside {
+            if let Some(dir) = dir {
+                line.flag(flag, dir);
+            }
+        }
+    }
     if let Some(dtype) = &plan.dtype {
         line.flag("--dtype", dtype);
     }
@@ -351,6 +358,8 @@ mod tests {
             "target=0,draft=1",
             "--dtype",
             "f32",
+            "--heads",
+            "none",
             "--otlp-traces-endpoint",
             "127.0.0.1:4317",
         ]);
@@ -446,6 +455,8 @@ mod tests {
                 "--pin",
                 "--threads",
                 "--dtype",
+                "--heads",
+                "--hrad",
                 "--max-num-seqs",
                 "--admin",
                 "--otlp-traces-endpoint",

@@ -10,7 +10,8 @@ use crate::backend::{Backend, Facts, SeqStep, StepEnd};
 use crate::config::ModelConfig;
 use crate::cpu::Cpu;
 use crate::cpu::kernels::{Isa, LaneKernels, Matmul, Pool};
-use crate::engine::Engine;
+use crate::device::Device;
+use crate::engine::{Engine, RowStates};
 use crate::error::EngineError;
 use crate::load::LoadError;
 use crate::options::EngineOptions;
@@ -58,6 +59,30 @@ impl CpuEngine {
         read: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), EngineError> {
         self.0.read_logits(batch, read)
+    }
+
+    /// As [`CpuEngine::read_logits`], with the hidden states of the last layers.
+    ///
+    /// # Errors
+    /// As [`Backend::step`].
+    pub fn read_states(
+        &mut self,
+        batch: &[(SeqId, &StepPlan)],
+        read: &mut dyn FnMut(RowStates<'_>),
+    ) -> Result<(), EngineError> {
+        self.0.read_states(batch, read)
+    }
+
+    /// The embedding of a token below [`ModelConfig::vocab_size`], `[hidden]`.
+    #[must_use]
+    pub fn embedding(&self, token: u32) -> Vec<f32> {
+        self.0.model.embedding(&self.0.device, token)
+    }
+
+    /// What the model's head multiplies a hidden state with for the logit of such a token, `[hidden]`.
+    #[must_use]
+    pub fn output_row(&self, token: u32) -> Vec<f32> {
+        (self.0.device).weight_row(self.0.model.head(), token as usize)
     }
 
     /// Runs the kernels of another instruction set. Results stay the same, bit for bit.

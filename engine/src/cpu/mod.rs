@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use crate::cpu::attention::{HeadTask, attend};
 use crate::cpu::cache::KvCache;
 use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Rows, RowsMut};
-use crate::cpu::rowwise::{add, rms_norm, rotate, swiglu};
+use crate::cpu::rowwise::{add, add_silu, relu, rms_norm, rotate, swiglu};
 use crate::device::{Device, Matrix};
 use crate::load::{LoadError, Stored, TensorData};
 use crate::model::{AttentionShape, RopeTable};
@@ -305,8 +305,45 @@ impl Device for Cpu {
         x.resize(plan.asked.len());
     }
 
+    fn copy_asked(&self, x: &Tensor, plan: &Plan, y: &mut Tensor) {
+        let rows = y.resize(plan.asked.len()).rows_mut();
+        for (to, asked) in rows.zip(&plan.asked) {
+            to.copy_from_slice(self.row(x, asked.row));
+        }
+    }
+
+    fn write(&self, rows: &[Vec<f32>], x: &mut Tensor) {
+        for (to, from) in x.resize(rows.len()).rows_mut().zip(rows) {
+            to.copy_from_slice(from);
+        }
+    }
+
+    fn add_silu(&self, x: &mut Tensor, y: &Tensor, bias: &Vec<f32>) {
+        for (x, y) in x.rows_mut().zip(y.rows()) {
+            add_silu(self.kernels.isa(), x, y, bias);
+        }
+    }
+
+    fn relu(&self, x: &mut Tensor, bias: &Vec<f32>) {
+        for x in x.rows_mut() {
+            relu(self.kernels.isa(), x, bias);
+        }
+    }
+
     fn copy(&self, cache: &mut KvCache, from: Place, to: Place) {
         cache.copy(from, to);
+    }
+
+    fn table_row(&self, table: &Table, n: usize) -> Vec<f32> {
+        let row = n * table.width..(n + 1) * table.width;
+        match &table.weights {
+            TableWeights::F32(weights) => weights[row].to_vec(),
+            TableWeights::Bf16(weights) => weights[row].iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+
+    fn weight_row(&self, weight: &PackedWeight, n: usize) -> Vec<f32> {
+        (0..weight.inputs()).map(|k| weight.at(n, k)).collect()
     }
 
     fn row<'a>(&self, x: &'a Tensor, r: usize) -> &'a [f32] {

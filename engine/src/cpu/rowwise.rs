@@ -65,6 +65,30 @@ fn add_body(x: &mut [f32], y: &[f32]) {
 }
 
 per_isa! {
+    /// `x += silu(y + bias)`, element by element.
+    pub(crate) fn add_silu(x: &mut [f32], y: &[f32], bias: &[f32]) = add_silu_body;
+}
+
+#[inline(always)]
+fn add_silu_body(x: &mut [f32], y: &[f32], bias: &[f32]) {
+    for ((x, y), bias) in x.iter_mut().zip(y).zip(bias) {
+        *x += math::silu(*y + bias);
+    }
+}
+
+per_isa! {
+    /// `x = max(x + bias, 0)`, element by element.
+    pub(crate) fn relu(x: &mut [f32], bias: &[f32]) = relu_body;
+}
+
+#[inline(always)]
+fn relu_body(x: &mut [f32], bias: &[f32]) {
+    for (x, bias) in x.iter_mut().zip(bias) {
+        *x = (*x + bias).max(0.0);
+    }
+}
+
+per_isa! {
     /// Rotates consecutive heads of `2 * cos.len()` elements: pair (i, i + half) by the angle of frequency i.
     pub(crate) fn rotate(heads: &mut [f32], cos: &[f32], sin: &[f32]) = rotate_body;
 }

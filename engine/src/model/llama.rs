@@ -8,6 +8,9 @@ use crate::load::{Checkpoint, LoadError};
 use crate::options::WeightDtype;
 use crate::step::Plan;
 
+/// How many of the last layers can be tapped.
+const TAPPED_LAYERS: usize = super::hrad::LAYERS;
+
 /// Attention of one layer.
 struct Attention<D: Device> {
     /// `[hidden]`
@@ -52,6 +55,15 @@ struct Activations<D: Device> {
     delta: D::Tensor,
     /// `[asked rows][vocab]`
     logits: D::Tensor,
+    /// The residual stream behind each of the last layers but the very last, `[asked rows][hidden]`.
+    taps: Vec<D::Tensor>,
+}
+
+/// Whether a step leaves the hidden states of the last layers to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tapped {
+    No,
+    Yes,
 }
 
 /// A model with its weights and activations; keys and values lie in a cache beside it.
@@ -65,6 +77,8 @@ pub(crate) struct Llama<D: Device> {
     /// `hidden -> vocab`
     head: D::Weight,
     activations: Activations<D>,
+    /// Set where somebody reads [`Llama::tap`].
+    pub(crate) tapped: Tapped,
 }
 
 impl<D: Device> Llama<D> {
@@ -137,6 +151,9 @@ impl<D: Device> Llama<D> {
             inner: device.tensor(inner),
             delta: device.tensor(hidden),
             logits: device.tensor(vocab),
+            taps: (1..TAPPED_LAYERS.min(config.layers))
+                .map(|_| device.tensor(hidden))
+                .collect(),
         };
         Ok(Llama {
             config,
@@ -145,18 +162,19 @@ impl<D: Device> Llama<D> {
             norm,
             head,
             activations,
+            tapped: Tapped::No,
         })
     }
 
-    /// Computes a step: stores the keys and values of all its rows and gives the logits of the asked ones, `[asked
-    /// rows][vocab]`. `at_layer` may give it up before any layer.
+    /// Computes a step: stores the keys and values of all its rows, and leaves the logits of the asked ones to be read.
+    /// `at_layer` may give it up before any layer.
     pub(crate) fn forward(
         &mut self,
         device: &D,
         cache: &mut D::Cache,
         plan: &Plan,
         at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> ControlFlow<(), &D::Tensor> {
+    ) -> ControlFlow<()> {
         let eps = self.config.norm_eps;
         let Activations {
             hidden,
@@ -167,7 +185,9 @@ impl<D: Device> Llama<D> {
             inner,
             delta,
             logits,
+            taps,
         } = &mut self.activations;
+        let first_tapped = self.layers.len() - 1 - taps.len();
         match &self.embedding {
             Some(table) => device.embed(table, plan, hidden),
             None => device.embed_from_head(&self.head, plan, hidden),
@@ -193,10 +213,48 @@ impl<D: Device> Llama<D> {
             device.swiglu(gate_up, inner);
             device.matmul(inner, &mlp.down, delta);
             device.add(hidden, delta);
+            if self.tapped == Tapped::Yes
+                && let Some(tap) = (i.checked_sub(first_tapped)).and_then(|tap| taps.get_mut(tap))
+            {
+                device.copy_asked(hidden, plan, tap);
+            }
         }
         device.norm(hidden, &self.norm, eps, normed);
         device.matmul(normed, &self.head, logits);
-        ControlFlow::Continue(logits)
+        ControlFlow::Continue(())
+    }
+
+    /// The logits of the last step, `[asked rows][vocab]`.
+    pub(crate) fn logits(&self) -> &D::Tensor {
+        &self.activations.logits
+    }
+
+    /// What the head has read in the last step, `[asked rows][hidden]`: the last layer behind the final norm.
+    pub(crate) fn normed(&self) -> &D::Tensor {
+        &self.activations.normed
+    }
+
+    /// The hidden states of the last layers in the last step, which was [`Tapped`], at the asked row `place`: the residual
+    /// stream behind each of them, that of the last one behind the final norm. End to end, `[layers * hidden]`.
+    pub(crate) fn tap(&self, device: &D, place: usize) -> Vec<f32> {
+        let Activations { taps, normed, .. } = &self.activations;
+        let layers = taps.iter().chain([normed]);
+        layers
+            .flat_map(|layer| device.row(layer, place).iter().copied())
+            .collect()
+    }
+
+    /// The model's own head.
+    pub(crate) fn head(&self) -> &D::Weight {
+        &self.head
+    }
+
+    /// The embedding of a token, `[hidden]`.
+    pub(crate) fn embedding(&self, device: &D, token: u32) -> Vec<f32> {
+        match &self.embedding {
+            Some(table) => device.table_row(table, token as usize),
+            None => device.weight_row(&self.head, token as usize),
+        }
     }
 
     /// Bytes of matmul weights that one step reads, head included.

@@ -1,9 +1,14 @@
-//! Model families: one file each, written in the operations of a [`Device`](crate::device::Device).
+//! Model families, and the small networks beside a model: one file each, written in the operations of a
+//! [`Device`](crate::device::Device).
 
+mod hrad;
 mod llama;
+mod medusa;
 mod rope;
 
-pub(crate) use llama::Llama;
+pub(crate) use hrad::Hrad;
+pub(crate) use llama::{Llama, Tapped};
+pub(crate) use medusa::Medusa;
 pub(crate) use rope::RopeTable;
 
 /// What attention has to know of a model.

@@ -33,14 +33,14 @@ impl View for &Tensor {
 
 /// Vocabulary of the synthetic model.
 pub(crate) const VOCAB: usize = 101;
-const HIDDEN: usize = 72;
+pub(crate) const HIDDEN: usize = 72;
 const INNER: usize = 88;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const HEAD_DIM: usize = 20;
 
 /// Values a checkpoint of any type holds exactly: multiples of 1/128 below one.
-fn weights(count: usize, seed: &mut u64) -> Vec<f32> {
+pub(crate) fn weights(count: usize, seed: &mut u64) -> Vec<f32> {
     (0..count)
         .map(|_| {
             *seed ^= *seed << 13;

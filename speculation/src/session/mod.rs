@@ -7,6 +7,7 @@
 
 mod account;
 mod find;
+mod heads;
 mod outline;
 mod propose;
 mod rules;

@@ -4,11 +4,13 @@
 use alloc::vec::Vec;
 
 use decode::{
-    Answer, Ask, History, Judgement, NodeId, NotFinite, Pick, Row, Rule, StepPlan, Surprisal,
+    Answer, Ask, EndAnswer, EndAsk, History, Judgement, NodeId, NotFinite, Pick, Row, Rule,
+    StepPlan, Surprisal,
 };
 
 use super::Capacity;
 use super::find::{Finder, graft};
+use super::heads::{self, HeadGuess, Maker};
 use crate::Time;
 use crate::allocation::{Choice, Share, Work};
 use crate::by_source::{BySource, Sources};
@@ -38,6 +40,8 @@ pub(super) struct Advised {
     pub(super) sources: Sources,
     /// How surprising its own model finds it, under the rule `fuzzy`.
     surprisal: Surprisal,
+    /// Set when a head beside the model guessed it.
+    pub(super) head: Option<HeadGuess>,
 }
 
 /// See the module documentation.
@@ -79,6 +83,10 @@ pub(super) struct Verifier {
     is_told_to_rest: bool,
     /// Drafts or qualifiers of the session compute on the same device.
     pub(super) is_shared: bool,
+    /// What the step that is offered asks where its walk ends.
+    end: EndAsk,
+    /// What the heads cost whose guesses the next step can accept, as a share of a step.
+    heads_share: Option<f32>,
     /// The last walk's token was not in the tree, but guesses that arrived during the step are still to be looked at.
     undecided: bool,
     changed: bool,
@@ -178,6 +186,8 @@ impl Verifier {
             way: Way::default(),
             is_told_to_rest: false,
             is_shared: spec.is_shared,
+            end: EndAsk::default(),
+            heads_share: None,
             undecided: false,
             changed: finish.is_some(),
         }
@@ -336,6 +346,7 @@ impl Verifier {
             self.look_up(learned);
             self.choose(tip, base_rows, room)
         };
+        self.end = self.end_ask(learned);
         let choice = self.strategy.choice();
         let taken = match choice {
             Choice::All => values.len(),
@@ -454,11 +465,35 @@ impl Verifier {
         for id in guesses.iter().take(share.guesses) {
             rows.extend(row(id, pick(Some(*id))));
         }
+        let mut end = self.end.clone();
+        if end.heads > 0 {
+            let guesses = guesses.iter().take(share.guesses);
+            let asked: Vec<Option<NodeId>> = (core::iter::once(None))
+                .chain(guesses.map(|&id| Some(id)))
+                .collect();
+            end.known = heads::known(&self.replica, &asked);
+        }
         StepPlan {
             append,
             asks,
             rows,
             judgements,
+            end,
+        }
+    }
+
+    /// What is asked where the next walk ends. Only a target is, whose walk begins at the end of the text.
+    fn end_ask(&self, learned: &mut Learned) -> EndAsk {
+        if self.duty != Duty::Commit || self.way == Way::Plain {
+            return EndAsk::default();
+        }
+        let bounds = self.strategy.heads();
+        let tokens = self.outlook.accepted.unwrap_or(0.0) + 1.0;
+        let asks = bounds.nodes > 0 && learned.heads.pays(tokens);
+        EndAsk {
+            heads: if asks { bounds.guesses } else { 0 },
+            known: Vec::new(),
+            forecast: self.strategy.forecast(),
         }
     }
 
@@ -561,9 +596,40 @@ impl Verifier {
             self.outlook.mode = self.way(learned).mode();
             let step_us = learned.cost.measured_us(plan.len());
             self.outlook.step_us = step_us.map(|step_us| step_us as u32);
+            self.judge_heads(&walked, learned);
             self.commit(now, &walked, learned);
+            let ended_at = place(walked.path.last().copied());
+            let end =
+                (walked.picks.last()).and_then(|pick| heads::at_end(answers, ended_at, pick.token));
+            self.take_end(end, learned);
         }
         self.changed = true;
+    }
+
+    /// What the walk says about the heads that were evaluated in the step before.
+    fn judge_heads(&mut self, walked: &Walked, learned: &mut Learned) {
+        if let Some(share) = self.heads_share.take() {
+            let own = (walked
+                .path
+                .iter()
+                .filter_map(|&id| self.replica.tree.get(id)))
+            .filter(|node| (node.payload.own.head).is_some_and(|guess| guess.maker == Maker::Head));
+            learned.heads.observe(share, own.count());
+        }
+    }
+
+    /// Takes what was answered where the walk ended; the text ends with the pick there.
+    fn take_end(&mut self, end: Option<&EndAnswer>, learned: &mut Learned) {
+        self.outlook.forecast = end.and_then(|end| end.forecast);
+        let Some(guesses) = end.and_then(|end| end.heads.as_ref()) else {
+            return;
+        };
+        self.walks.heads_steps += 1;
+        if self.finish.is_none() {
+            let bounds = self.strategy.heads();
+            heads::graft(&mut self.replica, guesses, bounds, learned, &mut self.walks);
+            self.heads_share = Some(guesses.share);
+        }
     }
 
     /// Scores of the prompt were computed.
@@ -609,6 +675,9 @@ impl Verifier {
         for source in Finder::SOURCES {
             let calibration = learned.calibration.of(source);
             (self.replica).learn(&tokens, calibration, |held| held.guessed[source]);
+        }
+        if self.strategy.heads().nodes > 0 {
+            heads::learn(&self.replica, &tokens, learned);
         }
         let committed = self.replica.extend(&tokens);
         for (_, node) in &committed.matched {

@@ -7,7 +7,8 @@ use alloc::sync::Arc;
 use decode::Rule;
 
 use super::{
-    Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Round, Strategy, Verification,
+    Advice, Entry, Frontier, Growth, HeadBounds, Knob, NextStep, Range, Round, Strategy,
+    Verification,
 };
 use crate::allocation::Choice;
 use crate::duty::{Duties, Duty, Role};
@@ -54,6 +55,13 @@ pub(super) const ENTRY: Entry = Entry {
             help: "continuations that the target looks up in the text itself, at most",
             sweep: &[],
         },
+        Knob {
+            name: "heads",
+            range: Range::Whole(0, 64),
+            default: 24.0,
+            help: "guesses of heads beside the target, where it has any, at most",
+            sweep: &[],
+        },
     ],
     is_sensible: |_| true,
     build: |knobs| {
@@ -63,6 +71,7 @@ pub(super) const ENTRY: Entry = Entry {
             depth: knobs.whole("depth"),
             ahead: knobs.whole("ahead"),
             lookup: knobs.whole("lookup"),
+            heads: knobs.whole("heads"),
         })
     },
 };
@@ -81,6 +90,7 @@ struct Auto {
     depth: u16,
     ahead: u16,
     lookup: u16,
+    heads: u16,
 }
 
 impl Strategy for Auto {
@@ -151,6 +161,13 @@ impl Strategy for Auto {
         LookupBounds {
             branches: 3,
             length: 16,
+        }
+    }
+
+    fn heads(&self) -> HeadBounds {
+        HeadBounds {
+            guesses: 8,
+            nodes: self.heads,
         }
     }
 

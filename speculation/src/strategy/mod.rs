@@ -24,8 +24,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use decode::Guess;
 use decode::rule::{MAX_TOLERANCE, Rule, Tolerance};
+use decode::{Guess, Wanted};
 
 use crate::Time;
 use crate::agreement::Pace;
@@ -131,6 +131,17 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         LookupBounds::default()
     }
 
+    /// The bounds of what heads beside the target guess.
+    fn heads(&self) -> HeadBounds {
+        HeadBounds::default()
+    }
+
+    /// Whether the target is to forecast with every commit how much of a chain of guesses its next step accepts
+    /// ([`Outlook::forecast`]), where it can.
+    fn forecast(&self) -> Wanted {
+        Wanted::No
+    }
+
     /// The bounds of advice.
     fn advice(&self) -> Advice {
         Advice::default()
@@ -173,6 +184,15 @@ pub struct Verification {
     pub rows: u16,
     /// Nodes with a smaller path probability are not computed.
     pub min_path: f32,
+}
+
+/// The bounds of what heads beside the target guess.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadBounds {
+    /// Tokens that each head guesses.
+    pub guesses: u8,
+    /// Nodes of the tree of their products, at most; 0: heads are not used.
+    pub nodes: u16,
 }
 
 /// The limits of a qualifier, without which it would be a slow draft.

@@ -8,6 +8,7 @@
 extern crate offshoot_speculation as speculation;
 
 mod estimates;
+mod heads;
 mod history;
 mod misses;
 mod numbering;

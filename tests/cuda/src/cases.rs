@@ -265,7 +265,7 @@ fn case(dice: &mut Dice, words: &mut Words) {
         answer.expect("something is asked")
     };
     match answer {
-        Answer::NotFinite | Answer::Skipped | Answer::Drawn(_) => words.word(2),
+        Answer::NotFinite | Answer::Skipped | Answer::Drawn(_) | Answer::End(_) => words.word(2),
         Answer::Pick(pick) => {
             words.word(1);
             words.word(pick.token);

@@ -63,6 +63,8 @@ fn start(pace: Duration) -> (WorkerHandle, Gate) {
 
 fn start_as(pace: Duration, duties: Duties) -> (WorkerHandle, Gate) {
     let args = ModelArgs {
+        heads: None,
+        hrad: None,
         model: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/draft"),
         threads: NonZeroUsize::MIN,
         nice: 0,

@@ -52,6 +52,8 @@ fn dir(model: &str) -> PathBuf {
 /// A worker with this model that does everything.
 fn start(model: &str) -> WorkerHandle {
     let args = ModelArgs {
+        heads: None,
+        hrad: None,
         model: dir(model),
         threads: NonZeroUsize::MIN,
         nice: 0,

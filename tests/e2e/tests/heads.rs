@@ -1,0 +1,57 @@
+//! Heads beside a target, as the only contributor: the text of plain decoding, in fewer steps.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+use offshoot_e2e::client::{Client, request};
+use offshoot_e2e::cluster::{Cluster, Shape};
+use offshoot_e2e::{REFERENCE, full, prompts};
+use proto::v1::GenerateRequest;
+
+const TOKENS: u32 = 64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_alone_find_the_text_of_plain_decoding_in_fewer_steps() {
+    let prompts = prompts(if full() { 64 } else { 6 }).unwrap();
+    let cluster = Cluster::start(Shape {
+        drafts: 0,
+        qualifiers: 0,
+        target_pace: 0,
+    })
+    .unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 1).await.unwrap();
+    for t in [0.0, 0.7, 1.0] {
+        let (mut steps, mut tokens, mut accepted) = (0, 0, 0);
+        for prompt in &prompts {
+            let ar = client
+                .generate(request(prompt, TOKENS, t, REFERENCE))
+                .await
+                .unwrap();
+            let asked = GenerateRequest {
+                knobs: [("lookup".to_owned(), 0.0)].into(),
+                ..request(prompt, TOKENS, t, "auto")
+            };
+            let found = client.generate(asked).await.unwrap();
+            assert_eq!(ar.ids, found.ids, "{prompt:?} at T = {t}");
+            let walks = found.statistics.walks.unwrap_or_default();
+            let (nodes, committed) = of_heads(&walks);
+            assert_eq!(nodes, walks.source_nodes.iter().sum(), "only heads guess");
+            steps += walks.steps;
+            tokens += walks.tokens;
+            accepted += committed;
+            let plain = ar.statistics.walks.unwrap_or_default();
+            assert_eq!((plain.heads_steps, of_heads(&plain)), (0, (0, 0)));
+        }
+        println!("T = {t}: {tokens} tokens in {steps} steps, {accepted} of them guessed by heads");
+        assert!(
+            tokens > steps && accepted > 0,
+            "{tokens} tokens in {steps} steps at T = {t}"
+        );
+    }
+}
+
+/// Nodes that heads gave, and those of them that were committed.
+fn of_heads(walks: &offshoot_proto::v1::WalkStats) -> (u64, u64) {
+    let at = usize::from(speculation::duty::Source::Heads.code());
+    let of = |counts: &[u64]| counts.get(at).copied().unwrap_or_default();
+    (of(&walks.source_nodes), of(&walks.source_committed))
+}
