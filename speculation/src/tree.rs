@@ -404,6 +404,15 @@ impl<P> Tree<P> {
         }
     }
 
+    /// Up to `limit` guesses that follow `parent`, the most likely first.
+    pub fn best_children(&self, parent: Option<NodeId>, limit: usize) -> Vec<NodeId> {
+        let mut children = self.children(parent).to_vec();
+        let edge = |id: &NodeId| self.get(*id).map_or(0.0, Node::edge);
+        children.sort_by(|a, b| edge(b).total_cmp(&edge(a)));
+        children.truncate(limit);
+        children
+    }
+
     /// Up to `limit` descendants of `top` (`None`: of the committed text), a chain: the most likely guess at every place,
     /// as long as there are no more than `most` guesses at it.
     pub fn chain_below(&self, top: Option<NodeId>, limit: usize, most: usize) -> Vec<NodeId> {
@@ -540,5 +549,7 @@ mod tests {
             "two guesses are a branch"
         );
         assert_eq!(tree.chain_below(Some(aa), 8, 1), []);
+        assert_eq!(tree.best_children(Some(a), 8), [ab, aa]);
+        assert_eq!(tree.best_children(Some(a), 1), [ab]);
     }
 }

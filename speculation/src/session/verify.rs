@@ -524,7 +524,10 @@ impl Verifier {
         let mut guesses = match self.strategy.shape(self.duty, &self.outlook) {
             Shape::Tree => tree.best_below(tip, limit, min_path),
             Shape::Chain => tree.chain_below(tip, limit, usize::MAX),
-            Shape::ToBranch => tree.chain_below(tip, limit, 1),
+            Shape::ToBranch => match tree.chain_below(tip, limit, 1) {
+                chain if chain.is_empty() => tree.best_children(tip, limit),
+                chain => chain,
+            },
             Shape::Nothing => Vec::new(),
         };
         // The walk ends at max_len: a row there could pick nothing.

@@ -7,6 +7,8 @@
 //!   branch survives, without a word from the draft.
 //! - The target verifies the chain down to the branch point, and so decides what comes there. Meanwhile each branch grows, as
 //!   far as there is time: a step of the draft is one token of every branch.
+//! - Where the next token is the branch point, there is no chain to verify; then the first tokens of the branches are, so that
+//!   the step is not spent on one token (the paper's would be).
 //! - If all of the chain was right and one of the branches begins with the target's token, that branch survives and is the
 //!   next chain. Otherwise nothing does, and the draft begins again while the target waits as long as that pays.
 //!
@@ -33,7 +35,7 @@ pub(super) const ENTRY: Entry = Entry {
         Knob {
             name: "eps",
             range: Range::Real(0.0, 1.0),
-            default: 0.4,
+            default: 0.2,
             help: "a token that the draft gives a lower probability is a branch point",
             sweep: &[],
         },

@@ -98,7 +98,8 @@ pub enum Shape {
     Tree,
     /// The best one at every place, from the end of the text down.
     Chain,
-    /// The same, as far as there is only one guess at a place: down to the first branch.
+    /// The same, as far as there is only one guess at a place: down to the first branch. Where that is at once, the guesses
+    /// at it.
     ToBranch,
     /// None.
     Nothing,

@@ -179,6 +179,21 @@ fn the_target_of_branch_verifies_down_to_the_branch_point_and_picks_the_branch()
     }
 }
 
+/// An unsure first token leaves no chain to verify, and the branches are verified instead: the target's token, then what
+/// follows it on its branch.
+#[test]
+fn a_branch_point_at_once_costs_no_step() {
+    let mut cluster = Cluster::new(&branch(), &[Role::Target, Role::Draft]);
+    grow(&mut cluster, &unsure(TEXT.len(), 2));
+    let rows = verify(&mut cluster);
+    assert_eq!(rows.len(), 4, "the first tokens of four branches: {rows:?}");
+    let text = plain(&TEXT, 2);
+    assert_eq!(cluster.worker(TARGET).session.text(), text);
+    let rows = verify(&mut cluster);
+    assert_eq!(rows, plain(&text, rows.len())[text.len()..]);
+    assert!(rows.len() >= 3, "{rows:?}");
+}
+
 #[test]
 fn a_wrong_token_before_the_branch_point_ends_every_branch() {
     let mut cluster = Cluster::new(&branch(), &[Role::Target, Role::Draft]);

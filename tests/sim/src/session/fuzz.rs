@@ -116,11 +116,11 @@ fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> Replica
 }
 
 fn roles() -> impl Strategy<Value = (Role, Settings)> {
-    let strategies = || prop_oneof![super::auto(), super::serial(), super::serial_tree()];
+    let advised = prop_oneof![super::auto(), super::pyramid()];
     prop_oneof![
-        strategies().prop_map(|strategy| (Role::Draft, strategy)),
-        super::auto().prop_map(|strategy| (Role::Qualifier, strategy)),
-        strategies().prop_map(|strategy| (Role::Target, strategy)),
+        super::any_strategy().prop_map(|strategy| (Role::Draft, strategy)),
+        advised.prop_map(|strategy| (Role::Qualifier, strategy)),
+        super::any_strategy().prop_map(|strategy| (Role::Target, strategy)),
     ]
 }
 

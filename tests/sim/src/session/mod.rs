@@ -22,11 +22,11 @@ fn ar() -> impl Strategy<Value = Settings> {
 }
 
 fn serial() -> impl Strategy<Value = Settings> {
-    (1u16..=6).prop_map(|gamma| settings("serial", [("gamma", gamma)]))
+    (0u16..=6).prop_map(|gamma| settings("serial", [("gamma", gamma)]))
 }
 
 fn serial_tree() -> impl Strategy<Value = Settings> {
-    (1u16..=4, 1u16..=4, 1u16..=12).prop_map(|(depth, width, rows)| {
+    (0u16..=4, 1u16..=4, 1u16..=12).prop_map(|(depth, width, rows)| {
         settings(
             "serial-tree",
             [("depth", depth), ("width", width), ("rows", rows)],
@@ -44,6 +44,41 @@ fn auto() -> impl Strategy<Value = Settings> {
         ];
         settings("auto", knobs)
     })
+}
+
+fn parallel() -> impl Strategy<Value = Settings> {
+    (0u16..=5).prop_map(|gamma| settings("parallel", [("gamma", gamma)]))
+}
+
+fn ssd() -> impl Strategy<Value = Settings> {
+    (0u16..=5, 1u16..=9)
+        .prop_map(|(gamma, outcomes)| settings("ssd", [("gamma", gamma), ("outcomes", outcomes)]))
+}
+
+fn branch() -> impl Strategy<Value = Settings> {
+    (0u16..=5, 1u16..=8, 0u16..=10, 0u16..=1).prop_map(|(gamma, branches, eps, hrad)| {
+        let knobs = [("gamma", gamma), ("branches", branches), ("hrad", hrad)];
+        settings("branch", knobs).with("eps", f64::from(eps) / 10.0)
+    })
+}
+
+fn pyramid() -> impl Strategy<Value = Settings> {
+    (1u16..=5, 1u16..=9).prop_map(|(draft, qualified)| {
+        settings("pyramid", [("draft", draft), ("qualified", qualified)])
+    })
+}
+
+/// Every strategy that drafts take part in.
+fn any_strategy() -> impl Strategy<Value = Settings> {
+    prop_oneof![
+        serial(),
+        serial_tree(),
+        parallel(),
+        ssd(),
+        branch(),
+        pyramid(),
+        auto(),
+    ]
 }
 
 fn faults() -> impl Strategy<Value = Faults> {
@@ -127,6 +162,26 @@ proptest! {
 
     #[test]
     fn a_serial_tree_gives_the_plain_text(case in case(serial_tree())) {
+        run(&case);
+    }
+
+    #[test]
+    fn a_chain_that_is_never_paused_gives_the_plain_text(case in case(parallel())) {
+        run(&case);
+    }
+
+    #[test]
+    fn prepared_outcomes_give_the_plain_text(case in case(ssd())) {
+        run(&case);
+    }
+
+    #[test]
+    fn branches_give_the_plain_text(case in case(branch())) {
+        run(&case);
+    }
+
+    #[test]
+    fn a_pyramid_gives_the_plain_text(case in case(pyramid())) {
         run(&case);
     }
 }
