@@ -110,7 +110,9 @@ impl Rig {
             prompt_len: 1,
             sampler: &mut self.sampler,
         }];
-        let end = self.backend.step(&mut batch, &mut |_| ControlFlow::Continue(()));
+        let end = self
+            .backend
+            .step(&mut batch, &mut |_| ControlFlow::Continue(()));
         match end.unwrap() {
             StepEnd::Done(mut answers) => answers.remove(0),
             StepEnd::Interrupted => panic!("nobody interrupts it"),
@@ -150,7 +152,11 @@ fn rows(rows: Vec<Row>) -> StepPlan {
 fn a_tree_that_was_given_at_once_is_asked_for_once() {
     let mut rig = rig(&[1, 10]);
     let (guesses, calls) = rig.guesses(&rig.appended());
-    assert_eq!(guesses, [vec![11, 7]], "best first, and none beyond the vocabulary");
+    assert_eq!(
+        guesses,
+        [vec![11, 7]],
+        "best first, and none beyond the vocabulary"
+    );
     assert_eq!(calls, 1);
     let (guesses, calls) = rig.guesses(&rows(chain(0, &[11, 12, 13])));
     assert_eq!(guesses, [[12], [13], [14]]);
@@ -161,7 +167,11 @@ fn a_tree_that_was_given_at_once_is_asked_for_once() {
         .unwrap();
     rig.text.extend([11, 12, 13]);
     let (guesses, calls) = rig.guesses(&rows(chain(5, &[14])));
-    assert_eq!((guesses, calls), (vec![vec![15, 7]], 1), "it ends there, and is asked");
+    assert_eq!(
+        (guesses, calls),
+        (vec![vec![15, 7]], 1),
+        "it ends there, and is asked"
+    );
 }
 
 #[test]
