@@ -172,6 +172,12 @@ impl HistoryCache {
         self.keys.len()
     }
 
+    /// Whether it has texts of a key.
+    #[must_use]
+    pub fn has(&self, key: HistoryKey) -> bool {
+        self.keys.contains_key(&key)
+    }
+
     fn used(&mut self) -> u64 {
         self.uses += 1;
         self.uses

@@ -6,6 +6,7 @@ use decode::{History, Proposal, Proposer, Seen};
 
 use super::verify::Advised;
 use crate::by_source::Inserted;
+use crate::bypass::Way;
 use crate::calibration::{Calibration, Feature};
 use crate::duty::{Duty, Source};
 use crate::history::{HistoryCache, HistoryKey, HistoryLookup};
@@ -54,9 +55,17 @@ impl Finder {
         }
     }
 
-    /// What may follow, once for each text.
+    /// Whether there are completed texts to look up. Sessions that have some look there even where guesses have been measured
+    /// not to pay: that was measured without them, and what they are worth is known by their own calibration.
+    pub(super) fn has_history(&self, cache: &HistoryCache) -> bool {
+        let is_kept = |key| cache.has(key);
+        self.history.branches > 0 && self.key.is_some_and(is_kept)
+    }
+
+    /// What may follow, once for each text. Where no guess pays, nothing is looked up in the text itself.
     pub(super) fn propose(
         &mut self,
+        way: Way,
         before: History<'_>,
         cache: &mut HistoryCache,
     ) -> Vec<(Source, Proposal)> {
@@ -67,7 +76,7 @@ impl Finder {
         self.looked_up = len;
         let seen = Seen { before, taps: &[] };
         let mut found = Vec::new();
-        if let Some(lookup) = &mut self.text {
+        if let Some(lookup) = self.text.as_mut().filter(|_| way != Way::Plain) {
             found.push((Source::Lookup, lookup.propose(&seen, MOST)));
         }
         if let Some(key) = self.key

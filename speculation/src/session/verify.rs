@@ -272,7 +272,7 @@ impl Verifier {
             path: &[],
             prompt_len: self.replica.stopping.prompt_len,
         };
-        let found = self.finder.propose(before, &mut learned.history);
+        let found = (self.finder).propose(self.way, before, &mut learned.history);
         for (source, proposal) in found {
             let calibration = learned.calibration.of(source);
             let (replica, walks) = (&mut self.replica, &mut self.walks);
@@ -340,7 +340,8 @@ impl Verifier {
             return Poll::Work(part(room));
         }
         self.way = self.way(learned);
-        let (guesses, values) = if self.way == Way::Plain {
+        let has_history = self.finder.has_history(&learned.history);
+        let (guesses, values) = if self.way == Way::Plain && !has_history {
             (Vec::new(), Vec::new())
         } else {
             self.look_up(learned);

@@ -2,7 +2,7 @@
 //! session that they mislead.
 
 use speculation::Time;
-use speculation::bypass::Plan;
+use speculation::bypass::{Plan, Step, Way};
 use speculation::duty::{Duties, Duty, Source};
 use speculation::history::{HistoryCache, HistoryKey};
 use speculation::learned::Learned;
@@ -105,6 +105,47 @@ fn a_text_comes_faster_the_second_time_and_is_the_same() {
     assert!(found.nodes >= found.committed);
     for (source, &counted) in warm.sources.iter() {
         assert!(source == Source::History || counted == Default::default());
+    }
+}
+
+/// A target on which plain decoding has been measured to be the fastest.
+fn at_rest(mut learned: Learned) -> Learned {
+    let mut now = Time::ZERO;
+    for _ in 0..2000 {
+        now += MS;
+        let took = match learned.bypass.way() {
+            Way::Plain => MS,
+            Way::Together | Way::Alone => 5 * MS,
+        };
+        learned.bypass.picked(1);
+        let step = Step {
+            sessions: 1,
+            took,
+            least_us: 1000.0,
+            is_shared: false,
+        };
+        learned.bypass.stepped(now, step);
+    }
+    learned
+}
+
+#[test]
+fn completed_texts_are_looked_up_where_other_guesses_do_not_pay() {
+    let text = truth(&PROMPT);
+    let (_, _, learned) = run(&spec_of(&PROMPT, key(1)), learned());
+    let learned = at_rest(learned);
+    assert_eq!(learned.bypass.way(), Way::Plain);
+    let with_lookup = |key| SessionSpec {
+        strategy: Settings::new("auto"),
+        ..spec_of(&PROMPT, key)
+    };
+    let (found, walks, _) = run(&with_lookup(key(1)), learned.clone());
+    assert_eq!(found, text);
+    assert!(walks.acceptance_length() > 4.0, "{walks:?}");
+    assert_eq!(walks.sources[Source::Lookup].nodes, 0);
+    for other in [key(2), None] {
+        let (found, walks, _) = run(&with_lookup(other), learned.clone());
+        assert_eq!((found, walks.guesses_submitted), (text.clone(), 0));
     }
 }
 
