@@ -12,7 +12,7 @@ use runtime::metrics::LATENCY_BUCKETS;
 use speculation::duty::Role;
 use speculation::message::Finish;
 use speculation::misses::MissCause;
-use speculation::relay::SessionStats;
+use speculation::stats::SessionStats;
 use tonic::Code;
 
 use crate::discovery::Kind;

@@ -11,7 +11,7 @@ use runtime::TraceContext;
 use runtime::trace::{self, KeyValue, Span, SpanKind};
 use speculation::duty::Role;
 use speculation::message::{Finish, SessionId};
-use speculation::relay::SessionStats;
+use speculation::stats::SessionStats;
 use speculation::strategy::Settings;
 use tonic::Status;
 

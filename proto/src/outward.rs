@@ -9,7 +9,7 @@ use speculation::message::{
     Report, SessionId, SessionSpec, Shard, StreamName, Term, WorkerInfo,
 };
 use speculation::misses::{MissCause, Misses};
-use speculation::relay::SessionStats;
+use speculation::stats::SessionStats;
 use speculation::stats::{SourceStats, WalkStats};
 
 pub use crate::groups::acceptance;

@@ -20,7 +20,7 @@ use crate::message::{
 };
 use crate::misses::Misses;
 use crate::numbering::{Inbound, Outbound, PeerError, len_u32, source_of};
-use crate::stats::{WalkStats, ratio};
+use crate::stats::{SessionStats, WalkStats};
 use crate::strategy::Chosen;
 use crate::tree::{Graft, Grafted, NodeId, Tree};
 
@@ -89,37 +89,6 @@ pub enum RelayError {
     /// Scores that do not fit the tokens or were not asked for.
     #[error("scores that were not asked for in this form: {0}")]
     Scores(&'static str),
-}
-
-/// How a finished session went, for the client and the bench.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SessionStats {
-    /// Totals of the target's walks; of all targets, when one was lost.
-    pub walks: WalkStats,
-    /// Why tokens were not guessed, as drafts know it.
-    pub misses: Misses,
-    /// How the target spent its time.
-    pub target: Activity,
-    /// How each draft spent its time.
-    pub drafts: Vec<Activity>,
-    /// How each qualifier spent its time.
-    pub qualifiers: Vec<Activity>,
-    /// Nodes that drafts contributed.
-    pub drafted_nodes: u64,
-    /// Of those, nodes whose token was committed.
-    pub drafted_committed: u64,
-    /// Advised tokens the target has decided about, and how many came true.
-    pub advised: (u64, u64),
-}
-
-impl SessionStats {
-    /// Drafted nodes that were never committed, as a share of all.
-    pub fn waste(&self) -> f64 {
-        1.0 - ratio(
-            self.drafted_committed,
-            self.drafted_nodes.max(self.drafted_committed),
-        )
-    }
 }
 
 /// Everything that defines a session.

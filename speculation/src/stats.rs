@@ -1,6 +1,10 @@
 //! What a verifier counts about its walks.
 
+use alloc::vec::Vec;
+
 use crate::by_source::BySource;
+use crate::message::Activity;
+use crate::misses::Misses;
 
 /// Totals since a session was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,6 +106,37 @@ impl WalkStats {
     /// Share of walks whose last token was already guessed.
     pub fn hit_rate(&self) -> f64 {
         ratio(self.hits, self.hits.saturating_add(self.misses))
+    }
+}
+
+/// How a finished session went, for the client and the bench.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionStats {
+    /// Totals of the target's walks; of all targets, when one was lost.
+    pub walks: WalkStats,
+    /// Why tokens were not guessed, as drafts know it.
+    pub misses: Misses,
+    /// How the target spent its time.
+    pub target: Activity,
+    /// How each draft spent its time.
+    pub drafts: Vec<Activity>,
+    /// How each qualifier spent its time.
+    pub qualifiers: Vec<Activity>,
+    /// Nodes that drafts contributed.
+    pub drafted_nodes: u64,
+    /// Of those, nodes whose token was committed.
+    pub drafted_committed: u64,
+    /// Advised tokens the target has decided about, and how many came true.
+    pub advised: (u64, u64),
+}
+
+impl SessionStats {
+    /// Drafted nodes that were never committed, as a share of all.
+    pub fn waste(&self) -> f64 {
+        1.0 - ratio(
+            self.drafted_committed,
+            self.drafted_nodes.max(self.drafted_committed),
+        )
     }
 }
 

@@ -51,8 +51,8 @@ impl MissAccount {
             return;
         }
         let newest = self.cause(replica, fresh, step, calibration);
-        let cause = core::mem::replace(&mut self.newest, Some(newest));
-        let before = core::mem::replace(&mut self.settled, Some(outlook.misses));
+        let cause = self.newest.replace(newest);
+        let before = self.settled.replace(outlook.misses);
         if outlook.mode == Mode::Rest {
             // Nobody guesses now, and nobody misses.
             (self.newest, self.settled) = (None, None);

@@ -1,11 +1,14 @@
 //! The duties to advise and to commit: walks the tree with the tokens the model itself picks. A target's picks are the
 //! text; a qualifier's picks are advice, which it follows ahead of the target and takes back when the target disagrees.
 
+mod advise;
+mod count;
+
 use alloc::vec::Vec;
 
 use decode::{
-    Answer, Ask, EndAnswer, EndAsk, History, Judgement, NodeId, NotFinite, Pick, Row, Rule,
-    StepPlan, Surprisal,
+    Answer, Ask, EndAnswer, EndAsk, History, Judgement, NodeId, NotFinite, Row, Rule, StepPlan,
+    Surprisal,
 };
 
 use super::Capacity;
@@ -23,10 +26,9 @@ use crate::message::{
     Activity, Finish, Margin, Outlook, ReplicaUpdate, Report, Scoring, SessionSpec,
 };
 use crate::numbering::PeerError;
-use crate::replica::{Held, Poll, Replica};
+use crate::replica::{Poll, Replica};
 use crate::stats::WalkStats;
 use crate::strategy::{Advice, Chosen, NextStep, Shape, Verification};
-use crate::tree::Graft;
 use crate::wait::{Start, Waiting, Waits};
 use crate::walk::{Walked, walk};
 
@@ -712,116 +714,6 @@ impl Verifier {
         if self.finish.is_some() {
             self.handle_closed(learned);
         }
-    }
-
-    fn advise(&mut self, walked: &Walked, plan: &StepPlan) {
-        let losers: Vec<NodeId> = (plan.rows.iter().map(|row| row.node))
-            .filter(|id| !walked.path.contains(id) && !self.ahead.contains(id))
-            .collect();
-        self.replica.drop_rows(losers);
-        let mut hit = true;
-        for picked in &walked.picks {
-            let parent = self.ahead.last().copied();
-            let graft = Graft {
-                token: picked.token,
-                edge: 0.7,
-                owner: 0,
-                payload: Held::default(),
-            };
-            hit = self.replica.tree.child(parent, picked.token).is_some();
-            let Some(grafted) = self.replica.tree.graft(parent, graft) else {
-                // The tree is full until text is committed. What comes next is the token behind `parent` again, so
-                // its row has to be computed again.
-                self.is_stuck = true;
-                let again = parent.filter(|&id| self.replica.is_computed(id));
-                self.replica.drop_rows(again.into_iter().collect());
-                break;
-            };
-            if let Some(row) = self.replica.tree.payload_mut(grafted.id()) {
-                row.own.margin = picked.margin;
-                let score = picked.score.as_deref();
-                row.own.surprisal = score.map_or_else(Surprisal::default, |score| {
-                    Surprisal::from_logprob(score.logprob)
-                });
-            }
-            self.ahead.push(grafted.id());
-        }
-        if walked.finish == Some(Finish::NotFinite) {
-            // Nothing more until the text goes on; then the row that gave no number is computed again.
-            self.finish = walked.finish;
-            let again = self
-                .ahead
-                .last()
-                .filter(|&&id| self.replica.is_computed(id));
-            self.replica.drop_rows(again.copied().into_iter().collect());
-            if walked.picks.is_empty() {
-                return;
-            }
-        } else {
-            self.ahead_finish = walked.finish;
-        }
-        if hit {
-            self.walks.hits += 1;
-        } else {
-            self.walks.misses += 1;
-        }
-    }
-
-    fn count(
-        &mut self,
-        now: Time,
-        guesses: &[Row],
-        tip: Option<NodeId>,
-        walked: &Walked,
-        took: Time,
-        learned: &mut Learned,
-    ) {
-        self.walks.steps += 1;
-        self.walks.tokens += walked.picks.len() as u64;
-        if self.may_rest() {
-            learned.bypass.picked(walked.picks.len());
-        }
-        if self.way != Way::Together {
-            self.walks.resting_steps += 1;
-        } else if guesses.is_empty() && self.bounds.rows > 0 {
-            self.walks.starved_steps += 1;
-            self.walks.starved_us += took.as_micros() as u64;
-        }
-        let bare = if guesses.is_empty() { 1.0 } else { 0.0 };
-        self.bare_share += 0.1 * (bare - self.bare_share);
-        let (submitted, accepted) = self.main_chain(guesses, tip, &walked.path);
-        self.walks.chain_submitted += submitted;
-        self.walks.chain_accepted += accepted;
-        self.walks.guesses_submitted += guesses.len() as u64;
-        self.walks.guesses_accepted += walked.path.len() as u64;
-        let is_tolerated = |picked: &&Pick| picked.margin < 0.0;
-        self.walks.tolerated += walked.picks.iter().filter(is_tolerated).count() as u64;
-        let since = self.step_ended.unwrap_or(self.base_since);
-        self.waiting = None;
-        (learned.waits).stepped(walked.picks.len(), now.saturating_sub(since));
-        self.step_ended = Some(now);
-    }
-
-    /// Length of the best path through the submitted guesses, and how much of it was accepted.
-    fn main_chain(&self, guesses: &[Row], tip: Option<NodeId>, accepted: &[NodeId]) -> (u64, u64) {
-        let mut chain: Vec<NodeId> = Vec::new();
-        loop {
-            let at = chain.last().copied().or(tip);
-            let next = guesses
-                .iter()
-                .filter(|row| row.parent == at)
-                .map(|row| row.node)
-                .max_by(|&a, &b| {
-                    let score = |id| self.replica.tree.path_score(Some(id));
-                    score(a).total_cmp(&score(b)).then(b.cmp(&a))
-                });
-            match next {
-                Some(next) => chain.push(next),
-                None => break,
-            }
-        }
-        let common = chain.iter().zip(accepted).take_while(|(a, b)| a == b);
-        (chain.len() as u64, common.count() as u64)
     }
 
     /// Misses that no guess can undo any more.

@@ -13,7 +13,8 @@ use speculation::bypass::Plan;
 use speculation::duty::Role;
 use speculation::learned::Learned;
 use speculation::message::{Scoring, SessionId, Stopping};
-use speculation::relay::{Candidate, Relay, RelayConfig, SessionStats, WorkerKey};
+use speculation::relay::{Candidate, Relay, RelayConfig, WorkerKey};
+use speculation::stats::SessionStats;
 use speculation::strategy::Settings;
 
 use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, registry};

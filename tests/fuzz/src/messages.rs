@@ -171,6 +171,7 @@ fn walks(dice: &mut Dice<'_>) -> Option<v1::WalkStats> {
         guesses_submitted: dice.total(),
         guesses_accepted: dice.total(),
         tolerated: dice.total(),
+        heads_steps: 3,
         source_nodes: (0..dice.below(4)).map(|_| dice.total()).collect(),
         source_committed: Vec::new(),
         source_hits: vec![1; dice.below(12)],

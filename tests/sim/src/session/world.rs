@@ -7,8 +7,9 @@ use speculation::Time;
 use speculation::duty::{Duty, Role};
 use speculation::limits::CLIENT_CREDIT;
 use speculation::message::{Finish, SessionId, Stopping, Term};
-use speculation::relay::{Candidate, Relay, RelayConfig, SessionStats, WorkerKey};
+use speculation::relay::{Candidate, Relay, RelayConfig, WorkerKey};
 use speculation::replica::Poll;
+use speculation::stats::SessionStats;
 use speculation::strategy::{Chosen, Registry, Settings};
 
 use crate::session::worker::{Pace, Said, Worker};
