@@ -136,7 +136,7 @@ impl Rig {
         StepPlan {
             append: self.text[self.backend.len(self.seq)..].to_vec(),
             asks: vec![Ask::Guesses(8)],
-            rows: Vec::new(),
+            ..StepPlan::default()
         }
     }
 }
@@ -204,7 +204,7 @@ fn it_decides_nothing() {
     let plan = StepPlan {
         append: rig.text.clone(),
         asks: vec![Ask::Pick { score: None }],
-        rows: Vec::new(),
+        ..StepPlan::default()
     };
     assert_eq!(rig.step(&plan), [Answer::NotFinite]);
     assert_eq!(rig.calls.load(Relaxed), 0);

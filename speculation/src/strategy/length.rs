@@ -41,7 +41,6 @@ mod tests {
             ratio: Some(10.0),
             agreement: 0.6,
             earns: Some(0.18),
-            ..Pace::default()
         };
         assert!(pays(0.5, &round) && !pays(0.2, &round));
         // A slow target earns less per step of the draft: then even unlikely tokens are worth a step.

@@ -119,7 +119,6 @@ mod tests {
             ratio: Some(10.0),
             agreement: 0.6,
             earns: Some(0.17),
-            ..Pace::default()
         };
         let learned = Serial {
             gamma: 0,

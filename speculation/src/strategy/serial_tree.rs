@@ -154,7 +154,6 @@ mod tests {
             ratio: Some(10.0),
             agreement: 0.6,
             earns: Some(0.2),
-            ..Pace::default()
         };
         assert_eq!(TREE.expands(&[0.3, 0.1, 0.05], &round), 3);
         assert_eq!(TREE.expands(&[0.2, 0.1], &round), 0);

@@ -50,7 +50,7 @@ async fn heads_alone_find_the_text_of_plain_decoding_in_fewer_steps() {
 }
 
 /// Nodes that heads gave, and those of them that were committed.
-fn of_heads(walks: &offshoot_proto::v1::WalkStats) -> (u64, u64) {
+fn of_heads(walks: &proto::v1::WalkStats) -> (u64, u64) {
     let at = usize::from(speculation::duty::Source::Heads.code());
     let of = |counts: &[u64]| counts.get(at).copied().unwrap_or_default();
     (of(&walks.source_nodes), of(&walks.source_committed))

@@ -301,7 +301,7 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
         &observed.coordinator.addr,
     ]))
     .await;
-    let walks = completion.statistics.walks.unwrap();
+    let walks = completion.statistics.walks.clone().unwrap();
     let acceptance = walks.tokens as f64 / walks.steps as f64;
     for part in [
         "0 running, 0 waiting".to_owned(),
@@ -361,7 +361,7 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
 fn check_coordinator(before: &Page, after: &Page, completion: &Completion) {
     let total = |series: &str| after.value(series).unwrap() - before.value(series).unwrap();
     let tokens = completion.ids.len() as f64;
-    let walks = completion.statistics.walks.unwrap();
+    let walks = completion.statistics.walks.clone().unwrap();
     for (series, expected) in [
         ("vllm:generation_tokens_total", tokens),
         (

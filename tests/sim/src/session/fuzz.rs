@@ -111,6 +111,7 @@ fn random_update(dice: &mut Dice, worker: &Worker, next_id: &mut u32) -> Replica
                 Some(Forecast::Everything),
             ][dice.below(4)],
             step_us: (dice.percent(50)).then(|| dice.roll() as u32 >> dice.below(32)),
+            misses: dice.roll() as u32 >> dice.below(32),
         },
     }
 }
