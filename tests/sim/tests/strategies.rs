@@ -7,7 +7,7 @@ use std::sync::Arc;
 use simulation::Coverage;
 use speculation::duty::{Duties, Duty, Role};
 use speculation::strategy::{
-    Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Registry, Strategy, Verification,
+    Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Registry, Round, Strategy, Verification,
 };
 use speculation::wait::{Start, Waits};
 
@@ -67,7 +67,7 @@ impl Strategy for Thrifty {
         }
     }
 
-    fn worth(&self, node: &Frontier) -> Option<f32> {
+    fn worth(&self, node: &Frontier, _round: &Round<'_>) -> Option<f32> {
         (node.path > 0.1).then_some(node.path)
     }
 
