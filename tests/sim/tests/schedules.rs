@@ -24,7 +24,7 @@ fn every_schedule_ends_with_the_plain_text_and_leaves_nothing_behind() {
     // Schedules that never reach what they are for would prove nothing.
     assert!(total.failovers > 1_500, "{total:?}");
     assert!(total.takebacks > 150, "{total:?}");
-    assert!(total.preemptions > 150, "{total:?}");
+    assert!(total.preemptions > 100, "{total:?}");
     assert!(total.waits > 3_000, "{total:?}");
     assert!(total.retirements > 1_500, "{total:?}");
     assert!(total.refusals > 1_000, "{total:?}");
