@@ -58,7 +58,7 @@ fn nodes() -> NodeBatch {
 
 /// Counts of two sources; the last one has none.
 fn sources() -> BySource<SourceStats> {
-    let mut sources: BySource<SourceStats> = BySource::default();
+    let mut sources = BySource::<SourceStats>::default();
     sources[Source::Unknown].hits = 1;
     sources[Source::History] = SourceStats {
         nodes: 9,
