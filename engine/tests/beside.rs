@@ -188,7 +188,7 @@ impl Line {
         let mut plan = append(&self.text[cached..], Asked::Last);
         let mut above = None;
         let mut path: Vec<u32> = Vec::new();
-        for (depth, &token) in truth[self.text.len()..][..right].iter().enumerate() {
+        for (depth, &token) in truth.iter().skip(self.text.len()).take(right).enumerate() {
             let wrong = (token + 1) % VOCAB as u32;
             for (at, token) in [(0, wrong), (1, token)] {
                 let index = 2 * depth as u32 + at;

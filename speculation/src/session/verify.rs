@@ -13,7 +13,7 @@ use crate::allocation::{Choice, Share, Work};
 use crate::bypass::{Mode, Way};
 use crate::calibration::Feature;
 use crate::duty::{Duty, Source};
-use crate::learned::Learned;
+use crate::learned::{Evaluated, Learned};
 use crate::logprobs::TargetScores;
 use crate::message::{
     Activity, Finish, Margin, Outlook, ReplicaUpdate, Report, Scoring, SessionSpec,
@@ -533,7 +533,12 @@ impl Verifier {
             let ended_at = place(walked.path.last().copied());
             let end =
                 (walked.picks.last()).and_then(|pick| heads::at_end(answers, ended_at, pick.token));
-            self.take_end(end, learned);
+            let evaluated = self.take_end(end, learned);
+            if self.strategy.heads().nodes > 0 {
+                let expected = learned.cost.estimate_us(plan.len());
+                let times = took.as_micros() as f64 / expected.max(1.0);
+                learned.heads.took(times as f32, evaluated);
+            }
         }
         self.changed = true;
     }
@@ -551,16 +556,17 @@ impl Verifier {
     }
 
     /// Takes what was answered where the walk ended; the text ends with the pick there.
-    fn take_end(&mut self, end: Option<&EndAnswer>, learned: &mut Learned) {
+    fn take_end(&mut self, end: Option<&EndAnswer>, learned: &mut Learned) -> Evaluated {
         self.outlook.forecast = end.and_then(|end| end.forecast);
         let Some(guesses) = end.and_then(|end| end.heads.as_ref()) else {
-            return;
+            return Evaluated::No;
         };
         self.walks.heads_steps += 1;
         if self.finish.is_none() {
             heads::graft(&mut self.replica, guesses, self.strategy.heads(), learned);
             self.heads_share = Some(guesses.share);
         }
+        Evaluated::Yes
     }
 
     /// Scores of the prompt were computed.
