@@ -86,6 +86,9 @@ const TRIED_AGAIN: u16 = 64;
 /// After this many steps with heads one goes without, so that it is known what they cost.
 const LEFT_OUT: u16 = 15;
 
+/// Heads that cost nothing measurable still have to bring something.
+const LEAST: f32 = 0.02;
+
 impl Default for HeadsWorth {
     /// Before the first one they are thought to pay.
     fn default() -> Self {
@@ -119,7 +122,7 @@ impl HeadsWorth {
     /// The share of a step that they cost: as measured, where it is, and by their weights until then.
     fn cost(&self) -> f32 {
         match (self.with, self.without) {
-            (Some(with), Some(without)) => (with / without - 1.0).max(0.0),
+            (Some(with), Some(without)) => (with / without - 1.0).max(LEAST),
             _ => self.share,
         }
     }
