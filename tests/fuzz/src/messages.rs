@@ -146,6 +146,9 @@ fn walks(dice: &mut Dice<'_>) -> Option<v1::WalkStats> {
         chain_accepted: dice.total(),
         guesses_submitted: dice.total(),
         guesses_accepted: dice.total(),
+        lookup_accepted: dice.total(),
+        heads_accepted: dice.total(),
+        heads_steps: dice.total(),
     })
 }
 
