@@ -188,7 +188,7 @@ impl Line {
         let mut plan = append(&self.text[cached..], Asked::Last);
         let mut above = None;
         let mut path: Vec<u32> = Vec::new();
-        for (depth, &token) in truth[self.text.len()..][..right].iter().enumerate() {
+        for (depth, &token) in truth.iter().skip(self.text.len()).take(right).enumerate() {
             let wrong = (token + 1) % VOCAB as u32;
             for (at, token) in [(0, wrong), (1, token)] {
                 let index = 2 * depth as u32 + at;
@@ -250,7 +250,7 @@ fn no_pick_depends_on_heads_or_classifier() {
     let mut both = folder.load(folder.beside()).unwrap();
     assert_eq!(plain.facts(), both.facts());
     for temperature in [0.0, 0.8] {
-        let truth = truth(&mut plain, 24, temperature);
+        let truth = truth(&mut plain, 40, temperature);
         let mut lines = [&mut plain, &mut both].map(|engine| Line::new(engine, temperature));
         let mut ended = 0;
         while lines[0].text.len() + 5 < truth.len() {

@@ -20,7 +20,7 @@ use crate::by_source::{BySource, Sources};
 use crate::bypass::{Mode, Way};
 use crate::calibration::Feature;
 use crate::duty::Duty;
-use crate::learned::Learned;
+use crate::learned::{Evaluated, Learned};
 use crate::logprobs::TargetScores;
 use crate::message::{
     Activity, Finish, Margin, Outlook, ReplicaUpdate, Report, Scoring, SessionSpec,
@@ -607,7 +607,12 @@ impl Verifier {
             let ended_at = place(walked.path.last().copied());
             let end =
                 (walked.picks.last()).and_then(|pick| heads::at_end(answers, ended_at, pick.token));
-            self.take_end(end, learned);
+            let evaluated = self.take_end(end, learned);
+            if self.strategy.heads().nodes > 0 {
+                let expected = learned.cost.estimate_us(plan.len());
+                let times = took.as_micros() as f64 / expected.max(1.0);
+                learned.heads.took(times as f32, evaluated);
+            }
         }
         self.changed = true;
     }
@@ -625,10 +630,10 @@ impl Verifier {
     }
 
     /// Takes what was answered where the walk ended; the text ends with the pick there.
-    fn take_end(&mut self, end: Option<&EndAnswer>, learned: &mut Learned) {
+    fn take_end(&mut self, end: Option<&EndAnswer>, learned: &mut Learned) -> Evaluated {
         self.outlook.forecast = end.and_then(|end| end.forecast);
         let Some(guesses) = end.and_then(|end| end.heads.as_ref()) else {
-            return;
+            return Evaluated::No;
         };
         self.walks.heads_steps += 1;
         if self.finish.is_none() {
@@ -636,6 +641,7 @@ impl Verifier {
             heads::graft(&mut self.replica, guesses, bounds, learned, &mut self.walks);
             self.heads_share = Some(guesses.share);
         }
+        Evaluated::Yes
     }
 
     /// Scores of the prompt were computed.

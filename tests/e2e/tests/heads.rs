@@ -34,7 +34,11 @@ async fn heads_alone_find_the_text_of_plain_decoding_in_fewer_steps() {
             assert_eq!(ar.ids, found.ids, "{prompt:?} at T = {t}");
             let walks = found.statistics.walks.unwrap_or_default();
             let (nodes, committed) = of_heads(&walks);
-            assert_eq!(nodes, walks.source_nodes.iter().sum(), "only heads guess");
+            assert_eq!(
+                nodes,
+                walks.source_nodes.iter().sum::<u64>(),
+                "only heads guess"
+            );
             steps += walks.steps;
             tokens += walks.tokens;
             accepted += committed;
