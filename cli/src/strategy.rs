@@ -372,7 +372,7 @@ mod tests {
             "auto (default)\n",
             "guessing\n  Guesses by luck\n  Source: arXiv 0000.00000\n",
             "luck     how lucky the draft is; numbers from -1 to 1 [default: 0.5]\n",
-            "gamma    tokens drafted per round; whole numbers from 1 to 64 [default: 4]\n",
+            "gamma    tokens drafted per round; 0: as many as pay for the time that the target waits; whole numbers from 0 to 64 [default: 0]\n",
         ] {
             assert!(listed.contains(part), "{part} is not in {listed}");
         }

@@ -123,7 +123,7 @@ fn a_bad_flag_is_a_usage_error() {
         (&["generate"][..], "PROMPT"),
         (
             &["bench", "--prompts", "p", "--strategies", "serial:gamma=99"][..],
-            "gamma is 99; allowed are whole numbers from 1 to 64",
+            "gamma is 99; allowed are whole numbers from 0 to 64",
         ),
         (&["bench-engine", "--rows", "0"][..], "0"),
         (&["models", "deepen", "--layers", "9"][..], "--out"),
@@ -233,7 +233,7 @@ fn every_strategy_is_listed_with_its_knobs() {
         "ar\n",
         "auto (default)\n",
         "arXiv 2305.09781",
-        "gamma    tokens drafted per round; whole numbers from 1 to 64 [default: 4]",
+        "gamma    tokens drafted per round; 0: as many as pay for the time that the target waits; whole numbers from 0 to 64 [default: 0]",
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }

@@ -620,7 +620,7 @@ mod tests {
                     r.strategy = "serial".to_owned();
                     r.knobs = [("gamma".to_owned(), 65.0)].into();
                 },
-                ["gamma", "65", "1 to 64"],
+                ["gamma", "65", "0 to 64"],
             ),
             (
                 |r| r.knobs = [("rows".to_owned(), f64::NAN)].into(),

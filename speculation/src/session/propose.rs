@@ -222,7 +222,7 @@ impl Proposer {
         );
     }
 
-    fn round(&self) -> Round<'_> {
+    fn round_now(&self) -> Round<'_> {
         Round {
             steps: self.round_steps,
             levels: self.round_steps.saturating_add(self.levels_before),
@@ -252,7 +252,7 @@ impl Proposer {
             });
         }
         self.look();
-        let frontier = if self.strategy.pauses(&self.round()) {
+        let frontier = if self.strategy.pauses(&self.round_now()) {
             Vec::new()
         } else {
             self.frontier(room)
@@ -306,7 +306,7 @@ impl Proposer {
     /// The unexpanded nodes worth a row of the next step, with their worth, best first.
     fn frontier(&self, room: usize) -> Vec<(f32, NodeId)> {
         let tree = &self.replica.tree;
-        let round = self.round();
+        let round = self.round_now();
         if tree.len() >= usize::from(self.growth.nodes) && self.root_expanded {
             return Vec::new();
         }
@@ -442,7 +442,7 @@ impl Proposer {
         calibration: &Calibration,
     ) {
         let place = self.place(parent);
-        let wanted = (self.strategy).children(&place, guesses, &self.round());
+        let wanted = (self.strategy).children(&place, guesses, &self.round_now());
         let wanted = wanted.min(guesses.len());
         self.make(parent, owner, &guesses[..wanted], 0, calibration);
         let spare = Spare {
@@ -486,7 +486,7 @@ impl Proposer {
             return;
         }
         self.look();
-        let (tree, round) = (&self.replica.tree, self.round());
+        let (tree, round) = (&self.replica.tree, self.round_now());
         let mut wanted = Vec::new();
         let mut want = |parent: Option<NodeId>, place: &Frontier, spare: &Spare, owner: u8| {
             if has_spare(spare) {
@@ -592,7 +592,7 @@ impl Proposer {
 
     fn is_round_done(&mut self) -> bool {
         self.look();
-        self.is_over || self.strategy.is_round_done(&self.round())
+        self.is_over || self.strategy.is_round_done(&self.round_now())
     }
 
     pub(super) fn poll_report(&mut self, activity: Activity) -> Option<Report> {

@@ -379,7 +379,8 @@ impl Verifier {
             values,
             choice,
         };
-        if self.way != Way::Together {
+        let is_alone = self.strategy.shape(self.duty, &self.outlook) == Shape::Nothing;
+        if self.way != Way::Together || is_alone {
             // There is nobody to wait for.
             return Poll::Work(work);
         }

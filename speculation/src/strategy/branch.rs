@@ -18,7 +18,7 @@
 
 use alloc::sync::Arc;
 
-use decode::Guess;
+use decode::{Guess, Wanted};
 
 use super::length::{LONGEST, steps_beside};
 use super::{Entry, Frontier, Growth, Knob, NextStep, Range, Round, Shape, Strategy, Verification};
@@ -99,7 +99,7 @@ impl Branch {
         }
     }
 
-    fn forecast(&self, outlook: &Outlook) -> Option<Forecast> {
+    fn heeded(&self, outlook: &Outlook) -> Option<Forecast> {
         match self.forecasts {
             Forecasts::Followed => outlook.forecast,
             Forecasts::Ignored => None,
@@ -109,7 +109,7 @@ impl Branch {
     /// The depth of the branches' first tokens, if the chain reaches it.
     fn point(&self, round: &Round<'_>) -> u16 {
         let behind = round.length.saturating_add(1);
-        match self.forecast(&round.outlook) {
+        match self.heeded(&round.outlook) {
             Some(Forecast::Nothing) => 1,
             Some(Forecast::Everything) => behind,
             Some(Forecast::Some) | None => {
@@ -124,7 +124,7 @@ impl Branch {
     fn fan(&self, q: f32, round: &Round<'_>) -> u16 {
         // `as` rounds down and saturates.
         let fan = (f32::from(self.branches) * (1.0 - q)) as u16;
-        match self.forecast(&round.outlook) {
+        match self.heeded(&round.outlook) {
             // The first token is expected to be wrong, so that it cannot be the only one.
             Some(Forecast::Nothing) => fan.max(2),
             Some(Forecast::Some | Forecast::Everything) | None => fan.max(1),
@@ -189,6 +189,13 @@ impl Strategy for Branch {
         usize::from(fan)
     }
 
+    fn forecast(&self) -> Wanted {
+        match self.forecasts {
+            Forecasts::Followed => Wanted::Yes,
+            Forecasts::Ignored => Wanted::No,
+        }
+    }
+
     fn verification(&self, _duty: Duty) -> Verification {
         Verification {
             rows: self.most(),
@@ -197,7 +204,7 @@ impl Strategy for Branch {
     }
 
     fn shape(&self, _duty: Duty, outlook: &Outlook) -> Shape {
-        match self.forecast(outlook) {
+        match self.heeded(outlook) {
             Some(Forecast::Nothing) => Shape::Nothing,
             Some(Forecast::Everything) => Shape::Chain,
             Some(Forecast::Some) | None => Shape::ToBranch,

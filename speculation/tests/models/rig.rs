@@ -11,13 +11,15 @@ use speculation::bypass::Plan;
 use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::learned::Learned;
 use speculation::message::{
-    Activity, ReplicaUpdate, Report, Scoring, SessionId, SessionSpec, Shard, Stopping, Term,
+    Activity, Outlook, ReplicaUpdate, Report, Scoring, SessionId, SessionSpec, Shard, Stopping,
+    Term,
 };
 use speculation::replica::Poll;
 use speculation::session::{Capacity, Session};
 use speculation::strategy::{
-    Entry, Growth, Knob, Range, Registry, Round, Settings, Strategy, Verification,
+    Entry, Growth, Knob, NextStep, Range, Registry, Round, Settings, Shape, Strategy, Verification,
 };
+use speculation::wait::{Start, Waits};
 
 pub(crate) const VOCAB: u32 = 5;
 
@@ -102,9 +104,9 @@ pub(crate) fn spec(text: &[u32]) -> SessionSpec {
     }
 }
 
-/// Every strategy, and the one of these tests.
+/// Every strategy, and those of these tests.
 pub(crate) fn registry() -> Registry {
-    Registry::default().with(&EAGER)
+    Registry::default().with(&EAGER).with(&LONELY)
 }
 
 /// A strategy in which nobody waits: verifiers submit the best nodes there are, drafts rest once they have made as many
@@ -168,6 +170,53 @@ impl Strategy for Eager {
             ahead: 8,
             bare_share: 1.0,
         }
+    }
+}
+
+/// A strategy whose target expects nothing of anybody's guesses, and would otherwise wait for them.
+pub(crate) static LONELY: Entry = Entry {
+    name: "lonely",
+    about: "Known to these tests only",
+    source: "",
+    knobs: &[],
+    is_sensible: |_| true,
+    build: |_| Arc::new(Lonely),
+};
+
+#[derive(Debug)]
+struct Lonely;
+
+impl Strategy for Lonely {
+    fn duties(&self, role: Role) -> Duties {
+        Duties::of(match role {
+            Role::Draft | Role::Qualifier => Duty::Propose,
+            Role::Target => Duty::Commit,
+        })
+    }
+
+    fn growth(&self) -> Growth {
+        Growth {
+            width: 1,
+            branch: 1,
+            depth: 2,
+            nodes: 2,
+            ..Growth::default()
+        }
+    }
+
+    fn verification(&self, _duty: Duty) -> Verification {
+        Verification {
+            rows: 8,
+            ..Verification::default()
+        }
+    }
+
+    fn shape(&self, _duty: Duty, _outlook: &Outlook) -> Shape {
+        Shape::Nothing
+    }
+
+    fn starts(&self, next: &NextStep, _waits: &mut Waits<'_>) -> Start {
+        Start::WaitUntil(next.now + MS)
     }
 }
 

@@ -253,6 +253,17 @@ fn branch_follows_the_targets_forecast() {
     assert_eq!(branches(Some(Forecast::Nothing), 0.0), (3, 4));
 }
 
+/// Where no guess is to be verified, none is waited for.
+#[test]
+fn a_target_that_wants_no_guess_waits_for_none() {
+    let mut cluster = Cluster::new(&Settings::new("lonely"), &[Role::Target, Role::Draft]);
+    for tokens in 1..4 {
+        grow(&mut cluster, &right);
+        assert_eq!(verify(&mut cluster), []);
+        assert_eq!(cluster.worker(TARGET).session.text(), plain(&TEXT, tokens));
+    }
+}
+
 fn pyramid() -> Settings {
     Settings::new("pyramid")
         .with("draft", 3.0)

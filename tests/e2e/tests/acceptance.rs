@@ -54,8 +54,12 @@ async fn rejection_is_another_text_of_the_same_seed_and_the_same_text_at_zero() 
             same += usize::from(one.ids == drawn.ids);
             all += 1;
         }
-        for strategy in ["serial", "serial-tree"] {
-            let asked = by(Rule::Rejection, strategy, prompt, 1.0);
+        // Lengths that are not set follow measured step times, and with them the text.
+        for (strategy, length) in [("serial", "gamma"), ("serial-tree", "depth")] {
+            let asked = GenerateRequest {
+                knobs: [(length.to_owned(), 4.0)].into(),
+                ..by(Rule::Rejection, strategy, prompt, 1.0)
+            };
             let first = client.generate(asked.clone()).await.unwrap();
             let again = client.generate(asked.clone()).await.unwrap();
             assert_eq!(first.ids, again.ids, "the seed decides under {strategy}");

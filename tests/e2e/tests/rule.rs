@@ -123,7 +123,8 @@ async fn a_rule_is_a_draft_and_changes_no_token() {
     }
     println!("the rule: {nodes} nodes, {committed} committed, {hits} hits");
     assert!(nodes > 0 && committed > 0 && hits > 0);
-    assert!(committed <= nodes && hits <= committed);
+    // A hit may be a guess that came too late to be a node.
+    assert!(committed <= nodes);
     let models: Vec<String> = (client.workers().await.unwrap().into_iter())
         .map(|worker| worker.model)
         .collect();
