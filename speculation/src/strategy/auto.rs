@@ -58,8 +58,8 @@ pub(super) const ENTRY: Entry = Entry {
         Knob {
             name: "heads",
             range: Range::Whole(0, 64),
-            default: 24.0,
-            help: "guesses of heads beside the target, where it has any, at most",
+            default: 0.0,
+            help: "guesses of heads beside the target, where it has any, at most; 0: they are not asked",
             sweep: &[],
         },
     ],

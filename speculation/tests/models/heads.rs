@@ -97,7 +97,7 @@ fn step(worker: &mut Worker, now: Time, heads: Heads) -> Option<StepPlan> {
 
 #[test]
 fn what_heads_guess_is_in_the_very_next_step() {
-    let mut worker = target(Settings::new("auto"));
+    let mut worker = target(Settings::new("auto").with("heads", 24.0));
     let first = step(&mut worker, Time::ZERO, Heads::Right).unwrap();
     assert!(first.end.heads > 0 && first.end.forecast == Wanted::No);
     assert!(first.rows.is_empty(), "nothing is known to guess from");
@@ -132,7 +132,7 @@ fn what_heads_guess_is_in_the_very_next_step() {
 #[test]
 fn what_does_not_belong_to_the_walks_end_is_no_guess() {
     for (place, shift) in [(1, 0), (0, 1)] {
-        let mut worker = target(Settings::new("auto"));
+        let mut worker = target(Settings::new("auto").with("heads", 24.0));
         let plan = worker.plan(Time::ZERO);
         let mut answers = worker.answers(&plan);
         let token = next(&TEXT);
@@ -154,7 +154,7 @@ fn what_does_not_belong_to_the_walks_end_is_no_guess() {
 
 #[test]
 fn a_forecast_goes_out_with_the_commit_it_is_about() {
-    let mut worker = target(Settings::new("auto"));
+    let mut worker = target(Settings::new("auto").with("heads", 24.0));
     step(&mut worker, Time::ZERO, Heads::Right).unwrap();
     assert_eq!(
         worker.report().unwrap().outlook.forecast,
@@ -169,13 +169,13 @@ fn a_forecast_goes_out_with_the_commit_it_is_about() {
 
 #[test]
 fn only_a_target_whose_strategy_uses_heads_asks_them() {
-    let off = Settings::new("auto").with("heads", 0.0);
+    let off = Settings::new("auto").with("heads", 24.0).with("heads", 0.0);
     for strategy in [off, Settings::new("ar"), Settings::new("eager")] {
         let mut worker = target(strategy);
         assert!(worker.plan(Time::ZERO).end.is_empty());
     }
     let qualifier = SessionSpec {
-        strategy: Settings::new("auto"),
+        strategy: Settings::new("auto").with("heads", 24.0),
         duties: Duties::of(Duty::Advise),
         ..spec(&TEXT)
     };
@@ -185,7 +185,7 @@ fn only_a_target_whose_strategy_uses_heads_asks_them() {
 
 #[test]
 fn picks_behind_which_others_go_on_need_no_heads() {
-    let mut worker = target(Settings::new("auto"));
+    let mut worker = target(Settings::new("auto").with("heads", 24.0));
     let chain = truth(&TEXT, 3);
     worker.update(
         Time::ZERO,
@@ -220,7 +220,11 @@ fn picks_behind_which_others_go_on_need_no_heads() {
 fn heads_change_when_a_text_is_found_but_no_token() {
     let mut found = Vec::new();
     for heads in [Heads::Right, Heads::Wrong] {
-        let mut worker = target(Settings::new("auto").with("lookup", 0.0));
+        let mut worker = target(
+            Settings::new("auto")
+                .with("heads", 24.0)
+                .with("lookup", 0.0),
+        );
         let (mut asked, mut rows) = (Vec::new(), Vec::new());
         let mut now = Time::ZERO;
         while asked.len() < 400 {

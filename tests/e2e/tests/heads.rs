@@ -27,7 +27,7 @@ async fn heads_alone_find_the_text_of_plain_decoding_in_fewer_steps() {
                 .await
                 .unwrap();
             let asked = GenerateRequest {
-                knobs: [("lookup".to_owned(), 0.0)].into(),
+                knobs: [("lookup".to_owned(), 0.0), ("heads".to_owned(), 24.0)].into(),
                 ..request(prompt, TOKENS, t, "auto")
             };
             let found = client.generate(asked).await.unwrap();
