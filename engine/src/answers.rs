@@ -86,6 +86,22 @@ pub(crate) fn answer(
     all
 }
 
+/// The tokens before the one that a row is asked about.
+pub(crate) fn before<'a>(part: &SeqStep<'a>, group: &Group, asked: Asked) -> History<'a> {
+    let (len, path) = match asked.at {
+        At::Append(i) => (group.len + i + 1, &[][..]),
+        At::Row(i) => (
+            group.len + part.plan.append.len(),
+            &part.plan.rows[i].path[..],
+        ),
+    };
+    History {
+        text: &part.text[..len],
+        path,
+        prompt_len: part.prompt_len,
+    }
+}
+
 /// Answers a row from its logits, as many as there are tokens.
 pub(crate) fn sample(
     sampler: &mut Sampler,
@@ -98,18 +114,7 @@ pub(crate) fn sample(
     if !is_finite(logits) {
         return Answer::NotFinite;
     }
-    let (len, path) = match asked.at {
-        At::Append(i) => (group.len + i + 1, &[][..]),
-        At::Row(i) => (
-            group.len + part.plan.append.len(),
-            &part.plan.rows[i].path[..],
-        ),
-    };
-    let history = History {
-        text: &part.text[..len],
-        path,
-        prompt_len: part.prompt_len,
-    };
+    let history = before(part, group, asked);
     if let Ask::Judge { judgement, score } = asked.ask {
         let by = &part.plan.judgements[usize::from(judgement)];
         return sampler.judge((by, score), logits, part.sampler, &history);

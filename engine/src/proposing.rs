@@ -13,7 +13,7 @@ use crate::error::EngineError;
 use crate::load::LoadError;
 use crate::options::EngineOptions;
 use crate::sequence::{SeqId, Sequences};
-use crate::step::{At, Limits, Plan};
+use crate::step::{Limits, Plan};
 
 /// Guesses of one proposal, at most.
 const MOST: usize = 64;
@@ -216,19 +216,9 @@ impl Backend for Proposing {
             let Ask::Guesses(most) = asked.ask else {
                 return Answer::NotFinite;
             };
-            let (len, path) = match asked.at {
-                At::Append(i) => (group.len + i + 1, &[][..]),
-                At::Row(i) => (
-                    group.len + part.plan.append.len(),
-                    &part.plan.rows[i].path[..],
-                ),
-            };
-            let before = History {
-                text: &part.text[..len],
-                path,
-                prompt_len: part.prompt_len,
-            };
-            let mut guesses = self.follower(part.seq, len).guesses(&before);
+            let before = answers::before(part, group, asked);
+            let follower = self.follower(part.seq, before.text.len());
+            let mut guesses = follower.guesses(&before);
             guesses.retain(|guess| guess.token < vocab);
             guesses.truncate(most.into());
             Answer::Guesses(guesses)
