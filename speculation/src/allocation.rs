@@ -56,8 +56,8 @@ impl Share {
 pub struct Room {
     /// Of all sessions together.
     pub rows: usize,
-    /// How many times as long as without prompts a step may last for the sake of prompts when texts are running, at
-    /// least 1.
+    /// How many times as long as one in which all prompts are done a step may last for the sake of prompts when texts are
+    /// running, at least 1.
     pub prompt_stretch: f64,
 }
 
@@ -85,7 +85,7 @@ pub fn allocate(cost: &CostModel, room: Room, offers: &[&Work]) -> Vec<Share> {
     }
     // A text without its rows has its turn later; its guesses would have nothing to hang from.
     let is_in = |share: &Share, work: &Work| share.base == work.base;
-    let mut prompts = prompt_rows(cost, room, rows);
+    let mut prompts = prompt_rows(cost, room, (rows, offers.len()));
     for (share, work) in shares.iter_mut().zip(offers) {
         if !running(work) {
             share.base = work.base.min(prompts);
@@ -118,12 +118,16 @@ pub fn allocate(cost: &CostModel, room: Room, offers: &[&Work]) -> Vec<Share> {
 
 /// Rows for prompts in a step that has `running` rows of running texts: any number if there are none, otherwise as many
 /// as keep the step within the stretch, and always a few, so that no prompt waits for ever.
-fn prompt_rows(cost: &CostModel, room: Room, running: usize) -> usize {
+///
+/// The stretch is of the step of all `sessions` once their prompts are done. By that of those that run now, the more prompts wait,
+/// the fewer rows of them a step would have, and texts that speculation ends early would leave the target to its prompts, a
+/// few rows at a time.
+fn prompt_rows(cost: &CostModel, room: Room, (running, sessions): (usize, usize)) -> usize {
     let vacant = room.rows - running;
     if running == 0 {
         return vacant;
     }
-    let limit_us = cost.estimate_us(running) * room.prompt_stretch.max(1.0);
+    let limit_us = cost.estimate_us(running.max(sessions)) * room.prompt_stretch.max(1.0);
     let fits = |rows: usize| cost.estimate_us(running + rows) <= limit_us;
     let (mut least, mut most) = (PROMPT.min(vacant), vacant);
     while least < most {
@@ -268,8 +272,15 @@ mod tests {
         let cost = steps_of(1000, 50);
         let both = [prompt(500), text(&[])];
         let shares = allocate(&cost, ROOM, &both.iter().collect::<Vec<_>>());
-        // 1050 us for the text alone, so 2100 us at most: 21 rows by the exact cost, 20 by what was measured of it.
-        assert!((20..=21).contains(&shares[0].base), "{shares:?}");
+        // 1100 us once both run, so 2200 us at most: 23 rows by the exact cost, 22 by what was measured of it.
+        assert!((22..=23).contains(&shares[0].base), "{shares:?}");
+        let waiting = [prompt(500), prompt(500), prompt(500), text(&[])];
+        let shares = allocate(&cost, ROOM, &waiting.iter().collect::<Vec<_>>());
+        let more: usize = shares.iter().map(|share| share.base).sum();
+        assert!(
+            (27..=28).contains(&more),
+            "more prompts, more of them: {shares:?}"
+        );
         let shares = allocate(&cost, ROOM, &[&prompt(500)]);
         assert_eq!(shares[0].base, 64, "nobody else is there");
         let dear = steps_of(10, 1000);

@@ -5,6 +5,9 @@
 //! looks up itself, and with none, for each number of running sessions (in powers of two). Unless it decodes
 //! [`Way::Together`], drafts and qualifiers *rest*: nothing is asked of them. Once in a while it tries another way, for a
 //! few steps; the more that lost, the later the next trial comes.
+//!
+//! Steps that compute prompts are not counted: their lengths would hide everything else. So what others cost there is not seen,
+//! and the more sessions share a device with drafts, the more clearly these have to win.
 
 use crate::Time;
 
@@ -49,6 +52,8 @@ pub struct Plan {
     pub settle: u32,
     /// Steps of a trial that are counted.
     pub trial: u32,
+    /// The shortest time of a trial: one pause of a busy machine must not decide it.
+    pub trial_time: Time,
     /// Steps that are counted before the first trial.
     pub first: u32,
     /// The shortest time from one trial of a way to its next; the longest is 60 times that.
@@ -62,6 +67,7 @@ impl Default for Plan {
         Plan {
             settle: 4,
             trial: 12,
+            trial_time: Time::from_millis(250),
             first: 24,
             pause: Time::from_secs(5),
             slowed_by: 2.0,
@@ -85,11 +91,17 @@ pub struct Step {
 /// Another way has to be this many times better before it is taken.
 const CLEARLY: f64 = 1.03;
 
+/// What it has to be better in addition where drafts compute on the target's device, for each doubling of the sessions.
+const CROWDED: f64 = 0.1;
+
+/// Trials in a row that a way with more guesses has to win where drafts compute on the target's device.
+const WINS: u32 = 2;
+
 /// A trial that loses more than this share ends early.
 const LOST: f64 = 0.75;
 
-/// Weight of what was measured before when a step is added: about the last 60 steps count.
-const DECAY: f64 = 0.984;
+/// Weight of what was measured before when a step is added: about the last 120 steps count.
+const DECAY: f64 = 0.992;
 
 /// Loads are counted in powers of two: 1, 2, 3 to 4, 5 to 8, ..., up to 1024 sessions.
 const LOADS: usize = 11;
@@ -127,6 +139,8 @@ struct Record {
     /// When it is tried again, if it is not the one that is taken.
     trial_at: Time,
     trials_lost: u32,
+    /// Trials won in a row, while it is not taken yet.
+    wins: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -148,6 +162,13 @@ impl Rate {
         // The decay makes `steps` steps weigh a little less than their number.
         let enough = self.steps >= f64::from(steps) * 0.8;
         (enough && self.us > 0.0).then(|| self.tokens / self.us)
+    }
+
+    /// The same of a trial, as a share of a whole one.
+    fn tried(&self, plan: &Plan, share: f64) -> Option<f64> {
+        let steps = (f64::from(plan.trial) * share) as u32;
+        let us = plan.trial_time.as_secs_f64() * 1e6 * share;
+        self.known(steps).filter(|_| self.us >= us * 0.8)
     }
 }
 
@@ -218,7 +239,7 @@ impl Bypass {
         }
         self.loads[load].of(self.way).rate.add(tokens, time);
         match self.trial_of {
-            Some(before) => self.judge(now, before),
+            Some(before) => self.judge(now, step, before),
             None => self.look_for_trial(now, step),
         }
     }
@@ -276,19 +297,30 @@ impl Bypass {
     }
 
     /// Ends the trial if enough is known.
-    fn judge(&mut self, now: Time, before: Way) {
+    fn judge(&mut self, now: Time, step: Step, before: Way) {
         let plan = self.plan;
         let way = self.way;
         let load = &mut self.loads[self.load];
         let there = load.of(before).rate.known(plan.trial);
         let rate = load.of(way).rate;
-        let early = rate.known(plan.trial / 2);
+        let early = rate.tried(&plan, 0.5);
         let is_lost = early.zip(there).is_some_and(|(e, t)| e < t * LOST);
-        let Some(here) = rate.known(plan.trial).or(early.filter(|_| is_lost)) else {
+        let Some(here) = rate.tried(&plan, 1.0).or(early.filter(|_| is_lost)) else {
             return;
         };
         self.trial_of = None;
-        let (loser, lost) = if here > there.unwrap_or(0.0) * CLEARLY {
+        let is_crowding = step.is_shared && (way as usize) < before as usize;
+        let clearly = match is_crowding && way == Way::Together {
+            true => CLEARLY + CROWDED * self.load as f64,
+            false => CLEARLY,
+        };
+        let is_won = here > there.unwrap_or(0.0) * clearly;
+        load.of(way).wins = if is_won { load.of(way).wins + 1 } else { 0 };
+        if is_won && is_crowding && load.of(way).wins < WINS {
+            load.of(way).trial_at = now;
+            return self.change(before);
+        }
+        let (loser, lost) = if is_won {
             load.best = Some(way);
             load.of(way).trials_lost = 0;
             (before, 0)
@@ -307,7 +339,9 @@ impl Bypass {
     /// Begins a trial of the way that has been due for the longest time, if any is.
     fn look_for_trial(&mut self, now: Time, step: Step) {
         let load = &mut self.loads[self.load];
-        let Some(here) = load.of(self.way).rate.known(self.plan.first) else {
+        let here = load.of(self.way).rate.known(self.plan.first);
+        let since = self.steps.saturating_sub(self.plan.settle);
+        let Some(here) = here.filter(|_| since >= self.plan.first) else {
             return;
         };
         let most = step.sessions as f64 / step.least_us.max(1.0);
@@ -473,6 +507,27 @@ mod tests {
         assert_eq!(target.steps[0], 0, "with eight sessions not at once");
         target.run(Time::from_secs(10));
         assert_eq!(target.bypass.way(), Way::Together);
+    }
+
+    #[test]
+    fn one_lucky_trial_is_not_enough_where_they_share_a_device() {
+        let mut target = Target::new(12 * MS, 3.0, 10 * MS);
+        (target.alone, target.is_shared) = (12 * MS, true);
+        target.bypass.opened(true);
+        let tries_together = |target: &mut Target| {
+            let mut steps = 0;
+            while steps == 0 {
+                target.run(10 * MS);
+                steps = target.steps[Way::Together as usize];
+            }
+        };
+        tries_together(&mut target);
+        target.run(400 * MS);
+        assert_ne!(target.bypass.way(), Way::Together, "it has won once");
+        target.tokens = 0.9;
+        tries_together(&mut target);
+        target.run(Time::from_secs(60));
+        assert!(target.steps[0] * 20 < target.steps[2], "{:?}", target.steps);
     }
 
     #[test]

@@ -361,7 +361,10 @@ impl Relay {
             Some(_) | None => return Ok(()),
         };
         self.check_picks(report)?;
-        let proposes = !report.nodes.is_empty() || report.round_done.is_some();
+        // A qualifier that takes turns has rounds too, without guesses.
+        let has_turns = duties.has(Duty::Advise) && self.config.strategy.takes_turns(self.rule());
+        let ends_round = report.round_done.is_some() && !has_turns;
+        let proposes = !report.nodes.is_empty() || ends_round;
         if proposes && !duties.has(Duty::Propose) {
             return Err(RelayError::Duty("guesses"));
         }
@@ -553,6 +556,7 @@ impl Relay {
             }
             let feature = Feature::from_margin(report.margins[known + offset].to_f32());
             let edge = self.calibration.of(Source::Qualifier).probability(feature);
+            let edge = edge.max(self.config.strategy.advice().least);
             let graft = Graft {
                 token,
                 edge,
@@ -628,7 +632,7 @@ impl Relay {
 
     /// The next update for a worker, if there is anything new. Call it when the stream has taken the previous update.
     pub fn poll_update(&mut self, key: WorkerKey) -> Option<Addressed<ReplicaUpdate>> {
-        let round_done = self.round_done();
+        let round_done = (self.members.get(&key)).and_then(|member| self.round_done(member));
         let allowed_len = self.allowed_len();
         let shard = self.shard_of(key);
         let rule = self.rule();
@@ -713,16 +717,24 @@ impl Relay {
         })
     }
 
-    /// The committed length for which every proposer has finished its round; at once where there is none.
-    fn round_done(&self) -> Option<u32> {
+    /// The committed length for which all those that this worker waits for have finished their round; at once where there
+    /// is none.
+    fn round_done(&self, waiting: &Member) -> Option<u32> {
         let len = len_u32(&self.text);
-        self.config.strategy.growth().round?;
-        // One that has not opened the session yet has nothing to finish; but where the text depends on what was drawn, it
-        // must not depend on who was opened first.
-        let is_awaited = |member: &Member| member.opened || self.rule() == Rule::Rejection;
-        let mut proposers = (self.members.values())
-            .filter(|member| member.duties.has(Duty::Propose) && is_awaited(member));
-        proposers
+        let strategy = &self.config.strategy;
+        let takes_turns = strategy.takes_turns(self.rule());
+        let awaited = match takes_turns {
+            true if waiting.duties.has(Duty::Commit) => Duty::Advise,
+            // Its drafts have no rounds: it knows itself when it has a whole chain of theirs.
+            true => Duty::Propose,
+            false => strategy.growth().round.map(|_| Duty::Propose)?,
+        };
+        // One that has not opened the session yet has nothing to finish; but where the text depends on what others have
+        // made, it must not depend on who was opened first.
+        let is_awaited = |member: &Member| member.opened || self.rule() != Rule::Exact;
+        let mut others = (self.members.values())
+            .filter(|member| member.duties.has(awaited) && is_awaited(member));
+        others
             .all(|member| member.round_done == Some(len))
             .then_some(len)
     }

@@ -27,17 +27,13 @@ impl Outline {
         };
         let mut left = alloc::vec![(None, Frontier::TEXT)];
         while let Some((parent, above)) = left.pop() {
-            let children = tree.children(parent);
-            let edge = |id: NodeId| tree.get(id).map_or(0.0, Node::edge);
-            for (at, &id) in children.iter().enumerate() {
-                let Some(node) = tree.get(id) else { continue };
-                // Of two that are thought equally likely the earlier one leads, as in `Tree::best_child`.
-                let rank = (children.iter().enumerate())
-                    .filter(|&(other, &rival)| {
-                        let (mine, theirs) = (node.edge(), edge(rival));
-                        theirs > mine || (theirs.total_cmp(&mine).is_eq() && other < at)
-                    })
-                    .count() as u16;
+            let children = tree.children(parent).iter();
+            let mut children: Vec<_> = children
+                .filter_map(|&id| Some((id, tree.get(id)?)))
+                .collect();
+            // Of two that are thought equally likely the earlier one leads, as in `Tree::best_child`.
+            children.sort_by(|(_, a), (_, b)| b.edge().total_cmp(&a.edge()));
+            for (rank, (id, node)) in (0..).zip(children) {
                 let place = Frontier {
                     is_own: owns(node),
                     ..above.child(node.path(), rank)

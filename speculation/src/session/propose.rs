@@ -82,6 +82,8 @@ pub(super) struct Proposer {
     length: u16,
     /// The tree when it was looked at last.
     outline: Outline,
+    /// Its text, its changes and this draft's part of it by then; `None`: guesses have changed in another way.
+    looked_at: Option<(u32, u64, Shard)>,
     reported_round: Option<u32>,
     reported_any: bool,
     reported_life_us: u64,
@@ -132,6 +134,7 @@ impl Proposer {
             pace: Pace::default(),
             length: 0,
             outline: Outline::default(),
+            looked_at: None,
             reported_round: None,
             reported_any: false,
             reported_life_us: 0,
@@ -211,6 +214,11 @@ impl Proposer {
 
     /// Looks at the tree as the strategy sees it.
     fn look(&mut self) {
+        let tree = &self.replica.tree;
+        let now = Some((self.replica.len(), tree.change_count(), self.shard));
+        if core::mem::replace(&mut self.looked_at, now) == now {
+            return;
+        }
         let Shard { index, count } = self.shard;
         self.outline = Outline::of(
             &self.replica.tree,
@@ -585,6 +593,7 @@ impl Proposer {
                     held.own.guess = Some(feature);
                     held.own.origin = origin;
                     held.own.made = made;
+                    self.looked_at = None;
                 }
             }
         }

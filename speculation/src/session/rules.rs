@@ -6,21 +6,15 @@ use decode::{Ask, Basis, Drawn, Judgement, NodeId, Rule, Surprisal, math};
 
 use super::propose::{Grown, Proposer};
 use super::verify::Verifier;
-use crate::Time;
 use crate::duty::{Duty, Source};
 use crate::message::{Margin, NodeBatch, Origin, Prob16};
 use crate::replica::Held;
-use crate::strategy::NextStep;
 use crate::tree::Graft;
 
 /// The edges of drawn siblings: the first, and how much less each further one has. They only order rows, and say nothing
 /// of the tokens, so that no limit of a tree can depend on what was drawn.
 const FIRST_EDGE: f32 = 0.65;
 const NEXT_EDGE: f32 = 0.3;
-
-/// The longest that a target waits for what is drawn for a round. The text depends on it, so it should not depend on how
-/// busy a machine is; but a draft that hangs is not waited for.
-const LONGEST_ROUND: Time = Time::from_secs(1);
 
 /// What a draft says of a guess of this probability.
 pub(super) fn surprisal(rule: Rule, q: f32) -> Option<Surprisal> {
@@ -85,15 +79,17 @@ impl Proposer {
 }
 
 impl Verifier {
-    /// What the row of a node is judged by (`None`: that of the end of the text); nothing where its token is picked without a
-    /// look at the guesses.
-    pub(super) fn judgement(&self, id: Option<NodeId>) -> Option<Judgement> {
+    /// What the row of a node is judged by (`None`: that of the end of the text) in a step that submits these guesses;
+    /// nothing where its token is picked without a look at the guesses.
+    pub(super) fn judgement(&self, id: Option<NodeId>, submitted: &[NodeId]) -> Option<Judgement> {
         match self.rule {
             Rule::Exact => None,
             Rule::Fuzzy(tolerance) => {
                 let tree = &self.replica.tree;
+                // Beyond a chain there is what a draft has happened to have made by now.
+                let is_judged = |child| !self.takes_turns() || submitted.contains(&child);
                 let guesses = tree.children(id).iter().filter_map(|&child| {
-                    let node = tree.get(child)?;
+                    let node = tree.get(child).filter(|_| is_judged(child))?;
                     Some((node.token, node.payload.surprisal?))
                 });
                 let guesses: Vec<_> = guesses.collect();
@@ -116,12 +112,5 @@ impl Verifier {
             (Rule::Fuzzy(_), Duty::Advise) => Some((Basis::Tempered, 0)),
             _ => scoring.picks.map(|top| (scoring.basis, top)),
         }
-    }
-
-    /// Until when the next step waits for what is drawn in this round, where the text depends on it.
-    pub(super) fn awaits_draws(&self, next: &NextStep) -> Option<Time> {
-        let is_drawn = self.rule == Rule::Rejection && next.round.is_some() && !next.is_round_done;
-        let until = next.base_since + LONGEST_ROUND;
-        (is_drawn && next.now < until).then_some(until)
     }
 }

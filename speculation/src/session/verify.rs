@@ -3,6 +3,7 @@
 
 mod advise;
 mod count;
+mod turns;
 
 use alloc::vec::Vec;
 
@@ -315,11 +316,8 @@ impl Verifier {
             self.offered = Offered::Prompt;
             return Poll::Work(part(room));
         }
-        if let Some(advice) = self.advice {
-            let full = self.ahead.len() >= usize::from(advice.ahead);
-            if full || self.is_stuck || self.ahead_finish.is_some() {
-                return Poll::Parked;
-            }
+        if self.is_far_enough() {
+            return Poll::Parked;
         }
         let tip = self.ahead.last().copied();
         // What was advised before only has to be in the cache; the walk begins at the tip.
@@ -368,6 +366,7 @@ impl Verifier {
             step_us: learned.cost.estimate_us(base_rows + taken),
             round: self.strategy.growth().round,
         };
+        let awaited = self.awaits_others(&next, &guesses);
         self.offered = Offered::Walk {
             appended,
             base,
@@ -391,7 +390,7 @@ impl Verifier {
             self.bare_share *= 0.9;
             return Poll::Parked;
         }
-        if let Some(until) = self.awaits_draws(&next) {
+        if let Some(until) = awaited {
             return Poll::Wait(Some(until), None);
         }
         let mut waits = Waits {
@@ -442,8 +441,9 @@ impl Verifier {
             };
         }
         let score = self.pick_score();
+        let guesses = &guesses[..share.guesses.min(guesses.len())];
         let mut judgements: Vec<Judgement> = Vec::new();
-        let mut pick = |id: Option<NodeId>| match self.judgement(id) {
+        let mut pick = |id: Option<NodeId>| match self.judgement(id, guesses) {
             None => Ask::Pick { score },
             Some(by) => {
                 judgements.push(by);
@@ -466,14 +466,13 @@ impl Verifier {
             };
             rows.extend(row(&id, ask));
         }
-        for id in guesses.iter().take(share.guesses) {
+        for id in guesses {
             rows.extend(row(id, pick(Some(*id))));
         }
         let mut end = self.end.clone();
         if end.heads > 0 {
-            let guesses = guesses.iter().take(share.guesses);
             let asked: Vec<Option<NodeId>> = (core::iter::once(None))
-                .chain(guesses.map(|&id| Some(id)))
+                .chain(guesses.iter().map(|&id| Some(id)))
                 .collect();
             end.known = heads::known(&self.replica, &asked);
         }
@@ -523,7 +522,10 @@ impl Verifier {
     ) -> (Vec<NodeId>, Vec<f64>) {
         let tree = &self.replica.tree;
         let above = f64::from(tree.path_score(tip)).max(1e-9);
-        let limit = usize::from(self.bounds.rows).min(room.saturating_sub(base_rows));
+        let limit = match self.begins_turns(base_rows) {
+            true => 0,
+            false => usize::from(self.bounds.rows).min(room.saturating_sub(base_rows)),
+        };
         let min_path = self.bounds.min_path * above as f32;
         let mut guesses = match self.strategy.shape(self.duty, &self.outlook) {
             Shape::Tree => tree.best_below(tip, limit, min_path),
@@ -756,6 +758,7 @@ impl Verifier {
             },
             prompt_scores: self.scores.prompt(),
             finish: self.finish,
+            round_done: self.turn_done(),
             outlook: Outlook {
                 misses: self.settled_misses(),
                 ..self.outlook

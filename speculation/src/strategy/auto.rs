@@ -175,6 +175,7 @@ impl Strategy for Auto {
         Advice {
             ahead: self.ahead,
             bare_share: 0.25,
+            least: 0.0,
         }
     }
 

@@ -153,6 +153,13 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         rule == Rule::Exact
     }
 
+    /// Whether drafts, qualifier and target take turns under this rule, so that a text that depends on what was judged does
+    /// not depend on who was faster: a qualifier judges whole chains of the drafts, the target what the qualifier has made
+    /// of them.
+    fn takes_turns(&self, _rule: Rule) -> bool {
+        false
+    }
+
     /// Nodes with a smaller path probability are not passed on to workers of this role.
     fn min_path_sent(&self, _role: Role) -> f32 {
         0.0
@@ -202,6 +209,9 @@ pub struct Advice {
     pub ahead: u16,
     /// At most this share of its recent steps may be without a guess below its own tip.
     pub bare_share: f32,
+    /// Its picks are thought at least this likely, however likely they have been so far. Above one half they lead at
+    /// their place.
+    pub least: f32,
 }
 
 /// The step that a verifier could start now.

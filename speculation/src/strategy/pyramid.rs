@@ -1,5 +1,5 @@
-//! `pyramid`: PyramidSD (arXiv 2510.12966), lossless. Three models: the drafts feed the qualifier, the qualifier feeds the
-//! target.
+//! `pyramid`: PyramidSD (arXiv 2510.12966), lossless by default. Three models: the drafts feed the qualifier, the qualifier
+//! feeds the target.
 //!
 //! The qualifier judges up to `draft` tokens of the drafts at a time, keeps those that it picks itself, and replaces the first
 //! that it does not; the drafts go on below its replacement. What it has picked, up to `qualified` tokens ahead of the text, is
@@ -7,8 +7,14 @@
 //! same time, each on its own device, and wait for one another only while that pays. Under the acceptance rule `exact` the
 //! target decides by equality, whatever the qualifier has said. Without a qualifier the drafts' chain goes to the target
 //! directly; without a draft the qualifier's own tokens are the chain.
+//!
+//! Under the rule `fuzzy` it is the paper's loop, in which they do take turns: PSD_F, and PSD_A with `tau_q` 0. The qualifier
+//! judges whole chains of `draft` tokens until it is `qualified` tokens ahead, then the target judges those. What is tolerated
+//! then depends on nobody's speed, and the seed decides the text.
 
 use alloc::sync::Arc;
+
+use decode::Rule;
 
 use super::{
     Advice, Entry, Frontier, Growth, Knob, NextStep, Range, Round, Shape, Strategy, Verification,
@@ -46,6 +52,9 @@ pub(super) const ENTRY: Entry = Entry {
     },
 };
 
+/// What the qualifier has picked leads at its place: drafts go on below it, and the target verifies it first.
+const LEADS: f32 = 0.6;
+
 #[derive(Debug)]
 struct Pyramid {
     draft: u16,
@@ -71,14 +80,23 @@ impl Strategy for Pyramid {
         })
     }
 
+    fn supports(&self, rule: Rule) -> bool {
+        matches!(rule, Rule::Exact | Rule::Fuzzy(_))
+    }
+
+    fn takes_turns(&self, rule: Rule) -> bool {
+        matches!(rule, Rule::Fuzzy(_))
+    }
+
     fn growth(&self) -> Growth {
         let chain = self.qualified + self.draft;
         Growth {
             width: 1,
             branch: 1,
             depth: chain,
-            // Tokens that the qualifier has replaced stay in the tree until the commit.
-            nodes: 4 * chain,
+            // Tokens that the qualifier has replaced stay in the tree until the commit: at worst a whole chain for each
+            // token that it is ahead.
+            nodes: chain + self.qualified * self.draft,
             min_path: 0.0,
             round: None,
         }
@@ -113,6 +131,7 @@ impl Strategy for Pyramid {
             ahead: self.qualified,
             // The tokens of a qualifier without drafts are the chain.
             bare_share: 1.0,
+            least: LEADS,
         }
     }
 }

@@ -19,7 +19,7 @@ use speculation::strategy::Settings;
 
 use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, registry};
 
-const PROMPT: [u32; 2] = [3, 1];
+pub(crate) const PROMPT: [u32; 2] = [3, 1];
 
 /// Generated tokens of a text.
 const TOKENS: usize = 3;
@@ -40,7 +40,7 @@ pub(crate) enum Fault {
 }
 
 /// Logits by the last two tokens, where each model has its own table.
-fn logits(role: Role, past: &[u32]) -> Vec<f32> {
+pub(crate) fn logits(role: Role, past: &[u32]) -> Vec<f32> {
     let [before, last] = [past[past.len() - 2], past[past.len() - 1]].map(f64::from);
     let at = |token: u32| {
         let token = f64::from(token);
@@ -166,13 +166,14 @@ fn text(
     sampler: &mut Sampler,
 ) -> Vec<u32> {
     let roles = [Role::Draft, Role::Target];
-    run(strategy, (&roles, TOKENS), params, fault, sampler).0
+    run(strategy, (&roles, TOKENS, 0), params, fault, sampler).0
 }
 
-/// The generated tokens of one request, and how it went. Workers step in the order of their roles.
+/// The generated tokens of one request, and how it went. Workers step in the order of their roles; with a `schedule` other
+/// than 0 each sits out as many turns as that decides.
 pub(crate) fn run(
     strategy: &Settings,
-    (roles, tokens): (&[Role], usize),
+    (roles, tokens, schedule): (&[Role], usize, u64),
     params: SamplingParams,
     fault: Fault,
     sampler: &mut Sampler,
@@ -206,9 +207,13 @@ pub(crate) fn run(
         models.insert(key, model);
         relay.handle_opened(key);
     }
-    for turn in 1..1000 {
+    for turn in 1..4000 {
         let now = MS * turn;
         for (&key, model) in &mut models {
+            let dice = NoiseKey::new(schedule, key.0, turn).hash(turn / 16);
+            if schedule > 0 && !dice.is_multiple_of(1 + schedule % 5) {
+                continue;
+            }
             while let Some(update) = relay.poll_update(key) {
                 model.worker.update(now, &update.message);
             }

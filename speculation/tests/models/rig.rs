@@ -169,6 +169,7 @@ impl Strategy for Eager {
         speculation::strategy::Advice {
             ahead: 8,
             bare_share: 1.0,
+            least: 0.0,
         }
     }
 }

@@ -343,6 +343,7 @@ fn while_the_target_rests_nobody_works_for_it() {
     let qualifier = WorkerKey(2);
     let resting = Plan {
         settle: 0,
+        trial_time: Time::ZERO,
         trial: 1,
         first: 1,
         pause: 3600 * 1000 * MS,
@@ -396,6 +397,7 @@ fn a_target_rests_only_for_strategies_that_may() {
     let bypass = &mut cluster.worker(TARGET).learned.bypass;
     *bypass = Bypass::new(Plan {
         settle: 0,
+        trial_time: Time::ZERO,
         trial: 1,
         first: 1,
         ..Plan::default()

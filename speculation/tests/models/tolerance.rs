@@ -1,27 +1,37 @@
 //! The rule `fuzzy` in real sessions of a draft, a qualifier and a target whose models are tables.
 
 use decode::sampling::SamplingParams;
-use decode::{Rule, Sampler, Tolerance};
+use decode::{
+    Answer, Ask, Basis, History, Judgement, Pick, Rule, Sampler, SamplerState, Surprisal, Tolerance,
+};
 use speculation::duty::Role;
 use speculation::stats::WalkStats;
 use speculation::strategy::Settings;
 
-use crate::rejection::{Fault, run};
+use crate::rejection::{Fault, PROMPT, logits, run};
 
 const TOKENS: usize = 24;
 
-fn text(strategy: &Settings, (temperature, seed): (f32, u64)) -> (Vec<u32>, WalkStats) {
-    let params = SamplingParams {
+fn params((temperature, seed): (f32, u64)) -> SamplingParams {
+    SamplingParams {
         temperature,
         seed,
         ..SamplingParams::default()
-    };
+    }
+}
+
+fn text(strategy: &Settings, drawn: (f32, u64)) -> (Vec<u32>, WalkStats) {
+    text_at(strategy, drawn, 0)
+}
+
+/// The text when workers sit out turns as `schedule` says.
+fn text_at(strategy: &Settings, drawn: (f32, u64), schedule: u64) -> (Vec<u32>, WalkStats) {
     let roles = [Role::Draft, Role::Qualifier, Role::Target];
     let mut sampler = Sampler::new(5);
     let (text, stats) = run(
         strategy,
-        (&roles, TOKENS),
-        params,
+        (&roles, TOKENS, schedule),
+        params(drawn),
         Fault::None,
         &mut sampler,
     );
@@ -61,4 +71,162 @@ fn without_tolerance_it_is_exact_and_with_it_texts_differ_where_tokens_were_tole
     assert!(differing > 0 && tolerated > 0, "{differing}, {tolerated}");
     let (_, more) = compare(&within(5.0, 5.0));
     assert!(more > tolerated, "{more} of {tolerated}");
+}
+
+/// PyramidSD as its paper has it (arXiv 2510.12966, algorithm 1), one token after the other, by models that are tables.
+struct Paper {
+    sampler: Sampler,
+    params: SamplingParams,
+    tolerance: Tolerance,
+    /// l_D and l_Q.
+    lengths: (usize, usize),
+}
+
+impl Paper {
+    fn answer(&mut self, role: Role, past: &[u32], ask: Ask) -> Answer {
+        let history = History {
+            text: past,
+            path: &[],
+            prompt_len: PROMPT.len() as u32,
+        };
+        let mut state = SamplerState::from(self.params);
+        let logits = logits(role, past);
+        let answer = (self.sampler).answer(ask, &logits, &mut state, &history);
+        answer.expect("it is asked for something")
+    }
+
+    /// What a model makes of the guess that follows `past`, and how surprising it finds that.
+    fn judge(
+        &mut self,
+        role: Role,
+        past: &[u32],
+        guess: Option<(u32, Surprisal)>,
+    ) -> (u32, Surprisal) {
+        let score = Some((Basis::Tempered, 0));
+        let tolerance = match role {
+            Role::Qualifier => self.tolerance.draft,
+            Role::Draft | Role::Target => self.tolerance.qualifier,
+        };
+        let answer = match guess {
+            None => self.answer(role, past, Ask::Pick { score }),
+            Some(guess) => {
+                let by = Judgement::Fuzzy {
+                    tolerance,
+                    guesses: vec![guess],
+                };
+                let history = History {
+                    text: past,
+                    path: &[],
+                    prompt_len: PROMPT.len() as u32,
+                };
+                let mut state = SamplerState::from(self.params);
+                (self.sampler).judge((&by, score), &logits(role, past), &mut state, &history)
+            }
+        };
+        let Answer::Pick(Pick { token, score, .. }) = answer else {
+            panic!("tables are finite");
+        };
+        let logprob = score.expect("it was asked for").logprob;
+        (token, Surprisal::from_logprob(logprob))
+    }
+
+    /// Judges a chain behind `past`: what it makes of the guesses, up to the first that it replaces, and one more behind the
+    /// last.
+    fn verify(
+        &mut self,
+        role: Role,
+        past: &[u32],
+        chain: &[(u32, Surprisal)],
+    ) -> Vec<(u32, Surprisal)> {
+        let mut made = Vec::new();
+        let mut past = past.to_vec();
+        for guess in chain.iter().copied().map(Some).chain([None]) {
+            if past.len() == PROMPT.len() + TOKENS {
+                break;
+            }
+            let pick = self.judge(role, &past, guess);
+            made.push(pick);
+            past.push(pick.0);
+            if guess.is_some_and(|(token, _)| token != pick.0) {
+                break;
+            }
+        }
+        made
+    }
+
+    fn draft(&mut self, past: &[u32]) -> Vec<(u32, Surprisal)> {
+        let mut chain = Vec::new();
+        let mut past = past.to_vec();
+        // What would end the text is not guessed: the row behind it could pick nothing.
+        while chain.len() < self.lengths.0 && past.len() + 1 < PROMPT.len() + TOKENS {
+            let Answer::Guesses(guesses) = self.answer(Role::Draft, &past, Ask::Guesses(1)) else {
+                panic!("tables are finite");
+            };
+            let surprisal = Surprisal::from_logprob(guesses[0].q.ln());
+            chain.push((guesses[0].token, surprisal));
+            past.push(guesses[0].token);
+        }
+        chain
+    }
+
+    fn text(mut self) -> Vec<u32> {
+        let all = PROMPT.len() + TOKENS;
+        // The target picks the first token as it computes the prompt.
+        let (first, _) = self.judge(Role::Target, &PROMPT, None);
+        let mut text = [&PROMPT[..], &[first]].concat();
+        let mut ahead: Vec<(u32, Surprisal)> = Vec::new();
+        while text.len() < all {
+            while ahead.len() < self.lengths.1 && text.len() + ahead.len() < all {
+                let advised: Vec<u32> = ahead.iter().map(|&(token, _)| token).collect();
+                let past = [&text[..], &advised].concat();
+                let chain = self.draft(&past);
+                ahead.extend(self.verify(Role::Qualifier, &past, &chain));
+            }
+            let judged = ahead.len().min(self.lengths.1).min(all - text.len() - 1);
+            let made = self.verify(Role::Target, &text, &ahead[..judged]);
+            let tokens = || made.iter().map(|&(token, _)| token);
+            let led_here = (ahead.iter().map(|&(token, _)| token)).take(made.len());
+            if led_here.eq(tokens()) {
+                ahead.drain(..made.len());
+            } else {
+                ahead.clear();
+            }
+            text.extend(tokens());
+        }
+        text[PROMPT.len()..].to_vec()
+    }
+}
+
+/// Whoever is slow, `pyramid` gives the text of the paper's loop, for PSD_F and PSD_A.
+#[test]
+fn three_models_that_take_turns_give_the_text_of_the_paper() {
+    let (mut tolerated, mut differing) = (0, 0);
+    for (draft, qualifier) in [(0.4, 0.5), (0.0, 0.5), (2.0, 3.0)] {
+        for (short, long) in [(5, 15), (2, 3), (3, 7)] {
+            let tolerance = Tolerance { draft, qualifier };
+            let strategy = (Settings::new("pyramid").by(Rule::Fuzzy(tolerance)))
+                .with("draft", short as f64)
+                .with("qualified", long as f64);
+            for drawn in (0..12).flat_map(|seed| [(0.0, seed), (1.0, seed)]) {
+                let paper = Paper {
+                    sampler: Sampler::new(5),
+                    params: params(drawn),
+                    tolerance,
+                    lengths: (short, long),
+                };
+                let expected = paper.text();
+                for schedule in 0..6 {
+                    let (text, walks) = text_at(&strategy, drawn, schedule);
+                    assert_eq!(
+                        text, expected,
+                        "{tolerance:?} {short} {long} {drawn:?} {schedule}"
+                    );
+                    tolerated += walks.tolerated;
+                }
+                let (plain, _) = text(&Settings::new("ar"), drawn);
+                differing += usize::from(plain != expected);
+            }
+        }
+    }
+    assert!(tolerated > 0 && differing > 0, "{tolerated}, {differing}");
 }

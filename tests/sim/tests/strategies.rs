@@ -90,6 +90,7 @@ impl Strategy for Thrifty {
         Advice {
             ahead: 4,
             bare_share: 0.5,
+            least: 0.0,
         }
     }
 

@@ -52,6 +52,7 @@ impl Strategy for Eager {
         Advice {
             ahead: 8,
             bare_share: 1.0,
+            least: 0.0,
         }
     }
 }
