@@ -306,6 +306,7 @@ fn bypass(dice: &mut Dice) -> Plan {
         true => Plan::default(),
         false => Plan {
             settle: dice.below(2) as u32,
+            trial_time: Time::ZERO,
             trial: 1 + dice.below(3) as u32,
             first: 1 + dice.below(4) as u32,
             pause: Time::from_millis(dice.pick([0, 10, 100])),

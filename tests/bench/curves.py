@@ -3,7 +3,8 @@
 
     tests/bench/curves.py target/release/offshoot --concurrency 1,2,4,8,16,32,64 --rounds 5
 
-In each round `offshoot bench` runs every strategy on the same prompts in turn. For each number of concurrent requests it
+In each round `offshoot bench` runs every strategy on the same prompts in turn; a request that ends is followed by the next
+one, so that there are always that many. For each number of concurrent requests it
 prints, by strategy, the median of the total tokens per second, the geometric mean of the paired ratio to `ar` with a 95 %
 interval from 10,000 bootstrap resamples of the rounds, and the medians of the time to first token and of the 99th
 percentile of inter-token latency. Options after `--` go to `offshoot bench`. It needs nothing but Python.
@@ -25,7 +26,11 @@ def run(args, concurrency, extra):
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "out.json"
         limit = max(concurrency * args.groups, args.least)
-        command = [args.binary, "bench", "--prompts", args.prompts, "--limit", limit, "--json", out]
+        # Of the prompts in the file, as often as needed.
+        prompts = pathlib.Path(folder) / "prompts.jsonl"
+        lines = pathlib.Path(args.prompts).read_text().splitlines()
+        prompts.write_text("\n".join(lines[at % len(lines)] for at in range(limit)) + "\n")
+        command = [args.binary, "bench", "--prompts", prompts, "--json", out]
         command += ["--tune-prompts", 0, "--strategies", args.strategies, "--concurrency", concurrency]
         command += ["--max-tokens", args.max_tokens, "--temperature", args.temperature, *extra]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
@@ -52,7 +57,7 @@ def main():
     parser.add_argument("--concurrency", default="1,2,4,8,16,32,64")
     parser.add_argument("--strategies", default="ar,serial-tree,auto")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--groups", type=int, default=2, help="prompts per round and concurrent request")
+    parser.add_argument("--groups", type=int, default=8, help="prompts per round and concurrent request")
     parser.add_argument("--least", type=int, default=16, help="prompts per round, at least")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=0.0)

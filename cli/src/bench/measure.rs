@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use speculation::strategy::Knobs;
 
 use super::contender::Contender;
 use crate::client::{Client, Completion};
 use crate::console::Progress;
 use crate::sampling::SamplingArgs;
+
+/// Where requests run concurrently, a contender has its turn for this many prompts for each of them: a request that ends is
+/// followed by the next one, and only at the end of a turn are there fewer.
+const TURN: usize = 4;
 
 /// What every request of a run has in common.
 pub(crate) struct Rig {
@@ -29,18 +33,18 @@ pub(crate) struct Rig {
 pub(crate) struct Samples {
     /// In order of repeat, then prompt: the same index is the same request for every contender.
     pub(crate) completions: Vec<Completion>,
-    /// Time with at least one of its requests running.
+    /// Time with requests of its own running.
     pub(crate) wall: Duration,
 }
 
 impl Rig {
-    /// One completion of each of the prompts numbered `prompts`, concurrently.
+    /// One completion of each of the prompts numbered `prompts`, as many at a time as there are to be.
     ///
     /// # Errors
     /// When one of them fails; the message names prompt and contender.
     async fn group(&self, contender: &Contender, prompts: &[usize]) -> Result<Samples> {
         let begun = Instant::now();
-        let requests = prompts.iter().map(|&prompt| async move {
+        let requests = prompts.iter().enumerate().map(|(at, &prompt)| async move {
             let mut request = self.sampling.request(
                 self.prompts[prompt].clone(),
                 self.max_tokens,
@@ -54,22 +58,26 @@ impl Rig {
                 .await
                 .with_context(|| format!("prompt {} by {contender}", prompt + 1));
             self.progress.step();
-            completion
+            Ok::<_, anyhow::Error>((at, completion?))
         });
-        let completions = try_join_all(requests).await?;
+        let running = stream::iter(requests).buffer_unordered(self.concurrency.max(1));
+        let mut completions: Vec<_> = running.try_collect().await?;
+        let wall = begun.elapsed();
+        completions.sort_by_key(|&(at, _)| at);
         Ok(Samples {
-            completions,
-            wall: begun.elapsed(),
+            completions: completions.into_iter().map(|(_, one)| one).collect(),
+            wall,
         })
     }
 
-    /// The prompts in groups that run concurrently.
+    /// The prompts in groups that a contender completes in one turn.
     fn groups(&self, prompts: usize) -> Vec<Vec<usize>> {
         let numbers: Vec<_> = (0..prompts.min(self.prompts.len())).collect();
-        numbers
-            .chunks(self.concurrency.max(1))
-            .map(<[usize]>::to_vec)
-            .collect()
+        let size = match self.concurrency {
+            0 | 1 => 1,
+            several => several * TURN,
+        };
+        numbers.chunks(size).map(<[usize]>::to_vec).collect()
     }
 
     /// Runs every contender on every prompt, `repeats` times. Contenders take turns on each group of prompts, and
