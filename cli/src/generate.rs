@@ -37,7 +37,7 @@ pub(crate) struct GenerateArgs {
         value_name = "HOST:PORT",
         env = "OFFSHOOT_CONNECT",
         value_delimiter = ',',
-        conflicts_with_all = ["target", "qualifier", "draft", "pace", "step_ms", "synthetic", "overlay", "threads", "pin", "dtype"]
+        conflicts_with_all = ["target", "qualifier", "draft", "pace", "step_ms", "synthetic", "overlay", "devices", "threads", "pin", "dtype"]
     )]
     connect: Vec<String>,
     /// Maximum number of tokens to generate; 0: as many as the context has room for

@@ -24,6 +24,19 @@ pub struct Facts {
     pub total_pages: usize,
 }
 
+impl Facts {
+    /// Refuses a text that would grow longer than the model was trained for.
+    pub(crate) fn check_len(&self, max_len: usize) -> Result<(), EngineError> {
+        if max_len > self.max_positions {
+            return Err(EngineError::ContextExceeded {
+                len: max_len,
+                most: self.max_positions,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// What one sequence contributes to a step.
 #[derive(Debug)]
 pub struct SeqStep<'a> {

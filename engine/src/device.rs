@@ -1,5 +1,6 @@
 //! The operations that models are written in, and what a device has to offer for them.
 
+use crate::identity::Arithmetic;
 use crate::load::{LoadError, TensorData};
 use crate::model::{AttentionShape, RopeTable};
 use crate::options::WeightDtype;
@@ -30,6 +31,9 @@ pub(crate) trait Device: Send {
     type Tensor: Send;
     /// Keys and values of all layers, in pages, and the rotary table that keys are turned by.
     type Cache: Send;
+
+    /// How it computes.
+    const ARITHMETIC: Arithmetic<'static>;
 
     /// Loads matrices of equal inputs, side by side, as one linear layer.
     fn weight(&self, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<Self::Weight, LoadError>;

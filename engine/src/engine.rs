@@ -7,15 +7,15 @@ use decode::{CacheOp, Sampler, StepPlan};
 
 use crate::answers;
 use crate::backend::{Backend, Facts, SeqStep, StepEnd};
-use crate::config::ModelConfig;
 use crate::device::Device;
 use crate::end::{Networks, WalkEnd};
 use crate::error::EngineError;
 use crate::identity;
-use crate::load::{Checkpoint, LoadError};
+use crate::load::LoadError;
 use crate::model::{AttentionShape, Llama, RopeTable, Tapped};
+use crate::opened::{Opened, Sizes};
 use crate::options::EngineOptions;
-use crate::sequence::{PAGE, SeqId, Sequences, scratch_pages};
+use crate::sequence::{SeqId, Sequences};
 use crate::step::{Limits, Plan};
 
 /// What a row of a step leaves to be read.
@@ -51,56 +51,25 @@ impl<D: Device> Engine<D> {
         options: &EngineOptions,
         device: D,
     ) -> Result<Engine<D>, LoadError> {
-        if !dir.join("config.json").is_file() {
-            return Err(LoadError::NotAModel {
-                path: dir.to_owned(),
-            });
-        }
-        let config = ModelConfig::read(dir)?;
-        // Every dimension of a configuration that was read fits.
-        let logits = config.vocab_size as u32;
-        let vocab = options.vocab.unwrap_or(logits);
-        if vocab > logits {
-            return Err(LoadError::Option {
-                name: "vocab",
-                reason: format!("is {vocab}, but the model has {logits} logits"),
-            });
-        }
-        let checkpoint = Checkpoint::open(dir)?;
-        checkpoint.refuse_unexpected()?;
+        let Opened {
+            config,
+            checkpoint,
+            vocab,
+        } = Opened::open(dir, options)?;
         let dtype = options.dtype.unwrap_or_else(|| checkpoint.dtype());
         let mut model = Llama::load(&device, &checkpoint, config, dtype)?;
         let beside = Networks::load(&device, &mut model, options)?;
         let config = &model.config;
-        let scratch = scratch_pages(options.scratch_rows) * options.max_sequences;
-        let reachable = options.kv_pages * PAGE + usize::from(options.scratch_rows);
-        let positions = config.max_positions.min(reachable);
-        let shape = AttentionShape {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-        };
-        let rope = RopeTable::new(config.rope, config.head_dim, positions);
-        let cache = device.cache(shape, config.layers, options.kv_pages + scratch, rope)?;
-        let sequences = Sequences::new(
-            options.max_sequences,
-            options.scratch_rows,
-            options.kv_pages,
-        );
-        let facts = Facts {
-            numerics_id: identity::numerics_id(&checkpoint, config, dtype),
-            vocab,
-            max_positions: config.max_positions,
-            eos: config.eos.clone(),
-            max_rows: options.max_rows,
-            total_pages: sequences.total_pages(),
-        };
-        let limits = Limits {
-            vocab: config.vocab_size,
-            answered: vocab,
-            positions,
-            rows: options.max_rows,
-        };
+        let id = identity::numerics_id(D::ARITHMETIC, &checkpoint, config, dtype);
+        let sizes = Sizes::of(config, vocab, options, id);
+        let rope = RopeTable::new(config.rope, config.head_dim, sizes.limits.positions);
+        let cache = device.cache(AttentionShape::of(config), config.layers, sizes.pages, rope)?;
+        let Sizes {
+            sequences,
+            limits,
+            facts,
+            ..
+        } = sizes;
         Ok(Engine {
             device,
             model,
@@ -177,10 +146,7 @@ impl<D: Device> Backend for Engine<D> {
     }
 
     fn open(&mut self, max_len: usize) -> Result<SeqId, EngineError> {
-        let most = self.facts.max_positions;
-        if max_len > most {
-            return Err(EngineError::ContextExceeded { len: max_len, most });
-        }
+        self.facts.check_len(max_len)?;
         self.sequences.open(max_len)
     }
 

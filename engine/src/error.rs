@@ -127,4 +127,7 @@ pub enum EngineError {
         /// `max_rows`.
         most: usize,
     },
+    /// The device does not compute any more. Nothing that is asked of this backend will be answered.
+    #[error("the device has failed: {0}")]
+    Device(String),
 }

@@ -7,13 +7,20 @@ use crate::load::Checkpoint;
 use crate::options::WeightDtype;
 use crate::sequence::PAGE;
 
-/// Names the order in which the kernels, norms, softmax and elementary functions compute. Anything that changes a
-/// bit of a result needs a new name here.
-const KERNEL_CLASS: &str = "lanes-16.panels.sequential-k.1";
+/// How a device computes.
+#[derive(Clone, Copy)]
+pub(crate) struct Arithmetic<'a> {
+    /// Names the order in which its kernels, norms, softmax and elementary functions compute. Anything that changes a bit of a
+    /// result needs a new name.
+    pub(crate) kernels: &'a str,
+    /// The type of its cache.
+    pub(crate) cache: &'a str,
+}
 
 /// Hex blake3 over everything a logit depends on besides its token path: configuration, weights as in the
 /// checkpoint, their storage type here, the cache's type and page size, the kernel order class and the sampler.
 pub(crate) fn numerics_id(
+    arithmetic: Arithmetic<'_>,
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     dtype: WeightDtype,
@@ -23,9 +30,9 @@ pub(crate) fn numerics_id(
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     };
-    field(KERNEL_CLASS);
+    field(arithmetic.kernels);
     field(dtype.name());
-    field("cache-f32");
+    field(arithmetic.cache);
     field(sampling::version());
     field(&format!("page-{PAGE}"));
     // End-of-text ids steer the walk, not the logits: a checkpoint edited there still computes the same bits.

@@ -8,8 +8,8 @@
 //! `append`, then again and again: step with the next committed token and some guesses, read the answers, and
 //! [`Backend::apply`] what the session has decided: keep the accepted path, let the rest go. Logits never leave a backend.
 //!
-//! From the inside: `model` holds one file for each family, written in the operations of a `device`; [`cpu`] is the device
-//! there is. Which pages and rows belong to which sequence, and whether a step is a valid one, is worked out without it;
+//! From the inside: `model` holds one file for each family, written in the operations of a `device`, of which [`cpu`] is one;
+//! `cuda` launches fused kernels on an NVIDIA GPU instead. Which pages and rows belong to which sequence, and whether a step is a valid one, is worked out without it;
 //! [`synthetic`] is a backend of that alone, whose answers are drawn from a profile instead of computed, and
 //! [`Proposing`] one whose guesses a [`Proposer`](decode::Proposer) makes.
 //!
@@ -20,8 +20,10 @@ compile_error!("weights are packed for little-endian machines");
 
 mod answers;
 mod backend;
+mod computer;
 mod config;
 pub mod cpu;
+mod cuda;
 mod deepen;
 mod device;
 mod end;
@@ -30,6 +32,7 @@ mod error;
 mod identity;
 mod load;
 mod model;
+mod opened;
 mod options;
 mod proposing;
 mod sequence;
@@ -39,8 +42,10 @@ pub mod synthetic;
 use std::path::Path;
 
 pub use backend::{Backend, Facts, SeqStep, StepEnd};
+pub use computer::{Computer, DeviceName};
 pub use config::{ModelConfig, Rope, RopeScaling, Tied};
 pub use cpu::CpuEngine;
+pub use cuda::{Cuda, CudaEngine};
 pub use deepen::{DeepenError, DeepenReport, deepen};
 pub use engine::RowStates;
 pub use error::EngineError;
@@ -49,10 +54,17 @@ pub use options::{Beside, EngineOptions, WeightDtype};
 pub use proposing::{Maker, Proposing, ProposingSpec};
 pub use sequence::{PAGE, SeqId};
 
-/// Loads a Hugging Face checkpoint folder for a worker, on the device there is: the CPU.
+/// Loads a Hugging Face checkpoint folder for a worker.
 ///
 /// # Errors
-/// As [`CpuEngine::load`].
-pub fn load(dir: &Path, options: &EngineOptions) -> Result<Box<dyn Backend>, LoadError> {
-    Ok(Box::new(CpuEngine::load(dir, options)?))
+/// As [`CpuEngine::load`]; [`LoadError::Device`] where the model does not fit a GPU or is not one that its kernels serve.
+pub fn load(
+    dir: &Path,
+    options: &EngineOptions,
+    computer: &Computer,
+) -> Result<Box<dyn Backend>, LoadError> {
+    Ok(match computer {
+        Computer::Cpu => Box::new(CpuEngine::load(dir, options)?),
+        Computer::Cuda(device) => Box::new(CudaEngine::load(dir, options, device)?),
+    })
 }

@@ -110,6 +110,14 @@ pub enum LoadError {
     /// The profile of a synthetic model.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// A GPU cannot be used, or not for this model.
+    #[error("cuda:{number}: {reason}")]
+    Device {
+        /// Its number, from 0.
+        number: u32,
+        /// What is missing, in one line.
+        reason: String,
+    },
     /// An engine option is out of range.
     #[error("option {name}: {reason}")]
     Option {

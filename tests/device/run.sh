@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Checks the CUDA kernels on the first GPU and times them, within 7 minutes. Needs Python 3.10 and NVIDIA's driver: no toolkit,
-# no build, no network. With PyTorch installed, times cuBLAS too. Arguments go to bench.py; a folder in $OUT gets the figures.
+# Checks and times the first GPU, within 7 minutes and without a build or a network: the kernels alone, and, where pack.sh has put
+# binaries into `packed`, the backend: the engine's tests on the GPU, and `offshoot bench` with the bundled models and with random
+# ones in the shapes of Llama 3. Needs Python 3.10 and NVIDIA's driver, no toolkit. With PyTorch it also times cuBLAS and makes the
+# random models. Arguments go to bench.py; a folder in $OUT gets the figures.
 set -euo pipefail
 cd "$(dirname "$0")"
 export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-exec python3 bench.py ${OUT:+--out "$OUT"} "$@"
+python3 bench.py ${OUT:+--out "$OUT"} "$@"
+if [ -d packed ]; then exec ./backend.sh; fi

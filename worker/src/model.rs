@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::synthetic::{Member, Overlay, Profile, ProfileError, Spec, Synthetic};
-use engine::{Backend, Beside, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype};
+use engine::{
+    Backend, Beside, Computer, DeviceName, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype,
+};
 use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
@@ -24,6 +26,14 @@ pub struct ModelArgs {
     /// Hugging Face checkpoint directory: config.json, safetensors, tokenizer.json.
     #[arg(long, env = "OFFSHOOT_MODEL", value_name = "DIR")]
     pub model: PathBuf,
+    /// What the model computes on: cpu, cuda:N for an NVIDIA GPU by its number, or auto for the first GPU if there is one.
+    #[arg(
+        long,
+        env = "OFFSHOOT_DEVICE",
+        default_value = "cpu",
+        value_name = "cpu|cuda:N|auto"
+    )]
+    pub device: DeviceName,
     /// Threads of one model step.
     #[arg(long, env = "OFFSHOOT_THREADS", default_value = "1", value_name = "N")]
     pub threads: NonZeroUsize,
@@ -199,7 +209,10 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         });
     }
     let vocabulary_len = vocabulary.len() as u32;
-    let page_bytes = config.layers * 2 * config.kv_heads * config.head_dim * 4 * PAGE;
+    let computer = Computer::open(args.device)?;
+    let position_bytes =
+        config.layers * 2 * config.kv_heads * config.head_dim * computer.cache_bytes();
+    let page_bytes = position_bytes * PAGE;
     let budget = args.kv_mib as usize * (1 << 20) / page_bytes.max(1);
     let sessions = usize::from(args.max_num_seqs);
     let kv_pages = (config.max_positions.div_ceil(PAGE) * sessions).min(budget.max(1));
@@ -211,7 +224,7 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         max_sequences: sessions,
         scratch_rows: offer.tree_rows,
         max_rows: MAX_ROWS,
-        beside: beside(args, offer),
+        beside: beside(args, offer, &computer),
     };
     let spec = |profile: Profile| Spec {
         profile,
@@ -231,10 +244,10 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         (None, Some(profile)) => {
             let profile = Profile::read(profile)?;
             let name = format!("synthetic-{}-over-{}", profile.name(), folder(model));
-            let real = engine::load(model, &options)?;
+            let real = engine::load(model, &options, &computer)?;
             (Box::new(Overlay::new(real, spec(profile), &options)?), name)
         }
-        (None, None) => (engine::load(model, &options)?, folder(model)),
+        (None, None) => (engine::load(model, &options, &computer)?, folder(model)),
     };
     let info = WorkerInfo {
         role: offer.role,
@@ -253,7 +266,7 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         eos_ids: backend.facts().eos.clone(),
         kv_positions: positions(kv_pages * PAGE),
         kv_page: positions(PAGE),
-        device: device(args),
+        device: device(args, &computer),
     };
     Ok(Loaded {
         backend,
@@ -273,14 +286,16 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     })
 }
 
-/// The networks beside the model of a worker that commits: those that are named, else those in the model's own folder.
-fn beside(args: &ModelArgs, offer: &Offer) -> Beside {
+/// The networks beside the model of a worker that commits: those that are named, else those in the model's own folder, which
+/// a GPU does without.
+fn beside(args: &ModelArgs, offer: &Offer, computer: &Computer) -> Beside {
     if !offer.duties.has(Duty::Commit) {
         return Beside::default();
     }
     let find = |given: &Option<PathBuf>, name: &str| match given {
         Some(given) if given.as_os_str() == NONE => None,
         Some(given) => Some(given.clone()),
+        None if matches!(computer, Computer::Cuda(_)) => None,
         None => Some(args.model.join(name)).filter(|dir| dir.join("config.json").is_file()),
     };
     Beside {
@@ -292,12 +307,17 @@ fn beside(args: &ModelArgs, offer: &Offer) -> Beside {
 /// What stands for no folder.
 const NONE: &str = "none";
 
-/// Names what steps are computed on, for others that compute there too: the processors of this machine. A worker with a
-/// processor of its own, or whose steps wait or draw instead of computing, slows nobody down.
-fn device(args: &ModelArgs) -> String {
-    let is_alone = args.pin.is_some() || args.synthetic.is_some();
+/// Names what steps are computed on, for others that compute there too: a GPU, or the processors of this machine. A worker with
+/// a processor of its own, or whose steps wait or draw instead of computing, slows nobody down.
+fn device(args: &ModelArgs, computer: &Computer) -> String {
     let waits = !args.pace.is_zero() || args.step_ms.is_some();
-    if is_alone || waits {
+    if args.synthetic.is_some() || waits {
+        return String::new();
+    }
+    if let Computer::Cuda(gpu) = computer {
+        return format!("cuda-{}", gpu.uuid());
+    }
+    if args.pin.is_some() {
         return String::new();
     }
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

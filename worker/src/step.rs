@@ -1,6 +1,7 @@
 //! One step of the model: the plans of all sessions are computed as one batch, and each session gets its answers.
 
 use std::mem;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use control::host::{Batch, Host, Outcome, Part, Usefulness};
@@ -32,13 +33,20 @@ impl ModelThread {
     }
 
     /// Computes a batch that was laid out from `begun` on.
-    pub(crate) fn step(&mut self, batch: Batch, begun: Instant) {
+    ///
+    /// `Break`: the device has failed, and nothing more can be computed.
+    pub(crate) fn step(&mut self, batch: Batch, begun: Instant) -> ControlFlow<()> {
         let mut useful = Usefulness::of(&batch);
         match self.compute(&batch, &mut useful) {
             Ok(StepEnd::Done(answers)) => self.finish(&batch, &answers, useful, begun),
             Ok(StepEnd::Interrupted) => self.ended(&batch, begun, Outcome::Abandoned),
-            Err(error) => self.refused(batch, &error),
+            Err(error @ EngineError::Device(_)) => {
+                tracing::error!(%error, "no step can be computed any more");
+                return ControlFlow::Break(());
+            }
+            Err(error) => return self.refused(batch, &error),
         }
+        ControlFlow::Continue(())
     }
 
     fn compute(&mut self, batch: &Batch, useful: &mut Usefulness) -> Result<StepEnd, EngineError> {
@@ -112,18 +120,20 @@ impl ModelThread {
 
     /// The backend refuses a batch as a whole for what is wrong with one part. So each part is computed on its own, and only
     /// the session at fault ends.
-    fn refused(&mut self, batch: Batch, error: &EngineError) {
+    fn refused(&mut self, batch: Batch, error: &EngineError) -> ControlFlow<()> {
         tracing::error!(%error, parts = batch.parts.len(), "the backend refused a planned step");
         if let [part] = batch.parts.as_slice() {
-            return self.fault(part.session, error.to_string());
+            self.fault(part.session, error.to_string());
+            return ControlFlow::Continue(());
         }
         for part in batch.parts {
             let alone = Batch {
                 parts: vec![part],
                 ..Batch::default()
             };
-            self.step(alone, Instant::now());
+            self.step(alone, Instant::now())?;
         }
+        ControlFlow::Continue(())
     }
 }
 

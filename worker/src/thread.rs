@@ -156,7 +156,7 @@ impl ModelThread {
             return self.idle(batch.wake);
         }
         self.clock.begin();
-        self.step(batch, begun);
+        self.step(batch, begun)?;
         self.clock.end();
         self.host.report(self.now());
         ControlFlow::Continue(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use engine::DeviceName;
 use runtime::{TlsArgs, TraceArgs};
 use speculation::duty::Role;
 use worker::StepTimes;
@@ -55,6 +56,10 @@ pub(crate) struct ClusterArgs {
     /// Run the models, but draw what they answer from a profile, a file or the name of a bundled one
     #[arg(long, value_name = "PROFILE")]
     pub(crate) overlay: Option<PathBuf>,
+    /// What the models compute on, one device for all roles or by role: cpu, cuda:N or auto, for example
+    /// draft=cuda:0,qualifier=cuda:0,target=cuda:1 [default: cpu]
+    #[arg(long, env = "OFFSHOOT_DEVICES", value_name = "DEVICE | ROLE=DEVICE,...", value_parser = per_role::devices)]
+    pub(crate) devices: Option<PerRole<DeviceName>>,
     /// Threads of the model: one number for all roles, or by role, for example target=2,draft=1
     #[arg(long, value_name = "N | ROLE=N,...", value_parser = per_role::threads)]
     pub(crate) threads: Option<PerRole<NonZeroUsize>>,
@@ -95,6 +100,7 @@ pub(crate) struct ClusterPlan {
     pub(crate) step_ms: PerRole<StepTimes>,
     /// What the answers are drawn from, if they are not computed.
     pub(crate) drawn: Option<Drawn>,
+    pub(crate) devices: PerRole<DeviceName>,
     pub(crate) threads: PerRole<NonZeroUsize>,
     pub(crate) pin: PerRole<usize>,
     pub(crate) dtype: Option<String>,
@@ -157,6 +163,7 @@ impl ClusterArgs {
             pace: self.pace.unwrap_or_default(),
             step_ms: self.step_ms.unwrap_or_default(),
             drawn,
+            devices: self.devices.unwrap_or_default(),
             threads: self.threads.unwrap_or_default(),
             pin: self.pin.unwrap_or_default(),
             dtype: self.dtype,

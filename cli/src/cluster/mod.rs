@@ -211,6 +211,9 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildS
         .every_process(plan)
         .flag("--host", "127.0.0.1")
         .flag("--port", "0");
+    if let Some(device) = plan.devices.get(role) {
+        line.flag("--device", device.to_string());
+    }
     if let Some(threads) = plan.threads.get(role) {
         line.flag("--threads", threads.to_string());
     }
@@ -352,6 +355,8 @@ mod tests {
             "3",
             "--pace",
             "target=20,qualifier=7,draft=0.5",
+            "--devices",
+            "draft=cuda:0,target=cuda:1",
             "--threads",
             "2",
             "--pin",

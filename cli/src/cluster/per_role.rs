@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use engine::DeviceName;
 use speculation::duty::Role;
 use worker::StepTimes;
 
@@ -59,6 +60,11 @@ pub(crate) fn step_ms(given: &str) -> Result<PerRole<StepTimes>, String> {
     items(roles.iter().map(String::as_str), parse)
 }
 
+/// Parses `draft=cuda:0,target=cuda:1`, or `cuda:0` for every role: what models compute on.
+pub(crate) fn devices(given: &str) -> Result<PerRole<DeviceName>, String> {
+    all_or_per_role(given, str::parse)
+}
+
 /// Parses `target=2,draft=1`, or `2` for every role: threads of a step.
 pub(crate) fn threads(given: &str) -> Result<PerRole<NonZeroUsize>, String> {
     let number = |value: &str| match value.parse::<NonZeroUsize>() {
@@ -67,13 +73,7 @@ pub(crate) fn threads(given: &str) -> Result<PerRole<NonZeroUsize>, String> {
             "{value:?} is not a number of threads from 1 to 1024"
         )),
     };
-    if given.contains('=') {
-        return per_role(given, number);
-    }
-    let all = number(given)?;
-    Ok(PerRole {
-        values: [Some(all); 3],
-    })
+    all_or_per_role(given, number)
 }
 
 /// Parses `target=0,draft=1`: the CPU of each role's model thread.
@@ -81,6 +81,19 @@ pub(crate) fn pin(given: &str) -> Result<PerRole<usize>, String> {
     per_role(given, |value| match value.parse::<usize>() {
         Ok(cpu) if cpu < 65_536 => Ok(cpu),
         _ => Err(format!("{value:?} is not a CPU number")),
+    })
+}
+
+fn all_or_per_role<T: Copy>(
+    given: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<PerRole<T>, String> {
+    if given.contains('=') {
+        return per_role(given, parse);
+    }
+    let all = parse(given)?;
+    Ok(PerRole {
+        values: [Some(all); 3],
     })
 }
 

@@ -48,7 +48,7 @@ pub use judge::JudgeNoise;
 pub use noise::{Noise, NoiseKey, gumbel, gumbel_of, uniform_of};
 pub use params::{ParamError, SamplingParams};
 pub use sampler::{Guess, NotFinite, Pick, Sampler};
-pub use shaping::{MAX_BIASED, Shaping};
+pub use shaping::{Changes, MAX_BIASED, Shaping};
 pub use state::{SamplerState, Sampling};
 
 /// Names everything that decides which token is picked from given logits: the

@@ -95,6 +95,15 @@ impl Shaping {
         self.repetition_penalty != 1.0
     }
 
+    /// What is masked behind these tokens.
+    fn masked(&self, past: &History<'_>) -> &[u32] {
+        if past.output_len() < self.min_tokens as usize {
+            &self.stop_ids
+        } else {
+            &[]
+        }
+    }
+
     fn counts_output(&self) -> bool {
         self.repeats() || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }
@@ -126,6 +135,18 @@ fn settle(before: f32, after: f32) -> f32 {
     }
 }
 
+/// What a request does to one row of logits, for a sampler that is not here: on a device. Applied in the order of the fields, as
+/// [`Shaping`] says it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changes<'a> {
+    /// What the penalties and their strength are.
+    pub shaping: &'a Shaping,
+    /// Distinct tokens that the penalties concern: whether the prompt has them, and how often the output does. Ascending.
+    pub seen: Vec<(u32, bool, u32)>,
+    /// Tokens that are masked.
+    pub masked: &'a [u32],
+}
+
 /// Where a token occurs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Seen {
@@ -151,9 +172,8 @@ impl Counts {
         logits: &'a [f32],
         row: &'a mut Vec<f32>,
     ) -> &'a [f32] {
-        let masked =
-            !shaping.stop_ids.is_empty() && past.output_len() < shaping.min_tokens as usize;
-        if shaping.bias.is_empty() && !shaping.counts_output() && !masked {
+        let masked = shaping.masked(past);
+        if shaping.bias.is_empty() && !shaping.counts_output() && masked.is_empty() {
             return logits;
         }
         row.clear();
@@ -173,14 +193,29 @@ impl Counts {
                 }
             });
         }
-        if masked {
-            for &id in &shaping.stop_ids {
-                if let Some(logit) = row.get_mut(id as usize) {
-                    *logit = f32::NEG_INFINITY;
-                }
+        for &id in masked {
+            if let Some(logit) = row.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
             }
         }
         row
+    }
+
+    /// The same as lists.
+    pub(super) fn changes<'a>(&mut self, shaping: &'a Shaping, past: &History<'_>) -> Changes<'a> {
+        let mut found = Vec::new();
+        if shaping.counts_output() {
+            self.follow(shaping, past);
+            self.with_path(past, |seen| {
+                let seen = seen.iter();
+                found.extend(seen.map(|(&id, seen)| (id, seen.in_prompt, seen.output)));
+            });
+        }
+        Changes {
+            shaping,
+            seen: found,
+            masked: shaping.masked(past),
+        }
     }
 
     /// Counts what the text has gained.

@@ -4,7 +4,7 @@ use super::drawn::Drawn;
 use super::judge::JudgeNoise;
 use super::params::{ParamError, SamplingParams};
 use super::sampler::{Guess, NotFinite, Pick, Sampler};
-use super::shaping::{Counts, Shaping};
+use super::shaping::{Changes, Counts, Shaping};
 use crate::rule::Judgement;
 use crate::scores::{Basis, Score};
 use crate::step::{Answer, Ask, History};
@@ -69,6 +69,11 @@ impl SamplerState {
     #[must_use]
     pub fn sampling(&self) -> &Sampling {
         &self.sampling
+    }
+
+    /// What the session does to the row behind `history`.
+    pub fn changes(&mut self, history: &History<'_>) -> Changes<'_> {
+        self.counts.changes(&self.sampling.shaping, history)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::cpu::cache::KvCache;
 use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Rows, RowsMut};
 use crate::cpu::rowwise::{add, add_silu, relu, rms_norm, rotate, swiglu};
 use crate::device::{Device, Matrix};
+use crate::identity::Arithmetic;
 use crate::load::{LoadError, Stored, TensorData};
 use crate::model::{AttentionShape, RopeTable};
 use crate::options::WeightDtype;
@@ -105,6 +106,11 @@ impl Device for Cpu {
     type Vector = Vec<f32>;
     type Tensor = Tensor;
     type Cache = KvCache;
+
+    const ARITHMETIC: Arithmetic<'static> = Arithmetic {
+        kernels: "lanes-16.panels.sequential-k.1",
+        cache: "cache-f32",
+    };
 
     fn weight(&self, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<PackedWeight, LoadError> {
         let inputs = parts.first().map_or(0, |part| part.inputs);

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use crate::config::{ModelConfig, Tied};
-use crate::device::{Device, Matrix};
+use crate::config::ModelConfig;
+use crate::device::Device;
 use crate::load::{Checkpoint, LoadError};
+use crate::model::tensors::{EndTensors, LayerTensors};
 use crate::options::WeightDtype;
 use crate::step::Plan;
 
@@ -89,68 +90,40 @@ impl<D: Device> Llama<D> {
         config: ModelConfig,
         dtype: WeightDtype,
     ) -> Result<Llama<D>, LoadError> {
-        let (hidden, inner, vocab) = (config.hidden, config.intermediate, config.vocab_size);
-        let query = config.heads * config.head_dim;
-        let key = config.kv_heads * config.head_dim;
-        let matrix = |name: &str, outputs: usize, inputs: usize| {
-            let data = checkpoint.tensor(name, &[outputs, inputs])?;
-            Ok::<_, LoadError>(Matrix {
-                data,
-                outputs,
-                inputs,
-            })
-        };
         let mut layers = Vec::new();
         for i in 0..config.layers {
-            let name = |part: &str| format!("model.layers.{i}.{part}.weight");
-            let vector = |part: &str| {
-                let data = checkpoint.tensor(&name(part), &[hidden])?;
-                Ok::<_, LoadError>(device.vector(data))
-            };
-            let linear = |parts: &[(&str, usize)], inputs: usize| {
-                let parts = parts
-                    .iter()
-                    .map(|&(part, outputs)| matrix(&name(part), outputs, inputs));
-                device.weight(&parts.collect::<Result<Vec<_>, _>>()?, dtype)
-            };
+            let tensors = LayerTensors::of(checkpoint, &config, i)?;
             let attention = Attention {
-                norm: vector("input_layernorm")?,
-                qkv: linear(
-                    &[
-                        ("self_attn.q_proj", query),
-                        ("self_attn.k_proj", key),
-                        ("self_attn.v_proj", key),
-                    ],
-                    hidden,
-                )?,
-                output: linear(&[("self_attn.o_proj", hidden)], query)?,
+                norm: device.vector(tensors.attention_norm),
+                qkv: device.weight(&tensors.qkv, dtype)?,
+                output: device.weight(&[tensors.output], dtype)?,
             };
             let mlp = Mlp {
-                norm: vector("post_attention_layernorm")?,
-                gate_up: linear(&[("mlp.gate_proj", inner), ("mlp.up_proj", inner)], hidden)?,
-                down: linear(&[("mlp.down_proj", hidden)], inner)?,
+                norm: device.vector(tensors.mlp_norm),
+                gate_up: device.weight(&tensors.gate_up, dtype)?,
+                down: device.weight(&[tensors.down], dtype)?,
             };
             layers.push(Layer { attention, mlp });
         }
-        let table = matrix("model.embed_tokens.weight", vocab, hidden)?;
-        let norm = device.vector(checkpoint.tensor("model.norm.weight", &[hidden])?);
-        let (head, embedding) = match config.tied {
-            Tied::Shared => (device.weight(&[table], dtype)?, None),
-            Tied::Separate => {
-                let head = matrix("lm_head.weight", vocab, hidden)?;
+        let EndTensors { table, norm, head } = EndTensors::of(checkpoint, &config)?;
+        let norm = device.vector(norm);
+        let (head, embedding) = match head {
+            None => (device.weight(&[table], dtype)?, None),
+            Some(head) => {
                 let embedding = device.table(table, dtype);
                 (device.weight(&[head], dtype)?, Some(embedding))
             }
         };
+        let (hidden, inner) = (config.hidden, config.intermediate);
         let activations = Activations {
             hidden: device.tensor(hidden),
             normed: device.tensor(hidden),
             qkv: device.tensor(config.qkv_width()),
-            attended: device.tensor(query),
+            attended: device.tensor(config.heads * config.head_dim),
             gate_up: device.tensor(2 * inner),
             inner: device.tensor(inner),
             delta: device.tensor(hidden),
-            logits: device.tensor(vocab),
+            logits: device.tensor(config.vocab_size),
             taps: (1..TAPPED_LAYERS.min(config.layers))
                 .map(|_| device.tensor(hidden))
                 .collect(),

@@ -5,11 +5,15 @@ mod hrad;
 mod llama;
 mod medusa;
 mod rope;
+mod tensors;
+
+use crate::config::ModelConfig;
 
 pub(crate) use hrad::Hrad;
 pub(crate) use llama::{Llama, Tapped};
 pub(crate) use medusa::Medusa;
 pub(crate) use rope::RopeTable;
+pub(crate) use tensors::{EndTensors, LayerTensors};
 
 /// What attention has to know of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,15 @@ pub(crate) struct AttentionShape {
 }
 
 impl AttentionShape {
+    /// That of a model.
+    pub(crate) fn of(config: &ModelConfig) -> AttentionShape {
+        AttentionShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        }
+    }
+
     /// Query heads that share one key/value head.
     pub(crate) fn group(self) -> usize {
         self.heads / self.kv_heads

@@ -165,10 +165,7 @@ impl Backend for Synthetic {
     }
 
     fn open(&mut self, max_len: usize) -> Result<SeqId, EngineError> {
-        let most = self.facts.max_positions;
-        if max_len > most {
-            return Err(EngineError::ContextExceeded { len: max_len, most });
-        }
+        self.facts.check_len(max_len)?;
         self.sequences.open(max_len)
     }
 

@@ -11,14 +11,18 @@ pub(crate) mod synthetic;
 use std::path::{Path, PathBuf};
 
 use decode::{Ask, NodeId, Row, StepPlan};
-use engine::{CpuEngine, EngineOptions, SeqId};
+use engine::{CpuEngine, EngineError, EngineOptions, SeqId};
 use offshoot_engine as engine;
 
 /// The folder of a bundled model.
 pub(crate) fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models")
-        .join(name)
+    folder("OFFSHOOT_TEST_MODELS", "../models").join(name)
+}
+
+/// A folder of the repository; what a variable says where the tests run on another machine than they were built on.
+fn folder(variable: &str, within: &str) -> PathBuf {
+    let given = std::env::var_os(variable).map(PathBuf::from);
+    given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(within))
 }
 
 /// Small sizes that every test fits in.
@@ -34,7 +38,7 @@ pub(crate) fn options() -> EngineOptions {
 pub(crate) fn prompts(most: usize) -> Vec<Vec<u32>> {
     let tokenizer =
         tokenizers::Tokenizer::from_file(model("target").join("tokenizer.json")).unwrap();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/prompts/rust.jsonl");
+    let file = folder("OFFSHOOT_TEST_PROMPTS", "../tests/prompts").join("rust.jsonl");
     std::fs::read_to_string(file)
         .unwrap()
         .lines()
@@ -107,14 +111,24 @@ pub(crate) fn row(token: u32, parent: Option<u32>, index: u32) -> Row {
 
 /// Computes a batch and gives the logits of every asked row, entry after entry.
 pub(crate) fn logits(engine: &mut CpuEngine, batch: &[(SeqId, &StepPlan)]) -> Vec<Vec<f32>> {
+    logits_by(batch, |read| engine.read_logits(batch, read))
+}
+
+/// Shows the logits of rows: entry, place among its asked rows, logits.
+pub(crate) type Read<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
+
+/// The logits of every asked row of a batch, which `compute` shows.
+pub(crate) fn logits_by(
+    batch: &[(SeqId, &StepPlan)],
+    compute: impl FnOnce(Read<'_>) -> Result<(), EngineError>,
+) -> Vec<Vec<f32>> {
     let mut found = Vec::new();
     let mut places = Vec::new();
-    engine
-        .read_logits(batch, &mut |entry, place, logits| {
-            places.push((entry, place));
-            found.push(logits.to_vec());
-        })
-        .unwrap();
+    compute(&mut |entry, place, logits| {
+        places.push((entry, place));
+        found.push(logits.to_vec());
+    })
+    .unwrap();
     let asked = batch.iter().enumerate().flat_map(|(entry, (_, plan))| {
         let places = 0..plan.asked().count();
         places.map(move |place| (entry, place))

@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::schedule::Subject;
+use super::{Asked, append, bits};
 use decode::{Answer, Ask, History, Sampler, SamplerState, Sampling};
-use engine::{Backend, CpuEngine};
-use offshoot_engine as engine;
-
-use super::{Asked, append_to, bits};
 
 /// What is right, from the most obvious way to get there.
 pub(crate) trait Reference {
@@ -20,15 +18,15 @@ pub(crate) trait Reference {
 /// Logits by token path, from an engine that appends one token a step and nothing else.
 pub(crate) struct Plain {
     sampler: Sampler,
-    engine: CpuEngine,
+    engine: Box<dyn Subject>,
     known: HashMap<Vec<u32>, Vec<u32>>,
 }
 
 impl Plain {
-    pub(crate) fn new(engine: CpuEngine) -> Plain {
+    pub(crate) fn new(engine: impl Subject + 'static) -> Plain {
         Plain {
             sampler: Sampler::new(engine.facts().vocab),
-            engine,
+            engine: Box::new(engine),
             known: HashMap::new(),
         }
     }
@@ -50,7 +48,8 @@ impl Reference for Plain {
         if !self.known.contains_key(path) {
             let seq = self.engine.open(path.len()).unwrap();
             for i in 0..path.len() {
-                let logits = append_to(&mut self.engine, seq, &path[i..=i], Asked::Last);
+                let plan = append(&path[i..=i], Asked::Last);
+                let logits = self.engine.read(&[(seq, &plan)]);
                 self.known.insert(path[..=i].to_vec(), bits(&logits[0]));
             }
             self.engine.release(seq);

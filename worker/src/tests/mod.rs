@@ -67,6 +67,7 @@ fn start_as(pace: Duration, duties: Duties) -> (WorkerHandle, Gate) {
         heads: None,
         hrad: None,
         model: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/draft"),
+        device: engine::DeviceName::Cpu,
         threads: NonZeroUsize::MIN,
         nice: 0,
         pin: None,

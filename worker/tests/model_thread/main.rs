@@ -55,6 +55,7 @@ fn start(model: &str) -> WorkerHandle {
         heads: None,
         hrad: None,
         model: dir(model),
+        device: engine::DeviceName::Cpu,
         threads: NonZeroUsize::MIN,
         nice: 0,
         pin: None,

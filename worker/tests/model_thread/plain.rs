@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use decode::{Answer, Ask, SamplerState, Sampling, StepPlan};
-use engine::{Backend, EngineOptions, SeqId, SeqStep, StepEnd};
+use engine::{Backend, Computer, EngineOptions, SeqId, SeqStep, StepEnd};
 use speculation::message::Score;
 
 use crate::{Asked, PROMPT, TOKENS, dir};
@@ -29,7 +29,7 @@ impl Model {
             vocab: Some(4096),
             ..EngineOptions::for_sequences(256, 1)
         };
-        let mut backend = engine::load(&dir(model), &options).unwrap();
+        let mut backend = engine::load(&dir(model), &options, &Computer::Cpu).unwrap();
         let seq = backend.open(256).unwrap();
         Model {
             backend,

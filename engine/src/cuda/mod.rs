@@ -1,0 +1,306 @@
+//! NVIDIA GPUs: kernels that compute a row alike whatever is beside it, and the backend that launches them.
+//!
+//! `kernels/` holds the kernels in CUDA C and `ptx/` what a compiler made of them, which the driver compiles for the GPU at hand.
+//! The driver's library is loaded when a GPU is asked for: a build needs no toolkit, and a machine without a GPU runs the same
+//! binary. Weights and cache are bf16, sums f32; texts differ from those of the CPU, and `numerics_id` says so.
+
+mod asks;
+mod driver;
+mod kernels;
+mod model;
+mod parameters;
+mod weights;
+
+use std::mem;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use decode::{CacheOp, Sampler, StepPlan};
+
+use self::asks::Asking;
+use self::driver::{CudaError, Gpu};
+use self::kernels::{ATTENTION, SOURCES};
+use self::model::{Failure, Model, Room};
+use crate::answers;
+use crate::backend::{Backend, Facts, SeqStep, StepEnd};
+use crate::config::ModelConfig;
+use crate::error::EngineError;
+use crate::identity::{Arithmetic, numerics_id};
+use crate::load::LoadError;
+use crate::model::AttentionShape;
+use crate::opened::{Opened, Sizes, pages, positions};
+use crate::options::{Beside, EngineOptions, WeightDtype};
+use crate::sequence::{PAGE, Place, SeqId, Sequences};
+use crate::step::{Limits, Plan};
+
+/// The widest model that the norm's kernel serves.
+const MOST_HIDDEN: usize = 8192;
+
+/// An NVIDIA GPU that can be computed on.
+pub struct Cuda {
+    gpu: Arc<Gpu>,
+    number: u32,
+}
+
+impl Cuda {
+    /// Opens a GPU by its number, counted from 0.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] says in one line what is missing: a driver, a new enough one, or a GPU that the kernels serve.
+    pub fn open(number: u32) -> Result<Cuda, LoadError> {
+        let gpu = Gpu::open(number).map_err(|reason| LoadError::Device { number, reason })?;
+        Ok(Cuda { gpu, number })
+    }
+
+    /// What the manufacturer calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.gpu.name
+    }
+
+    /// Names this GPU among all there are.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        &self.gpu.uuid
+    }
+
+    fn error(&self, reason: String) -> LoadError {
+        let number = self.number;
+        LoadError::Device { number, reason }
+    }
+}
+
+/// A model on a GPU. Workers see a [`Backend`] of it; what judges it may see more.
+pub struct CudaEngine {
+    gpu: Arc<Gpu>,
+    model: Model,
+    asking: Asking,
+    sequences: Sequences,
+    /// What the cache is to copy before the next step.
+    moves: Vec<(Place, Place)>,
+    sampler: Sampler,
+    limits: Limits,
+    facts: Facts,
+    /// One row's logits, for what is left to the CPU.
+    row: Vec<f32>,
+}
+
+impl CudaEngine {
+    /// Loads a Hugging Face checkpoint folder: `config.json` with `model.safetensors` or a sharded index; weights become
+    /// bf16.
+    ///
+    /// # Errors
+    /// A typed [`LoadError`] that says what to do; [`LoadError::Device`] where the kernels do not serve the model, or it does not
+    /// fit. Everything is checked before it is allocated.
+    pub fn load(
+        dir: &Path,
+        options: &EngineOptions,
+        device: &Cuda,
+    ) -> Result<CudaEngine, LoadError> {
+        options.check()?;
+        let Opened {
+            config,
+            checkpoint,
+            vocab,
+        } = Opened::open(dir, options)?;
+        check(&config, options).map_err(|reason| device.error(reason))?;
+        let gpu = &device.gpu;
+        let unloaded = |failure| match failure {
+            Failure::Load(error) => error,
+            Failure::Cuda(error) => device.error(error.to_string()),
+        };
+        let cuda = |error: CudaError| device.error(error.to_string());
+        gpu.enter().map_err(cuda)?;
+        let room = Room::new(
+            options.max_rows,
+            positions(&config, options),
+            options.scratch_rows,
+            pages(options),
+        );
+        let needed = room.bytes(&config) + Asking::bytes(room.rows(), vocab as usize);
+        let free = gpu.free_bytes().map_err(cuda)?;
+        if needed > free {
+            let (needed, free) = (needed.div_ceil(1 << 20), free >> 20);
+            return Err(device.error(format!(
+                "the model needs {needed} MiB and {free} MiB are free; lower the memory of the key/value cache, or end what uses the GPU"
+            )));
+        }
+        // The text depends on which of the kernels' versions runs, and on how this generation's matrix unit adds.
+        let (major, minor) = gpu.compute;
+        let kernels = format!("cuda-{major}.{minor} {}", SOURCES.trim());
+        let arithmetic = Arithmetic {
+            kernels: &kernels,
+            cache: "cache-bf16",
+        };
+        let id = numerics_id(arithmetic, &checkpoint, &config, WeightDtype::Bf16);
+        let Sizes {
+            sequences,
+            limits,
+            facts,
+            ..
+        } = Sizes::of(&config, vocab, options, id);
+        let asking = Asking::new(gpu, room.rows(), vocab, config.vocab_size).map_err(cuda)?;
+        let row = vec![0.0; config.vocab_size];
+        let model = Model::load(gpu, &checkpoint, config, room).map_err(unloaded)?;
+        gpu.wait().map_err(cuda)?;
+        Ok(CudaEngine {
+            gpu: gpu.clone(),
+            model,
+            asking,
+            sequences,
+            moves: Vec::new(),
+            sampler: Sampler::new(vocab),
+            limits,
+            facts,
+            row,
+        })
+    }
+
+    /// Computes plans as [`Backend::step`] does, but answers nothing: every row that is asked for something has its
+    /// logits read instead, whatever it is asked. `read(entry, place, logits)` gets the entry of the batch, the row's
+    /// place in [`StepPlan::asked`] and one logit for each id of the model, padding included.
+    ///
+    /// For who judges the model itself; a worker has no use for it.
+    ///
+    /// # Errors
+    /// As [`Backend::step`].
+    pub fn read_logits(
+        &mut self,
+        batch: &[(SeqId, &StepPlan)],
+        read: &mut dyn FnMut(usize, usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        let plan = Plan::new(batch.iter().copied(), &mut self.sequences, self.limits)?;
+        if plan.rows.is_empty() {
+            return Ok(());
+        }
+        self.forward(&plan).map_err(failed)?;
+        for (entry, group) in plan.groups.iter().enumerate() {
+            for (place, row) in group.asked.clone().enumerate() {
+                let first = row * size_of_val(&self.row[..]);
+                (self.model.logits().read(first, &mut self.row)).map_err(failed)?;
+                read(entry, place, &self.row);
+            }
+        }
+        plan.done(&mut self.sequences);
+        Ok(())
+    }
+
+    /// Computes a checked step.
+    fn forward(&mut self, plan: &Plan) -> Result<(), CudaError> {
+        self.gpu.enter()?;
+        self.model.copy(&mem::take(&mut self.moves))?;
+        self.model.forward(plan)
+    }
+
+    /// Computes a checked step and answers it.
+    fn compute(
+        &mut self,
+        plan: &Plan,
+        batch: &mut [SeqStep<'_>],
+    ) -> Result<Vec<Vec<decode::Answer>>, CudaError> {
+        self.forward(plan)?;
+        let (model, row, sampler) = (&self.model, &mut self.row, &mut self.sampler);
+        let logits = model.logits();
+        let answered = self.asking.answer(&model.kernels, logits, plan, batch)?;
+        let mut failed = Ok(());
+        let tokens = self.facts.vocab as usize;
+        let answers = answers::answer(plan, batch, |part, group, place, asked| {
+            answered.get(place).unwrap_or_else(|| {
+                let first = place * size_of_val(&row[..]);
+                if let Err(error) = logits.read(first, row) {
+                    failed = Err(error);
+                }
+                answers::sample(sampler, part, group, asked, &row[..tokens])
+            })
+        });
+        failed.map(|()| answers)
+    }
+}
+
+fn failed(error: CudaError) -> EngineError {
+    EngineError::Device(error.to_string())
+}
+
+/// Whether the kernels serve a model and these options.
+fn check(config: &ModelConfig, options: &EngineOptions) -> Result<(), String> {
+    let shape = AttentionShape::of(config);
+    if !ATTENTION.contains(&(shape.group(), shape.head_dim)) {
+        let built = ATTENTION
+            .map(|(group, dim)| format!("{group} x {dim}"))
+            .join(", ");
+        return Err(format!(
+            "there are no kernels for {} query heads to a key/value head of width {}; there are for {built}",
+            shape.group(),
+            shape.head_dim
+        ));
+    }
+    if config.hidden > MOST_HIDDEN || !config.hidden.is_multiple_of(4) {
+        return Err(format!(
+            "there are no kernels for a width of {}; it has to be a multiple of 4, at most {MOST_HIDDEN}",
+            config.hidden
+        ));
+    }
+    if options.dtype == Some(WeightDtype::F32) {
+        return Err("weights are bf16 there; f32 is for the CPU".to_owned());
+    }
+    if options.beside != Beside::default() {
+        return Err("networks beside a model are for the CPU; name none".to_owned());
+    }
+    match i32::try_from(pages(options) * PAGE) {
+        Ok(_) => Ok(()),
+        Err(_) => Err("the cache has more positions than the kernels count".to_owned()),
+    }
+}
+
+impl Backend for CudaEngine {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn free_pages(&self) -> usize {
+        self.sequences.free_pages()
+    }
+
+    fn open(&mut self, max_len: usize) -> Result<SeqId, EngineError> {
+        self.facts.check_len(max_len)?;
+        self.sequences.open(max_len)
+    }
+
+    fn release(&mut self, seq: SeqId) {
+        self.sequences.release(seq);
+    }
+
+    fn len(&self, seq: SeqId) -> usize {
+        self.sequences.len(seq)
+    }
+
+    fn vacant_rows(&self, seq: SeqId) -> usize {
+        self.sequences.vacant_rows(seq)
+    }
+
+    fn apply(&mut self, seq: SeqId, op: &CacheOp) -> Result<(), EngineError> {
+        self.moves.extend(self.sequences.apply(seq, op)?);
+        Ok(())
+    }
+
+    /// A step is given up before it is launched or not at all.
+    fn step(
+        &mut self,
+        batch: &mut [SeqStep<'_>],
+        at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<StepEnd, EngineError> {
+        let parts = batch.iter().map(|part| (part.seq, part.plan));
+        let plan = Plan::new(parts, &mut self.sequences, self.limits)?;
+        answers::check(batch, &plan)?;
+        if plan.rows.is_empty() {
+            return Ok(StepEnd::Done(vec![Vec::new(); batch.len()]));
+        }
+        if at_layer(0).is_break() {
+            return Ok(StepEnd::Interrupted);
+        }
+        let answers = self.compute(&plan, batch).map_err(failed)?;
+        plan.done(&mut self.sequences);
+        Ok(StepEnd::Done(answers))
+    }
+}
