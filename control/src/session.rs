@@ -384,7 +384,12 @@ impl SessionMachine {
     fn is_time_for(&self, candidate: Candidate) -> bool {
         let is_text_computed =
             self.target().is_some() && self.relay.text().len() > self.target_from;
-        self.relay.mode() == Mode::Speculate && (is_text_computed || !candidate.is_shared)
+        let is_wanted = match self.relay.mode() {
+            Mode::Speculate => true,
+            Mode::Turns => candidate.role == Role::Draft,
+            Mode::Rest => false,
+        };
+        is_wanted && (is_text_computed || !candidate.is_shared)
     }
 
     /// Asks a member to take the session, or leaves it if that is of no use.

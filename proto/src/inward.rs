@@ -358,17 +358,28 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             outlook: Outlook {
                 misses: update.misses,
                 step_us: update.step_us,
-                ..outlook(update.outlook, update.rests, update.forecast)?
+                ..outlook(
+                    update.outlook,
+                    mode(update.rests, update.takes_turns),
+                    update.forecast,
+                )?
             },
         },
     })
 }
 
-fn outlook(accepted: Option<f32>, rests: bool, class: i32) -> Result<Outlook, WireError> {
+fn mode(rests: bool, takes_turns: bool) -> Mode {
+    match (rests, takes_turns) {
+        (true, _) => Mode::Rest,
+        (false, true) => Mode::Turns,
+        (false, false) => Mode::Speculate,
+    }
+}
+
+fn outlook(accepted: Option<f32>, mode: Mode, class: i32) -> Result<Outlook, WireError> {
     if let Some(odd) = accepted.filter(|accepted| !(0.0..=1e6).contains(accepted)) {
         return Err(range("outlook", odd, "a number of tokens"));
     }
-    let mode = if rests { Mode::Rest } else { Mode::Speculate };
     // A class that only a newer peer knows says nothing here.
     let forecast = match v1::Forecast::try_from(class) {
         Ok(v1::Forecast::Unspecified) | Err(_) => None,
@@ -464,7 +475,11 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             outlook: Outlook {
                 misses: report.settled_misses,
                 step_us: report.step_us,
-                ..outlook(report.outlook, report.rests, report.forecast)?
+                ..outlook(
+                    report.outlook,
+                    mode(report.rests, report.takes_turns),
+                    report.forecast,
+                )?
             },
             activity: activity(report.activity),
             walks: walks(report.walks),

@@ -417,8 +417,7 @@ impl Task {
             match action {
                 Action::Open(key, spec) => {
                     assert!(
-                        running.machine.target() == Some(key)
-                            || running.outlook.mode == Mode::Speculate,
+                        running.machine.target() == Some(key) || running.outlook.mode != Mode::Rest,
                         "nobody wants what it would make"
                     );
                     note!(

@@ -2,9 +2,10 @@
 //!
 //! Speculation costs time that no model of rows sees: drafts and qualifiers may share the machine with the target, and
 //! guesses may be waited for. So a target compares what it measures, tokens per time with all guesses, with those that it
-//! looks up itself, and with none, for each number of running sessions (in powers of two). Unless it decodes
-//! [`Way::Together`], drafts and qualifiers *rest*: nothing is asked of them. Once in a while it tries another way, for a
-//! few steps; the more that lost, the later the next trial comes.
+//! looks up itself, and with none, for each number of running sessions (in powers of two). Where drafts compute on its device,
+//! it also compares taking turns with them: then neither slows the other down. [`Way::Alone`] and [`Way::Plain`] let drafts
+//! and qualifiers *rest*: nothing is asked of them. Once in a while it tries another way, for a few steps; the more that lost,
+//! the later the next trial comes.
 //!
 //! Steps that compute prompts are not counted: their lengths would hide everything else. So what others cost there is not seen,
 //! and the more sessions share a device with drafts, the more clearly these have to win.
@@ -17,6 +18,8 @@ pub enum Way {
     /// Those of drafts and qualifiers, and its own.
     #[default]
     Together,
+    /// Those of drafts, which stop while the target computes, as it does while they do, and its own.
+    Turns,
     /// Those that it looks up itself.
     Alone,
     /// None.
@@ -24,12 +27,19 @@ pub enum Way {
 }
 
 impl Way {
-    const ALL: [Way; 3] = [Way::Together, Way::Alone, Way::Plain];
+    /// In the order in which they are tried if nothing is known.
+    const ALL: [Way; 4] = [Way::Turns, Way::Together, Way::Alone, Way::Plain];
+
+    /// Whether others make guesses.
+    pub fn has_others(self) -> bool {
+        self.mode() != Mode::Rest
+    }
 
     /// What drafts and qualifiers do then.
     pub fn mode(self) -> Mode {
         match self {
             Way::Together => Mode::Speculate,
+            Way::Turns => Mode::Turns,
             Way::Alone | Way::Plain => Mode::Rest,
         }
     }
@@ -41,6 +51,8 @@ pub enum Mode {
     /// They make guesses.
     #[default]
     Speculate,
+    /// Drafts make a round of guesses behind each commit, and the target waits for it. Nothing is asked of qualifiers.
+    Turns,
     /// Nothing is asked of them.
     Rest,
 }
@@ -127,7 +139,7 @@ pub struct Bypass {
 /// What is known under one load.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
-    records: [Record; 3],
+    records: [Record; 4],
     /// The best way, as the last trial has shown.
     best: Option<Way>,
 }
@@ -272,7 +284,7 @@ impl Bypass {
         let lower = self.loads[..load].iter().rev().find(is_known);
         let higher = self.loads[load + 1..].iter().find(is_known);
         let (known, ways) = match (lower, higher) {
-            (Some(lower), _) => (*lower, &[Way::Together, Way::Alone][..]),
+            (Some(lower), _) => (*lower, &[Way::Together, Way::Turns, Way::Alone][..]),
             (None, Some(higher)) => (*higher, &[Way::Plain][..]),
             (None, None) => return,
         };
@@ -310,7 +322,7 @@ impl Bypass {
         };
         self.trial_of = None;
         let is_crowding = step.is_shared && (way as usize) < before as usize;
-        let clearly = match is_crowding && way == Way::Together {
+        let clearly = match is_crowding && way.has_others() {
             true => CLEARLY + CROWDED * self.load as f64,
             false => CLEARLY,
         };
@@ -347,15 +359,18 @@ impl Bypass {
         let most = step.sessions as f64 / step.least_us.max(1.0);
         let is_plausible = |way: Way| match way {
             Way::Together => true,
+            Way::Turns => step.is_shared,
             // What is gained is the time that others take from the target.
             Way::Alone => step.is_shared || self.way == Way::Plain,
             Way::Plain => here < most,
         };
         // Where they share a device, the first trial with others comes the later, the more sessions there are: each of
         // them has to be opened there first, and it pays less.
-        let together = load.of(Way::Together);
-        if step.is_shared && together.trial_at == Time::ZERO {
-            together.trial_at = now + self.plan.pause * self.load as u32;
+        for way in [Way::Turns, Way::Together] {
+            let others = load.of(way);
+            if step.is_shared && others.trial_at == Time::ZERO {
+                others.trial_at = now + self.plan.pause * self.load as u32;
+            }
         }
         let due = Way::ALL
             .into_iter()
@@ -384,12 +399,14 @@ mod tests {
         sessions: usize,
         speculating: Time,
         tokens: f64,
+        /// The same where they take turns.
+        in_turns: (Time, f64),
         alone: Time,
         looked_up: f64,
         resting: Time,
         is_shared: bool,
         /// Steps in each way.
-        steps: [u32; 3],
+        steps: [u32; 4],
     }
 
     impl Target {
@@ -400,20 +417,22 @@ mod tests {
                 sessions: 8,
                 speculating,
                 tokens,
+                in_turns: (speculating + resting, 1.0),
                 alone: resting,
                 looked_up: 1.0,
                 resting,
                 is_shared: false,
-                steps: [0; 3],
+                steps: [0; 4],
             }
         }
 
         fn run(&mut self, time: Time) {
             let until = self.now + time;
-            self.steps = [0; 3];
+            self.steps = [0; 4];
             while self.now < until {
                 let (took, tokens) = match self.bypass.way() {
                     Way::Together => (self.speculating, self.tokens * self.sessions as f64),
+                    Way::Turns => (self.in_turns.0, self.in_turns.1 * self.sessions as f64),
                     Way::Alone => (self.alone, self.looked_up * self.sessions as f64),
                     Way::Plain => (self.resting, self.sessions as f64),
                 };
@@ -433,7 +452,7 @@ mod tests {
 
         fn resting_share(&self) -> f64 {
             let all: u32 = self.steps.iter().sum();
-            f64::from(all - self.steps[0]) / f64::from(all)
+            f64::from(all - self.steps[0] - self.steps[1]) / f64::from(all)
         }
     }
 
@@ -451,14 +470,14 @@ mod tests {
         let mut target = Target::new(12 * MS, 1.9, 10 * MS);
         target.run(Time::from_secs(600));
         assert!(target.resting_share() < 0.01, "{:?}", target.steps);
-        assert!(target.steps[2] > 0, "it was tried");
+        assert!(target.steps[3] > 0, "it was tried");
     }
 
     #[test]
     fn what_cannot_win_is_not_tried() {
         let mut target = Target::new(20 * MS, 3.0, 20 * MS);
         target.run(Time::from_secs(600));
-        assert_eq!(target.steps[1..], [0, 0]);
+        assert_eq!(target.steps[1..], [0, 0, 0]);
     }
 
     #[test]
@@ -484,14 +503,14 @@ mod tests {
             Way::Together,
             "nobody shares its device"
         );
-        assert_eq!(target.steps[1], 0);
+        assert_eq!(target.steps[1..=2], [0, 0]);
         target.is_shared = true;
         target.bypass.opened(true);
         assert_ne!(target.bypass.way(), Way::Alone, "something is known");
         target.run(Time::from_secs(10));
         assert_eq!(target.bypass.way(), Way::Alone);
         target.run(Time::from_secs(600));
-        assert!(target.steps[1] > target.steps[0] * 50, "{:?}", target.steps);
+        assert!(target.steps[2] > target.steps[0] * 50, "{:?}", target.steps);
         (target.speculating, target.tokens) = (12 * MS, 3.0);
         target.run(Time::from_secs(600));
         assert_eq!(target.bypass.way(), Way::Together);
@@ -504,9 +523,28 @@ mod tests {
         target.bypass.opened(true);
         assert_eq!(target.bypass.way(), Way::Alone);
         target.run(Time::from_secs(10));
-        assert_eq!(target.steps[0], 0, "with eight sessions not at once");
+        assert_eq!(target.steps[..2], [0, 0], "with eight sessions not at once");
         target.run(Time::from_secs(10));
         assert_eq!(target.bypass.way(), Way::Together);
+    }
+
+    /// A small draft on the card of a large target: what it reads from memory, the target cannot.
+    #[test]
+    fn where_they_would_slow_each_other_down_they_take_turns() {
+        let mut target = Target::new(11 * MS, 3.0, 6 * MS);
+        (target.in_turns, target.is_shared) = ((10 * MS, 3.2), true);
+        target.sessions = 1;
+        target.bypass.opened(true);
+        target.run(Time::from_secs(10));
+        assert_eq!(target.bypass.way(), Way::Turns);
+        target.run(Time::from_secs(600));
+        let others = target.steps[0] + target.steps[2] + target.steps[3];
+        assert!(target.steps[1] > others * 20, "{:?}", target.steps);
+        // On a device of their own they need not.
+        let mut target = Target::new(11 * MS, 3.0, 6 * MS);
+        target.in_turns = (5 * MS, 3.2);
+        target.run(Time::from_secs(600));
+        assert_eq!(target.steps[1], 0);
     }
 
     #[test]
@@ -527,7 +565,7 @@ mod tests {
         target.tokens = 0.9;
         tries_together(&mut target);
         target.run(Time::from_secs(60));
-        assert!(target.steps[0] * 20 < target.steps[2], "{:?}", target.steps);
+        assert!(target.steps[0] * 20 < target.steps[3], "{:?}", target.steps);
     }
 
     #[test]
@@ -551,7 +589,7 @@ mod tests {
         assert_eq!(target.bypass.way(), Way::Plain);
         target.sessions = 8;
         target.run(Time::from_secs(2));
-        assert_eq!(target.steps[..2], [0, 0], "guesses pay even less");
+        assert_eq!(target.steps[..3], [0, 0, 0], "guesses pay even less");
         // Down again, to where they may pay.
         (target.sessions, target.speculating, target.tokens) = (1, 12 * MS, 2.0);
         target.run(Time::from_secs(2));

@@ -727,7 +727,10 @@ impl Relay {
             true if waiting.duties.has(Duty::Commit) => Duty::Advise,
             // Its drafts have no rounds: it knows itself when it has a whole chain of theirs.
             true => Duty::Propose,
-            false => strategy.growth().round.map(|_| Duty::Propose)?,
+            false => {
+                let now = strategy.within(self.outlook.mode);
+                now.growth().round.map(|_| Duty::Propose)?
+            }
         };
         // One that has not opened the session yet has nothing to finish; but where the text depends on what others have
         // made, it must not depend on who was opened first.

@@ -21,7 +21,7 @@ use crate::message::{
 use crate::misses::MissCause;
 use crate::numbering::{Outbound, PeerError};
 use crate::replica::{Held, Poll, Replica};
-use crate::strategy::{Chosen, Frontier, Growth, Round};
+use crate::strategy::{Chosen, Frontier, Growth, Round, Strategy};
 use crate::tree::{Graft, Grafted};
 
 /// What a proposer keeps about a node.
@@ -61,6 +61,7 @@ const REPORT_US: u64 = 50_000;
 pub(super) struct Proposer {
     pub(super) replica: Replica<Grown>,
     strategy: Chosen,
+    capacity: Capacity,
     pub(super) rule: Rule,
     pub(super) growth: Growth,
     shard: Shard,
@@ -114,11 +115,8 @@ impl Proposer {
         let growth = strategy.growth();
         Proposer {
             replica: Replica::new(spec, capacity.vocab, cached),
-            growth: Growth {
-                width: growth.width.min(capacity.rows),
-                nodes: growth.nodes.min(capacity.rows),
-                ..growth
-            },
+            growth: growth.within(capacity.rows),
+            capacity,
             rule: strategy.settings.rule,
             strategy,
             shard: spec.shard,
@@ -142,6 +140,11 @@ impl Proposer {
             steps: 0,
             misses: MissAccount::default(),
         }
+    }
+
+    /// How it grows now.
+    fn strategy(&self) -> &dyn Strategy {
+        self.strategy.within(self.outlook.mode)
     }
 
     pub(super) fn handle_update(
@@ -177,7 +180,10 @@ impl Proposer {
             self.shard = shard;
         }
         if update.outlook.accepted.is_some() {
-            self.outlook = update.outlook;
+            let before = core::mem::replace(&mut self.outlook, update.outlook);
+            if before.mode != self.outlook.mode {
+                self.growth = self.strategy().growth().within(self.capacity.rows);
+            }
         }
         self.measure(learned);
         self.make_spares(learned);
@@ -208,7 +214,7 @@ impl Proposer {
         let step_us = learned.cost.measured_us(usize::from(self.growth.width));
         self.pace = (self.progress).pace(&learned.agreement, &self.outlook, step_us);
         if self.round_steps == 0 {
-            self.length = self.strategy.length(&self.pace).max(1);
+            self.length = self.strategy().length(&self.pace).max(1);
         }
     }
 
@@ -260,7 +266,7 @@ impl Proposer {
             });
         }
         self.look();
-        let frontier = if self.strategy.pauses(&self.round_now()) {
+        let frontier = if self.strategy().pauses(&self.round_now()) {
             Vec::new()
         } else {
             self.frontier(room)
@@ -287,7 +293,7 @@ impl Proposer {
             // The root is a frontier node too, the best of all.
             base_value: if appended > 0 { 1.0 } else { 0.0 },
             values,
-            choice: self.strategy.choice(),
+            choice: self.strategy().choice(),
         })
     }
 
@@ -329,7 +335,7 @@ impl Proposer {
                 })
             })
             .filter_map(|&(id, place)| {
-                let worth = self.strategy.worth(&place, &round)?;
+                let worth = self.strategy().worth(&place, &round)?;
                 (worth >= self.growth.min_path).then_some((worth, id))
             })
             .collect();
@@ -340,7 +346,7 @@ impl Proposer {
             .min(room);
         candidates.truncate(width);
         let worth: Vec<f64> = candidates.iter().map(|(p, _)| f64::from(*p)).collect();
-        candidates.truncate(self.strategy.expands(&worth, &round));
+        candidates.truncate(self.strategy().expands(&worth, &round));
         candidates
     }
 
@@ -450,7 +456,7 @@ impl Proposer {
         calibration: &Calibration,
     ) {
         let place = self.place(parent);
-        let wanted = (self.strategy).children(&place, guesses, &self.round_now());
+        let wanted = (self.strategy()).children(&place, guesses, &self.round_now());
         let wanted = wanted.min(guesses.len());
         self.make(parent, owner, &guesses[..wanted], 0, calibration);
         let spare = Spare {
@@ -498,7 +504,7 @@ impl Proposer {
         let mut wanted = Vec::new();
         let mut want = |parent: Option<NodeId>, place: &Frontier, spare: &Spare, owner: u8| {
             if has_spare(spare) {
-                let most = self.strategy.children(place, &spare.ranked, &round);
+                let most = self.strategy().children(place, &spare.ranked, &round);
                 let most = most.min(spare.ranked.len());
                 if most > spare.made {
                     wanted.push((parent, owner, most));
@@ -601,7 +607,7 @@ impl Proposer {
 
     fn is_round_done(&mut self) -> bool {
         self.look();
-        self.is_over || self.strategy.is_round_done(&self.round_now())
+        self.is_over || self.strategy().is_round_done(&self.round_now())
     }
 
     pub(super) fn poll_report(&mut self, activity: Activity) -> Option<Report> {

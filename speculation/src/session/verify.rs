@@ -215,7 +215,7 @@ impl Verifier {
         })?;
         if update.outlook.accepted.is_some() {
             // A target decides that itself.
-            self.is_told_to_rest = self.advice.is_some() && update.outlook.mode == Mode::Rest;
+            self.is_told_to_rest = self.advice.is_some() && update.outlook.mode != Mode::Speculate;
         }
         if self.undecided && self.replica.foreseen() >= self.replica.len() {
             self.undecided = false;
@@ -231,7 +231,7 @@ impl Verifier {
         self.changed |= self.scores.prompt_acked(update.prompt_scored);
         if let Some(len) = update.round_done {
             // A round that the step in flight did not wait for says little of how long rounds take.
-            if let Some(steps) = self.strategy.growth().round
+            if let Some(steps) = self.strategy.within(self.outlook.mode).growth().round
                 && len == self.replica.len()
                 && self.round_done < Some(len)
                 && self.begun < Some(len)
@@ -364,7 +364,7 @@ impl Verifier {
             held: self.replica.tree.len(),
             gain: values[..taken].iter().sum(),
             step_us: learned.cost.estimate_us(base_rows + taken),
-            round: self.strategy.growth().round,
+            round: self.strategy.within(self.outlook.mode).growth().round,
         };
         let awaited = self.awaits_others(&next, &guesses);
         self.offered = Offered::Walk {
@@ -379,7 +379,7 @@ impl Verifier {
             choice,
         };
         let is_alone = self.strategy.shape(self.duty, &self.outlook) == Shape::Nothing;
-        if self.way != Way::Together || is_alone {
+        if !self.way.has_others() || is_alone {
             // There is nobody to wait for.
             return Poll::Work(work);
         }
@@ -397,7 +397,7 @@ impl Verifier {
             model: &mut learned.waits,
             waiting: &mut self.waiting,
         };
-        match self.strategy.starts(&next, &mut waits) {
+        match (self.strategy.within(self.outlook.mode)).starts(&next, &mut waits) {
             Start::Now => Poll::Work(work),
             Start::WaitUntil(until) => Poll::Wait(Some(until), None),
             Start::WaitAlone(until) => Poll::Wait(Some(until), Some(work)),

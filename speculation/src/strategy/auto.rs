@@ -1,11 +1,14 @@
 //! `auto`: free-running drafts. Every contributor grows the tree best-first over calibrated path scores while the target
 //! verifies, and the target looks up what followed in the text before, and in completed texts that the request names; rows are taken while they pay for themselves by
-//! measured step times, and where guesses do not pay at all, none is asked for.
+//! measured step times, and where guesses do not pay at all, none is asked for. Where drafts compute on the target's device, they
+//! take turns with it, as in `serial-tree`, if that is measured to be faster.
 
 use alloc::sync::Arc;
 
 use decode::Rule;
 
+use super::length::LONGEST;
+use super::serial_tree::SerialTree;
 use super::{
     Advice, Entry, Frontier, Growth, HeadBounds, Knob, NextStep, Range, Round, Strategy,
     Verification,
@@ -72,6 +75,12 @@ pub(super) const ENTRY: Entry = Entry {
             ahead: knobs.whole("ahead"),
             lookup: knobs.whole("lookup"),
             heads: knobs.whole("heads"),
+            in_turns: SerialTree {
+                depth: 0,
+                longest: knobs.whole("depth").min(LONGEST),
+                width: knobs.whole("width").min(4),
+                rows: knobs.whole("rows"),
+            },
         })
     },
 };
@@ -91,6 +100,8 @@ struct Auto {
     ahead: u16,
     lookup: u16,
     heads: u16,
+    /// What it does while drafts and target take turns on one device.
+    in_turns: SerialTree,
 }
 
 impl Strategy for Auto {
@@ -177,6 +188,10 @@ impl Strategy for Auto {
             bare_share: 0.25,
             least: 0.0,
         }
+    }
+
+    fn in_turns(&self) -> Option<&dyn Strategy> {
+        Some(&self.in_turns)
     }
 
     fn min_path_sent(&self, role: Role) -> f32 {

@@ -30,6 +30,7 @@ use decode::{Guess, Wanted};
 use crate::Time;
 use crate::agreement::Pace;
 use crate::allocation::Choice;
+use crate::bypass::Mode;
 use crate::duty::{Duties, Duty, Role};
 use crate::lookup::LookupBounds;
 use crate::message::Outlook;
@@ -160,6 +161,12 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         false
     }
 
+    /// How it goes on while drafts and target take turns because they share a device ([`Mode::Turns`]): growth and rounds of
+    /// drafts, and when the target starts. `None`: it does not change.
+    fn in_turns(&self) -> Option<&dyn Strategy> {
+        None
+    }
+
     /// Nodes with a smaller path probability are not passed on to workers of this role.
     fn min_path_sent(&self, _role: Role) -> f32 {
         0.0
@@ -182,6 +189,17 @@ pub struct Growth {
     /// Steps of a round, after which the draft waits for the commit; `None`: it runs freely and rests only when more
     /// guesses have no value.
     pub round: Option<u16>,
+}
+
+impl Growth {
+    /// What fits a worker that holds so many rows for a session.
+    pub(crate) fn within(self, rows: u16) -> Growth {
+        Growth {
+            width: self.width.min(rows),
+            nodes: self.nodes.min(rows),
+            ..self
+        }
+    }
 }
 
 /// The bounds of what a verifier computes.
@@ -322,6 +340,17 @@ pub struct Chosen {
     /// What was asked for, as it is sent to workers.
     pub settings: Settings,
     strategy: Arc<dyn Strategy>,
+}
+
+impl Chosen {
+    /// How drafts grow, and when a target starts, while this is asked of drafts.
+    pub(crate) fn within(&self, mode: Mode) -> &dyn Strategy {
+        let in_turns = match mode {
+            Mode::Turns => self.strategy.in_turns(),
+            Mode::Speculate | Mode::Rest => None,
+        };
+        in_turns.unwrap_or(&*self.strategy)
+    }
 }
 
 impl core::ops::Deref for Chosen {

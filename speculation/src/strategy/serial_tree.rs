@@ -48,6 +48,7 @@ pub(super) const ENTRY: Entry = Entry {
     build: |knobs| {
         Arc::new(SerialTree {
             depth: knobs.whole("depth"),
+            longest: LONGEST,
             width: knobs.whole("width"),
             rows: knobs.whole("rows"),
         })
@@ -55,17 +56,19 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 #[derive(Debug)]
-struct SerialTree {
+pub(super) struct SerialTree {
     /// 0: it adapts.
-    depth: u16,
-    width: u16,
-    rows: u16,
+    pub(super) depth: u16,
+    /// The most if it does.
+    pub(super) longest: u16,
+    pub(super) width: u16,
+    pub(super) rows: u16,
 }
 
 impl SerialTree {
     fn most(&self) -> u16 {
         match self.depth {
-            0 => LONGEST,
+            0 => self.longest,
             depth => depth,
         }
     }
@@ -125,6 +128,7 @@ mod tests {
 
     const TREE: SerialTree = SerialTree {
         depth: 0,
+        longest: LONGEST,
         width: 4,
         rows: 16,
     };

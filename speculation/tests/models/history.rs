@@ -115,7 +115,7 @@ fn at_rest(mut learned: Learned) -> Learned {
         now += MS;
         let took = match learned.bypass.way() {
             Way::Plain => MS,
-            Way::Together | Way::Alone => 5 * MS,
+            Way::Together | Way::Turns | Way::Alone => 5 * MS,
         };
         learned.bypass.picked(1);
         let step = Step {

@@ -390,6 +390,64 @@ fn while_the_target_rests_nobody_works_for_it() {
     }
 }
 
+/// Where that is faster on a device that they share, draft and target of `auto` stop for each other, and the qualifier rests.
+#[test]
+fn drafts_on_the_device_of_the_target_take_turns_with_it_where_that_is_faster() {
+    let roles = [Role::Target, Role::Draft, Role::Qualifier];
+    let mut cluster = Cluster::new(&Settings::new("auto"), &roles);
+    let qualifier = WorkerKey(2);
+    let bypass = &mut cluster.worker(TARGET).learned.bypass;
+    *bypass = Bypass::new(Plan {
+        settle: 0,
+        trial_time: Time::ZERO,
+        trial: 1,
+        first: 1,
+        pause: 3600 * 1000 * MS,
+        slowed_by: 1.0,
+    });
+    bypass.opened(true);
+    for step in 1..100 {
+        let took = match bypass.way() {
+            Way::Turns => MS,
+            Way::Together | Way::Alone | Way::Plain => 10 * MS,
+        };
+        bypass.picked(1);
+        let shared = Step {
+            is_shared: true,
+            ..step_of(took)
+        };
+        bypass.stepped(step * MS, shared);
+    }
+    assert_eq!(bypass.way(), Way::Turns);
+
+    // The others hear of it with the next commit, and are not waited for before.
+    cluster.worker(TARGET).step(100 * MS, 256);
+    cluster.collect(TARGET).expect("tokens");
+    for turn in 101..110 {
+        let now = turn * MS;
+        let told = cluster.send(now, DRAFT);
+        assert_eq!(told[0].outlook.mode, Mode::Turns);
+        cluster.send(now, qualifier);
+        assert_eq!(cluster.worker(qualifier).poll(now, 256), Next::Parked);
+        assert!(
+            matches!(cluster.worker(TARGET).poll(now, 256), Next::Wait(Some(_))),
+            "it waits for the round"
+        );
+        let mut steps = 0;
+        while let Next::Step(_) = cluster.worker(DRAFT).step(now, 256) {
+            steps += 1;
+        }
+        assert!((1..40).contains(&steps), "{steps} steps of a round");
+        cluster.collect(DRAFT);
+        cluster.send(now, TARGET);
+        let Next::Step(plan) = cluster.worker(TARGET).step(now, 256) else {
+            panic!("the round is over");
+        };
+        assert!(!plan.rows.is_empty());
+        cluster.collect(TARGET).expect("tokens");
+    }
+}
+
 /// A strategy whose rows do not have to pay takes turns with its drafts whatever others on the same target do.
 #[test]
 fn a_target_rests_only_for_strategies_that_may() {

@@ -6,7 +6,6 @@ use decode::{NodeId, Pick, Row};
 
 use super::Verifier;
 use crate::Time;
-use crate::bypass::Way;
 use crate::learned::Learned;
 use crate::walk::Walked;
 
@@ -25,7 +24,7 @@ impl Verifier {
         if self.may_rest() {
             learned.bypass.picked(walked.picks.len());
         }
-        if self.way != Way::Together {
+        if !self.way.has_others() {
             self.walks.resting_steps += 1;
         } else if guesses.is_empty() && self.bounds.rows > 0 {
             self.walks.starved_steps += 1;
