@@ -380,8 +380,11 @@ impl SessionMachine {
         }
     }
 
-    /// Whether a draft or qualifier is to be asked to take the session.
+    /// Whether a draft or qualifier is to be asked to take the session: at once where the text would be another one without it.
     fn is_time_for(&self, candidate: Candidate) -> bool {
+        if self.relay.awaits_everybody() {
+            return true;
+        }
         let is_text_computed =
             self.target().is_some() && self.relay.text().len() > self.target_from;
         let is_wanted = match self.relay.mode() {

@@ -1,18 +1,20 @@
 //! The coordinator's side of a session: merges every contribution into one tree, keeps every replica up to date, and
 //! owns the committed text. It never waits for one worker on behalf of another.
 
+mod advice;
+
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use decode::{Rule, Surprisal};
 
 use crate::bypass::Mode;
-use crate::calibration::{Feature, Outcome};
+use crate::calibration::Feature;
 use crate::duty::{Duties, Duty, Role, Source};
 use crate::groups::Groups;
 use crate::history::HistoryKey;
 use crate::learned::Calibrations;
-use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE, MAX_TREE};
+use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE};
 use crate::logprobs::ClientScores;
 use crate::message::{
     Activity, Addressed, Finish, Origin, Outlook, PromptScores, ReplicaUpdate, Report, Scores,
@@ -22,7 +24,7 @@ use crate::misses::Misses;
 use crate::numbering::{Inbound, Outbound, PeerError, len_u32, source_of};
 use crate::stats::{SessionStats, WalkStats};
 use crate::strategy::Chosen;
-use crate::tree::{Graft, Grafted, NodeId, Tree};
+use crate::tree::{Grafted, NodeId, Tree};
 
 /// Names a worker within one coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -242,7 +244,7 @@ impl Relay {
         }
         let mut stopping = self.config.stopping.clone();
         let is_short = context < stopping.max_len;
-        if is_short && (duties.has(Duty::Commit) || len_u32(&self.text) >= context) {
+        if is_short && (duties.has(Duty::Commit) || self.needed_len(duties) >= context) {
             return None;
         }
         if is_short {
@@ -296,9 +298,25 @@ impl Relay {
 
     /// Whether the text has as many tokens as it may have on this worker, and goes on.
     pub fn is_outgrown(&self, key: WorkerKey) -> bool {
-        let len = len_u32(&self.text);
-        (self.members.get(&key))
-            .is_some_and(|member| len >= member.reach && len < self.config.stopping.max_len)
+        let most = self.config.stopping.max_len;
+        (self.members.get(&key)).is_some_and(|member| {
+            member.reach < most
+                && self.needed_len(member.duties) >= member.reach
+                && len_u32(&self.text) < most
+        })
+    }
+
+    /// The tokens for which a worker with these duties has to have room: a qualifier that takes turns with a draft waits for
+    /// whole chains.
+    fn needed_len(&self, duties: Duties) -> u32 {
+        let strategy = &self.config.strategy;
+        let has_turns = duties.has(Duty::Propose) && strategy.takes_turns(self.rule());
+        let ahead = if has_turns {
+            strategy.growth().depth
+        } else {
+            0
+        };
+        len_u32(&self.text).saturating_add(ahead.into())
     }
 
     /// What several drafts drew could not be told apart from what one of them drew in order.
@@ -330,7 +348,7 @@ impl Relay {
     pub fn handle_lost(&mut self, key: WorkerKey) -> Option<Role> {
         let member = self.members.remove(&key)?;
         for &id in &member.advice {
-            retract(&mut self.tree, id);
+            advice::retract(&mut self.tree, id);
         }
         match member.role {
             Role::Draft => {
@@ -436,7 +454,9 @@ impl Relay {
             }
         }
         self.drafted_nodes += report.nodes.len() as u64;
+        let mut places: Vec<Option<NodeId>> = Vec::new();
         for (at, grafted) in named {
+            places.extend(self.tree.get(grafted.id()).map(|node| node.parent));
             let edge = report.nodes.edges[at].to_f32();
             if let Grafted::Existing(id) = grafted {
                 let Some(node) = self.tree.get(id) else {
@@ -455,6 +475,7 @@ impl Relay {
                 .outbound
                 .received(grafted.id(), report.nodes.edges[at]);
         }
+        self.yield_to_advice(&places);
         Ok(())
     }
 
@@ -501,102 +522,6 @@ impl Relay {
             self.finish = report.finish;
         }
         Ok(())
-    }
-
-    /// Compares the advice with what was committed.
-    fn learn(&mut self, tokens: &[u32]) {
-        let mut at = None;
-        for &token in tokens {
-            for &child in self.tree.children(at) {
-                let Some(node) = self.tree.get(child) else {
-                    continue;
-                };
-                if let Some(feature) = node.payload.advised {
-                    let outcome = Outcome::of(node.token, token);
-                    self.calibration
-                        .of(Source::Qualifier)
-                        .observe(feature, outcome);
-                    self.advised.0 += 1;
-                    self.advised.1 += u64::from(outcome == Outcome::True);
-                }
-            }
-            at = match self.tree.child(at, token) {
-                Some(child) => Some(child),
-                None => return,
-            };
-        }
-    }
-
-    fn take_advice(&mut self, key: WorkerKey, report: &Report) {
-        let known = self.text.len() - report.base_len as usize;
-        let agreed = self.text[report.base_len as usize..]
-            .iter()
-            .zip(&report.picks)
-            .all(|(text, pick)| text == pick);
-        let ahead = if agreed {
-            report.picks.get(known..).unwrap_or(&[])
-        } else {
-            &[]
-        };
-        let previous = match self.members.get_mut(&key) {
-            Some(member) => core::mem::take(&mut member.advice),
-            None => return,
-        };
-        for id in previous {
-            retract(&mut self.tree, id);
-        }
-        let mut advice: Vec<NodeId> = Vec::new();
-        let last = self.config.stopping.max_len;
-        for (offset, &token) in ahead.iter().enumerate() {
-            let parent = advice.last().copied();
-            let position = len_u32(&self.text) + offset as u32;
-            let new = self.tree.child(parent, token).is_none();
-            if position >= last || (new && self.tree.len() >= MAX_TREE) {
-                break;
-            }
-            let feature = Feature::from_margin(report.margins[known + offset].to_f32());
-            let edge = self.calibration.of(Source::Qualifier).probability(feature);
-            let edge = edge.max(self.config.strategy.advice().least);
-            let graft = Graft {
-                token,
-                edge,
-                owner: position as u8,
-                payload: Merged {
-                    source: Source::Qualifier,
-                    ..Merged::default()
-                },
-            };
-            let Some(grafted) = self.tree.graft(parent, graft) else {
-                break;
-            };
-            let id = grafted.id();
-            if let Some(merged) = self.tree.payload_mut(id) {
-                merged.advised = Some(feature);
-                merged.judged = (report.surprisals.get(known + offset).copied()).or(merged.judged);
-            }
-            self.tree.set_edge(id, edge);
-            self.discount_rivals(parent, id, 1.0 - edge);
-            advice.push(id);
-        }
-        if let Some(member) = self.members.get_mut(&key) {
-            member.advice = advice;
-        }
-    }
-
-    /// Scales the other guesses at the position of advice down, so that together they keep at most `left`.
-    fn discount_rivals(&mut self, parent: Option<NodeId>, chosen: NodeId, left: f32) {
-        let rivals: Vec<(NodeId, f32)> = (self.tree.children(parent).iter())
-            .filter(|&&id| id != chosen)
-            .filter_map(|&id| {
-                let merged = self.tree.get(id)?.payload;
-                Some((id, merged.proposed?))
-            })
-            .collect();
-        let total: f32 = rivals.iter().map(|(_, edge)| edge).sum();
-        let scale = if total > left { left / total } else { 1.0 };
-        for (id, edge) in rivals {
-            self.tree.set_edge(id, edge * scale);
-        }
     }
 
     /// The client has taken this many more tokens.
@@ -732,14 +657,21 @@ impl Relay {
                 now.growth().round.map(|_| Duty::Propose)?
             }
         };
-        // One that has not opened the session yet has nothing to finish; but where the text depends on what others have
-        // made, it must not depend on who was opened first.
-        let is_awaited = |member: &Member| member.opened || self.rule() != Rule::Exact;
+        // One that has not opened the session yet has nothing to finish.
+        let is_awaited = |member: &Member| member.opened || self.awaits_everybody();
         let mut others = (self.members.values())
             .filter(|member| member.duties.has(awaited) && is_awaited(member));
         others
             .all(|member| member.round_done == Some(len))
             .then_some(len)
+    }
+
+    /// Whether the text depends on what others than the target have made, and they take turns with it, so that it must not
+    /// depend on who is opened first.
+    pub fn awaits_everybody(&self) -> bool {
+        let strategy = &self.config.strategy;
+        let has_rounds = strategy.growth().round.is_some() || strategy.takes_turns(self.rule());
+        self.rule() != Rule::Exact && has_rounds
     }
 
     fn shard_of(&self, key: WorkerKey) -> Option<Shard> {
@@ -772,28 +704,5 @@ impl Relay {
         stats.drafted_committed = self.drafted_committed;
         stats.advised = self.advised;
         stats
-    }
-}
-
-/// What a guess is worth that only withdrawn advice has made.
-const WITHDRAWN: f32 = 0.05;
-
-/// Advice no longer runs through this node: its score and its rivals' are again what drafts gave them.
-fn retract(tree: &mut Tree<Merged>, id: NodeId) {
-    let Some(node) = tree.get(id) else { return };
-    let parent = node.parent;
-    if let Some(merged) = tree.payload_mut(id) {
-        merged.advised = None;
-    }
-    for sibling in tree.children(parent).to_vec() {
-        let merged = tree.get(sibling).map(|node| node.payload);
-        if let Some(Merged {
-            proposed,
-            advised: None,
-            ..
-        }) = merged
-        {
-            tree.set_edge(sibling, proposed.unwrap_or(WITHDRAWN));
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::vec;
 
+use decode::{Rule, Tolerance};
 use speculation::message::{Margin, Report, SessionId, Stopping};
 use speculation::relay::RelayConfig;
 use speculation::strategy::{Registry, Settings};
@@ -19,6 +20,10 @@ const CONTEXT: u32 = 5000;
 const START: Time = Time::from_secs(100);
 
 fn machine(strategy: &str) -> SessionMachine {
+    machine_by(&Settings::new(strategy))
+}
+
+fn machine_by(strategy: &Settings) -> SessionMachine {
     let relay = Relay::new(RelayConfig {
         session: SessionId(7),
         text: PROMPT.to_vec(),
@@ -29,9 +34,7 @@ fn machine(strategy: &str) -> SessionMachine {
             stop_ids: Vec::new(),
         },
         scoring: speculation::message::Scoring::default(),
-        strategy: Registry::default()
-            .choose(&Settings::new(strategy))
-            .unwrap(),
+        strategy: Registry::default().choose(strategy).unwrap(),
         vocab: 50,
     });
     let wanted = Wanted {
@@ -382,6 +385,37 @@ fn a_draft_on_the_targets_device_is_opened_when_the_target_has_computed_the_prom
         _ => None,
     };
     assert_eq!(actions.iter().find_map(opened), Some(4), "{actions:?}");
+}
+
+/// The text would be another one if the target or a qualifier went on without it.
+#[test]
+fn a_worker_that_others_take_turns_with_is_opened_with_the_target_whatever_device_it_shares() {
+    let tolerance = Tolerance {
+        draft: 0.4,
+        qualifier: 0.5,
+    };
+    for strategy in [
+        Settings::new("pyramid").by(Rule::Fuzzy(tolerance)),
+        Settings::new("serial").by(Rule::Rejection),
+    ] {
+        let mut machine = machine_by(&strategy);
+        machine.handle_reserved(&Reservation {
+            mode: Mode::Rest,
+            ..reservation(TARGET, Role::Target)
+        });
+        machine.handle_reserved(&Reservation {
+            is_shared: true,
+            ..reservation(DRAFT, Role::Draft)
+        });
+        let actions = poll(&mut machine, START);
+        let opened: Vec<WorkerKey> = (actions.iter())
+            .filter_map(|action| match action {
+                Action::Open(key, _) => Some(*key),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(opened, [TARGET, DRAFT], "{strategy:?}");
+    }
 }
 
 #[test]

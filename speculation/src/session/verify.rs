@@ -309,7 +309,7 @@ impl Verifier {
         if self.finish.is_some() {
             return Poll::Done;
         }
-        if self.replica.len() >= self.replica.allowed_len || self.is_told_to_rest {
+        if self.is_out_of_credit() || self.is_told_to_rest {
             return Poll::Parked;
         }
         if self.replica.lags(room) {
@@ -318,6 +318,15 @@ impl Verifier {
         }
         if self.is_far_enough() {
             return Poll::Parked;
+        }
+        if self.advice.is_some() && self.is_before_turns() {
+            // Its turns begin behind the target's first token; until then it has only the prompt to compute.
+            let rows = self.replica.text.len() - self.replica.cached as usize;
+            if rows == 0 {
+                return Poll::Parked;
+            }
+            self.offered = Offered::Prompt;
+            return Poll::Work(part(rows));
         }
         let tip = self.ahead.last().copied();
         // What was advised before only has to be in the cache; the walk begins at the tip.
@@ -522,7 +531,7 @@ impl Verifier {
     ) -> (Vec<NodeId>, Vec<f64>) {
         let tree = &self.replica.tree;
         let above = f64::from(tree.path_score(tip)).max(1e-9);
-        let limit = match self.begins_turns(base_rows) {
+        let limit = match self.is_before_turns() {
             true => 0,
             false => usize::from(self.bounds.rows).min(room.saturating_sub(base_rows)),
         };

@@ -69,6 +69,15 @@ impl Pyramid {
             Duty::Propose | Duty::Commit => self.qualified,
         }
     }
+
+    /// Nodes that a tree can come to have between two commits. What the qualifier has replaced stays in it, and a draft is as
+    /// far ahead as it may be each time: at worst there is a chain to the greatest depth behind each token that the qualifier
+    /// is ahead. A qualifier that waits for a whole chain would wait in vain for a draft whose tree is full.
+    fn nodes(&self) -> u16 {
+        let replaced = 0..=self.qualified;
+        let left = replaced.map(|ahead| self.qualified - ahead + self.draft);
+        left.sum::<u16>() + self.qualified
+    }
 }
 
 impl Strategy for Pyramid {
@@ -89,14 +98,11 @@ impl Strategy for Pyramid {
     }
 
     fn growth(&self) -> Growth {
-        let chain = self.qualified + self.draft;
         Growth {
             width: 1,
             branch: 1,
-            depth: chain,
-            // Tokens that the qualifier has replaced stay in the tree until the commit: at worst a whole chain for each
-            // token that it is ahead.
-            nodes: chain + self.qualified * self.draft,
+            depth: self.qualified + self.draft,
+            nodes: self.nodes(),
             min_path: 0.0,
             round: None,
         }

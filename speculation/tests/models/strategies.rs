@@ -1,12 +1,12 @@
 //! What each strategy claims for itself, with sessions of a target, a draft and sometimes a qualifier.
 
-use decode::{Answer, Guess, StepPlan};
-use speculation::duty::Role;
-use speculation::message::{Forecast, Outlook, ReplicaUpdate};
-use speculation::relay::WorkerKey;
+use decode::{Answer, Guess, Rule, StepPlan, Tolerance};
+use speculation::duty::{Duties, Duty, Role};
+use speculation::message::{Forecast, Outlook, ReplicaUpdate, SessionSpec};
+use speculation::relay::{Candidate, WorkerKey};
 use speculation::strategy::Settings;
 
-use crate::rig::{MS, Next, VOCAB, Worker, next};
+use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, next, spec};
 use crate::rounds::{Cluster, DRAFT, TARGET, TEXT};
 
 const QUALIFIER: WorkerKey = WorkerKey(2);
@@ -293,6 +293,126 @@ fn in_a_pyramid_the_target_verifies_what_the_qualifier_made_of_the_draft() {
     let rows = verify(&mut cluster);
     assert_eq!(rows, plain(&TEXT, 6)[TEXT.len()..], "six qualified tokens");
     assert_eq!(cluster.worker(TARGET).session.text(), plain(&TEXT, 7));
+}
+
+/// A draft that is never right and far ahead each time fills the tree as fast as it can; the qualifier, which may depend on
+/// whole chains, gets one each time.
+#[test]
+fn in_a_pyramid_there_is_room_for_a_whole_chain_behind_each_token_of_the_qualifier() {
+    let roles = [Role::Target, Role::Draft, Role::Qualifier];
+    let mut cluster = Cluster::new(&Settings::new("pyramid"), &roles);
+    let wrong = |_: &[u32], guesses: &mut Vec<Guess>| {
+        for guess in guesses {
+            guess.token = (guess.token + 1) % VOCAB;
+        }
+    };
+    let mut judged = Vec::new();
+    loop {
+        grow(&mut cluster, &wrong);
+        cluster.send(MS, QUALIFIER);
+        let Next::Step(plan) = cluster.worker(QUALIFIER).step(MS, 256) else {
+            break;
+        };
+        let tip = usize::from(!judged.is_empty());
+        judged.push(plan.rows.len() - tip);
+        cluster.collect(QUALIFIER);
+        cluster.send(MS, DRAFT);
+    }
+    assert_eq!(judged, [5; 15]);
+}
+
+/// A draft may guess behind the end of the chain that a qualifier is just judging. Its guess is heard of later than the
+/// qualifier's token, however sure the draft is of it, and leads nobody astray.
+#[test]
+fn in_a_pyramid_a_guess_that_comes_later_than_the_qualifiers_token_does_not_lead() {
+    let roles = [Role::Target, Role::Draft, Role::Qualifier];
+    let mut cluster = Cluster::new(&pyramid(), &roles);
+    let end = TEXT.len() + 3;
+    let sure = |past: &[u32], guesses: &mut Vec<Guess>| {
+        for guess in guesses {
+            guess.weight = 1.0;
+            guess.token = (guess.token + u32::from(past.len() == end)) % VOCAB;
+        }
+    };
+    for _ in 0..3 {
+        step(cluster.worker(DRAFT), &sure);
+        cluster.collect(DRAFT);
+    }
+    cluster.send(MS, QUALIFIER);
+    cluster.worker(QUALIFIER).step(MS, 256);
+    step(cluster.worker(DRAFT), &sure);
+    let report = cluster.collect(QUALIFIER).expect("it has advice");
+    assert_eq!(report.picks, plain(&TEXT, 4)[TEXT.len()..]);
+    let late = cluster.collect(DRAFT).expect("it has a guess");
+    assert!(late.nodes.edges[0].to_f32() > 0.6, "it would lead");
+    // The draft goes on below the qualifier's token, and the qualifier judges that.
+    cluster.send(MS, DRAFT);
+    grow(&mut cluster, &sure);
+    cluster.send(MS, QUALIFIER);
+    let plan = cluster.worker(QUALIFIER).plan(MS);
+    assert_eq!(plan.rows.len(), 1 + 3, "its tip and a whole chain");
+    let rows = verify(&mut cluster);
+    assert_eq!(rows[..4], plain(&TEXT, 4)[TEXT.len()..]);
+}
+
+fn in_turns() -> Settings {
+    pyramid().by(Rule::Fuzzy(Tolerance {
+        draft: 0.4,
+        qualifier: 0.5,
+    }))
+}
+
+/// A target that has waited for its client longer than for any turn would go on without what was qualified.
+#[test]
+fn a_qualifier_that_takes_turns_has_its_own_while_the_target_waits_for_the_client() {
+    let waiting = |strategy| {
+        let mut spec = SessionSpec {
+            strategy,
+            duties: Duties::of(Duty::Advise),
+            allowed_len: TEXT.len() as u32,
+            ..spec(&TEXT)
+        };
+        spec.stopping.prompt_len -= 1;
+        Worker::new(&spec, AMPLE).poll(MS, 256)
+    };
+    assert_eq!(waiting(pyramid()), Next::Parked);
+    assert!(matches!(waiting(in_turns()), Next::Wait(Some(_))));
+}
+
+/// A qualifier waits for whole chains: a draft whose context has no room for one is of no use to it.
+#[test]
+fn a_draft_that_takes_turns_is_left_when_there_is_no_room_for_a_whole_chain() {
+    let mut cluster = Cluster::new(&in_turns(), &[Role::Target]);
+    let len = TEXT.len() as u32;
+    let mut has = |context| {
+        let short = Candidate {
+            context,
+            ..Candidate::new(Role::Draft)
+        };
+        cluster.relay.add_worker(DRAFT, short).is_some()
+    };
+    assert!(!has(len + 6 + 3));
+    assert!(has(len + 6 + 3 + 1));
+    assert!(!cluster.relay.is_outgrown(DRAFT));
+    cluster.worker(TARGET).step(MS, 256);
+    cluster.collect(TARGET);
+    assert!(cluster.relay.is_outgrown(DRAFT));
+}
+
+/// How a prompt is divided among steps says nothing of whose turn it is: the target picks the first token by itself even
+/// if only one row of it is left.
+#[test]
+fn a_target_that_takes_turns_picks_the_first_token_alone_whatever_is_left_of_the_prompt() {
+    let roles = [Role::Target, Role::Draft, Role::Qualifier];
+    let mut cluster = Cluster::new(&in_turns(), &roles);
+    for room in [TEXT.len() - 1, 256] {
+        let next = cluster.worker(TARGET).step(MS, room);
+        assert!(matches!(next, Next::Step(_)), "{next:?}");
+    }
+    let report = cluster.collect(TARGET).expect("it has a token");
+    assert_eq!(report.picks.len(), 1);
+    let next = cluster.worker(TARGET).poll(MS, 256);
+    assert!(matches!(next, Next::Wait(Some(_))), "{next:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use speculation::duty::Role;
 use speculation::stats::WalkStats;
 use speculation::strategy::Settings;
 
-use crate::rejection::{Fault, PROMPT, logits, run};
+use crate::rejection::{Fault, ONE_IS_SLOW, PROMPT, logits, run};
 
 const TOKENS: usize = 24;
 
@@ -26,11 +26,24 @@ fn text(strategy: &Settings, drawn: (f32, u64)) -> (Vec<u32>, WalkStats) {
 
 /// The text when workers sit out turns as `schedule` says.
 fn text_at(strategy: &Settings, drawn: (f32, u64), schedule: u64) -> (Vec<u32>, WalkStats) {
-    let roles = [Role::Draft, Role::Qualifier, Role::Target];
+    text_of(
+        &[Role::Draft, Role::Qualifier, Role::Target],
+        strategy,
+        drawn,
+        schedule,
+    )
+}
+
+fn text_of(
+    roles: &[Role],
+    strategy: &Settings,
+    drawn: (f32, u64),
+    schedule: u64,
+) -> (Vec<u32>, WalkStats) {
     let mut sampler = Sampler::new(5);
     let (text, stats) = run(
         strategy,
-        (&roles, TOKENS, schedule),
+        (roles, TOKENS, schedule),
         params(drawn),
         Fault::None,
         &mut sampler,
@@ -215,13 +228,20 @@ fn three_models_that_take_turns_give_the_text_of_the_paper() {
                     lengths: (short, long),
                 };
                 let expected = paper.text();
-                for schedule in 0..6 {
+                for schedule in 0..ONE_IS_SLOW + 3 {
                     let (text, walks) = text_at(&strategy, drawn, schedule);
                     assert_eq!(
                         text, expected,
                         "{tolerance:?} {short} {long} {drawn:?} {schedule}"
                     );
                     tolerated += walks.tolerated;
+                    // Two drafts with one model share the work.
+                    let roles = [Role::Draft, Role::Draft, Role::Qualifier, Role::Target];
+                    let (text, _) = text_of(&roles, &strategy, drawn, schedule);
+                    assert_eq!(
+                        text, expected,
+                        "two drafts: {short} {long} {drawn:?} {schedule}"
+                    );
                 }
                 let (plain, _) = text(&Settings::new("ar"), drawn);
                 differing += usize::from(plain != expected);

@@ -144,3 +144,48 @@ async fn fuzzy_reports_what_it_tolerates_and_tolerates_nothing_without_tolerance
     assert!(tolerated > 0 && differing > 0, "{tolerated}, {differing}");
     println!("{tolerated} tokens tolerated in 6 texts, {differing} of them other than exact");
 }
+
+/// Three models that take turns: the text is lossy, but the seed decides it, however busy the workers are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fuzzy_in_lock_step_gives_the_same_text_again() {
+    let cluster = Cluster::start(Shape {
+        drafts: 1,
+        qualifiers: 1,
+        target_pace: 0,
+    })
+    .unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 3).await.unwrap();
+    let within = |(tau_q, tau_t): (f32, f32), prompt: &str, t: f32| GenerateRequest {
+        acceptance: Some(Acceptance {
+            rule: Rule::Fuzzy.into(),
+            tau_q: Some(tau_q),
+            tau_t: Some(tau_t),
+        }),
+        ..request(prompt, TOKENS, t, "pyramid")
+    };
+    let (mut tolerated, mut differing, mut accepted) = (0, 0, 0);
+    for prompt in &prompts(3).unwrap() {
+        for t in [0.0, 1.0] {
+            let plain = plain(&client, prompt, t).await;
+            let strict = client.generate(within((0.4, 0.0), prompt, t)).await;
+            assert_eq!(strict.unwrap().ids, plain.ids, "T = {t}");
+            // PSD_F and PSD_A.
+            for tau in [(1.0, 2.0), (0.0, 2.0)] {
+                let alone = client.generate(within(tau, prompt, t)).await.unwrap();
+                let (again, other) = tokio::join!(
+                    client.generate(within(tau, prompt, t)),
+                    client.generate(request("struct", TOKENS, t, "auto")),
+                );
+                assert_eq!(again.unwrap().ids, alone.ids, "{tau:?}, T = {t}");
+                other.unwrap();
+                let walks = alone.statistics.walks.unwrap();
+                tolerated += walks.tolerated;
+                accepted += walks.guesses_accepted;
+                differing += usize::from(alone.ids != plain.ids);
+            }
+        }
+    }
+    assert!(accepted > 0, "guesses are accepted");
+    assert!(tolerated > 0 && differing > 0, "{tolerated}, {differing}");
+    println!("{accepted} guesses accepted, {tolerated} tolerated, {differing} of 12 texts differ");
+}

@@ -19,10 +19,17 @@ impl Verifier {
         self.strategy.takes_turns(self.rule)
     }
 
-    /// Whether a step of a target that takes turns is the one that computes the prompt. It picks the first token by itself,
-    /// while the others compute the prompt too.
-    pub(super) fn begins_turns(&self, base_rows: usize) -> bool {
-        self.takes_turns() && self.advice.is_none() && base_rows > 1
+    /// Whether nobody has had a turn yet: the target picks the first token by itself, while the others only compute the prompt.
+    /// What a step computes says nothing of that: a prompt may come in parts, and the last of them may be a single row.
+    pub(super) fn is_before_turns(&self) -> bool {
+        self.takes_turns() && self.replica.len() <= self.replica.stopping.prompt_len
+    }
+
+    /// Whether the client has to take something first. A qualifier has its turn before that, so that the target never goes on
+    /// without it once the client has, however late.
+    pub(super) fn is_out_of_credit(&self) -> bool {
+        let has_turn = self.takes_turns() && self.advice.is_some();
+        self.replica.len() >= self.replica.allowed_len && !has_turn
     }
 
     /// Until when the next step, which would submit these guesses, waits for others.
@@ -33,7 +40,7 @@ impl Verifier {
             Rule::Fuzzy(_) => self.takes_turns().then_some(LONGEST_TURN)?,
         };
         let is_whole = match self.advice {
-            None => self.begins_turns(next.base_rows),
+            None => self.is_before_turns(),
             Some(_) => self.is_whole(guesses),
         };
         let since = self.step_ended.unwrap_or_default().max(self.base_since);
