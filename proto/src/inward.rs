@@ -358,21 +358,18 @@ fn update(update: v1::SessionUpdate) -> Result<Addressed<ReplicaUpdate>, WireErr
             outlook: Outlook {
                 misses: update.misses,
                 step_us: update.step_us,
-                ..outlook(
-                    update.outlook,
-                    mode(update.rests, update.takes_turns),
-                    update.forecast,
-                )?
+                ..outlook(update.outlook, mode(update.mode), update.forecast)?
             },
         },
     })
 }
 
-fn mode(rests: bool, takes_turns: bool) -> Mode {
-    match (rests, takes_turns) {
-        (true, _) => Mode::Rest,
-        (false, true) => Mode::Turns,
-        (false, false) => Mode::Speculate,
+/// What a newer peer may ask besides is not known here: then nothing is made, which no text depends on.
+fn mode(mode: i32) -> Mode {
+    match v1::Mode::try_from(mode) {
+        Ok(v1::Mode::Speculate) => Mode::Speculate,
+        Ok(v1::Mode::Turns) => Mode::Turns,
+        Ok(v1::Mode::Rest) | Err(_) => Mode::Rest,
     }
 }
 
@@ -475,11 +472,7 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             outlook: Outlook {
                 misses: report.settled_misses,
                 step_us: report.step_us,
-                ..outlook(
-                    report.outlook,
-                    mode(report.rests, report.takes_turns),
-                    report.forecast,
-                )?
+                ..outlook(report.outlook, mode(report.mode), report.forecast)?
             },
             activity: activity(report.activity),
             walks: walks(report.walks),

@@ -196,11 +196,18 @@ pub fn update(update: Addressed<ReplicaUpdate>) -> v1::SessionUpdate {
         shard: message.shard.map(shard),
         prompt_scored: message.prompt_scored,
         outlook: message.outlook.accepted,
-        rests: message.outlook.mode == Mode::Rest,
-        takes_turns: message.outlook.mode == Mode::Turns,
+        mode: mode(message.outlook.mode).into(),
         misses: message.outlook.misses,
         forecast: forecast(message.outlook.forecast).into(),
         step_us: message.outlook.step_us,
+    }
+}
+
+fn mode(mode: Mode) -> v1::Mode {
+    match mode {
+        Mode::Speculate => v1::Mode::Speculate,
+        Mode::Turns => v1::Mode::Turns,
+        Mode::Rest => v1::Mode::Rest,
     }
 }
 
@@ -238,8 +245,7 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         nodes: nodes(message.nodes),
         round_done: message.round_done,
         outlook: message.outlook.accepted,
-        rests: message.outlook.mode == Mode::Rest,
-        takes_turns: message.outlook.mode == Mode::Turns,
+        mode: mode(message.outlook.mode).into(),
         settled_misses: message.outlook.misses,
         misses: (message.misses != Misses::default()).then(|| misses(message.misses)),
         forecast: forecast(message.outlook.forecast).into(),

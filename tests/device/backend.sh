@@ -36,6 +36,9 @@ if command -v nvidia-cuda-mps-control >/dev/null; then
 fi
 over=(--overlay "$root/models/profiles/nano.json" --target "$work/8B" --draft "$work/1B" --limit 6)
 echo "== steps of 8B with a draft of 1B; answers from a profile"
-bench "${over[@]}" --no-qualifier --strategies ar,serial,serial-tree,auto --tune-prompts 1 --repeats 2
+bench "${over[@]}" --no-qualifier --strategies ar,serial,serial-tree,auto --tune-prompts 1 --repeats 4
+echo "== the same at T = 1, with knobs that a sweep has found"
+bench "${over[@]}" --no-qualifier --strategies ar,serial:gamma=2,serial-tree:depth=3:rows=16:width=8,auto --tune-prompts 0 \
+    --temperature 1 --repeats 4
 echo "== steps of 8B with a qualifier of 3B and a draft of 1B; answers from a profile"
-bench "${over[@]}" --qualifier "$work/3B" --strategies ar,serial,pyramid,auto --tune-prompts 0
+bench "${over[@]}" --qualifier "$work/3B" --strategies ar,serial-tree:depth=4:rows=16:width=4,pyramid,auto --tune-prompts 0 --repeats 2

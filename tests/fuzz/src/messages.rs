@@ -207,7 +207,7 @@ pub(crate) fn update(dice: &mut Dice<'_>, context: Context<'_>) -> v1::SessionUp
         prompt_scored: if dice.chance(16) { dice.near(4) } else { 0 },
         shard: shard(dice),
         outlook: dice.chance(32).then(|| dice.float() * 8.0),
-        rests: dice.chance(64),
+        mode: dice.below(4) as i32,
         misses: base_len,
         forecast: i32::from(dice.byte() % 5),
         step_us: dice.chance(32).then(|| dice.near(20_000)),
@@ -273,7 +273,7 @@ fn picks(dice: &mut Dice<'_>, context: Context<'_>, report: &mut v1::SessionRepo
     }
     report.walks = walks(dice);
     report.outlook = dice.chance(32).then(|| dice.float() * 8.0);
-    report.rests = dice.chance(64);
+    report.mode = dice.below(4) as i32;
     report.forecast = i32::from(dice.byte() % 5);
     report.step_us = dice.chance(32).then(|| dice.near(20_000));
 }
