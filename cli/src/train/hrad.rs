@@ -172,15 +172,16 @@ impl Scale {
 /// Trains, evaluates and writes the classifier.
 pub(super) fn run(args: &HradArgs) -> Result<()> {
     let (mut train, mut test) = collect(args)?;
+    let mut deciding = train.split_off(train.labels.len() - train.labels.len() / SET_ASIDE);
     ensure!(
-        train.labels.len() >= BATCH,
+        train.labels.len() >= BATCH && !deciding.labels.is_empty(),
         "too few texts: ask for more --texts"
     );
     let scale = Scale::of(&train);
-    scale.apply(&mut train);
-    scale.apply(&mut test);
+    for rows in [&mut train, &mut deciding, &mut test] {
+        scale.apply(rows);
+    }
     let mlp = Mlp::new(train.width(), args.texts.seed)?;
-    let deciding = train.split_off(train.labels.len() - train.labels.len() / SET_ASIDE);
     fit(&mlp, &train, &deciding, args)?;
     report(&mlp, &train, &test)?;
     save(&mlp, &scale, args)
@@ -238,16 +239,29 @@ fn batch(rows: &Rows, chosen: &[usize]) -> Result<(Tensor, Tensor)> {
     ))
 }
 
-/// The mean cross-entropy.
-fn loss_on(mlp: &Mlp, rows: &Rows) -> Result<f64> {
+/// Shows the logits of all rows, some at a time, with their labels.
+fn evaluate(
+    mlp: &Mlp,
+    rows: &Rows,
+    mut show: impl FnMut(&Tensor, &Tensor) -> Result<()>,
+) -> Result<()> {
     let every: Vec<usize> = (0..rows.labels.len()).collect();
-    let mut sum = 0.0;
     for chosen in every.chunks(1024) {
         let (features, labels) = batch(rows, chosen)?;
-        let loss = loss::cross_entropy(&mlp.forward(&features, 0.0)?, &labels)?;
-        sum += f64::from(loss.to_scalar::<f32>()?) * chosen.len() as f64;
+        show(&mlp.forward(&features, 0.0)?, &labels)?;
     }
-    Ok(sum / every.len().max(1) as f64)
+    Ok(())
+}
+
+/// The mean cross-entropy.
+fn loss_on(mlp: &Mlp, rows: &Rows) -> Result<f64> {
+    let mut sum = 0.0;
+    evaluate(mlp, rows, |logits, labels| {
+        let loss = loss::cross_entropy(logits, labels)?.to_scalar::<f32>()?;
+        sum += f64::from(loss) * labels.elem_count() as f64;
+        Ok(())
+    })?;
+    Ok(sum / rows.labels.len().max(1) as f64)
 }
 
 fn fit(mlp: &Mlp, rows: &Rows, deciding: &Rows, args: &HradArgs) -> Result<()> {
@@ -284,6 +298,10 @@ fn fit(mlp: &Mlp, rows: &Rows, deciding: &Rows, args: &HradArgs) -> Result<()> {
         }
     }
     progress.clear();
+    ensure!(
+        !best.2.is_empty(),
+        "the loss was never a number: the texts or the models are at fault"
+    );
     mlp.put(&best.2)
 }
 
@@ -291,14 +309,13 @@ fn fit(mlp: &Mlp, rows: &Rows, deciding: &Rows, args: &HradArgs) -> Result<()> {
 fn report(mlp: &Mlp, train: &Rows, test: &Rows) -> Result<()> {
     // [label][class]
     let mut confused = [[0_usize; 3]; 3];
-    let every: Vec<usize> = (0..test.labels.len()).collect();
-    for chosen in every.chunks(1024) {
-        let (features, labels) = batch(test, chosen)?;
-        let classes = mlp.forward(&features, 0.0)?.argmax(1)?.to_vec1::<u32>()?;
+    evaluate(mlp, test, |logits, labels| {
+        let classes = logits.argmax(1)?.to_vec1::<u32>()?;
         for (label, class) in labels.to_vec1::<u32>()?.into_iter().zip(classes) {
             confused[label as usize][class as usize] += 1;
         }
-    }
+        Ok(())
+    })?;
     let mut common = [0_usize; 3];
     for &label in &train.labels {
         common[label as usize] += 1;
