@@ -228,7 +228,14 @@ impl Task {
                     "{:?} still has reservations",
                     self.id
                 );
-                home.forget(self.id, running.machine.closing_term());
+                let closes = running.machine.closing_term();
+                home.forget(self.id, closes);
+                // Calls that were answered and not looked at have been carried out behind the close, too.
+                for (_, stream, _, answer) in self.answers.drain(..) {
+                    if answer == Answer::Opened {
+                        home.put(network, stream, self.id, Slot::Close(closes));
+                    }
+                }
                 home.calibration = running.machine.relay().calibration().clone();
                 if let Some(place) = running.place.take() {
                     home.placement.stop_waiting(place);

@@ -100,9 +100,10 @@ pub(super) fn prompts(
             continue;
         };
         let tokens = tokenizer.encode(&text, Special::Omit)?;
-        let Some(room) = tokens.len().checked_sub(PROMPT.1 + 1) else {
+        let room = tokens.len().saturating_sub(PROMPT.1 + 1);
+        if room == 0 {
             continue;
-        };
+        }
         let len = PROMPT.0 + dice(at, 2) as usize % (PROMPT.1 - PROMPT.0);
         let from = match dice(at, 3) % 4 {
             0 => 0,

@@ -48,9 +48,12 @@ pub fn model(name: &str) -> PathBuf {
     root().join("models").join(name)
 }
 
-/// The bundled prompts, at most `most`.
+/// The bundled prompts, at most `most`: those written for tests, then those that no bundled model was trained on.
 pub fn prompts(most: usize) -> anyhow::Result<Vec<String>> {
-    let lines = std::fs::read_to_string(root().join("tests/prompts/rust.jsonl"))?;
+    let mut lines = String::new();
+    for file in ["rust.jsonl", "heldout.jsonl"] {
+        lines += &std::fs::read_to_string(root().join("tests/prompts").join(file))?;
+    }
     let prompt = |line: &str| -> anyhow::Result<String> {
         let value: serde_json::Value = serde_json::from_str(line)?;
         let prompt = value["prompt"].as_str();

@@ -1,7 +1,7 @@
 //! The seed decides the text: no strategy, number of drafts or qualifier changes a token.
 //!
-//! Every registered strategy is compared with plain decoding. By default on a few prompts; `OFFSHOOT_E2E=full` runs all
-//! 64 at every temperature.
+//! Every registered strategy is compared with plain decoding. By default on a few prompts; `OFFSHOOT_E2E=full` runs
+//! 200 at every temperature.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -22,7 +22,7 @@ async fn complete(client: &Client, prompt: &str, t: f32, strategy: &str) -> Comp
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_strategy_gives_the_text_of_plain_decoding() {
     let (count, temperatures): (usize, [f32; 3]) = if full() {
-        (64, [0.0, 0.7, 1.0])
+        (200, [0.0, 0.7, 1.0])
     } else {
         (4, [0.0, 0.7, 1.0])
     };
