@@ -4,10 +4,23 @@ use decode::{Answer, Ask, History, Sampler};
 
 use crate::backend::SeqStep;
 use crate::error::EngineError;
-use crate::step::{Asked, At, Group, Plan, RowPlan};
+use crate::sequence::Sequences;
+use crate::step::{Asked, At, Group, Limits, Plan, RowPlan};
+
+/// The checked step of a batch; none where there is nothing to compute.
+pub(crate) fn plan(
+    batch: &[SeqStep<'_>],
+    sequences: &mut Sequences,
+    limits: Limits,
+) -> Result<Option<Plan>, EngineError> {
+    let parts = batch.iter().map(|part| (part.seq, part.plan));
+    let plan = Plan::new(parts, sequences, limits)?;
+    check(batch, &plan)?;
+    Ok(Some(plan).filter(|plan| !plan.rows.is_empty()))
+}
 
 /// Whether what the plan does not need, but the answers do, fits to it: texts and paths.
-pub(crate) fn check(batch: &[SeqStep<'_>], plan: &Plan) -> Result<(), EngineError> {
+fn check(batch: &[SeqStep<'_>], plan: &Plan) -> Result<(), EngineError> {
     for (part, group) in batch.iter().zip(&plan.groups) {
         let position = group.len;
         let appended = part.text.get(position..position + part.plan.append.len());

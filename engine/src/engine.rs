@@ -174,12 +174,9 @@ impl<D: Device> Backend for Engine<D> {
         batch: &mut [SeqStep<'_>],
         at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<StepEnd, EngineError> {
-        let parts = batch.iter().map(|part| (part.seq, part.plan));
-        let plan = Plan::new(parts, &mut self.sequences, self.limits)?;
-        answers::check(batch, &plan)?;
-        if plan.rows.is_empty() {
+        let Some(plan) = answers::plan(batch, &mut self.sequences, self.limits)? else {
             return Ok(StepEnd::Done(vec![Vec::new(); batch.len()]));
-        }
+        };
         let forward = (self.model).forward(&self.device, &mut self.cache, &plan, at_layer);
         if forward.is_break() {
             return Ok(StepEnd::Interrupted);

@@ -5,14 +5,14 @@ mod support;
 
 use std::ops::ControlFlow;
 
-use decode::{Answer, Ask, CacheOp, Judgement, Row, Sampler, SamplerState, StepPlan};
+use decode::{Answer, Ask, CacheOp, Judgement, Sampler, SamplerState, StepPlan};
 use engine::{
     Backend, CpuEngine, Cuda, CudaEngine, EngineOptions, SeqId, SeqStep, StepEnd, WeightDtype,
 };
 use offshoot_engine as engine;
 use support::plain::{Dice, Plain, Reference};
 use support::schedule::{Check, Schedule, Subject, run};
-use support::{Asked, append, bits, logits_by, model, prompts, row, tree};
+use support::{Asked, append, bits, logits_by, model, prompts, random_tree, tree};
 
 impl Subject for CudaEngine {
     /// A step is given up before the first layer or not at all.
@@ -88,18 +88,7 @@ fn every_row_count_from_1_to_64() {
     engine.read(&[(seq, &append(&prompt, Asked::None))]);
     let mut dice = Dice(5);
     for rows in 1..=64 {
-        let mut grown: Vec<Row> = Vec::new();
-        let mut paths: Vec<Vec<u32>> = Vec::new();
-        for i in 0..rows {
-            let token = 300 + dice.below(2) as u32;
-            let (parent, mut path) = match dice.below(i + 1).min(6) {
-                0 => (None, prompt.clone()),
-                back => (Some((i - back) as u32), paths[i - back].clone()),
-            };
-            path.push(token);
-            paths.push(path);
-            grown.push(row(token, parent, i as u32));
-        }
+        let (grown, paths) = random_tree(&mut dice, &prompt, rows);
         let found = engine.read(&[(seq, &tree(&grown))]);
         for (i, (found, path)) in found.iter().zip(&paths).enumerate() {
             assert_eq!(bits(found), plain.bits(path), "row {i} of {rows}");

@@ -16,7 +16,9 @@ use proptest::prelude::*;
 use safetensors::Dtype;
 use support::plain::{Dice, Plain, Reference};
 use support::schedule::{Check, Schedule, run};
-use support::{Asked, append, append_to, bits, grow, logits, model, node, row, synthetic};
+use support::{
+    Asked, append, append_to, bits, grow, logits, model, node, random_tree, row, synthetic,
+};
 
 /// Sizes for schedules over three sequences.
 fn options(dtype: WeightDtype) -> EngineOptions {
@@ -82,19 +84,7 @@ fn every_row_count_from_1_to_64_on_the_bundled_target() {
     assert!(append_to(&mut engine, seq, &prompt, Asked::None).is_empty());
     let mut dice = Dice(5);
     for rows in (1..=64).step_by(3).chain([2, 8, 12, 32, 63]) {
-        let mut tree: Vec<Row> = Vec::new();
-        let mut paths: Vec<Vec<u32>> = Vec::new();
-        for i in 0..rows {
-            // A few tokens only: the plain decoder remembers paths, and many rows then share them.
-            let token = 300 + dice.below(2) as u32;
-            let (parent, mut path) = match dice.below(i + 1).min(6) {
-                0 => (None, prompt.clone()),
-                back => (Some((i - back) as u32), paths[i - back].clone()),
-            };
-            path.push(token);
-            paths.push(path);
-            tree.push(row(token, parent, i as u32));
-        }
+        let (tree, paths) = random_tree(&mut dice, &prompt, rows);
         let found = grow(&mut engine, seq, &tree);
         for (i, (found, path)) in found.iter().zip(&paths).enumerate() {
             assert_eq!(bits(found), plain.bits(path), "row {i} of {rows}");

@@ -194,12 +194,9 @@ impl Backend for Synthetic {
         batch: &mut [SeqStep<'_>],
         at_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<StepEnd, EngineError> {
-        let parts = batch.iter().map(|part| (part.seq, part.plan));
-        let plan = Plan::new(parts, &mut self.sequences, self.limits)?;
-        answers::check(batch, &plan)?;
-        if plan.rows.is_empty() {
+        let Some(plan) = answers::plan(batch, &mut self.sequences, self.limits)? else {
             return Ok(StepEnd::Done(vec![Vec::new(); batch.len()]));
-        }
+        };
         if at_layer(0).is_break() {
             return Ok(StepEnd::Interrupted);
         }

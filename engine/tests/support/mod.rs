@@ -14,6 +14,8 @@ use decode::{Ask, NodeId, Row, StepPlan};
 use engine::{CpuEngine, EngineError, EngineOptions, SeqId};
 use offshoot_engine as engine;
 
+use plain::Dice;
+
 /// The folder of a bundled model.
 pub(crate) fn model(name: &str) -> PathBuf {
     folder("OFFSHOOT_TEST_MODELS", "../models").join(name)
@@ -89,6 +91,27 @@ pub(crate) fn tree(rows: &[Row]) -> StepPlan {
         rows: rows.to_vec(),
         ..StepPlan::default()
     }
+}
+
+/// A random tree of so many rows behind a prompt, with each row's path from the prompt's beginning. It has a few tokens only:
+/// a plain decoder remembers paths, and many rows then share them.
+pub(crate) fn random_tree(
+    dice: &mut Dice,
+    prompt: &[u32],
+    rows: usize,
+) -> (Vec<Row>, Vec<Vec<u32>>) {
+    let (mut tree, mut paths) = (Vec::new(), Vec::<Vec<u32>>::new());
+    for i in 0..rows {
+        let token = 300 + dice.below(2) as u32;
+        let (parent, mut path) = match dice.below(i + 1).min(6) {
+            0 => (None, prompt.to_vec()),
+            back => (Some((i - back) as u32), paths[i - back].clone()),
+        };
+        path.push(token);
+        paths.push(path);
+        tree.push(row(token, parent, i as u32));
+    }
+    (tree, paths)
 }
 
 pub(crate) fn node(index: u32) -> NodeId {
