@@ -470,9 +470,16 @@ impl<L: Slots, X> Host<L, X> {
                 }
             }
         }
-        let has_prompt = (batch.parts.iter()).any(|part| part.plan.append.len() > PROMPT);
-        if has_prompt || outcome == Outcome::Abandoned {
+        let of_prompts = (batch.parts.iter().map(|part| part.plan.append.len()))
+            .filter(|&rows| rows >= PROMPT)
+            .sum();
+        if outcome == Outcome::Abandoned {
             self.learned.bypass.skipped();
+            return;
+        }
+        if of_prompts > 0 {
+            let share = (self.learned.cost).share_of(of_prompts, batch.rows());
+            self.learned.bypass.prompted(took, share);
             return;
         }
         let sessions: Vec<&Session> = (batch.parts.iter())

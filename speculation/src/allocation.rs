@@ -1,10 +1,10 @@
 //! Which rows the next step of a worker computes, over all its sessions.
 //!
 //! Every session offers [`Work`]: rows that it needs to go on at all (its *base*: the last token of the text, a prompt),
-//! and guesses, best first, each with what it is worth. A step takes the bases first: those of running texts, then as
-//! much of waiting prompts as the running texts can bear. Then it takes guesses, whoever's they are, as long as another
-//! one raises the tokens that the whole step is expected to yield per time, by measured step times. So speculation shrinks as
-//! sessions come, and ends where a row costs more than a guess is worth.
+//! and guesses, best first, each with what it is worth. A step takes the bases of running texts first. Then it takes guesses,
+//! whoever's they are, as long as another one raises the tokens that the texts are expected to yield per time, by measured step
+//! times. So speculation shrinks as sessions come, and ends where a row costs more than a guess is worth. Last come as many
+//! rows of waiting prompts as the running texts can bear.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -84,21 +84,15 @@ pub fn allocate(cost: &CostModel, room: Room, offers: &[&Work]) -> Vec<Share> {
         }
     }
     // A text without its rows has its turn later; its guesses would have nothing to hang from.
-    let is_in = |share: &Share, work: &Work| share.base == work.base;
-    let mut prompts = prompt_rows(cost, room, (rows, offers.len()));
-    for (share, work) in shares.iter_mut().zip(offers) {
-        if !running(work) {
-            share.base = work.base.min(prompts);
-            prompts -= share.base;
-            rows += share.base;
-            if share.base == work.base {
-                value += work.base_value;
-            }
-        }
-    }
+    let is_in = |share: &Share, work: &Work| running(work) && share.base == work.base;
+    let waiting = (offers.iter()).filter(|work| !running(work)).count();
+    let most = match waiting {
+        0 => room.rows,
+        _ => room.rows.saturating_sub(PROMPT).max(rows),
+    };
     for (share, work) in shares.iter_mut().zip(offers) {
         if work.choice == Choice::All && is_in(share, work) {
-            share.guesses = work.values.len().min(room.rows - rows);
+            share.guesses = work.values.len().min(most - rows);
             rows += share.guesses;
             value += work.values[..share.guesses].iter().sum::<f64>();
         }
@@ -107,28 +101,36 @@ pub fn allocate(cost: &CostModel, room: Room, offers: &[&Work]) -> Vec<Share> {
     let competing = competing.filter(|(_, (share, work))| {
         work.choice == Choice::WhileTheyPay && is_in(share, work) && !work.values.is_empty()
     });
-    let best_first = merge(offers, competing.map(|(at, _)| at), room.rows - rows);
+    let best_first = merge(offers, competing.map(|(at, _)| at), most - rows);
     let values: Vec<f64> = (best_first.iter()).map(|&(_, value)| value).collect();
+    // By the rate of texts alone: prompts make no guess cheaper.
     let take = cost.best_prefix(rows, value, &values);
     for &(at, _) in &best_first[..take] {
         shares[at].guesses += 1;
     }
+    let mut prompts = prompt_rows(cost, room, rows + take, waiting);
+    for (share, work) in shares.iter_mut().zip(offers) {
+        if !running(work) {
+            share.base = work.base.min(prompts);
+            prompts -= share.base;
+        }
+    }
     shares
 }
 
-/// Rows for prompts in a step that has `running` rows of running texts: any number if there are none, otherwise as many
-/// as keep the step within the stretch, and always a few, so that no prompt waits for ever.
+/// Rows for `waiting` prompts in a step that has `texts` rows of running texts, guesses included: any number if there are
+/// none, otherwise as many as keep the step within the stretch, and always a few, so that no prompt waits for ever.
 ///
-/// The stretch is of the step of all `sessions` once their prompts are done. By that of those that run now, the more prompts wait,
-/// the fewer rows of them a step would have, and texts that speculation ends early would leave the target to its prompts, a
-/// few rows at a time.
-fn prompt_rows(cost: &CostModel, room: Room, (running, sessions): (usize, usize)) -> usize {
-    let vacant = room.rows - running;
-    if running == 0 {
+/// The stretch is of the step once the prompts are done. By that of the texts that run now, the more prompts wait,
+/// the fewer rows of them a step would have. And where guesses end texts in fewer but longer steps, prompts have more rows in
+/// each: they would wait the longer, the faster texts are.
+fn prompt_rows(cost: &CostModel, room: Room, texts: usize, waiting: usize) -> usize {
+    let vacant = room.rows - texts;
+    if texts == 0 {
         return vacant;
     }
-    let limit_us = cost.estimate_us(running.max(sessions)) * room.prompt_stretch.max(1.0);
-    let fits = |rows: usize| cost.estimate_us(running + rows) <= limit_us;
+    let limit_us = cost.estimate_us(texts + waiting) * room.prompt_stretch.max(1.0);
+    let fits = |rows: usize| cost.estimate_us(texts + rows) <= limit_us;
     let (mut least, mut most) = (PROMPT.min(vacant), vacant);
     while least < most {
         let middle = (least + most).div_ceil(2);
@@ -286,6 +288,26 @@ mod tests {
         let dear = steps_of(10, 1000);
         let shares = allocate(&dear, ROOM, &both.iter().collect::<Vec<_>>());
         assert_eq!(shares[0].base, PROMPT, "it gets on all the same");
+    }
+
+    #[test]
+    fn waiting_prompts_make_no_guess_cheaper_and_follow_the_pace_of_texts_with_guesses() {
+        let cost = steps_of(1000, 200);
+        let values = [0.8, 0.6, 0.3, 0.2];
+        let plain = vec_of(8, &[]);
+        let guessing = vec_of(8, &values);
+        let with_prompt = |texts: &[Work]| {
+            let prompt = prompt(500);
+            let offers: Vec<&Work> = texts.iter().chain([&prompt]).collect();
+            let shares = allocate(&cost, Room { rows: 256, ..ROOM }, &offers);
+            let guesses: usize = shares.iter().map(|share| share.guesses).sum();
+            (guesses, shares[8].base)
+        };
+        let alone: usize = guesses(&cost, &guessing).iter().sum();
+        let (none, slower) = with_prompt(&plain);
+        let (taken, faster) = with_prompt(&guessing);
+        assert_eq!((none, taken), (0, alone));
+        assert!(alone > 0 && faster > slower, "{alone}, {slower}, {faster}");
     }
 
     #[test]

@@ -7,8 +7,10 @@
 //! and qualifiers *rest*: nothing is asked of them. Once in a while it tries another way, for a few steps; the more that lost,
 //! the later the next trial comes.
 //!
-//! Steps that compute prompts are not counted: their lengths would hide everything else. So what others cost there is not seen,
-//! and the more sessions share a device with drafts, the more clearly these have to win.
+//! Steps that compute prompts are not counted: their lengths would hide everything else. But the time that prompts take is: a
+//! way that makes texts faster gains nothing in it, and where the gain of both together is small, fewer guesses are better, since they
+//! leave more to prompts and pauses between tokens are even. What others cost in those steps is not seen, so that the more
+//! sessions share a device with drafts, the more clearly these have to win.
 
 use crate::Time;
 
@@ -100,8 +102,11 @@ pub struct Step {
     pub is_shared: bool,
 }
 
-/// Another way has to be this many times better before it is taken.
+/// A way with more guesses has to be this many times better before it is taken, prompts included.
 const CLEARLY: f64 = 1.03;
+
+/// A way with fewer guesses is taken if it is at least this good: none is better for its own sake.
+const AS_GOOD: f64 = 0.99;
 
 /// What it has to be better in addition where drafts compute on the target's device, for each doubling of the sessions.
 const CROWDED: f64 = 0.1;
@@ -142,6 +147,9 @@ struct Load {
     records: [Record; 4],
     /// The best way, as the last trial has shown.
     best: Option<Way>,
+    /// Microseconds that texts and prompts took of late.
+    texts_us: f64,
+    prompts_us: f64,
 }
 
 /// What is known of one way.
@@ -188,6 +196,18 @@ impl Load {
     fn of(&mut self, way: Way) -> &mut Record {
         &mut self.records[way as usize]
     }
+
+    fn took(&mut self, texts: Time, prompts: Time) {
+        for (all, time) in [(&mut self.texts_us, texts), (&mut self.prompts_us, prompts)] {
+            *all = *all * DECAY + time.as_secs_f64() * 1e6;
+        }
+    }
+
+    /// How many times faster all is if texts are this many times faster.
+    fn gain(&self, of_texts: f64) -> f64 {
+        let all = self.texts_us + self.prompts_us;
+        all / (self.texts_us / of_texts + self.prompts_us)
+    }
 }
 
 fn load_of(sessions: usize) -> usize {
@@ -224,6 +244,13 @@ impl Bypass {
         }
     }
 
+    /// A step has ended that computed prompts too: how long it lasted, and for what share of that for the sake of prompts.
+    pub fn prompted(&mut self, took: Time, share: f64) {
+        let prompts = Time::from_secs_f64(took.as_secs_f64() * share.clamp(0.0, 1.0));
+        self.loads[self.load].took(took.saturating_sub(prompts), prompts);
+        self.skipped();
+    }
+
     /// A session that may rest has picked this many tokens in the step that is about to end.
     pub fn picked(&mut self, tokens: usize) {
         self.picked += tokens;
@@ -243,8 +270,9 @@ impl Bypass {
         }
         let load = load_of(step.sessions);
         if load != self.load {
-            self.enter(load);
+            self.enter(load, step.is_shared);
         }
+        self.loads[load].took(time, Time::ZERO);
         self.steps = self.steps.saturating_add(1);
         if self.steps <= self.plan.settle {
             return;
@@ -262,8 +290,9 @@ impl Bypass {
         self.waited = Time::ZERO;
     }
 
-    /// Another load than before: goes on as it did unless it knows better.
-    fn enter(&mut self, load: usize) {
+    /// Another load than before: goes on as it did unless it knows better. Where nothing is known, several sessions that share
+    /// the target's device with drafts begin plainly: its rows are likely to cost what they are worth.
+    fn enter(&mut self, load: usize, is_shared: bool) {
         self.load = load;
         if let Some(before) = self.trial_of.take() {
             self.change(before);
@@ -273,6 +302,8 @@ impl Bypass {
         }
         if let Some(best) = self.loads[load].best {
             self.change(best);
+        } else if is_shared && load > 0 && self.way == Way::Alone {
+            self.change(Way::Plain);
         }
     }
 
@@ -321,12 +352,14 @@ impl Bypass {
             return;
         };
         self.trial_of = None;
-        let is_crowding = step.is_shared && (way as usize) < before as usize;
-        let clearly = match is_crowding && way.has_others() {
-            true => CLEARLY + CROWDED * self.load as f64,
-            false => CLEARLY,
+        let is_more = (way as usize) < before as usize;
+        let is_crowding = step.is_shared && is_more;
+        let needed = match (is_more, is_crowding && way.has_others()) {
+            (true, true) => CLEARLY + CROWDED * self.load as f64,
+            (true, false) => CLEARLY,
+            (false, _) => AS_GOOD,
         };
-        let is_won = here > there.unwrap_or(0.0) * clearly;
+        let is_won = there.is_none_or(|there| load.gain(here / there) > needed);
         load.of(way).wins = if is_won { load.of(way).wins + 1 } else { 0 };
         if is_won && is_crowding && load.of(way).wins < WINS {
             load.of(way).trial_at = now;
@@ -566,6 +599,21 @@ mod tests {
         tries_together(&mut target);
         target.run(Time::from_secs(60));
         assert!(target.steps[0] * 20 < target.steps[3], "{:?}", target.steps);
+    }
+
+    /// Texts that are decoded a tenth faster are no gain where nearly all time goes to prompts.
+    #[test]
+    fn what_texts_gain_counts_by_the_share_of_time_that_they_have() {
+        for (prompts, way) in [(Time::ZERO, Way::Together), (200 * MS, Way::Plain)] {
+            let mut target = Target::new(18 * MS, 2.0, 10 * MS);
+            let mut steps = [0; 4];
+            for _ in 0..30_000 {
+                target.run(10 * MS);
+                target.bypass.prompted(prompts, 1.0);
+                steps[target.bypass.way() as usize] += 1;
+            }
+            assert!(steps[way as usize] > 29_000, "{way:?}: {steps:?}");
+        }
     }
 
     #[test]

@@ -70,6 +70,14 @@ impl CostModel {
         (self.estimate_us(rows) / times).max(self.floor_us).max(1.0)
     }
 
+    /// The share of a step of `all` rows that would be saved without `rows` of them.
+    pub fn share_of(&self, rows: usize, all: usize) -> f64 {
+        match all.saturating_sub(rows) {
+            0 => 1.0,
+            others => 1.0 - self.estimate_us(others) / self.estimate_us(all),
+        }
+    }
+
     /// How many of `values` (best first) to add when `base_rows` rows worth `base_value` are computed anyway: the
     /// prefix with the most value per time.
     pub fn best_prefix(&self, base_rows: usize, base_value: f64, values: &[f64]) -> usize {
