@@ -198,7 +198,7 @@ class Model:
         cache = layer * self.cache_elements * 2
         # Rows that share a text load it once; blocks enough that all of the card has some.
         group = s.heads // s.kv_heads
-        together = together or min(rows, 2 if rows <= 16 else 4)
+        together = together or min(rows, 2 if rows <= 16 else 8 if rows > 32 and s.dim >= 128 else 4)
         teams = -(-rows // together)
         blocks = blocks or max(1, min(self.most_pieces, 1056 // (teams * s.kv_heads)))
         attend = Attend(

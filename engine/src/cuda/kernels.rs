@@ -235,7 +235,12 @@ impl Kernels {
     /// Attention, with what was fastest on an H100: rows that share a text load it once, and blocks enough for all of the card.
     pub(super) fn attention(&self, mut attend: Attend) -> Result<(), CudaError> {
         let (rows, kv_heads) = (attend.rows as usize, attend.kv_heads as usize);
-        let together = rows.min(if rows <= 16 { 2 } else { 4 });
+        let most = match rows {
+            0..=16 => 2,
+            33.. if attend.head_dim >= 128 => 8,
+            _ => 4,
+        };
+        let together = rows.min(most);
         let teams = rows.div_ceil(together);
         let takes = (1056 / (teams * kv_heads)).clamp(1, attend.most_pieces as usize);
         attend.together = together as u32;
