@@ -52,7 +52,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     let role = offer.role.name();
     runtime::telemetry::init(&args.common.telemetry)?;
     let drain = Drain::new();
-    drain.on_signals()?;
+    drain.on_signals_after(args.common.stop_delay())?;
     runtime::parent::exit_with_parent(&args.common.parent, &drain)?;
     let readiness = Readiness::new();
     let loading = readiness.latch();
@@ -73,6 +73,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
         drain: drain.clone(),
+        port: listener.port(),
     };
     let admin = admin::start(&args.common.admin, &args.net, shown)?;
     let model = args.model.clone();
@@ -92,7 +93,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     };
     let router = runtime::serve::server(&limits)
         .add_service(runtime::health::service(&readiness, &drain).await)
-        .add_service(service::service(handle.clone(), &drain));
+        .add_service(service::service(handle.clone(), &drain, &readiness));
     let mut serving = tokio::spawn(runtime::serve::serve(listener, router, drain.clone()));
     drop(loading);
     runtime::announce::announce(&args.common.announce, role, addr, admin)?;
