@@ -9,6 +9,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 base=localhost/offshoot-base:1
 
 if ! buildah inspect --type image "$base" > "$work/base.json" 2> "$work/base.log"; then
+    # shellcheck source=/dev/null
     suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
     mmdebstrap --quiet --variant=extract --include=base-files,ca-certificates,libc6,libgcc-s1 \
         --dpkgopt=path-exclude='/usr/share/doc/*' --dpkgopt=path-exclude='/usr/share/man/*' "$suite" "$work/root.tar"
