@@ -78,7 +78,8 @@ have() { command -v "$1" > /dev/null; }
 scripts() {
     find "$root/tests/deploy" "$root/tests/kubernetes" "$root/deploy" -name '*.sh' -print0 \
         | xargs -0 shellcheck --external-sources "$root/.ci/run"
-    find "$root/tests/deploy" "$root/tests/kubernetes" -name '*.py' -exec python3 -m py_compile {} +
+    find "$root/tests/deploy" "$root/tests/kubernetes" -name '*.py' \
+        -exec python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' {} +
 }
 
 # Every overlay, with an image said as a user would, and the components that no overlay has.
