@@ -138,6 +138,8 @@ def check(objects):
         yield f"roles are missing: there are {sorted(roles)}"
     yield from check_policies(by_kind.get("NetworkPolicy", []), deployments)
     yield from check_autoscalers(by_kind.get("HorizontalPodAutoscaler", []), deployments)
+    if len({one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"}) != 1:
+        yield "not everything is in one namespace"
     # Names that coordinators look up, against the Services that there are.
     ports = {(one["metadata"]["name"], str(port["port"])) for one in services for port in one["spec"]["ports"]}
     for deployment in deployments:

@@ -39,6 +39,7 @@ SPOILED = [
     ("Deployment", "offshoot-target", [*CONTAINER, "securityContext", "capabilities"], {}, "capabilities"),
     ("Deployment", "offshoot-target", ["spec", "strategy", "rollingUpdate", "maxUnavailable"], 1, "too few"),
     ("Deployment", "offshoot-coordinator", ["spec", "replicas"], 1, "one pod only"),
+    ("Service", "offshoot-draft", ["metadata", "namespace"], None, "one namespace"),
     ("Service", "offshoot-draft", ["spec", "publishNotReadyAddresses"], None, "publishNotReadyAddresses"),
     ("Service", "offshoot-draft", ["metadata", "name"], "other", "there is no Service"),
     ("PodDisruptionBudget", "offshoot-draft", ["spec", "selector", "matchLabels"], {"a": "b"}, "budget"),

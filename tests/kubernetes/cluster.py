@@ -66,7 +66,7 @@ def render(image, overlay="nano", components=()):
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         relative = [os.path.relpath(path, folder) for path in (KUSTOMIZE / "overlays" / overlay, *parts)]
         Path(folder, "kustomization.yaml").write_text(json.dumps({
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE,
             "resources": relative[:1], "components": relative[1:],
             "images": [{"name": "OFFSHOOT-IMAGE", "newName": name, "newTag": tag}],
         }))
