@@ -14,11 +14,11 @@ root=$(cd "$here/../.." && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 export CONTAINERS_CONF=${CONTAINERS_CONF:-$root/tests/deploy/containers.conf}
 
-"$root/tests/deploy/image.sh" "$out/work" "$root/target/release/offshoot" offshoot:test
-mkdir -p "$out/work/load"
-strip -o "$out/work/load/load" "$root/target/release/load"
+"$root/tests/deploy/image.sh" "$out/made" "$root/target/release/offshoot" offshoot:test
+mkdir -p "$out/made/load"
+strip -o "$out/made/load/load" "$root/target/release/load"
 buildah bud --quiet --isolation chroot --build-arg RUN_BASE=localhost/offshoot-base:1 -t localhost/offshoot-load:test \
-    -f "$here/Containerfile" "$out/work/load"
+    -f "$here/Containerfile" "$out/made/load"
 for name in offshoot load; do
     image=localhost/${name/load/offshoot-load}:test
     rm -f "$out/$name.tar"

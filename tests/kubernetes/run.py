@@ -170,7 +170,7 @@ def evict(role):
         names = cluster.pods(role)
         allowed = [cluster.evict(name) for name in names]
         settled(role)
-        return f"{sum(allowed)} of {len(names)} evicted at once"
+        return f"{sum(allowed)} evicted at once, {len(names) - sum(allowed)} refused by the budget"
 
     shape()
     # A budget counts pods that were ready for a while; the controller needs a moment to see them.
@@ -248,6 +248,11 @@ def row_autoscaling():
     return figures
 
 
+def quantity(text):
+    """A quantity of Kubernetes, such as 26403m, as a number."""
+    return f"{float(text[:-1]) / 1000:.1f}" if text.endswith("m") else text
+
+
 def metrics():
     """What the autoscaler saw last."""
     status = cluster.get("horizontalpodautoscaler/offshoot-draft")
@@ -261,7 +266,7 @@ def metrics():
         now = external.get("current", {})
         value = external.get("currentValue") or now.get("value") or now.get("averageValue") \
             or external.get("currentAverageValue", "?")
-        found.append(f"{name.removeprefix('offshoot_draft_')} {value}")
+        found.append(f"{name.removeprefix('offshoot_draft_').replace('_', ' ')} {quantity(value)}")
     return ", ".join(found)
 
 

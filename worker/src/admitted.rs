@@ -92,9 +92,11 @@ impl Drop for Admission {
 mod tests {
     use super::*;
 
-    /// Lets the tasks that are due run.
+    /// Lets time pass, and the tasks that are due then run.
     async fn pass(time: Duration) {
-        tokio::time::sleep(time).await;
+        tokio::task::yield_now().await;
+        tokio::time::advance(time).await;
+        tokio::task::yield_now().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -94,7 +94,11 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     let router = runtime::serve::server(&limits)
         .add_service(runtime::health::service(&readiness, &drain).await)
         .add_service(service::service(handle.clone(), &drain, &readiness));
-    let mut serving = tokio::spawn(runtime::serve::serve(listener, router, drain.clone()));
+    // Connections outlast the drain: a coordinator that opens a session meanwhile learns that the worker stops, and not that
+    // it cannot be reached, which would say nothing about the sessions that it still has there.
+    let connections = Drain::new();
+    let serving = runtime::serve::serve(listener, router, connections.clone());
+    let mut serving = connections.spawn(serving);
     drop(loading);
     runtime::announce::announce(&args.common.announce, role, addr, admin)?;
     tracing::info!(%addr, role, model = handle.info.model, "worker ready");
@@ -111,6 +115,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
         () = clock.outlasts(step_timeout) => hung(args.step_timeout),
     }
     handle.stop();
+    connections.begin();
     let served = tokio::time::timeout(CLOSING, serving).await;
     // The spans of sessions end with the thread that served them.
     let _ = tokio::time::timeout(CLOSING, handle.ended()).await;

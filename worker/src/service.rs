@@ -65,12 +65,20 @@ fn check_protocol(peer: v1::HelloRequest) -> Result<(), Status> {
     Ok(())
 }
 
+/// The answer to whoever wants something new of a worker that drains.
+fn stopping() -> Status {
+    Status::unavailable("the worker is shutting down")
+}
+
 #[tonic::async_trait]
 impl Worker for WorkerService {
     async fn hello(
         &self,
         request: Request<v1::HelloRequest>,
     ) -> Result<Response<v1::HelloReply>, Status> {
+        if self.drain.is_stopping() {
+            return Err(stopping());
+        }
         let compatible = check_protocol(request.into_inner());
         self.admitted.handle_hello(&self.drain);
         compatible?;
@@ -85,7 +93,7 @@ impl Worker for WorkerService {
         request: Request<v1::OpenRequest>,
     ) -> Result<Response<v1::OpenReply>, Status> {
         if self.drain.is_stopping() {
-            return Err(Status::unavailable("the worker is shutting down"));
+            return Err(stopping());
         }
         let trace = TraceContext::from_metadata(request.metadata());
         let request = request.into_inner();
