@@ -36,6 +36,12 @@ ptx:
 device *args:
     tests/device/run.sh {{args}}
 
+# Checks of deploy/, of what can be installed here.
+deploy:
+    tests/deploy/run.sh prepare
+    cargo build --release -p offshoot
+    tests/deploy/run.sh check
+
 # What users notice of lost processes and disturbed links; figures go to docs/faults.md.
 faults *args:
     cargo build --release --workspace

@@ -49,12 +49,16 @@ impl Admission {
     /// # Errors
     /// When there is no room for all of them; then none is taken in.
     pub(crate) fn enter(&mut self, completions: usize) -> Result<(), QueueFull> {
-        let room = (self.max_running + self.max_queued) - (self.running + self.waiting);
-        if completions > room {
+        if completions > self.room() {
             return Err(self.refusal());
         }
         self.waiting += completions;
         Ok(())
+    }
+
+    /// Completions that would be taken in now.
+    pub fn room(&self) -> usize {
+        (self.max_running + self.max_queued) - (self.running + self.waiting)
     }
 
     fn refusal(&self) -> QueueFull {

@@ -223,6 +223,8 @@ pub struct Fleet {
     /// The requests and sessions that wait for a target.
     queue: PlacementQueue,
     changes: Changes,
+    /// Whether there was ever a target whose stream was up.
+    has_had_target: bool,
     /// Retired workers that were forgotten and not yet polled.
     forgotten: Vec<WorkerKey>,
 }
@@ -238,6 +240,7 @@ impl Fleet {
             admission,
             queue: PlacementQueue::default(),
             changes: Changes::default(),
+            has_had_target: false,
             forgotten: Vec::new(),
         }
     }
@@ -303,6 +306,7 @@ impl Fleet {
         let Some(worker) = self.workers.get_mut(&key) else {
             return 0;
         };
+        self.has_had_target |= role == Role::Target;
         worker.role = Some(role);
         worker.state = State::Ready(profile);
         worker.incarnation += 1;
@@ -324,6 +328,11 @@ impl Fleet {
         self.changes.vacancy = true;
         self.forget_if_done(key);
         is_new
+    }
+
+    /// Whether the stream of a target has ever been up.
+    pub fn has_had_target(&self) -> bool {
+        self.has_had_target
     }
 
     /// It is shutting down: no new session is given to it, those it has go on.

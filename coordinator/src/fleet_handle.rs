@@ -1,5 +1,5 @@
 //! The coordinator's [`Fleet`] behind its one lock, and what follows from each of its changes: whoever waits is notified,
-//! and the process is ready while a target is up.
+//! and the process is ready once a target was up, while it can take in requests. They wait for a target that is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) struct FleetHandle {
 #[derive(Debug)]
 struct State {
     fleet: Fleet,
-    /// Held while no target is up.
+    /// Held until a target was up, and while there is no room for another request.
     latch: Option<Latch>,
     /// Of each worker of the fleet, what is cancelled when the fleet forgets it.
     forgotten: BTreeMap<WorkerKey, CancellationToken>,
@@ -83,14 +83,10 @@ impl FleetHandle {
                     forgotten.cancel();
                 }
             }
-            // Nothing makes a target come or go without being a vacancy.
-            if changes.vacancy {
-                let is_up = state.fleet.targets_up() > 0;
-                if is_up {
-                    state.latch = None;
-                } else if state.latch.is_none() {
-                    state.latch = Some(self.readiness.latch());
-                }
+            if state.fleet.has_had_target() && state.fleet.admission().room() > 0 {
+                state.latch = None;
+            } else if state.latch.is_none() {
+                state.latch = Some(self.readiness.latch());
             }
             (result, changes)
         };
@@ -282,24 +278,21 @@ mod tests {
     }
 
     #[test]
-    fn the_process_is_ready_while_a_target_is_up_however_often_that_changes() {
+    fn the_process_is_ready_once_a_target_was_up_and_while_it_takes_requests_in() {
         let readiness = Readiness::new();
         let handle = handle(&readiness);
         up(&handle, DRAFT);
         assert!(!readiness.is_ready(), "a draft is no target");
         up(&handle, TARGETS[0]);
-        up(&handle, TARGETS[1]);
         assert!(readiness.is_ready());
         down(&handle, TARGETS[0]);
-        assert!(readiness.is_ready(), "another target is left");
-        handle.change(|fleet| fleet.handle_draining(TARGETS[1], 1));
-        assert!(readiness.is_ready(), "it still serves what it has");
-        down(&handle, TARGETS[1]);
-        assert!(!readiness.is_ready());
-        up(&handle, TARGETS[0]);
+        assert!(readiness.is_ready(), "requests wait for the next one");
+        let mut entries = handle.enter(98, 0).unwrap();
         assert!(readiness.is_ready());
-        down(&handle, TARGETS[0]);
-        assert!(!readiness.is_ready());
+        entries.extend(handle.enter(1, 0).unwrap());
+        assert!(!readiness.is_ready(), "the queue is full");
+        entries.pop();
+        assert!(readiness.is_ready());
     }
 
     #[test]
@@ -333,7 +326,7 @@ mod tests {
         handle.change(|fleet| fleet.retire_worker(TARGETS[0]));
         assert!(!forgotten.is_cancelled() && readiness.is_ready());
         drop(reserved);
-        assert!(forgotten.is_cancelled() && !readiness.is_ready());
+        assert!(forgotten.is_cancelled() && readiness.is_ready());
         assert!(handle.state.lock().forgotten.is_empty(), "nothing is kept");
     }
 

@@ -52,7 +52,9 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let config = Config::try_from(&args)?;
     let tokenizer = Tokenizer::load(&args.tokenizer)?;
     let drain = Drain::new();
-    drain.on_signals().context("cannot watch signals")?;
+    drain
+        .on_signals_after(args.common.stop_delay())
+        .context("cannot watch signals")?;
     parent::exit_with_parent(&args.common.parent, &drain)?;
     let tls = match &config.tls {
         Some(tls) => {
@@ -74,6 +76,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
         metrics,
         readiness: readiness.clone(),
         drain: drain.clone(),
+        port: listener.port(),
     };
     let admin = admin::start(&args.common.admin, &args.net, shown)?;
     let router = grpc::server(&ServerLimits::default())
@@ -115,8 +118,8 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts connecting to the workers and looking for more; `readiness` is held back whenever no target is ready. Call it inside a
-    /// tokio runtime.
+    /// Starts connecting to the workers and looking for more; `readiness` is held back until a target was ready, and while
+    /// the queue is full. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// When the system has no random numbers to name sessions by.

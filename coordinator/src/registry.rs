@@ -34,6 +34,8 @@ use crate::worker_totals::Totals;
 pub(crate) enum Unplaced {
     /// No target that would do takes a session now; after the next vacancy one may.
     Busy,
+    /// No target is ready. There has been one, so another may come soon.
+    Missing(Failure),
     /// There is none, and waiting would not help.
     Failed(Failure),
 }
@@ -55,7 +57,8 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Starts one link per worker of the flags. `readiness` is held back whenever no target is ready.
+    /// Starts one link per worker of the flags. `readiness` is held back until a target was ready, and while the queue is
+    /// full.
     pub(crate) fn start(
         config: &Config,
         coordinator: u64,
@@ -179,7 +182,12 @@ impl Registry {
                         if each.is_empty() {
                             "none is known".clone_into(&mut each);
                         }
-                        Unplaced::Failed(Failure::NoTarget(each))
+                        let failure = Failure::NoTarget(each);
+                        if fleet.has_had_target() {
+                            Unplaced::Missing(failure)
+                        } else {
+                            Unplaced::Failed(failure)
+                        }
                     }
                     NoPlace::OtherNumerics(present) => Unplaced::Failed(Failure::OtherNumerics {
                         wanted: need.numerics.unwrap_or_default().to_owned(),

@@ -349,15 +349,17 @@ impl SessionDriver {
                 }
                 let now = self.now();
                 // Not an answer of the worker's: the call broke with the connection.
-                let why = if is_broken || stream.lost.is_cancelled() {
+                let is_lost = is_broken || stream.lost.is_cancelled();
+                // Its stream may be up although it takes no new connection, as of a server that has said goodbye.
+                let worker = self.workers.get(&key);
+                if (status.code() == Code::Unavailable || is_broken)
+                    && let Some(worker) = worker.filter(|worker| worker.mailbox.term() == term)
+                {
+                    cluster.registry.set_draining(worker);
+                }
+                let why = if is_lost {
                     Parting::Lost(status.message().to_owned())
                 } else {
-                    let worker = self.workers.get(&key);
-                    if status.code() == Code::Unavailable
-                        && let Some(worker) = worker.filter(|worker| worker.mailbox.term() == term)
-                    {
-                        cluster.registry.set_draining(worker);
-                    }
                     Parting::Refused(refused(&status))
                 };
                 self.machine.handle_refused(now, key, term, why);

@@ -1,6 +1,7 @@
 //! From an accepted request to a running session, and from its end to the client's last message.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::fleet::Need;
 use control::placement::TargetNeed;
@@ -137,7 +138,8 @@ async fn prepare(
         session: id,
         mailboxes: &mailboxes,
     };
-    let reserved = place(registry, requester, &need, entry).await?;
+    let patience = cluster.policy.failover_wait;
+    let reserved = place(registry, requester, &need, (entry, patience)).await?;
     let target = &(reserved.first().expect("the target comes first").stream).hello;
     let stopping = request.stopping(prompt_len, target);
     if ids.len() > (stopping.max_len - prompt_len) as usize {
@@ -210,33 +212,47 @@ async fn encode(cluster: &Cluster, prompt: &Prompt) -> Result<Vec<u32>, Failure>
     }
 }
 
-/// Reserves workers for the session, waiting while every target that would do is full, or as many run as may.
+/// Reserves workers for the session, waiting while every target that would do is full, or as many run as may. While there
+/// is no target any more, it waits for as long as `patience` says.
 async fn place(
     registry: &Registry,
     requester: Requester<'_>,
     need: &Need<'_>,
-    entry: &mut Entry,
+    (entry, patience): (&mut Entry, Duration),
 ) -> Result<Vec<ReservedWorker>, Failure> {
     // Watching begins before looking, so that nothing is missed in between.
     let mut vacancies = registry.vacancies();
     let mut is_waiting = false;
+    // When it gives up, of the time without a target that lasts.
+    let mut gives_up = None;
     loop {
-        match registry.place(requester, need) {
+        let missing = match registry.place(requester, need) {
             Ok(reserved) => {
                 entry.placed();
                 return Ok(reserved);
             }
             Err(Unplaced::Failed(failure)) => return Err(failure),
-            Err(Unplaced::Busy) if is_waiting => vacancies.changed().await,
-            Err(Unplaced::Busy) => {
-                entry.wait(TargetNeed {
-                    numerics: need.numerics.map(str::to_owned),
-                    not: None,
-                    context: need.tokens.saturating_add(1),
-                    positions: need.positions,
-                });
-                is_waiting = true;
-            }
+            Err(Unplaced::Missing(failure)) => Some(failure),
+            Err(Unplaced::Busy) => None,
+        };
+        if !is_waiting {
+            entry.wait(TargetNeed {
+                numerics: need.numerics.map(str::to_owned),
+                not: None,
+                context: need.tokens.saturating_add(1),
+                positions: need.positions,
+            });
+            is_waiting = true;
+            continue;
+        }
+        let Some(failure) = missing else {
+            gives_up = None;
+            vacancies.changed().await;
+            continue;
+        };
+        let until = *gives_up.get_or_insert_with(|| Instant::now() + patience);
+        if (tokio::time::timeout_at(until, vacancies.changed()).await).is_err() {
+            return Err(failure);
         }
     }
 }

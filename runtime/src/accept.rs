@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use crate::port::Visits;
 use crate::tls::{self, ALPN_H2, Acceptor};
 
 /// How long a new connection may take for the TLS handshake and the HTTP/2 preface. Keep-alive pings start only after
@@ -43,17 +44,25 @@ pub(crate) struct Incoming {
     preface_timeout: Duration,
     /// `None` for plaintext.
     tls: Option<Acceptor>,
+    /// Connections by which this process asks whether the port answers.
+    visits: Visits,
     /// Set after a failed accept, until it is over.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
-    pub(crate) fn new(tcp: TcpListener, max_connections: usize, tls: Option<Acceptor>) -> Self {
+    pub(crate) fn new(
+        tcp: TcpListener,
+        max_connections: usize,
+        tls: Option<Acceptor>,
+        visits: Visits,
+    ) -> Self {
         Self {
             tcp,
             permits: Arc::new(Semaphore::new(max_connections)),
             preface_timeout: PREFACE_TIMEOUT,
             tls,
+            visits,
             pause: None,
         }
     }
@@ -82,6 +91,9 @@ impl Stream for Incoming {
                 tracing::warn!(%peer, "closing a connection: too many are open");
                 continue;
             };
+            if self.visits.confirm(peer) {
+                continue;
+            }
             // This fails only if the peer has already disconnected, which the first read will report.
             let _ = tcp.set_nodelay(true);
             return Poll::Ready(Some(Ok(Connection {
@@ -317,7 +329,7 @@ mod tests {
             .await
             .unwrap();
         peer.write_all(first).await.unwrap();
-        let mut incoming = Incoming::new(listener, 1, None);
+        let mut incoming = Incoming::new(listener, 1, None, Visits::default());
         incoming.preface_timeout = preface_timeout;
         let connection = incoming.next().await.unwrap().unwrap();
         (peer, connection)
@@ -367,7 +379,7 @@ mod tests {
             .unwrap();
         // The beginning of a client hello that is never completed.
         peer.write_all(&[TLS_HANDSHAKE, 3, 1, 1, 0]).await.unwrap();
-        let mut incoming = Incoming::new(listener, 1, Some(acceptor));
+        let mut incoming = Incoming::new(listener, 1, Some(acceptor), Visits::default());
         incoming.preface_timeout = Duration::from_millis(1);
         let mut connection = incoming.next().await.unwrap().unwrap();
         let error = connection.write_all(b"settings").await.unwrap_err();

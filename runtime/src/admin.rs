@@ -1,7 +1,8 @@
-//! The admin port: `/metrics`, `/live`, `/ready` and `/version` over plain HTTP.
+//! The admin port: `/metrics`, `/live`, `/startup`, `/ready` and `/version` over plain HTTP.
 //!
 //! It runs on a thread and an event loop of its own, so that it still answers when the rest of the process is
-//! overloaded, which is when it is needed most. It is off by default. Its traffic is not encrypted, so it binds to
+//! overloaded, which is when it is needed most. So what it says of the rest of the process it has to ask: `/live` has the
+//! event loop run a task, `/startup` and `/ready` have the serving port accept a connection. It is off by default. Its traffic is not encrypted, so it binds to
 //! loopback only, unless `--allow-plaintext-bind` is given. It only reads: no request changes the state of the process.
 
 use std::io;
@@ -21,11 +22,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::{self, Metrics};
 use crate::serve::is_loopback;
-use crate::{Drain, NetArgs, Readiness};
+use crate::{Drain, NetArgs, Port, Readiness};
 
 /// Open connections at most; a scraper needs one.
 const MAX_CONNECTIONS: usize = 32;
@@ -42,7 +44,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Whether and where the admin port listens.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminArgs {
-    /// Serve /metrics, /live, /ready and /version on this address; port 0 picks a free port [default: off]
+    /// Serve /metrics, /live, /startup, /ready and /version on this address; port 0 picks a free port [default: off]
     #[arg(long, env = "OFFSHOOT_ADMIN", value_name = "HOST:PORT")]
     pub admin: Option<String>,
 }
@@ -88,11 +90,25 @@ pub struct ProcessState {
     pub metrics: Arc<Metrics>,
     /// The source of `/ready`.
     pub readiness: Readiness,
-    /// A draining process is not ready.
+    /// A process that leaves is not ready.
     pub drain: Drain,
+    /// The port that the process serves; while it does not answer, the process is not ready.
+    pub port: Port,
 }
 
-/// Starts the admin port if `args` ask for one, and returns its address. Its thread runs until the process exits.
+/// How long the event loop of the process may take to run a task, as long as it counts as alive.
+const LIVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the pages are made from.
+#[derive(Clone)]
+struct Pages {
+    process: ProcessState,
+    /// The event loop of the process, which is another one than that of the admin port.
+    event_loop: Handle,
+}
+
+/// Starts the admin port if `args` ask for one, and returns its address. Its thread runs until the process exits. Call it
+/// inside the tokio runtime of the process.
 ///
 /// # Errors
 /// When the address does not resolve, needs encryption, or cannot be bound.
@@ -121,6 +137,10 @@ pub fn start(
     let listener = TcpListener::bind(addr).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let local = listener.local_addr().map_err(bind)?;
+    let pages = Pages {
+        process: state,
+        event_loop: Handle::current(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -131,7 +151,7 @@ pub fn start(
     };
     std::thread::Builder::new()
         .name("admin".to_owned())
-        .spawn(move || runtime.block_on(serve(listener, router(state))))
+        .spawn(move || runtime.block_on(serve(listener, router(pages))))
         .map_err(bind)?;
     tracing::info!(addr = %local, "serving the admin port");
     Ok(Some(local))
@@ -170,43 +190,76 @@ where
     let _ = tokio::time::timeout(MAX_LIFETIME, served).await;
 }
 
-fn router(state: ProcessState) -> Router {
+fn router(pages: Pages) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/live", get(async || "live\n"))
+        .route("/live", get(live))
+        .route("/startup", get(startup))
         .route("/ready", get(ready))
         .route("/version", get(version))
         .fallback(async || {
-            let pages = "the pages are /metrics, /live, /ready and /version\n";
+            let pages = "the pages are /metrics, /live, /startup, /ready and /version\n";
             (StatusCode::NOT_FOUND, pages)
         })
         .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "use GET\n"))
         .layer(map_response(no_store))
-        .with_state(state)
+        .with_state(pages)
 }
 
-async fn metrics(State(state): State<ProcessState>) -> impl IntoResponse {
+async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     (
         [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
-        state.metrics.render(),
+        pages.process.metrics.render(),
     )
 }
 
-async fn ready(State(state): State<ProcessState>) -> (StatusCode, &'static str) {
-    if state.drain.is_stopping() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-    } else if state.readiness.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+/// The answer to a probe: a status and a line.
+type Answer = (StatusCode, &'static str);
+
+const NO_ANSWER: Answer = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "the serving port does not answer\n",
+);
+
+/// Whether the event loop runs. A process that does not answer here should be restarted.
+async fn live(State(pages): State<Pages>) -> Answer {
+    let task = pages.event_loop.spawn(async {});
+    match tokio::time::timeout(LIVE_LIMIT, task).await {
+        Ok(Ok(())) => (StatusCode::OK, "live\n"),
+        Ok(Err(_)) | Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the event loop does not run\n",
+        ),
     }
 }
 
-async fn version(State(state): State<ProcessState>) -> impl IntoResponse {
+/// Whether the process has come as far as serving its port; a worker loads its model first.
+async fn startup(State(pages): State<Pages>) -> Answer {
+    if pages.process.port.answers().await {
+        (StatusCode::OK, "started\n")
+    } else {
+        NO_ANSWER
+    }
+}
+
+async fn ready(State(pages): State<Pages>) -> Answer {
+    let process = &pages.process;
+    if process.drain.is_leaving() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+    } else if !process.readiness.is_ready() {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    } else if !process.port.answers().await {
+        NO_ANSWER
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn version(State(pages): State<Pages>) -> impl IntoResponse {
     let version = serde_json::json!({
         "name": "offshoot",
         "version": env!("CARGO_PKG_VERSION"),
-        "role": state.role,
+        "role": pages.process.role,
     });
     ([(CONTENT_TYPE, "application/json")], format!("{version}\n"))
 }
@@ -224,18 +277,72 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
     use super::*;
+    use crate::{Listener, ServerLimits};
     use std::io::{Read, Write};
     use std::net::TcpStream;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::time::Instant;
 
-    fn state() -> ProcessState {
-        ProcessState {
-            role: "draft",
-            metrics: Arc::new(Metrics::new()),
-            readiness: Readiness::new(),
-            drain: Drain::new(),
+    /// A process whose port is bound and not served yet, and its event loop.
+    struct Process {
+        event_loop: tokio::runtime::Runtime,
+        listener: Option<Listener>,
+        state: ProcessState,
+    }
+
+    impl Process {
+        fn new() -> Self {
+            let event_loop = tokio::runtime::Runtime::new().unwrap();
+            let bound = event_loop.block_on(Listener::bind(&NetArgs::default()));
+            let listener = bound.unwrap();
+            let state = ProcessState {
+                role: "draft",
+                metrics: Arc::new(Metrics::new()),
+                readiness: Readiness::new(),
+                drain: Drain::new(),
+                port: listener.port(),
+            };
+            Process {
+                event_loop,
+                listener: Some(listener),
+                state,
+            }
+        }
+
+        fn start(&self, args: &AdminArgs, net: &NetArgs) -> Result<Option<SocketAddr>, AdminError> {
+            let _entered = self.event_loop.enter();
+            start(args, net, self.state.clone())
+        }
+
+        fn admin(&self) -> SocketAddr {
+            let started = self.start(&on("127.0.0.1:0"), &NetArgs::default());
+            started.unwrap().unwrap()
+        }
+
+        /// Serves the port until the drain begins.
+        fn serve(&mut self) {
+            let listener = self.listener.take().unwrap();
+            let (readiness, drain) = (self.state.readiness.clone(), self.state.drain.clone());
+            self.event_loop.spawn(async move {
+                let health = crate::health::service(&readiness, &drain).await;
+                let router = crate::serve::server(&ServerLimits::default()).add_service(health);
+                crate::serve::serve(listener, router, drain).await
+            });
+        }
+    }
+
+    async fn pages() -> Pages {
+        let listener = Listener::bind(&NetArgs::default()).await.unwrap();
+        Pages {
+            process: ProcessState {
+                role: "draft",
+                metrics: Arc::new(Metrics::new()),
+                readiness: Readiness::new(),
+                drain: Drain::new(),
+                port: listener.port(),
+            },
+            event_loop: Handle::current(),
         }
     }
 
@@ -268,26 +375,55 @@ mod tests {
 
     #[test]
     fn readiness_follows_the_latches_and_the_drain() {
-        let state = state();
-        let loading = state.readiness.latch();
-        let addr = start(&on("127.0.0.1:0"), &NetArgs::default(), state.clone())
-            .unwrap()
-            .unwrap();
+        let mut process = Process::new();
+        let loading = process.state.readiness.latch();
+        let addr = process.admin();
+        process.serve();
         assert!(ask(addr, "GET /live").starts_with("HTTP/1.1 200 "));
         assert!(ask(addr, "GET /ready").starts_with("HTTP/1.1 503 "));
         drop(loading);
         assert!(ask(addr, "GET /ready").starts_with("HTTP/1.1 200 "));
-        state.drain.begin();
+        process.state.drain.begin();
         let stopping = ask(addr, "GET /ready");
         assert!(stopping.starts_with("HTTP/1.1 503 ") && stopping.ends_with("stopping\n"));
         assert!(ask(addr, "GET /live").starts_with("HTTP/1.1 200 "));
     }
 
     #[test]
-    fn every_page_says_what_it_is() {
-        let addr = start(&on("127.0.0.1:0"), &NetArgs::default(), state())
-            .unwrap()
+    fn a_process_whose_port_does_not_answer_is_never_ready() {
+        let mut process = Process::new();
+        let addr = process.admin();
+        // Bound, not served: connections would wait in the system's queue.
+        for page in ["GET /startup", "GET /ready"] {
+            let answer = ask(addr, page);
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(answer.contains("does not answer"), "{answer}");
+        }
+        process.serve();
+        for page in ["GET /startup", "GET /ready", "GET /ready"] {
+            let answer = ask(addr, page);
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_process_whose_event_loop_is_stuck_is_not_live() {
+        let event_loop = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
             .unwrap();
+        let mut process = Process::new();
+        // Nobody drives this one, as if its only thread were stuck.
+        process.event_loop = event_loop;
+        let addr = process.admin();
+        let answer = ask(addr, "GET /live");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+
+    #[test]
+    fn every_page_says_what_it_is() {
+        let process = Process::new();
+        let addr = process.admin();
         let metrics = ask(addr, "GET /metrics");
         assert!(metrics.contains(metrics::CONTENT_TYPE) && metrics.ends_with("# EOF\n"));
         let version = ask(addr, "GET /version");
@@ -307,9 +443,8 @@ mod tests {
 
     #[test]
     fn connections_above_the_cap_are_closed_and_closed_ones_make_room() {
-        let addr = start(&on("127.0.0.1:0"), &NetArgs::default(), state())
-            .unwrap()
-            .unwrap();
+        let process = Process::new();
+        let addr = process.admin();
         let mut open: Vec<_> = (0..MAX_CONNECTIONS)
             .map(|_| TcpStream::connect(addr).unwrap())
             .collect();
@@ -328,7 +463,7 @@ mod tests {
         let (mut peer, server) = duplex(4 * MAX_HEAD);
         let head = format!("GET /live HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(MAX_HEAD));
         peer.write_all(head.as_bytes()).await.unwrap();
-        serve_connection(server, router(state())).await;
+        serve_connection(server, router(pages().await)).await;
         let mut answer = String::new();
         peer.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
@@ -347,7 +482,7 @@ mod tests {
             let (mut peer, server) = duplex(buffer);
             peer.write_all(sent).await.unwrap();
             let began = Instant::now();
-            serve_connection(server, router(state())).await;
+            serve_connection(server, router(pages().await)).await;
             let took = began.elapsed();
             assert!(
                 took >= limit && took < limit + Duration::from_secs(1),
@@ -358,18 +493,19 @@ mod tests {
 
     #[test]
     fn off_unless_asked_for_and_loopback_unless_allowed() {
+        let process = Process::new();
         let net = NetArgs::default();
-        let off = start(&AdminArgs::default(), &net, state()).unwrap();
+        let off = process.start(&AdminArgs::default(), &net).unwrap();
         assert_eq!(off, None);
-        let refused = start(&on("0.0.0.0:0"), &net, state()).unwrap_err();
+        let refused = process.start(&on("0.0.0.0:0"), &net).unwrap_err();
         assert!(matches!(refused, AdminError::Plaintext { .. }), "{refused}");
         let open = NetArgs {
             allow_plaintext_bind: true,
             ..NetArgs::default()
         };
-        assert!(start(&on("0.0.0.0:0"), &open, state()).unwrap().is_some());
+        assert!(process.start(&on("0.0.0.0:0"), &open).unwrap().is_some());
         for bad in ["", "9090", "127.0.0.1", "127.0.0.1:70000"] {
-            let error = start(&on(bad), &net, state()).unwrap_err().to_string();
+            let error = process.start(&on(bad), &net).unwrap_err().to_string();
             assert!(error.contains("HOST:PORT"), "{bad:?} gave {error}");
         }
     }

@@ -28,7 +28,17 @@ pub struct CommonArgs {
     /// Whether to exit when the parent does.
     #[command(flatten)]
     pub parent: ParentArgs,
-    /// Seconds that running requests get to finish after a signal to stop.
+    /// Seconds after a signal to stop during which the process serves as before but is not ready, so that others stop using
+    /// it before it drains.
+    #[arg(
+        long = "stop-delay",
+        env = "OFFSHOOT_STOP_DELAY",
+        value_name = "SECONDS",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(..=3600)
+    )]
+    pub stop_delay_s: u64,
+    /// Seconds that running requests get to finish after that.
     #[arg(
         long,
         env = "OFFSHOOT_DRAIN_GRACE",
@@ -40,7 +50,13 @@ pub struct CommonArgs {
 }
 
 impl CommonArgs {
-    /// How long running requests get to finish after a signal to stop.
+    /// How long the process serves as before after a signal to stop.
+    #[must_use]
+    pub fn stop_delay(&self) -> Duration {
+        Duration::from_secs(self.stop_delay_s)
+    }
+
+    /// How long running requests get to finish after that.
     #[must_use]
     pub fn drain_grace(&self) -> Duration {
         Duration::from_secs(self.drain_grace_s)
@@ -111,6 +127,7 @@ mod tests {
         assert_eq!(probe.common.admin.admin, None);
         assert_eq!(probe.common.trace.otlp_traces_endpoint, None);
         assert!(!probe.common.parent.exit_with_parent);
+        assert_eq!(probe.common.stop_delay(), Duration::ZERO);
         assert_eq!(probe.common.drain_grace(), Duration::from_secs(10));
     }
 

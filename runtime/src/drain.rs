@@ -1,7 +1,9 @@
 //! Graceful shutdown: one token says that the process is stopping, and one tracker knows every task that has yet to
 //! finish.
 //!
-//! The first SIGTERM or SIGINT (Ctrl-C) begins the drain. A second one ends the process at once.
+//! The first SIGTERM or SIGINT (Ctrl-C) begins the drain, at once or, for a process that others have to stop using first,
+//! after a delay ([`Drain::on_signals_after`]). Until that is over the process *leaves*: it is not ready any more and
+//! serves as before. A second signal ends the process at once.
 
 use std::future::Future;
 use std::io;
@@ -17,6 +19,8 @@ pub const FORCED_EXIT: i32 = 130;
 /// The stop token and the tracked tasks of a process. Clones share both.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
+    /// Cancelled once: from then on the process is not ready. At the latest when the drain begins.
+    leave: CancellationToken,
     /// Cancelled once, by a signal, by the exit of the parent or by [`Drain::begin`]; never reset.
     stop: CancellationToken,
     /// Every task that shutdown has to wait for.
@@ -48,14 +52,28 @@ impl Drain {
     /// # Errors
     /// When the signal handlers cannot be installed.
     pub fn on_signals(&self) -> io::Result<()> {
+        self.on_signals_after(Duration::ZERO)
+    }
+
+    /// As [`Drain::on_signals`], but between the signal and the drain the process serves as before for as long as `delay`
+    /// says and is not ready: whoever routes requests to it gets time to notice.
+    ///
+    /// # Errors
+    /// As [`Drain::on_signals`].
+    pub fn on_signals_after(&self, delay: Duration) -> io::Result<()> {
         let mut signals = Signals::install()?;
         let drain = self.clone();
         // Not tracked: this task outlives the drain to catch the second signal, so waiting for it would never end.
         tokio::spawn(async move {
             signals.next().await;
-            tracing::info!("shutting down; a second signal exits immediately");
-            drain.begin();
-            signals.next().await;
+            tracing::info!(?delay, "shutting down; a second signal exits immediately");
+            drain.leave.cancel();
+            let second = signals.next();
+            tokio::pin!(second);
+            if tokio::time::timeout(delay, &mut second).await.is_err() {
+                drain.begin();
+                second.await;
+            }
             tracing::warn!("second signal: exiting without draining");
             std::process::exit(FORCED_EXIT);
         });
@@ -64,7 +82,19 @@ impl Drain {
 
     /// Begins the drain. Further calls have no effect.
     pub fn begin(&self) {
+        self.leave.cancel();
         self.stop.cancel();
+    }
+
+    /// Whether the process is about to drain or has begun to: it is not ready.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled()
+    }
+
+    /// Resolves when the process begins to leave. The future borrows nothing.
+    pub fn leaving(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.leave.clone().cancelled_owned()
     }
 
     /// Whether the drain has begun.

@@ -1,7 +1,7 @@
 //! The standard gRPC health service (`grpc.health.v1`) and readiness.
 //!
 //! There are three service names: `liveness` is serving for as long as the process runs its event loop; `readiness` and
-//! `""` are serving from when the last latch is dropped until the drain begins.
+//! `""` are serving from when the last latch is dropped until the process leaves ([`Drain::is_leaving`]).
 //!
 //! Readiness is a count of latches: each component that has to finish something before the process is usable (load a
 //! model, reach a worker) takes one and drops it when done. A component that fails keeps its latch, so a half-started
@@ -85,8 +85,8 @@ impl Drop for Latch {
 
 /// The health service of a process. It follows `readiness` and `drain`.
 ///
-/// When the drain begins, every open `Watch` stream gets the new status and ends, so that no watcher delays the
-/// shutdown.
+/// When the process leaves, every open `Watch` stream gets the new status; when the drain begins, they end, so that no
+/// watcher delays the shutdown.
 pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl Health> {
     let (reporter, server) = health_reporter();
     set(&reporter, ServingStatus::NotServing).await;
@@ -94,13 +94,14 @@ pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl 
         .set_service_status(LIVENESS, ServingStatus::Serving)
         .await;
     let readiness = readiness.clone();
-    let stopping = drain.stopping();
+    let (leaving, stopping) = (drain.leaving(), drain.stopping());
     drain.spawn(async move {
-        tokio::pin!(stopping);
+        tokio::pin!(leaving, stopping);
+        let mut is_leaving = false;
         let mut outstanding = readiness.outstanding.subscribe();
         let mut shown = false;
         loop {
-            let ready = *outstanding.borrow_and_update() == 0;
+            let ready = *outstanding.borrow_and_update() == 0 && !is_leaving;
             if ready != shown {
                 shown = ready;
                 let status = if ready {
@@ -113,6 +114,7 @@ pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl 
             tokio::select! {
                 biased;
                 () = &mut stopping => break,
+                () = &mut leaving, if !is_leaving => is_leaving = true,
                 changed = outstanding.changed() => {
                     changed.expect("the sender lives in `readiness`");
                 }

@@ -12,6 +12,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 
 use crate::accept::Incoming;
+use crate::port::{Port, Visits};
 use crate::tls::Acceptor;
 use crate::{Drain, KeepAlive, NetArgs};
 
@@ -96,6 +97,7 @@ pub struct Listener {
     local: SocketAddr,
     max_connections: usize,
     tls: Option<Acceptor>,
+    visits: Visits,
 }
 
 impl Listener {
@@ -133,6 +135,7 @@ impl Listener {
                         local,
                         max_connections: args.max_connections as usize,
                         tls,
+                        visits: Visits::default(),
                     });
                 }
                 Err(source) => failed = Some(BindError::Bind { addr, source }),
@@ -145,6 +148,12 @@ impl Listener {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Asks whether the port answers, which it does once it is served.
+    #[must_use]
+    pub fn port(&self) -> Port {
+        Port::new(self.local, self.visits.clone())
     }
 }
 
@@ -201,7 +210,12 @@ pub async fn serve(
     router: Router,
     drain: Drain,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = Incoming::new(listener.tcp, listener.max_connections, listener.tls);
+    let incoming = Incoming::new(
+        listener.tcp,
+        listener.max_connections,
+        listener.tls,
+        listener.visits,
+    );
     router
         .serve_with_incoming_shutdown(incoming, drain.stopping())
         .await

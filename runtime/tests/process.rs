@@ -13,7 +13,7 @@ use offshoot_runtime::{
     AnnounceArgs, Announcement, Drain, Listener, NetArgs, ParentArgs, announce, parent,
 };
 
-/// What the child does when it is told to stop: `leave` or `linger`.
+/// What the child does when it is told to stop: `leave`, `linger`, or `delay`: it says so and goes on for a day first.
 const BEHAVIOUR: &str = "OFFSHOOT_RUNTIME_TEST_CHILD";
 
 /// Not a test of its own: the body of the child process.
@@ -26,7 +26,8 @@ fn child() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let drain = Drain::new();
-        drain.on_signals().unwrap();
+        let delay = Duration::from_secs(if behaviour == "delay" { 86_400 } else { 0 });
+        drain.on_signals_after(delay).unwrap();
         let parent = ParentArgs {
             exit_with_parent: true,
         };
@@ -34,10 +35,15 @@ fn child() {
         let listener = Listener::bind(&NetArgs::default()).await.unwrap();
         let ready = AnnounceArgs { announce: true };
         announce::announce(&ready, "draft", listener.local_addr(), None).unwrap();
-        drain.stopping().await;
+        drain.leaving().await;
+        if behaviour == "delay" {
+            assert!(!drain.is_stopping());
+        } else {
+            drain.stopping().await;
+        }
         // Another line tells the test that the first signal has arrived.
         announce::announce(&ready, "stopping", listener.local_addr(), None).unwrap();
-        if behaviour == "linger" {
+        if behaviour != "leave" {
             drain.spawn(std::future::pending::<()>());
         }
         drain.shutdown(Duration::from_secs(600)).await;
@@ -109,6 +115,16 @@ fn a_second_signal_ends_a_lingering_child_at_once() {
     let mut child = spawn("linger");
     child.announcement();
     child.signal("INT");
+    assert_eq!(child.announcement().role, "stopping");
+    child.signal("TERM");
+    assert_eq!(child.status().code(), Some(FORCED_EXIT));
+}
+
+#[test]
+fn a_child_that_leaves_with_a_delay_has_not_begun_to_drain() {
+    let mut child = spawn("delay");
+    child.announcement();
+    child.signal("TERM");
     assert_eq!(child.announcement().role, "stopping");
     child.signal("TERM");
     assert_eq!(child.status().code(), Some(FORCED_EXIT));

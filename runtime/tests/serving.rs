@@ -89,6 +89,37 @@ async fn health_follows_latches_and_drain() {
 }
 
 #[tokio::test]
+async fn the_port_answers_while_it_is_served() {
+    let listener = Listener::bind(&NetArgs::default()).await.unwrap();
+    let port = listener.port();
+    assert!(!port.answers().await, "nobody accepts yet");
+    let (readiness, drain) = (Readiness::new(), Drain::new());
+    let router = serve::server(&ServerLimits::default())
+        .add_service(health::service(&readiness, &drain).await);
+    drain.spawn(serve::serve(listener, router, drain.clone()));
+    assert!(port.answers().await && port.clone().answers().await);
+    drain.shutdown(LIMIT).await;
+    assert!(!port.answers().await, "the port is closed");
+}
+
+#[tokio::test]
+async fn a_port_that_accepts_no_more_connections_does_not_answer() {
+    let args = NetArgs {
+        max_connections: 1,
+        ..NetArgs::default()
+    };
+    let listener = Listener::bind(&args).await.unwrap();
+    let (port, addr) = (listener.port(), listener.local_addr());
+    let (readiness, drain) = (Readiness::new(), Drain::new());
+    let router = serve::server(&ServerLimits::default())
+        .add_service(health::service(&readiness, &drain).await);
+    drain.spawn(serve::serve(listener, router, drain.clone()));
+    let mut client = client(addr).await;
+    client.check(service("")).await.unwrap();
+    assert!(!port.answers().await);
+}
+
+#[tokio::test]
 async fn a_process_that_was_never_ready_drains_too() {
     let readiness = Readiness::new();
     let _latch = readiness.latch();

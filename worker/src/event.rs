@@ -1,7 +1,7 @@
 //! The events that the model thread handles, and the inbox that it waits on.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use decode::Sampling;
 use flume::{Receiver, RecvTimeoutError};
@@ -34,6 +34,8 @@ pub(crate) enum Event {
         stream: u64,
         /// The updates, and the sessions it closes.
         frame: CoordinatorFrame,
+        /// When it arrived.
+        at: Instant,
     },
     /// Slots are vacant again.
     Taken,

@@ -8,6 +8,7 @@
 //!
 //! This crate knows nothing of clients, of other workers, or of how a model is evaluated.
 
+mod admitted;
 mod error;
 mod event;
 pub mod handle;

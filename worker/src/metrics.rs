@@ -27,6 +27,7 @@ pub struct WorkerMetrics {
     abandoned_steps: Counter,
     rows: Counter,
     step_time: Histogram,
+    queue_wait: Histogram,
     busy: Seconds,
     bubble: Seconds,
     parked: Seconds,
@@ -52,6 +53,7 @@ impl Default for WorkerMetrics {
             abandoned_steps: Counter::default(),
             rows: Counter::default(),
             step_time: Histogram::new(LATENCY_BUCKETS),
+            queue_wait: Histogram::new(LATENCY_BUCKETS),
             busy: Seconds::default(),
             bubble: Seconds::default(),
             parked: Seconds::default(),
@@ -101,6 +103,9 @@ impl WorkerMetrics {
         }
         let step = "Length of a finished step, pace included";
         registry.register_with_unit("offshoot_step", step, Unit::Seconds, self.step_time.clone());
+        let wait = "Time from the arrival of updates of sessions until the model thread took them";
+        let waits = self.queue_wait.clone();
+        registry.register_with_unit("offshoot_queue_wait", wait, Unit::Seconds, waits);
         let counters = [
             (
                 "offshoot_steps",
@@ -180,6 +185,11 @@ impl WorkerMetrics {
         self.rows.inc_by(rows as u64);
         self.busy.inc_by(took.as_secs_f64());
         self.step_time.observe(took.as_secs_f64());
+    }
+
+    /// Updates of sessions have waited for the model thread for this long.
+    pub(crate) fn queued(&self, wait: Duration) {
+        self.queue_wait.observe(wait.as_secs_f64());
     }
 
     /// A step was given up.

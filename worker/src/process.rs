@@ -52,7 +52,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     let role = offer.role.name();
     runtime::telemetry::init(&args.common.telemetry)?;
     let drain = Drain::new();
-    drain.on_signals()?;
+    drain.on_signals_after(args.common.stop_delay())?;
     runtime::parent::exit_with_parent(&args.common.parent, &drain)?;
     let readiness = Readiness::new();
     let loading = readiness.latch();
@@ -73,6 +73,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
         drain: drain.clone(),
+        port: listener.port(),
     };
     let admin = admin::start(&args.common.admin, &args.net, shown)?;
     let model = args.model.clone();
@@ -92,8 +93,12 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     };
     let router = runtime::serve::server(&limits)
         .add_service(runtime::health::service(&readiness, &drain).await)
-        .add_service(service::service(handle.clone(), &drain));
-    let mut serving = tokio::spawn(runtime::serve::serve(listener, router, drain.clone()));
+        .add_service(service::service(handle.clone(), &drain, &readiness));
+    // Connections outlast the drain: a coordinator that opens a session meanwhile learns that the worker stops, and not that
+    // it cannot be reached, which would say nothing about the sessions that it still has there.
+    let connections = Drain::new();
+    let serving = runtime::serve::serve(listener, router, connections.clone());
+    let mut serving = connections.spawn(serving);
     drop(loading);
     runtime::announce::announce(&args.common.announce, role, addr, admin)?;
     tracing::info!(%addr, role, model = handle.info.model, "worker ready");
@@ -110,6 +115,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
         () = clock.outlasts(step_timeout) => hung(args.step_timeout),
     }
     handle.stop();
+    connections.begin();
     let served = tokio::time::timeout(CLOSING, serving).await;
     // The spans of sessions end with the thread that served them.
     let _ = tokio::time::timeout(CLOSING, handle.ended()).await;

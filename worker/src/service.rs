@@ -10,9 +10,10 @@ use proto::{
     MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_SESSIONS_PER_FRAME, OLDEST_PROTOCOL, PROTOCOL, inward,
     outward, stream, v1,
 };
-use runtime::{Drain, TraceContext};
+use runtime::{Drain, Readiness, TraceContext};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admitted::Admitted;
 use crate::handle::WorkerHandle;
 use crate::stream::StreamOver;
 
@@ -25,23 +26,29 @@ pub struct WorkerService {
     /// The number of the next stream.
     streams: Arc<AtomicU64>,
     drain: Drain,
+    admitted: Admitted,
 }
 
 impl WorkerService {
-    pub(crate) fn new(handle: WorkerHandle, drain: &Drain) -> Self {
+    pub(crate) fn new(handle: WorkerHandle, drain: &Drain, readiness: &Readiness) -> Self {
         WorkerService {
             handle,
             instance: runtime::seed::fresh().unwrap_or_default(),
             streams: Arc::new(AtomicU64::new(1)),
             drain: drain.clone(),
+            admitted: Admitted::new(readiness),
         }
     }
 }
 
-/// The service, ready to be added to a server.
-pub fn service(handle: WorkerHandle, drain: &Drain) -> WorkerServer<WorkerService> {
+/// The service, ready to be added to a server. `readiness` is held back while coordinators refuse this worker.
+pub fn service(
+    handle: WorkerHandle,
+    drain: &Drain,
+    readiness: &Readiness,
+) -> WorkerServer<WorkerService> {
     // Prompts are the largest thing a coordinator sends.
-    WorkerServer::new(WorkerService::new(handle, drain))
+    WorkerServer::new(WorkerService::new(handle, drain, readiness))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES)
 }
@@ -58,13 +65,23 @@ fn check_protocol(peer: v1::HelloRequest) -> Result<(), Status> {
     Ok(())
 }
 
+/// The answer to whoever wants something new of a worker that drains.
+fn stopping() -> Status {
+    Status::unavailable("the worker is shutting down")
+}
+
 #[tonic::async_trait]
 impl Worker for WorkerService {
     async fn hello(
         &self,
         request: Request<v1::HelloRequest>,
     ) -> Result<Response<v1::HelloReply>, Status> {
-        check_protocol(request.into_inner())?;
+        if self.drain.is_stopping() {
+            return Err(stopping());
+        }
+        let compatible = check_protocol(request.into_inner());
+        self.admitted.handle_hello(&self.drain);
+        compatible?;
         Ok(Response::new(outward::hello(
             &self.handle.info,
             self.instance,
@@ -76,7 +93,7 @@ impl Worker for WorkerService {
         request: Request<v1::OpenRequest>,
     ) -> Result<Response<v1::OpenReply>, Status> {
         if self.drain.is_stopping() {
-            return Err(Status::unavailable("the worker is shutting down"));
+            return Err(stopping());
         }
         let trace = TraceContext::from_metadata(request.metadata());
         let request = request.into_inner();
@@ -99,6 +116,7 @@ impl Worker for WorkerService {
         let frames = Box::pin(frames);
         let reports = self.handle.stream(name, number, frames, tasks).await;
         tracing::info!(stream = number, "stream {name} of a coordinator is up");
+        let admission = self.admitted.handle_stream();
         let (handle, stopping) = (self.handle.clone(), self.drain.stopping());
         let drained = async move {
             stopping.await;
@@ -117,7 +135,11 @@ impl Worker for WorkerService {
             }
         });
         let frames = frames.flat_map(futures::stream::iter);
-        Ok(Response::new(Box::pin(frames.take_until(drained))))
+        // The admission ends with the stream.
+        let frames = frames.take_until(drained).inspect(move |_| {
+            let _ = &admission;
+        });
+        Ok(Response::new(Box::pin(frames)))
     }
 }
 

@@ -2,6 +2,7 @@
 //! model thread puts into the slots.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use control::table::Slots;
 use flume::Sender;
@@ -154,7 +155,8 @@ impl Reader {
         while let Some(frame) = frames.next().await {
             match frame {
                 Ok(frame) => {
-                    let event = Event::Frame { stream, frame };
+                    let at = Instant::now();
+                    let event = Event::Frame { stream, frame, at };
                     if self.events.send_async(event).await.is_err() {
                         return;
                     }

@@ -184,7 +184,8 @@ impl ModelThread {
                 stream,
                 outbox,
             } => self.host.handle_stream(stream, name, StreamSlots(outbox)),
-            Event::Frame { stream, frame } => {
+            Event::Frame { stream, frame, at } => {
+                self.metrics.queued(at.elapsed());
                 for released in self.host.handle_frame(now, stream, frame) {
                     self.release(released);
                 }

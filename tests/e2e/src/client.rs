@@ -113,6 +113,24 @@ impl Client {
         Ok(Client { inner })
     }
 
+    /// Connects to a cluster of any size, and waits until it has a target.
+    pub async fn connect_ready(caller: &Caller, addr: &str) -> anyhow::Result<Client> {
+        let inner = until(READY_LIMIT, async || {
+            let channel = match caller.connect(addr).await {
+                Ok(channel) => channel,
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            let mut inner = GenerationClient::new(channel);
+            let cluster = inner.cluster(ClusterRequest {}).await?.into_inner();
+            let is_ready = (cluster.workers.iter())
+                .any(|worker| worker.role == "target" && worker.state == "ready");
+            let missing = format!("no target is ready: {:?}", cluster.workers);
+            Ok(met(is_ready, &missing).map(|()| inner))
+        })
+        .await?;
+        Ok(Client { inner })
+    }
+
     /// The workers that the coordinator knows.
     pub async fn workers(&self) -> anyhow::Result<Vec<WorkerInfo>> {
         let cluster = self.inner.clone().cluster(ClusterRequest {}).await?;

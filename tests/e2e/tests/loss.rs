@@ -8,9 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use offshoot_e2e::client::{Client, request};
-use offshoot_e2e::cluster::{Cluster, Process, Shape, binary};
+use offshoot_e2e::cluster::{Cluster, Process, Shape, Signal, binary};
+use offshoot_e2e::wait::until;
 use offshoot_e2e::{REFERENCE, prompts, strategies, uses};
+use proto::v1::HelloRequest;
+use proto::v1::worker_client::WorkerClient;
 use speculation::duty::Role;
+use tonic::Code;
 
 const SHAPE: Shape = Shape {
     drafts: 2,
@@ -68,6 +72,46 @@ async fn kill_9_of_the_qualifier() {
     }
 }
 
+/// It refuses what is new in its own words, on connections that are made now too: a worker that cannot be reached would
+/// count as lost, and the next session would be given to it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_drains_says_so_and_finishes_what_it_has() {
+    let shape = Shape {
+        drafts: 0,
+        qualifiers: 0,
+        target_pace: 20,
+    };
+    let cluster = Cluster::start(shape).unwrap();
+    let client = Client::connect(&cluster.coordinator.addr, 1).await.unwrap();
+    let asked = request(&prompts(1).unwrap()[0], 96, 0.0, REFERENCE);
+    let (begun, mut has_begun) = tokio::sync::watch::channel(false);
+    let running = tokio::spawn(async move {
+        let observe = |tokens| {
+            begun.send_replace(tokens >= 4);
+        };
+        client.generate_observed(asked, observe).await
+    });
+    has_begun.wait_for(|begun| *begun).await.unwrap();
+    cluster.target.signal(Signal::Terminate).unwrap();
+    let refused = until(GRACE, async || {
+        let channel = runtime::connect(&cluster.target.addr).await?;
+        let mut worker = WorkerClient::new(channel);
+        let newest = HelloRequest {
+            protocol: proto::PROTOCOL,
+            oldest_protocol: proto::OLDEST_PROTOCOL,
+        };
+        Ok(match worker.hello(newest).await {
+            Ok(_) => Err("it still takes sessions".to_owned()),
+            Err(status) => Ok(status),
+        })
+    });
+    let refused = refused.await.unwrap();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("shutting down"), "{refused}");
+    assert!(!running.is_finished());
+    assert_eq!(running.await.unwrap().unwrap().ids.len(), 96);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_target_is_unavailable_and_no_session_remains() {
     let mut cluster = Cluster::start(SHAPE).unwrap();
@@ -81,7 +125,7 @@ async fn a_lost_target_is_unavailable_and_no_session_remains() {
     client.wait_for_sessions(|open| open > 0).await.unwrap();
     cluster.target.kill().unwrap();
     let status = running.await.unwrap().unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
     client.wait_for_sessions(|open| open == 0).await.unwrap();
 }
 
@@ -120,7 +164,7 @@ async fn sigterm_stops_every_worker() {
         .generate(request(prompt, 24, 0.7, "auto"))
         .await
         .unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
 }
 
 /// `offshoot generate` with these coordinators, always with the same request.

@@ -9,7 +9,7 @@ use decode::{Guess, Proposal, Proposed, Proposer, Seen};
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::Process;
 use offshoot_e2e::{REFERENCE, model, prompts, strategies};
-use runtime::{Drain, Listener, NetArgs, ServerLimits, serve};
+use runtime::{Drain, Listener, NetArgs, Readiness, ServerLimits, serve};
 use speculation::duty::Source;
 use speculation::strategy::Registry;
 use text::{Special, Tokenizer};
@@ -73,7 +73,7 @@ async fn serve_rule(drain: &Drain) -> String {
     let handle = worker::start(loaded, Registry::default()).unwrap();
     let listener = Listener::bind(&NetArgs::default()).await.unwrap();
     let addr = listener.local_addr().to_string();
-    let service = worker::service::service(handle, drain);
+    let service = worker::service::service(handle, drain, &Readiness::new());
     let router = serve::server(&ServerLimits::default()).add_service(service);
     tokio::spawn(serve::serve(listener, router, drain.clone()));
     addr

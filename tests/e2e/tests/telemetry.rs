@@ -344,18 +344,18 @@ async fn counts_are_those_of_the_request_and_gauges_come_back_to_zero() {
         assert_eq!(steps, total("offshoot_steps_total"), "{role}");
     }
 
-    // Without its only target a coordinator is not ready.
+    // A coordinator that has lost its only target queues requests, so it stays ready.
     observed.target.kill().unwrap();
-    let admin = observed.coordinator.admin.unwrap();
-    let unready = until(LIMIT, async || {
-        let (status, _) = admin::get(admin, "/ready")?;
-        Ok(met(
-            status == 503,
-            &format!("/ready has status {status} without a target"),
-        ))
+    let address = observed.coordinator.admin.unwrap();
+    let lost = until(LIMIT, async || {
+        let ready =
+            admin::scrape(address)?.value(r#"offshoot_workers{role="target",state="ready"}"#)?;
+        Ok(met(ready == 0.0, "the target is still listed as ready"))
     });
-    unready.await.unwrap();
-    assert_eq!(admin::get(admin, "/live").unwrap().0, 200);
+    lost.await.unwrap();
+    for page in ["/live", "/startup", "/ready"] {
+        assert_eq!(admin::get(address, page).unwrap().0, 200, "{page}");
+    }
 }
 
 fn check_coordinator(before: &Page, after: &Page, completion: &Completion) {

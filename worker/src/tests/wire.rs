@@ -2,7 +2,7 @@
 
 use proto::v1::worker_server::Worker;
 use proto::{PROTOCOL, outward, v1};
-use runtime::Drain;
+use runtime::{Drain, Readiness};
 use tonic::{Code, Request};
 
 use super::*;
@@ -10,7 +10,10 @@ use crate::service::WorkerService;
 
 fn service(duties: Duties, drain: &Drain) -> (WorkerService, WorkerHandle) {
     let (handle, _gate) = start_as(Duration::ZERO, duties);
-    (WorkerService::new(handle.clone(), drain), handle)
+    (
+        WorkerService::new(handle.clone(), drain, &Readiness::new()),
+        handle,
+    )
 }
 
 fn open(spec: SessionSpec) -> Request<v1::OpenRequest> {

@@ -10,6 +10,7 @@ use anyhow::Context;
 use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
 use proto::v1::{GenerateRequest, Started};
+use runtime::Caller;
 use speculation::strategy::DEFAULT;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -58,13 +59,25 @@ impl Jobs {
         };
         let cluster = tokio::task::spawn_blocking(move || Cluster::start(shape)).await??;
         let client = Client::connect(&cluster.coordinator.addr, 1).await?;
+        Jobs::decode(&client, &prompts(count)?, max_tokens).await
+    }
+
+    /// Decodes the prompts at each temperature with plain decoding, on a cluster that is not disturbed meanwhile.
+    ///
+    /// # Errors
+    /// When a request fails.
+    pub async fn decode(
+        client: &Client,
+        prompts: &[String],
+        max_tokens: u32,
+    ) -> anyhow::Result<Jobs> {
         let mut jobs = Vec::new();
-        for prompt in prompts(count)? {
+        for prompt in prompts {
             for temperature in TEMPERATURES {
                 let asked = |strategy| GenerateRequest {
                     // Requests of one length give a steady load.
                     ignore_eos: true,
-                    ..request(&prompt, max_tokens, temperature, strategy)
+                    ..request(prompt, max_tokens, temperature, strategy)
                 };
                 let plain = client.generate(asked(REFERENCE)).await?;
                 anyhow::ensure!(
@@ -98,6 +111,8 @@ pub struct Load {
     pub first: usize,
     /// The coordinators to use, in this order when one fails.
     pub coordinators: Vec<String>,
+    /// How the coordinators are called.
+    pub caller: Caller,
     /// How long a client waits for the next event before it tries the next coordinator.
     pub patience: Duration,
 }
@@ -315,7 +330,7 @@ impl Busy {
         if let Some(channel) = &self.channel {
             return Ok(channel.clone());
         }
-        let channel = runtime::client::channel(&self.load.coordinators[self.at])
+        let channel = (self.load.caller.channel(&self.load.coordinators[self.at]))
             .map_err(|error| Broken::Refused(error.to_string()))?;
         self.channel = Some(channel.clone());
         Ok(channel)

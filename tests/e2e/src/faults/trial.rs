@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use runtime::Caller;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::load::{Jobs, Load, Outcome, Record, Running};
@@ -145,6 +146,7 @@ pub async fn series(
 
 fn load(plan: &Plan, rig: &Rig, fault: Fault, first: usize) -> Load {
     Load {
+        caller: Caller::default(),
         clients: plan.clients,
         jobs: plan.jobs.clone(),
         first,

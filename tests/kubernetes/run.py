@@ -1,0 +1,373 @@
+#!/usr/bin/env python3
+"""Disturbs a cluster that KUBECONFIG names, under load, and prints what users notice.
+
+  OFFSHOOT_IMAGE=... OFFSHOOT_LOAD_IMAGE=... tests/kubernetes/run.py [--only TEXT]... [--results FILE]
+
+The two images are built by images.sh and have to be where the nodes find them. Everything happens in the namespace
+`offshoot`, which is created, and deleted with --clean. Needs kubectl. Rows that the cluster cannot serve are skipped
+and named. --results keeps figures from run to run, so that rows can be run one after the other.
+"""
+
+import argparse
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cluster
+from cluster import Failed, Load, kubectl, say, settled, until
+
+IMAGE = os.environ.get("OFFSHOOT_IMAGE", "")
+LOAD_IMAGE = os.environ.get("OFFSHOOT_LOAD_IMAGE", "")
+# Pods of each role while nothing else is said.
+SHAPE = {"coordinator": 2, "target": 2, "qualifier": 1, "draft": 2}
+
+
+def shape(**changed):
+    """Brings every role to its number of pods."""
+    wanted = {**SHAPE, **changed}
+    for role, number in wanted.items():
+        cluster.replicas(role, number)
+    for role in wanted:
+        settled(role)
+
+
+def deploy(overlay="nano", components=()):
+    manifests = cluster.render(IMAGE, overlay, components)
+    policy = os.environ.get("OFFSHOOT_PULL_POLICY")
+    if policy:
+        manifests = manifests.replace("        name: offshoot\n        ports:", f"        imagePullPolicy: {policy}\n        name: offshoot\n        ports:")
+    cluster.apply(manifests)
+
+
+def row_first_token():
+    """apply, and the first token through the Service"""
+    kubectl("delete", "namespace", cluster.NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    begun = time.monotonic()
+    deploy()
+    until("a completion through the Service", lambda: try_generate(), 240)
+    took = time.monotonic() - begun
+    for role in SHAPE:
+        settled(role)
+    first, again = cluster.first_token(), cluster.first_token()
+    if not first.strip() or first != again:
+        raise Failed(f"two completions of one seed differ: {first!r} {again!r}")
+    return {"requests": 2, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
+            "note": f"first token after {took:.0f} s"}
+
+
+def try_generate():
+    try:
+        return cluster.first_token().strip()
+    except Failed:
+        return None
+
+
+def under_load(event, **options):
+    """The figures of a load during which `event` happens; its return value is the note."""
+    load = Load(LOAD_IMAGE, **options)
+    note = event()
+    figures = load.finish()
+    if note:
+        figures["note"] = note
+    return figures
+
+
+def row_undisturbed():
+    """nothing"""
+    shape()
+    return under_load(lambda: time.sleep(10))
+
+
+def kill(role, **changed):
+    def event():
+        began = time.monotonic()
+        name = cluster.kill(role)
+        until(f"{name} is gone", lambda: name not in cluster.pods(role))
+        settled(role)
+        return f"all pods available again after {time.monotonic() - began:.0f} s"
+
+    shape(**changed)
+    return under_load(event)
+
+
+def row_kill_draft():
+    """a draft is killed"""
+    return kill("draft")
+
+
+def row_kill_qualifier():
+    """the qualifier is killed"""
+    return kill("qualifier")
+
+
+def row_kill_target():
+    """one of two targets is killed"""
+    return kill("target")
+
+
+def row_kill_coordinator():
+    """one of two coordinators is killed; its clients resume"""
+    return kill("coordinator")
+
+
+def row_kill_only_target():
+    """the only target is killed, and comes back as a new pod"""
+    return kill("target", target=1)
+
+
+def rollout(role):
+    lowest = {"available": SHAPE[role]}
+
+    def event():
+        began = time.monotonic()
+        kubectl("rollout", "restart", f"deployment/offshoot-{role}")
+
+        def done():
+            status = cluster.get(f"deployment/offshoot-{role}")
+            now = status["status"].get("availableReplicas", 0)
+            lowest["available"] = min(lowest["available"], now)
+            new = status["status"].get("updatedReplicas", 0) == status["spec"]["replicas"] == now
+            observed = status["status"].get("observedGeneration") == status["metadata"]["generation"]
+            return observed and new and len(cluster.pods(role)) == SHAPE[role]
+
+        until(f"the new revision of {role}", done, 400)
+        return f"{time.monotonic() - began:.0f} s; at least {lowest['available']} of {SHAPE[role]} available"
+
+    shape()
+    figures = under_load(event)
+    if lowest["available"] < SHAPE[role]:
+        figures["note"] += " (FEWER THAN WANTED)"
+    return figures
+
+
+def row_rollout_draft():
+    """rolling update of the drafts"""
+    return rollout("draft")
+
+
+def row_rollout_qualifier():
+    """rolling update of the qualifier"""
+    return rollout("qualifier")
+
+
+def row_rollout_target():
+    """rolling update of the targets"""
+    return rollout("target")
+
+
+def row_rollout_coordinator():
+    """rolling update of the coordinators"""
+    return rollout("coordinator")
+
+
+def evict(role):
+    def event():
+        names = cluster.pods(role)
+        allowed = [cluster.evict(name) for name in names]
+        settled(role)
+        return f"{sum(allowed)} evicted at once, {len(names) - sum(allowed)} refused by the budget"
+
+    shape()
+    # A budget counts pods that were ready for a while; the controller needs a moment to see them.
+    until("the budget allows a disruption", lambda: cluster.get(
+        "poddisruptionbudget", f"offshoot-{role}")["status"].get("disruptionsAllowed", 0) > 0)
+    figures = under_load(event)
+    return figures
+
+
+def row_evict_draft():
+    """drain of a node: eviction of all drafts"""
+    return evict("draft")
+
+
+def row_evict_qualifier():
+    """drain of a node: eviction of the qualifier"""
+    return evict("qualifier")
+
+
+def row_evict_target():
+    """drain of a node: eviction of all targets"""
+    return evict("target")
+
+
+def row_evict_coordinator():
+    """drain of a node: eviction of all coordinators"""
+    return evict("coordinator")
+
+
+def row_no_drafts():
+    """drafts scaled to zero, and back to two"""
+    def event():
+        cluster.replicas("draft", 0)
+        until("no drafts", lambda: not cluster.pods("draft"))
+        time.sleep(5)
+        cluster.replicas("draft", 2)
+        settled("draft")
+
+    shape()
+    return under_load(event)
+
+
+def row_autoscaling():
+    """autoscaling of drafts on the speculation signals: 1, 3, 1"""
+    metric = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{cluster.NAMESPACE}/offshoot_draft_hunger_percent"
+    if subprocess.run(["kubectl", "get", "--raw", metric], capture_output=True).returncode != 0:
+        return {"skipped": "the cluster serves no external metrics of deploy/monitoring"}
+    shape(draft=1)
+    autoscalers = [one for one in cluster.render(IMAGE, components=["autoscaling"]).split("\n---\n")
+                   if "kind: HorizontalPodAutoscaler" in one and "name: offshoot-draft" in one]
+    # Windows of seconds instead of minutes; everything else as it is shipped.
+    text = autoscalers[0].replace("stabilizationWindowSeconds: 300", "stabilizationWindowSeconds: 5")
+    text = text.replace("stabilizationWindowSeconds: 15", "stabilizationWindowSeconds: 0").replace("periodSeconds: 60", "periodSeconds: 5")
+    cluster.apply(text)
+    wanted = lambda: cluster.get("deployment/offshoot-draft")["spec"]["replicas"]
+    times = {}
+
+    def event():
+        began = time.monotonic()
+        until("the autoscaler asks for three drafts", lambda: wanted() == 3, 240)
+        times["up"] = time.monotonic() - began
+        times["why"] = metrics()
+        settled("draft")
+        until("three drafts have sessions", lambda: len(cluster.pods("draft")) == 3)
+
+    try:
+        figures = under_load(event, clients=4)
+        began = time.monotonic()
+        until("the autoscaler asks for one draft", lambda: wanted() == 1, 300)
+        until("two drafts are gone", lambda: len(cluster.pods("draft")) == 1)
+        times["down"] = time.monotonic() - began
+    finally:
+        kubectl("delete", "horizontalpodautoscaler", "offshoot-draft", "--ignore-not-found")
+    figures["note"] = f"three after {times['up']:.0f} s ({times['why']}), one again {times['down']:.0f} s after the load"
+    return figures
+
+
+def quantity(text):
+    """A quantity of Kubernetes, such as 26403m, as a number."""
+    return f"{float(text[:-1]) / 1000:.1f}" if text.endswith("m") else text
+
+
+def metrics():
+    """What the autoscaler saw last."""
+    status = cluster.get("horizontalpodautoscaler/offshoot-draft")
+    annotations = status["metadata"].get("annotations", {})
+    old = annotations.get("autoscaling.alpha.kubernetes.io/current-metrics")
+    current = json.loads(old) if old else status["status"].get("currentMetrics", [])
+    found = []
+    for one in current:
+        external = one.get("external", {})
+        name = external.get("metricName") or external.get("metric", {}).get("name", "?")
+        now = external.get("current", {})
+        value = external.get("currentValue") or now.get("value") or now.get("averageValue") \
+            or external.get("currentAverageValue", "?")
+        found.append(f"{name.removeprefix('offshoot_draft_').replace('_', ' ')} {quantity(value)}")
+    return ", ".join(found)
+
+
+def row_secrets():
+    """new certificates in the Secrets of running pods (overlay mtls)"""
+    offshoot = os.environ.get("OFFSHOOT", str(cluster.ROOT / "target/release/offshoot"))
+    with tempfile.TemporaryDirectory() as folder:
+        certificates(offshoot, folder)
+        deploy("mtls")
+        shape()
+        load = Load(LOAD_IMAGE, secret="offshoot-client-tls")
+        before = identities()
+        certificates(offshoot, folder)
+        began = time.monotonic()
+        until("every pod has loaded its new certificate",
+              lambda: all(count > before.get(name, 0) for name, count in identities().items()), 180)
+        took = time.monotonic() - began
+        restarts = [status["restartCount"] for pod in cluster.get("pods")["items"]
+                    for status in pod["status"].get("containerStatuses", [])]
+        # Connections that are made now use the new ones on both sides.
+        cluster.kill("target")
+        settled("target")
+        figures = load.finish()
+        figures["note"] = f"loaded by every pod {took:.0f} s after the change of the Secrets; {sum(restarts)} restarts; then a target is killed"
+    deploy()
+    shape()
+    return figures
+
+
+def certificates(offshoot, folder):
+    """A certificate for each role, of one CA, as Secrets."""
+    names = [f"offshoot-{role}" for role in cluster.ROLES]
+    cluster.run(offshoot, "certs", "--out", folder, *(word for name in names for word in ("--name", name)))
+    for role in (*cluster.ROLES, "client"):
+        files = {"tls.crt": f"{role}.pem", "tls.key": f"{role}-key.pem", "ca.crt": "ca.pem"}
+        data = {key: base64.b64encode(Path(folder, name).read_bytes()).decode() for key, name in files.items()}
+        cluster.apply(json.dumps({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": data,
+            "metadata": {"name": f"offshoot-{role}-tls", "namespace": cluster.NAMESPACE}}))
+
+
+def identities():
+    """Of every pod, how often it says that it has loaded new certificates."""
+    return {name: kubectl("logs", name).count("loaded a new TLS identity")
+            for role in cluster.ROLES for name in cluster.pods(role)}
+
+
+ROWS = {name.removeprefix("row_"): function for name, function in list(globals().items()) if name.startswith("row_")}
+
+
+def table(results):
+    lines = ["| what happens | requests | failed | interrupted | differing tokens | longest gap, ms | |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]
+    for name, function in ROWS.items():
+        figures = results.get(name)
+        if figures is None:
+            continue
+        what = function.__doc__
+        if "skipped" in figures or "error" in figures:
+            why = figures.get("skipped") or f"FAILED: {figures['error']}"
+            lines.append(f"| {what} | | | | | | {'skipped: ' if 'skipped' in figures else ''}{why} |")
+            continue
+        gap = figures["longest_gap_ms"]
+        lines.append(f"| {what} | {figures['requests']} | {figures['failed']} | {figures['interrupted']} | "
+                     f"{figures['differing']} | {'' if gap is None else gap} | {figures.get('note') or ''} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name contains it")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="keep figures here from run to run")
+    parser.add_argument("--list", action="store_true", help="name the rows")
+    parser.add_argument("--clean", action="store_true", help="delete the namespace at the end")
+    arguments = parser.parse_args()
+    chosen = [name for name in ROWS if not arguments.only or any(text in name for text in arguments.only)]
+    if arguments.list:
+        print("\n".join(chosen))
+        return 0
+    if not IMAGE or not LOAD_IMAGE:
+        parser.error("OFFSHOOT_IMAGE and OFFSHOOT_LOAD_IMAGE name the images; see images.sh")
+    results = {}
+    if arguments.results and arguments.results.exists():
+        results = json.loads(arguments.results.read_text())
+    bad = 0
+    for name in chosen:
+        say(f"{name}: {ROWS[name].__doc__}")
+        try:
+            figures = ROWS[name]()
+        except (Failed, subprocess.TimeoutExpired) as error:
+            figures = {"error": str(error)}
+        say(f"  {json.dumps(figures)}")
+        bad += "error" in figures or figures.get("failed", 0) + figures.get("differing", 0) > 0
+        results[name] = figures
+        if arguments.results:
+            arguments.results.write_text(json.dumps(results, indent=1))
+    if arguments.clean:
+        kubectl("delete", "namespace", cluster.NAMESPACE, "--wait=false")
+    print(table(results))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
