@@ -2,9 +2,10 @@
 # Builds the run stage of deploy/image/Containerfile around a binary that is there already, on a base that mmdebstrap makes:
 # no registry is asked, and the default bases are not pulled.
 #
+#   image.sh WORK                       # only the base
 #   image.sh WORK BINARY TAG            # the stage nano as localhost/TAG; WORK keeps the base from run to run
 set -euo pipefail
-work=$(mkdir -p "$1" && cd "$1" && pwd) binary=$(realpath "$2") tag=$3
+work=$(mkdir -p "$1" && cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/../.." && pwd)
 base=localhost/offshoot-base:1
 
@@ -18,6 +19,9 @@ if ! buildah inspect --type image "$base" > "$work/base.json" 2> "$work/base.log
     printf 'FROM scratch\nADD root.tar /\n' > "$work/base.Containerfile"
     buildah bud --quiet --isolation chroot -t "$base" -f "$work/base.Containerfile" "$work"
 fi
+
+[ $# = 1 ] && exit
+binary=$(realpath "$2") tag=$3
 
 # The build stage is left out: its result is given as a context of the same name.
 mkdir -p "$work/build/src/target/release"

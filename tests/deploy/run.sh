@@ -177,6 +177,8 @@ run_checks() {
         skip 'image' 'no buildah or no mmdebstrap'
     elif [ ! -x "$BINARY" ]; then
         skip 'image' "no binary $BINARY"
+    elif ! "$here/image.sh" "$WORK/image" > "$WORK/base.log" 2>&1; then
+        skip 'image' "no base can be made here: $(tail -n 1 "$WORK/base.log")"
     else
         check 'image' image
         if ! have podman; then
