@@ -354,7 +354,10 @@ async fn a_faulty_draft_is_let_go_and_a_faulty_target_is_given_the_session_again
             faults: vec![fault(term)],
         });
     }
-    until(&target.inner.seen, |seen| seen.opened[&session].term > 1).await;
+    until(&target.inner.seen, |seen| {
+        (seen.opened.get(&session)).is_some_and(|opened| opened.term > 1)
+    })
+    .await;
     target.set(Pace::OnAck);
     assert_eq!(collect(stream).await.unwrap().ids, plain(&prompt(), 10));
 }
