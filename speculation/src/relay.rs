@@ -565,8 +565,10 @@ impl Relay {
         if !member.opened {
             return None;
         }
-        // Who has been told that the target rests has no use for the text until it does not.
-        if member.sent_mode == Mode::Rest && self.outlook.mode == Mode::Rest {
+        // Who has been told that the target rests has no use for the text until it does not. The target itself has: what the client
+        // takes is its credit.
+        let is_told = member.sent_mode == Mode::Rest && self.outlook.mode == Mode::Rest;
+        if is_told && !member.duties.has(Duty::Commit) {
             return None;
         }
         let base_len = member.sent_len;

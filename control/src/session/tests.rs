@@ -3,7 +3,7 @@
 use alloc::vec;
 
 use decode::{Rule, Tolerance};
-use speculation::message::{Margin, Report, SessionId, Stopping};
+use speculation::message::{Margin, Outlook, Report, SessionId, Stopping};
 use speculation::relay::RelayConfig;
 use speculation::strategy::{Registry, Settings};
 
@@ -527,6 +527,43 @@ fn the_credit_of_what_the_client_takes_at_once_goes_out_with_the_commit() {
     };
     let credit = speculation::limits::CLIENT_CREDIT;
     assert_eq!(update.allowed_len, 3 + 2 + credit);
+}
+
+/// It is told nothing that only guesses need, but it goes no further than its client has room for.
+#[test]
+fn a_target_that_rested_when_the_session_began_is_told_of_its_clients_credit() {
+    let mut machine = machine("auto");
+    machine.handle_reserved(&Reservation {
+        mode: Mode::Rest,
+        ..reservation(TARGET, Role::Target)
+    });
+    let actions = poll(&mut machine, START);
+    let [Action::Open(TARGET, spec)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    machine.handle_opened(TARGET, spec.term);
+    poll(&mut machine, START);
+    let credit = speculation::limits::CLIENT_CREDIT;
+    let report = Report {
+        base_len: 3,
+        picks: vec![4; credit as usize],
+        margins: vec![Margin(10); credit as usize],
+        outlook: Outlook {
+            mode: Mode::Rest,
+            ..Outlook::default()
+        },
+        ..Report::default()
+    };
+    machine.handle_message(START, TARGET, spec.term, FromWorker::Report(report));
+    let mut actions = poll(&mut machine, START);
+    machine.handle_consumed(credit);
+    machine.handle_taken(TARGET);
+    actions.extend(poll(&mut machine, START));
+    let allowed = actions.iter().filter_map(|action| match action {
+        Action::Tell(TARGET, _, update) => Some(update.allowed_len),
+        _ => None,
+    });
+    assert_eq!(allowed.max(), Some(3 + 2 * credit), "{actions:?}");
 }
 
 #[test]
