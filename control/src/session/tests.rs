@@ -541,7 +541,7 @@ fn a_target_that_rested_when_the_session_began_is_told_of_its_clients_credit() {
     let [Action::Open(TARGET, spec)] = &actions[..] else {
         panic!("{actions:?}");
     };
-    machine.handle_opened(TARGET, spec.term);
+    assert_eq!(machine.handle_opened(TARGET, spec.term), Opened::Noted);
     poll(&mut machine, START);
     let credit = speculation::limits::CLIENT_CREDIT;
     let report = Report {
