@@ -330,6 +330,12 @@ impl<L: Slots, X> Host<L, X> {
         Some(over(now, session, hosted, Why::Closed))
     }
 
+    /// Closes one session after the other; `None` when there is none left.
+    pub fn close_any(&mut self, now: Time) -> Option<Released<X>> {
+        let (session, _) = self.table.iter().next()?;
+        self.close(now, session)
+    }
+
     /// Gives up a session, and reports that to its coordinator.
     pub fn fault(&mut self, now: Time, session: SessionId, why: String) -> Option<Released<X>> {
         let hosted = (self.table).give_up(session, FromWorker::Fault(why.clone()))?;

@@ -139,6 +139,10 @@ impl ModelThread {
 
     fn run(mut self) {
         while self.turn().is_continue() {}
+        // What is left ends as well: its spans have totals.
+        while let Some(released) = self.host.close_any(self.now()) {
+            self.release(released);
+        }
     }
 
     /// One round of the loop. `Break`: the thread ends.
