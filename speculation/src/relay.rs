@@ -150,6 +150,8 @@ pub struct Relay {
     delivered: u32,
     /// Text that the client has taken.
     consumed: u32,
+    /// Tokens that the client may leave unread before the session parks.
+    credit: u32,
     calibration: Calibrations,
     drafted_nodes: u64,
     drafted_committed: u64,
@@ -173,6 +175,7 @@ impl Relay {
             outlook: Outlook::default(),
             delivered: len,
             consumed: len,
+            credit: CLIENT_CREDIT,
             calibration: Calibrations::default(),
             drafted_nodes: 0,
             drafted_committed: 0,
@@ -194,6 +197,13 @@ impl Relay {
     #[must_use]
     pub fn with_history(mut self, key: Option<HistoryKey>) -> Self {
         self.history = key;
+        self
+    }
+
+    /// Has the session park when its client leaves so many tokens unread, instead of [`CLIENT_CREDIT`].
+    #[must_use]
+    pub fn with_credit(mut self, tokens: u32) -> Self {
+        self.credit = tokens;
         self
     }
 
@@ -530,7 +540,7 @@ impl Relay {
     }
 
     fn allowed_len(&self) -> u32 {
-        self.consumed.saturating_add(CLIENT_CREDIT)
+        self.consumed.saturating_add(self.credit)
     }
 
     /// Tokens for the client that were not handed out yet, with their scores if the session has any.
@@ -559,6 +569,7 @@ impl Relay {
     pub fn poll_update(&mut self, key: WorkerKey) -> Option<Addressed<ReplicaUpdate>> {
         let round_done = (self.members.get(&key)).and_then(|member| self.round_done(member));
         let allowed_len = self.allowed_len();
+        let credit = self.credit;
         let shard = self.shard_of(key);
         let rule = self.rule();
         let member = self.members.get_mut(&key)?;
@@ -602,7 +613,7 @@ impl Relay {
         let commit = self.text[base_len as usize..until].to_vec();
         let round_done = round_done.filter(|_| member.sent_round != round_done);
         // Credit that has barely moved is not worth a message of its own.
-        let more_credit = allowed_len >= member.sent_allowed + CLIENT_CREDIT / 4;
+        let more_credit = allowed_len >= member.sent_allowed + credit / 4;
         let new_shard = shard.filter(|_| member.sent_shard != shard);
         let scored = self.scores.prompt_next();
         let more_scored = member.duties.has(Duty::Commit) && scored > member.sent_scored;

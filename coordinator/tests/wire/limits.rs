@@ -111,11 +111,11 @@ async fn one_runs_one_waits_and_more_are_refused() {
     };
     let rig = Rig::with(&[(Role::Target, target.server.addr)], limits).await;
     let first = rig.send(request("ar", 4)).await.unwrap();
+    until(&target.inner.seen, |seen| seen.opened.len() == 1).await;
     let second = rig.send(request("ar", 5)).await.unwrap();
     let status = rig.send(request("ar", 6)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("try again in"), "{status}");
-    until(&target.inner.seen, |seen| seen.opened.len() == 1).await;
     drop(first);
     until(&target.inner.seen, |seen| seen.opened.len() == 2).await;
     target.set(Pace::OnAck);

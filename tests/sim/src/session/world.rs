@@ -105,6 +105,8 @@ pub(crate) struct World {
     unread: u32,
     read: u32,
     parked_for_credit: usize,
+    /// Tokens that the client may leave unread.
+    credit: u32,
 }
 
 /// No fault comes later than this: a run has to end.
@@ -140,6 +142,8 @@ impl World {
             strategy: strategy.clone(),
             vocab: VOCAB,
         });
+        let credit = [4, CLIENT_CREDIT][(case.seed % 2) as usize];
+        let relay = relay.with_credit(credit);
         let mut world = World {
             client: plain[..case.prompt_len].to_vec(),
             case: case.clone(),
@@ -158,6 +162,7 @@ impl World {
             unread: 0,
             read: 0,
             parked_for_credit: 0,
+            credit,
         };
         world.add(Role::Target);
         for _ in 0..case.drafts {
@@ -463,7 +468,7 @@ impl World {
         if worker.role == Role::Target {
             let read = self.case.prompt_len + self.read as usize;
             let step = 1 + usize::from(self.strategy.verification(Duty::Commit).rows);
-            assert!(worker.text().len() < read + CLIENT_CREDIT as usize + step);
+            assert!(worker.text().len() < read + self.credit as usize + step);
         }
     }
 
