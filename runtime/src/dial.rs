@@ -27,13 +27,23 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First byte of a TLS alert (RFC 8446, section 5.1), with which a TLS server answers plaintext. An HTTP/2 server
 /// cannot send it first: a frame begins with the high byte of its length, and the first frame is short.
 const TLS_ALERT: u8 = 21;
-/// First byte of an HTTP/1 response.
-const HTTP_1: u8 = b'H';
+/// With what an HTTP/1 response begins.
+const HTTP_1: &[u8] = b"HTTP/";
+/// Type of the frame that an HTTP/2 server sends first (RFC 9113, section 3.4).
+const SETTINGS: u8 = 4;
+/// Bytes of a server's first words that are looked at, and shown where they are not HTTP/2.
+const FIRST_BYTES: usize = 24;
 
 /// Why a connection failed although a server answered; "it" is the server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Refusal(pub(crate) String);
+pub(crate) enum Refusal {
+    /// Until somebody changes one of the two sides.
+    #[error("{0}")]
+    Lasting(String),
+    /// It may be different the next time.
+    #[error("{0}")]
+    Passing(String),
+}
 
 /// Connects to the host and port in `uri`. With TLS the server's certificate has to carry `name`, or that host if there
 /// is no `name`.
@@ -51,7 +61,7 @@ pub(crate) async fn dial(
     let mut tcp = connector.ready().await?.call(uri).await?.into_inner();
     let Some(tls) = tls else {
         tcp.write_all(PREFACE).await?;
-        let mut first = [0];
+        let mut first = [0; FIRST_BYTES];
         let received = tcp.peek(&mut first).await?;
         check(&first[..received])?;
         return Ok(TokioIo::new(Transport::new(Stage::Plain(tcp))));
@@ -62,11 +72,12 @@ pub(crate) async fn dial(
         .unwrap_or(&host);
     let expected = tls
         .expected(name.as_deref().unwrap_or(bare))
-        .map_err(|error| Refusal(error.to_string()))?;
+        .map_err(|error| Refusal::Lasting(error.to_string()))?;
     let handshake = tls.connector().connect(expected, tcp);
     let mut stream = handshake.await.map_err(|error| refusal(&error))?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
-        return Err(Refusal("it does not speak HTTP/2 over TLS".to_owned()).into());
+        let why = "it does not speak HTTP/2 over TLS";
+        return Err(Refusal::Lasting(why.to_owned()).into());
     }
     let first = async {
         stream.write_all(PREFACE).await?;
@@ -81,23 +92,36 @@ pub(crate) async fn dial(
 
 /// Whether the first bytes from the server look like HTTP/2.
 fn check(first: &[u8]) -> Result<(), Refusal> {
-    let why = match first.first() {
-        None => "it closed the connection at once; does it have too many connections?",
-        Some(&TLS_ALERT) => {
+    let why = match first {
+        [] => {
+            let why = "it closed the connection at once; does it have too many connections, or is it another service?";
+            return Err(Refusal::Passing(why.to_owned()));
+        }
+        [TLS_ALERT, ..] => {
             "it speaks TLS, but this connection is plaintext; give --tls-ca, and --tls-cert and --tls-key if it \
              requires a certificate"
+                .to_owned()
         }
-        Some(&HTTP_1) => "it speaks HTTP/1, not gRPC",
-        Some(_) => return Ok(()),
+        first if first.starts_with(HTTP_1) => {
+            "it speaks HTTP/1, not gRPC; is this an admin port, or another service?".to_owned()
+        }
+        // The length of the frame, which is short, and its type.
+        [0] | [0, _] | [0, _, _] | [0, _, _, SETTINGS, ..] => return Ok(()),
+        other => format!(
+            "it does not speak gRPC: it says \"{}\"; is it another service?",
+            other[..other.len().min(FIRST_BYTES)].escape_ascii()
+        ),
     };
-    Err(Refusal(why.to_owned()))
+    Err(Refusal::Lasting(why))
 }
 
 fn refusal(error: &io::Error) -> Refusal {
-    Refusal(match tls_cause(error) {
-        Some(cause) => tls::explain(cause),
-        None => format!("it ended the TLS handshake ({error}); does it speak TLS?"),
-    })
+    match tls_cause(error) {
+        Some(cause) => Refusal::Lasting(tls::explain(cause)),
+        None => Refusal::Passing(format!(
+            "it ended the TLS handshake ({error}); does it speak TLS?"
+        )),
+    }
 }
 
 /// The client side of a connection.
@@ -253,6 +277,9 @@ mod tests {
         for (first, why) in [
             (&[21, 3, 3, 0, 2, 2, 50][..], "it speaks TLS"),
             (b"HTTP/1.1 400 Bad Request\r\n", "HTTP/1"),
+            (b"SSH-2.0-x\r\n", "it says \"SSH-2.0-x\\r\\n\""),
+            (b"-ERR unknown command\r\n", "-ERR"),
+            (&[0, 0, 8, 6, 0, 0, 0, 0, 0], "does not speak gRPC"),
             (b"", "closed the connection"),
         ] {
             let error = call(first).await.0.unwrap_err();
