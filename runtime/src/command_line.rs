@@ -74,10 +74,12 @@ pub fn items(given: &[String]) -> impl Iterator<Item = &str> {
 
 /// What an error has to do with the environment.
 fn notes<P: Parser>(arguments: &[OsString], error: &clap::Error) -> Vec<String> {
-    let command = P::command();
     if !error.use_stderr() {
         return Vec::new();
     }
+    let mut command = P::command();
+    // Only then do flags know how usage messages show them.
+    command.build();
     if error.kind() == ErrorKind::MissingRequiredArgument {
         return missing(&command, error);
     }

@@ -10,10 +10,11 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::http::Uri;
@@ -28,7 +29,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// cannot send it first: a frame begins with the high byte of its length, and the first frame is short.
 const TLS_ALERT: u8 = 21;
 /// With what an HTTP/1 response begins.
-const HTTP_1: &[u8] = b"HTTP/";
+const HTTP_1: &[u8; 5] = b"HTTP/";
+/// How long an HTTP/1 server may take to answer when it is asked whether it is one.
+const HTTP_1_PATIENCE: Duration = Duration::from_secs(1);
 /// Type of the frame that an HTTP/2 server sends first (RFC 9113, section 3.4).
 const SETTINGS: u8 = 4;
 /// Bytes of a server's first words that are looked at, and shown where they are not HTTP/2.
@@ -58,11 +61,18 @@ pub(crate) async fn dial(
     // more time than a model step.
     connector.set_nodelay(true);
     let host = uri.host().unwrap_or_default().to_owned();
-    let mut tcp = connector.ready().await?.call(uri).await?.into_inner();
+    let mut tcp = connector
+        .ready()
+        .await?
+        .call(uri.clone())
+        .await?
+        .into_inner();
     let Some(tls) = tls else {
-        tcp.write_all(PREFACE).await?;
         let mut first = [0; FIRST_BYTES];
-        let received = tcp.peek(&mut first).await?;
+        let received = greet(&mut tcp, &mut first).await?;
+        if received == 0 && speaks_http_1(connector, uri).await {
+            check(HTTP_1)?;
+        }
         check(&first[..received])?;
         return Ok(TokioIo::new(Transport::new(Stage::Plain(tcp))));
     };
@@ -88,6 +98,45 @@ pub(crate) async fn dial(
     Ok(TokioIo::new(Transport::new(Stage::Encrypted(Box::new(
         stream,
     )))))
+}
+
+/// Sends the preface; how many bytes of the answer are there, none if the server hangs up.
+async fn greet(tcp: &mut TcpStream, first: &mut [u8]) -> io::Result<usize> {
+    let answer = async {
+        tcp.write_all(PREFACE).await?;
+        tcp.peek(first).await
+    };
+    match answer.await {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ) =>
+        {
+            Ok(0)
+        }
+        answer => answer,
+    }
+}
+
+/// Whether a server that hangs up on HTTP/2 answers HTTP/1, as an admin port does.
+async fn speaks_http_1(mut connector: HttpConnector, uri: Uri) -> bool {
+    let asked = async {
+        let mut tcp = connector
+            .ready()
+            .await
+            .ok()?
+            .call(uri)
+            .await
+            .ok()?
+            .into_inner();
+        tcp.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut first = [0; HTTP_1.len()];
+        tcp.read_exact(&mut first).await.ok()?;
+        Some(first == *HTTP_1)
+    };
+    let answer = tokio::time::timeout(HTTP_1_PATIENCE, asked).await;
+    matches!(answer, Ok(Some(true)))
 }
 
 /// Whether the first bytes from the server look like HTTP/2.
@@ -236,7 +285,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
     use super::*;
-    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     /// Calls a server that answers the preface with `first`; returns the connection and what the server received.
@@ -270,6 +318,26 @@ mod tests {
             [0, 0, 0, 4, 0, 0, 0, 0, 0],
             "the first bytes were lost"
         );
+    }
+
+    /// As hyper's HTTP/1 server does.
+    #[tokio::test]
+    async fn an_http_1_server_that_hangs_up_on_http_2_is_recognised() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let server = async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            peer.read_exact(&mut [0; 9]).await.unwrap();
+            drop(peer);
+            let (mut peer, _) = listener.accept().await.unwrap();
+            peer.read_exact(&mut [0; 4]).await.unwrap();
+            peer.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n")
+                .await
+                .unwrap();
+        };
+        let (dialled, ()) = tokio::join!(dial(uri.parse().unwrap(), None, None), server);
+        let error = dialled.map(TokioIo::into_inner).unwrap_err().to_string();
+        assert!(error.contains("it speaks HTTP/1"), "{error}");
     }
 
     #[tokio::test]

@@ -82,10 +82,12 @@ pub enum DiscoveryError {
     #[error("--workers-dns or OFFSHOOT_WORKERS_DNS: {0}")]
     Address(#[from] AddressError),
     /// There is nothing to look up.
-    #[error("{0} is an address and not a name; give it with --worker")]
+    #[error(
+        "--workers-dns or OFFSHOOT_WORKERS_DNS: {0} is an address and not a name; give it with --worker"
+    )]
     NotName(String),
     /// It is no name of a host.
-    #[error("{0:?} is not a DNS name")]
+    #[error("--workers-dns or OFFSHOOT_WORKERS_DNS: {0:?} is not a DNS name")]
     Name(String),
     /// It is no name of a service.
     #[error(
