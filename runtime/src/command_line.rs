@@ -83,11 +83,10 @@ fn notes<P: Parser>(arguments: &[OsString], error: &clap::Error) -> Vec<String> 
     if error.kind() == ErrorKind::MissingRequiredArgument {
         return missing(&command, error);
     }
-    let text = error.to_string();
     // A variable is to blame if there is another outcome, or another error, without it.
     let is_to_blame = |name: &OsStr| match attempt::<P>(arguments, Some(name)) {
         Ok(_) => true,
-        Err(other) => other.to_string() != text,
+        Err(other) => complaint(&other) != complaint(error),
     };
     let names = variables(&command).into_iter();
     let set = names.filter_map(|(name, _)| Some((value(&name)?, name)));
@@ -100,6 +99,13 @@ fn notes<P: Parser>(arguments: &[OsString], error: &clap::Error) -> Vec<String> 
             )
         })
         .collect()
+}
+
+/// What an error says, without the usage behind it, which lists what is set.
+fn complaint(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let end = text.find("\n\nUsage:").unwrap_or(text.len());
+    text[..end].to_owned()
 }
 
 /// By which variables the flags can be set that are missing.
