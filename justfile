@@ -42,6 +42,12 @@ deploy:
     cargo build --release -p offshoot
     tests/deploy/run.sh check
 
+# The examples of docs/clients.md, of what can be installed here.
+clients:
+    tests/clients/run.sh prepare
+    cargo build --release -p offshoot
+    tests/clients/run.sh check
+
 # What users notice of lost processes and disturbed links; figures go to docs/faults.md.
 faults *args:
     cargo build --release --workspace

@@ -83,7 +83,8 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
 
 /// Completes the prompt, on a local cluster or on a running one.
 async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End> {
-    if args.connect.is_empty() {
+    let connect: Vec<String> = runtime::items(&args.connect).map(str::to_owned).collect();
+    if connect.is_empty() {
         if args.tls.given() {
             bail!(
                 "the --tls flags are for a running cluster; give its address with --connect, or omit them"
@@ -102,7 +103,11 @@ async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End
         return outcome;
     }
     let caller = Caller::new(args.tls.load(Purpose::Call)?);
-    complete(&args, prompt, &args.connect, &caller, drain).await
+    for address in &connect {
+        let checked = caller.authority(address);
+        checked.context("--connect or OFFSHOOT_CONNECT")?;
+    }
+    complete(&args, prompt, &connect, &caller, drain).await
 }
 
 /// Streams the completion from the coordinators at `addresses` until it ends or the process is asked to stop.

@@ -92,7 +92,8 @@ enum End {
 
 fn main() -> ExitCode {
     runtime::tls::install_provider();
-    let outcome = match Cli::parse().command {
+    let cli: Cli = runtime::parse();
+    let outcome = match cli.command {
         Command::Generate(args) => roles::block_on(generate::run(*args)),
         Command::Up(args) => roles::block_on(up::run(*args)),
         Command::DraftWorker(args) => roles::serve(draft_worker::run(*args)),
@@ -114,7 +115,7 @@ fn main() -> ExitCode {
         // Whoever reads the output, such as `head`, has read enough; that is not a failure.
         Err(error) if console::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            console::say(&format!("error: {error:#}"));
+            console::say(&format!("error: {}", runtime::report(error.as_ref())));
             ExitCode::FAILURE
         }
     }

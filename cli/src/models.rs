@@ -17,8 +17,8 @@ pub(crate) fn bundled(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(dir) = given {
         if !holds_models(dir) {
             bail!(
-                "no models in {}: target/config.json is missing; name a folder with the subfolders draft, qualifier \
-                 and target",
+                "no models in {}, which --models or OFFSHOOT_MODELS names: target/config.json is missing; name a folder \
+                 with the subfolders draft, qualifier and target",
                 dir.display()
             );
         }

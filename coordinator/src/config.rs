@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use runtime::{
-    AddressError, Caller, ClientAuth, CommonArgs, NetArgs, Purpose, Tls, TlsArgs, TlsError,
+    AddressError, Caller, ClientAuth, CommonArgs, NetArgs, Purpose, Tls, TlsArgs, TlsError, items,
 };
 use speculation::duty::Role;
 use speculation::strategy::{Registry, Settings, StrategyError};
@@ -147,8 +147,13 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// An address is not valid.
-    #[error(transparent)]
-    Address(#[from] AddressError),
+    #[error("{flag}: {source}")]
+    Address {
+        /// The flag that gives it, and its variable.
+        flag: &'static str,
+        /// What is wrong with it.
+        source: AddressError,
+    },
     /// One worker is named twice.
     #[error("the worker {0} is configured twice; a worker has one role")]
     Twice(String),
@@ -162,7 +167,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
     /// There is no such strategy.
-    #[error(transparent)]
+    #[error("--strategy or OFFSHOOT_STRATEGY: {0}")]
     Strategy(#[from] StrategyError),
     /// The TLS files cannot be used.
     #[error(transparent)]
@@ -174,18 +179,32 @@ impl TryFrom<&Args> for Config {
 
     fn try_from(args: &Args) -> Result<Self, ConfigError> {
         let lists = [
-            (Some(Role::Target), &args.targets),
-            (Some(Role::Qualifier), &args.qualifiers),
-            (Some(Role::Draft), &args.drafts),
-            (None, &args.workers),
+            (
+                Some(Role::Target),
+                &args.targets,
+                "--target or OFFSHOOT_TARGETS",
+            ),
+            (
+                Some(Role::Qualifier),
+                &args.qualifiers,
+                "--qualifier or OFFSHOOT_QUALIFIERS",
+            ),
+            (
+                Some(Role::Draft),
+                &args.drafts,
+                "--draft or OFFSHOOT_DRAFTS",
+            ),
+            (None, &args.workers, "--worker or OFFSHOOT_WORKERS"),
         ];
         let tls = args.tls.load(Purpose::ServeAndCall)?;
         let caller = Caller::new(tls.clone());
         let mut seen = BTreeSet::new();
         let mut workers = Vec::new();
-        for (role, addresses) in lists {
-            for given in addresses {
-                let address = caller.authority(given)?;
+        for (role, addresses, flag) in lists {
+            for given in items(addresses) {
+                let address = caller
+                    .authority(given)
+                    .map_err(|source| ConfigError::Address { flag, source })?;
                 if !seen.insert(address.to_owned()) {
                     return Err(ConfigError::Twice(address.to_owned()));
                 }
@@ -196,7 +215,8 @@ impl TryFrom<&Args> for Config {
             }
         }
         let discovery = DiscoveryConfig::new(&args.discovery, &caller)?;
-        if args.targets.is_empty() && args.workers.is_empty() && discovery.is_empty() {
+        let may_be_target = |worker: &WorkerConfig| worker.role.is_none_or(|r| r == Role::Target);
+        if !workers.iter().any(may_be_target) && discovery.is_empty() {
             return Err(ConfigError::NoTarget);
         }
         let strategy = Registry::default().choose(&Settings::new(&args.strategy))?;
@@ -264,6 +284,17 @@ mod tests {
     }
 
     #[test]
+    fn lists_may_have_blanks_and_gaps() {
+        let config = parse(&["--target", " a:1, ,b:2,", "--draft", ""]).unwrap();
+        let found: Vec<_> = (config.workers.iter())
+            .map(|worker| worker.address.as_str())
+            .collect();
+        assert_eq!(found, ["a:1", "b:2"]);
+        let error = parse(&["--target", ","]).unwrap_err();
+        assert!(error.contains("no target is configured"), "{error}");
+    }
+
+    #[test]
     fn a_target_may_come_from_anywhere() {
         let config = parse(&["--worker", "a:1", "--draft", "b:2"]).unwrap();
         let roles: Vec<_> = config.workers.iter().map(|worker| worker.role).collect();
@@ -287,6 +318,8 @@ mod tests {
             (&["--workers-srv", "a.b"][..], "_SERVICE"),
             (&["--dns-refresh", "0"][..], "0"),
             (&["--target", "a"][..], "port is missing"),
+            (&["--target", "a"][..], "--target or OFFSHOOT_TARGETS"),
+            (&["--target", "a:1", "--worker", "b"], "OFFSHOOT_WORKERS"),
             (&["--target", "a:1", "--draft", "http://a:1"][..], "twice"),
             (&["--target", "https://a:1"][..], "needs TLS"),
             (&["--target", "a:1", "--tls-ca", "ca.pem"][..], "--tls-cert"),

@@ -5,6 +5,7 @@ use std::fmt;
 use proto::{OLDEST_PROTOCOL, PROTOCOL, v1};
 use speculation::duty::Role;
 use text::Vocabulary;
+use tonic::Code;
 
 /// Names in a handshake are shown to people; longer ones are refused.
 const MAX_NAME: usize = 256;
@@ -89,7 +90,18 @@ pub(crate) enum Mismatch {
          {OURS}: run versions that share a protocol"
     )]
     NoService,
-    #[error("its role is {theirs:?}, but it is configured as a {ours}")]
+    /// It is what clients call.
+    #[error(
+        "it is a coordinator and no worker; give the addresses of its workers, or of others, instead"
+    )]
+    Coordinator,
+    /// It answers the handshake with an error that will not pass.
+    #[error("it answers the handshake with {code:?} ({message}); is it an Offshoot worker?")]
+    Answer { code: Code, message: String },
+    #[error(
+        "its role is {theirs:?}, but it is configured as a {ours}; give its address with the flag of its role, or with \
+         --worker, which takes every role"
+    )]
     Role { theirs: String, ours: Role },
     #[error("its role is {theirs:?}, which this coordinator does not know")]
     UnknownRole { theirs: String },
@@ -111,7 +123,9 @@ pub(crate) enum Mismatch {
         ours: String,
         ours_len: usize,
     },
-    #[error("it is the same process as the worker at {address}, which is used already")]
+    #[error(
+        "it is the same process as the worker at {address}, which is used already; list each worker under one address"
+    )]
     Same { address: String },
     #[error("invalid handshake: {0}")]
     Invalid(&'static str),

@@ -18,11 +18,16 @@ struct Cli {
 
 fn main() -> ExitCode {
     offshoot_coordinator::install_crypto();
-    match offshoot_coordinator::run(Cli::parse().args) {
+    let cli: Cli = runtime::parse();
+    match offshoot_coordinator::run(cli.args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where even standard error is closed, the exit status still reports the failure.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "error: {}",
+                runtime::report(error.as_ref())
+            );
             ExitCode::FAILURE
         }
     }

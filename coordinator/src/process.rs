@@ -9,7 +9,7 @@ use proto::MAX_REQUEST_BYTES;
 use proto::v1::generation_server::{Generation, GenerationServer};
 use runtime::{
     Caller, Drain, Drained, Listener, Metrics, Readiness, ServerLimits, admin, announce, health,
-    parent, seed, serve as grpc, telemetry, trace,
+    parent, reflection, seed, serve as grpc, telemetry, trace,
 };
 use text::Tokenizer;
 
@@ -50,7 +50,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 pub async fn serve(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.common.telemetry)?;
     let config = Config::try_from(&args)?;
-    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let tokenizer =
+        Tokenizer::load(&args.tokenizer).context("--tokenizer or OFFSHOOT_TOKENIZER")?;
     let drain = Drain::new();
     drain
         .on_signals_after(args.common.stop_delay())
@@ -79,9 +80,11 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
         port: listener.port(),
     };
     let admin = admin::start(&args.common.admin, &args.net, shown)?;
+    let names = [proto::v1::generation_server::SERVICE_NAME];
     let router = grpc::server(&ServerLimits::default())
-        .add_service(health::service(&readiness, &drain).await)
+        .add_service(health::service(&readiness, &drain, &names).await)
         .add_service(coordinator.service());
+    let router = reflection::add(router, &args.net, &names, proto::FILE_DESCRIPTOR_SET)?;
     // Connections outlast the drain of the requests: a client that sends one meanwhile gets an answer (UNAVAILABLE)
     // and not a connection that closes under it.
     let connections = Drain::new();

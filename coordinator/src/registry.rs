@@ -353,7 +353,10 @@ impl Registry {
             (workers.iter())
                 .filter_map(|worker| {
                     let state = match fleet.state(worker.key)? {
-                        State::Connecting(_) | State::Lost(_) => "connecting".to_owned(),
+                        State::Connecting(None) => "connecting".to_owned(),
+                        State::Connecting(Some(reason)) | State::Lost(reason) => {
+                            format!("connecting: {reason}")
+                        }
                         State::Refused(reason) => format!("refused: {reason}"),
                         State::Draining(_) => "draining".to_owned(),
                         State::Ready(_) if fleet.is_retired(worker.key) => "draining".to_owned(),

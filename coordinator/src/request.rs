@@ -237,9 +237,13 @@ fn scoring(request: &v1::GenerateRequest) -> Result<Scoring, Failure> {
     let prompt = top("prompt_logprobs", request.prompt_logprobs)?;
     Ok(Scoring {
         picks: top("logprobs", request.logprobs)?,
-        basis: match request.logprobs_mode() {
-            v1::LogprobsMode::Raw => Basis::Raw,
-            v1::LogprobsMode::Processed => Basis::Processed,
+        basis: match v1::LogprobsMode::try_from(request.logprobs_mode) {
+            Ok(v1::LogprobsMode::Raw) => Basis::Raw,
+            Ok(v1::LogprobsMode::Processed) => Basis::Processed,
+            Err(_) => {
+                let (given, allowed) = (request.logprobs_mode, "0 (raw) or 1 (processed)");
+                return Err(Failure::parameter("logprobs_mode", given, allowed));
+            }
         },
         prompt: prompt.map(|top| PromptScoring { top, first: 1 }),
     })

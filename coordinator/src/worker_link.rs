@@ -7,6 +7,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use control::fleet::State;
 use proto::inward::{self, WireError};
+use proto::v1::generation_client::GenerationClient;
 use proto::v1::worker_client::WorkerClient;
 use proto::{MAX_FRAME_BYTES, outward, v1};
 use runtime::ConnectError;
@@ -61,6 +62,17 @@ enum LinkError {
     Refused(#[from] Mismatch),
 }
 
+impl LinkError {
+    /// Whether another attempt would end the same way: somebody has to change something first.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            LinkError::Refused(_)
+                | LinkError::Connect(ConnectError::Refused { .. } | ConnectError::Address(_))
+        )
+    }
+}
+
 /// The reason in a status: the worker's own words, or why the connection broke.
 fn reason(status: &Status) -> String {
     runtime::client::broken(status).unwrap_or_else(|| status.message().to_owned())
@@ -103,7 +115,7 @@ async fn serve(links: &Links, worker: &Worker) {
                 pauses = BACKOFF.build();
                 Duration::ZERO
             }
-            Outcome::Failed(LinkError::Refused(_)) => REFUSED_PAUSE,
+            Outcome::Failed(error) if error.is_refusal() => REFUSED_PAUSE,
             Outcome::Lost(..) | Outcome::Failed(_) => pauses.next().unwrap_or(LONGEST_PAUSE),
         };
         note(links, worker, outcome);
@@ -120,7 +132,7 @@ fn note(links: &Links, worker: &Worker, outcome: Outcome) {
             tracing::warn!(worker = %address, role, %error, "lost a worker");
             worker.set_down(&links.fleet, State::Lost(error.to_string()));
         }
-        Outcome::Failed(LinkError::Refused(reason)) => {
+        Outcome::Failed(reason) if reason.is_refusal() => {
             if worker.set_down(&links.fleet, State::Refused(reason.to_string())) {
                 tracing::error!(worker = %address, role, %reason, "refused a worker");
             }
@@ -174,8 +186,11 @@ async fn open_stream<'a>(links: &'a Links, worker: &Worker) -> Result<Open<'a>, 
     let channel = (links.caller)
         .connect_to(authority, certificate_name.as_deref())
         .await?;
-    let mut client = WorkerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
-    let (role, hello) = shake_hands(links, worker, &mut client).await?;
+    let mut client = WorkerClient::new(channel.clone()).max_decoding_message_size(MAX_FRAME_BYTES);
+    let (role, hello) = match shake_hands(links, worker, &mut client).await {
+        Err(LinkError::Status(status)) => return Err(judge(status, channel).await),
+        shaken => shaken?,
+    };
     let linked = links
         .link_instance(hello.instance, authority)
         .map_err(|address| Mismatch::Same {
@@ -198,15 +213,36 @@ async fn shake_hands(
     worker: &Worker,
     client: &mut WorkerClient<Channel>,
 ) -> Result<(Role, Hello), LinkError> {
-    let reply = match answered(client.hello(outward::hello_request())).await {
-        // Workers before protocol 4 have other services.
-        Err(LinkError::Status(status)) if status.code() == Code::Unimplemented => {
-            return Err(Mismatch::NoService.into());
-        }
-        reply => reply?,
-    };
+    let reply = answered(client.hello(outward::hello_request())).await?;
     let ours = links.tokenizer.vocabulary();
     Ok(hello::check(reply, worker.expected, ours)?)
+}
+
+/// What it means that a handshake was answered with a status: whether it will pass, and what the peer is if it is no
+/// worker.
+async fn judge(status: Status, channel: Channel) -> LinkError {
+    let is_broken = runtime::client::broken(&status).is_some();
+    match status.code() {
+        // Workers before protocol 4 have other services, and so have coordinators.
+        Code::Unimplemented => {
+            let mut outside = GenerationClient::new(channel);
+            match answered(outside.cluster(v1::ClusterRequest {})).await {
+                Ok(_) => Mismatch::Coordinator.into(),
+                Err(_) => Mismatch::NoService.into(),
+            }
+        }
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::ResourceExhausted
+        | Code::Aborted => status.into(),
+        _ if is_broken => status.into(),
+        code => Mismatch::Answer {
+            code,
+            message: status.message().to_owned(),
+        }
+        .into(),
+    }
 }
 
 async fn answered<T>(

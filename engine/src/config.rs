@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::load::LoadError;
 
@@ -80,59 +81,83 @@ pub enum RopeScaling {
     },
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TokenIds {
-    One(u32),
-    Many(Vec<u32>),
+/// A value for a message.
+fn short(value: &Value) -> String {
+    value.to_string().chars().take(60).collect()
 }
 
-impl TokenIds {
-    fn into_vec(self) -> Vec<u32> {
-        match self {
-            TokenIds::One(id) => vec![id],
-            TokenIds::Many(ids) => ids,
+/// The object of a JSON file. A field that is null is a field that is not there, as Hugging Face writes its files.
+struct Fields {
+    object: Map<String, Value>,
+    /// With what the names of its fields begin in messages.
+    path: &'static str,
+}
+
+impl Fields {
+    /// A field of any type.
+    fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, String> {
+        match self.object.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::deserialize(value)
+                .map(Some)
+                .map_err(|error| format!("{}{name} is {}: {error}", self.path, short(value))),
         }
     }
-}
 
-#[derive(Deserialize)]
-struct RawRope {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f32>,
-    factor: Option<f32>,
-    low_freq_factor: Option<f32>,
-    high_freq_factor: Option<f32>,
-    original_max_position_embeddings: Option<usize>,
-}
+    /// A count, which may be written as a whole number with a decimal point.
+    fn count(&self, name: &str) -> Result<Option<usize>, String> {
+        let whole = |number: &f64| number.fract() == 0.0 && (0.0..=1e15).contains(number);
+        match self.object.get(name).and_then(Value::as_f64).filter(whole) {
+            Some(number) => Ok(Some(number as usize)),
+            None => self.get(name),
+        }
+    }
 
-#[derive(Deserialize)]
-struct RawConfig {
-    model_type: Option<String>,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    vocab_size: usize,
-    max_position_embeddings: usize,
-    rms_norm_eps: f32,
-    rope_theta: Option<f32>,
-    rope_scaling: Option<RawRope>,
-    rope_parameters: Option<RawRope>,
-    hidden_act: Option<String>,
-    tie_word_embeddings: Option<bool>,
-    attention_bias: Option<bool>,
-    mlp_bias: Option<bool>,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<TokenIds>,
-}
+    /// A count that has to be there.
+    fn required(&self, name: &str) -> Result<usize, String> {
+        let missing = || format!("{}{name} is missing", self.path);
+        self.count(name)?.ok_or_else(missing)
+    }
 
-#[derive(Deserialize)]
-struct RawGeneration {
-    eos_token_id: Option<TokenIds>,
+    /// An object within, unless it says nothing.
+    fn object(&self, name: &'static str) -> Result<Option<Fields>, String> {
+        let object: Option<Map<String, Value>> = self.get(name)?;
+        let path = match name {
+            "rope_scaling" => "rope_scaling.",
+            _ => "rope_parameters.",
+        };
+        Ok(object
+            .filter(|object| object.values().any(|value| !value.is_null()))
+            .map(|object| Fields { object, path }))
+    }
+
+    /// Token ids: one, or a list. What is no id, such as -1 or null, says that there is none.
+    fn token_ids(&self, name: &str) -> Result<Vec<u32>, String> {
+        let given = match self.get::<Value>(name)? {
+            None => Vec::new(),
+            Some(Value::Array(list)) => list,
+            Some(one) => vec![one],
+        };
+        let mut ids = Vec::new();
+        for value in given {
+            if value.is_null() || value.as_i64().is_some_and(i64::is_negative) {
+                continue;
+            }
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let wrong = || {
+                format!(
+                    "{}{name} has {}, which is no token id",
+                    self.path,
+                    short(&value)
+                )
+            };
+            let id = id.ok_or_else(wrong)?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
 }
 
 impl ModelConfig {
@@ -142,19 +167,28 @@ impl ModelConfig {
     /// [`LoadError`] naming the file and the field: missing, not JSON, out of range, or a model this engine does
     /// not run.
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
-        let path = dir.join("config.json");
-        let raw: RawConfig = parse(&path)?;
-        let mut config = raw.check().map_err(|reason| LoadError::Config {
-            path: path.clone(),
+        let wrong = |path: &Path, reason| LoadError::Config {
+            path: path.to_owned(),
             reason,
-        })?;
+        };
+        let fields = |path: &Path| -> Result<Fields, LoadError> {
+            Ok(Fields {
+                object: parse(path)?,
+                path: "",
+            })
+        };
+        let path = dir.join("config.json");
+        let mut config = check(&fields(&path)?).map_err(|reason| wrong(&path, reason))?;
         let path = dir.join("generation_config.json");
         if path.exists() {
-            let generation: RawGeneration = parse(&path)?;
-            if let Some(ids) = generation.eos_token_id {
-                config.eos = ids.into_vec();
+            let ids = fields(&path)?.token_ids("eos_token_id");
+            let ids = ids.map_err(|reason| wrong(&path, reason))?;
+            if !ids.is_empty() {
+                config.eos = ids;
             }
         }
+        // An id beyond the logits is never generated, so it ends nothing.
+        config.eos.retain(|&id| (id as usize) < config.vocab_size);
         Ok(config)
     }
 
@@ -171,8 +205,13 @@ impl ModelConfig {
     }
 }
 
+/// Whether a file is what Git leaves in place of a large one that was not fetched (git-lfs, `docs/spec.md`).
+pub(crate) fn is_lfs_pointer(content: &[u8]) -> bool {
+    content.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
 /// Reads a small JSON file.
-pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
     let io = |source| LoadError::Io {
         path: path.to_owned(),
         source,
@@ -189,178 +228,235 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Lo
             reason,
         });
     }
+    if is_lfs_pointer(&text) {
+        return Err(LoadError::LfsPointer {
+            path: path.to_owned(),
+        });
+    }
     serde_json::from_slice(&text).map_err(|e| LoadError::Config {
         path: path.to_owned(),
         reason: format!("not what it should be: {e}"),
     })
 }
 
-impl RawConfig {
-    fn check(self) -> Result<ModelConfig, String> {
-        match self.model_type.as_deref() {
-            None | Some("llama") => {}
-            Some(other) => {
-                return Err(format!(
-                    "model_type {other:?} is not supported, only \"llama\" is"
-                ));
-            }
-        }
-        match self.hidden_act.as_deref() {
-            None | Some("silu") => {}
-            Some(other) => {
-                return Err(format!(
-                    "hidden_act {other:?} is not supported, only \"silu\" is"
-                ));
-            }
-        }
-        if self.attention_bias == Some(true) || self.mlp_bias == Some(true) {
+/// Checks `config.json`. What it leaves out has the default of Hugging Face's `LlamaConfig`, unless it is a size.
+fn check(fields: &Fields) -> Result<ModelConfig, String> {
+    let only = |name: &str, known: &str| match fields.get::<String>(name)? {
+        Some(other) if other != known => Err(format!(
+            "{name} {other:?} is not supported, only {known:?} is"
+        )),
+        _ => Ok(()),
+    };
+    only("model_type", "llama")?;
+    only("hidden_act", "silu")?;
+    for name in ["attention_bias", "mlp_bias"] {
+        if fields.get(name)? == Some(true) {
             return Err("attention_bias and mlp_bias are not supported".to_owned());
         }
-        let kv_heads = self.num_key_value_heads.unwrap_or(self.num_attention_heads);
-        let head_dim = match self.head_dim {
-            Some(width) => width,
-            None => self
-                .hidden_size
-                .checked_div(self.num_attention_heads)
-                .filter(|width| width * self.num_attention_heads == self.hidden_size)
-                .ok_or("hidden_size is not a multiple of num_attention_heads, and there is no head_dim")?,
-        };
-        for (name, value) in [
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", kv_heads),
-            ("head_dim", head_dim),
-            ("vocab_size", self.vocab_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-        ] {
-            if value == 0 || value > MOST_DIMENSION {
-                return Err(format!(
-                    "{name} is {value}, it has to be between 1 and {MOST_DIMENSION}"
-                ));
-            }
-        }
-        if !self.num_attention_heads.is_multiple_of(kv_heads) {
-            return Err(format!(
-                "{} heads cannot share {kv_heads} key/value heads",
-                self.num_attention_heads
-            ));
-        }
-        if !head_dim.is_multiple_of(2) {
-            return Err(format!(
-                "head_dim {head_dim} is odd, rotary embedding needs pairs"
-            ));
-        }
-        if head_dim.saturating_mul(self.num_attention_heads) > MOST_DIMENSION {
-            return Err("num_attention_heads * head_dim is too large".to_owned());
-        }
-        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
-            return Err(format!(
-                "rms_norm_eps is {}, it has to be positive",
-                self.rms_norm_eps
-            ));
-        }
-        let rope = rope(self.rope_theta, self.rope_scaling.or(self.rope_parameters))?;
-        Ok(ModelConfig {
-            vocab_size: self.vocab_size,
-            max_positions: self.max_position_embeddings,
-            hidden: self.hidden_size,
-            intermediate: self.intermediate_size,
-            layers: self.num_hidden_layers,
-            heads: self.num_attention_heads,
-            kv_heads,
-            head_dim,
-            norm_eps: self.rms_norm_eps,
-            rope,
-            tied: if self.tie_word_embeddings == Some(true) {
-                Tied::Shared
-            } else {
-                Tied::Separate
-            },
-            bos: self.bos_token_id,
-            eos: self
-                .eos_token_id
-                .map(TokenIds::into_vec)
-                .unwrap_or_default(),
-        })
     }
+    let hidden = fields.required("hidden_size")?;
+    let heads = fields.required("num_attention_heads")?;
+    let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
+    let head_dim = match fields.count("head_dim")? {
+        Some(width) => width,
+        None => hidden
+            .checked_div(heads)
+            .filter(|width| width * heads == hidden)
+            .ok_or(
+                "hidden_size is not a multiple of num_attention_heads, and there is no head_dim",
+            )?,
+    };
+    let config = ModelConfig {
+        vocab_size: fields.required("vocab_size")?,
+        max_positions: fields.required("max_position_embeddings")?,
+        hidden,
+        intermediate: fields.required("intermediate_size")?,
+        layers: fields.required("num_hidden_layers")?,
+        heads,
+        kv_heads,
+        head_dim,
+        norm_eps: fields.get("rms_norm_eps")?.unwrap_or(1e-6),
+        rope: rope(fields)?,
+        tied: match fields.get("tie_word_embeddings")? {
+            Some(true) => Tied::Shared,
+            Some(false) | None => Tied::Separate,
+        },
+        bos: fields.token_ids("bos_token_id")?.first().copied(),
+        eos: fields.token_ids("eos_token_id")?,
+    };
+    for (name, value) in [
+        ("hidden_size", config.hidden),
+        ("intermediate_size", config.intermediate),
+        ("num_hidden_layers", config.layers),
+        ("num_attention_heads", config.heads),
+        ("num_key_value_heads", config.kv_heads),
+        ("head_dim", config.head_dim),
+        ("vocab_size", config.vocab_size),
+        ("max_position_embeddings", config.max_positions),
+    ] {
+        if value == 0 || value > MOST_DIMENSION {
+            return Err(format!(
+                "{name} is {value}, it has to be between 1 and {MOST_DIMENSION}"
+            ));
+        }
+    }
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(format!(
+            "{heads} heads cannot share {kv_heads} key/value heads"
+        ));
+    }
+    if !head_dim.is_multiple_of(2) {
+        return Err(format!(
+            "head_dim {head_dim} is odd, rotary embedding needs pairs"
+        ));
+    }
+    if head_dim.saturating_mul(heads) > MOST_DIMENSION {
+        return Err("num_attention_heads * head_dim is too large".to_owned());
+    }
+    if !(config.norm_eps.is_finite() && config.norm_eps > 0.0) {
+        return Err(format!(
+            "rms_norm_eps is {}, it has to be positive",
+            config.norm_eps
+        ));
+    }
+    Ok(config)
 }
 
-/// Checks the rotary fields, of which newer files keep theta inside the scaling object.
-fn rope(theta: Option<f32>, scaling: Option<RawRope>) -> Result<Rope, String> {
-    let theta = theta
-        .or(scaling.as_ref().and_then(|s| s.rope_theta))
-        .unwrap_or(10_000.0);
+/// The rotary embedding. Older files have `rope_theta` beside `rope_scaling`, newer ones both in `rope_parameters`; the
+/// kind of scaling is called `type` in the oldest, and some have it under both names.
+fn rope(fields: &Fields) -> Result<Rope, String> {
+    let (older, newer) = (
+        fields.object("rope_scaling")?,
+        fields.object("rope_parameters")?,
+    );
+    let raw = match (older, newer) {
+        (Some(older), Some(newer)) => Some(merged(older, newer)?),
+        (older, newer) => newer.or(older),
+    };
+    let within = |name: &str| match &raw {
+        Some(raw) => raw.get::<f32>(name),
+        None => Ok(None),
+    };
+    let theta = match (fields.get("rope_theta")?, within("rope_theta")?) {
+        (Some(outer), Some(inner)) if outer != inner => {
+            return Err(format!(
+                "rope_theta is {outer} in one place and {inner} in another; remove one"
+            ));
+        }
+        (outer, inner) => outer.or(inner).unwrap_or(10_000.0),
+    };
     if !(theta.is_finite() && theta >= 1.0) {
         return Err(format!("rope_theta is {theta}, it has to be at least 1"));
     }
-    let Some(raw) = scaling else {
-        return Ok(Rope {
-            theta,
-            scaling: RopeScaling::None,
-        });
-    };
-    let scaling = match raw.rope_type.as_deref() {
-        None | Some("default") => RopeScaling::None,
-        Some("llama3") => {
-            let positive = |name: &str, value: Option<f32>| {
-                value
-                    .filter(|v| v.is_finite() && *v > 0.0)
-                    .ok_or(format!("rope_scaling.{name} has to be a positive number"))
-            };
-            let low = positive("low_freq_factor", raw.low_freq_factor)?;
-            let high = positive("high_freq_factor", raw.high_freq_factor)?;
-            if low >= high {
-                return Err(
-                    "rope_scaling.low_freq_factor has to be below high_freq_factor".to_owned(),
-                );
-            }
-            RopeScaling::Llama3 {
-                factor: positive("factor", raw.factor)?,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_positions: raw
-                    .original_max_position_embeddings
-                    .filter(|p| (1..=MOST_DIMENSION).contains(p))
-                    .ok_or(
-                        "rope_scaling.original_max_position_embeddings has to be a positive number",
-                    )?,
-            }
-        }
-        Some(other) => {
-            return Err(format!(
-                "rope_scaling of type {other:?} is not supported, only \"llama3\" and \"default\" are"
-            ));
-        }
+    let scaling = match &raw {
+        Some(raw) => scaling(raw, fields)?,
+        None => RopeScaling::None,
     };
     Ok(Rope { theta, scaling })
+}
+
+/// What both objects say, which must not contradict each other.
+fn merged(older: Fields, newer: Fields) -> Result<Fields, String> {
+    let mut all = newer;
+    for (name, value) in older.object {
+        let other = all.object.get(&name).filter(|other| !other.is_null());
+        match other {
+            Some(other) if !value.is_null() && *other != value => {
+                return Err(format!(
+                    "rope_scaling.{name} and rope_parameters.{name} differ; remove one"
+                ));
+            }
+            Some(_) => {}
+            None => {
+                all.object.insert(name, value);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn scaling(raw: &Fields, whole: &Fields) -> Result<RopeScaling, String> {
+    let path = raw.path;
+    if raw.object.values().any(Value::is_object) {
+        return Err(format!(
+            "{path}{} differs by kind of layer, which is not supported",
+            raw.object.keys().next().map_or("", String::as_str)
+        ));
+    }
+    let kind: Option<String> = match (raw.get("rope_type")?, raw.get::<String>("type")?) {
+        (Some(newer), Some(older)) if newer != older => {
+            return Err(format!(
+                "{path}rope_type is {newer:?} and {path}type is {older:?}; remove one"
+            ));
+        }
+        (newer, older) => newer.or(older),
+    };
+    let factor: Option<f32> = raw.get("factor")?;
+    let positive = |name: &str, value: Option<f32>| {
+        value
+            .filter(|v| v.is_finite() && *v > 0.0)
+            .ok_or_else(|| format!("{path}{name} has to be a positive number"))
+    };
+    match kind.as_deref() {
+        // A factor without a kind would be ignored, and the model would be another one.
+        None if factor.is_some_and(|factor| factor != 1.0) => Err(format!(
+            "{path}factor is there without a rope_type; add \"llama3\" if it is that kind"
+        )),
+        None | Some("default") => Ok(RopeScaling::None),
+        // Positions divided by one.
+        Some("linear") if factor == Some(1.0) => Ok(RopeScaling::None),
+        Some("llama3") => {
+            let low = positive("low_freq_factor", raw.get("low_freq_factor")?)?;
+            let high = positive("high_freq_factor", raw.get("high_freq_factor")?)?;
+            if low >= high {
+                return Err(format!(
+                    "{path}low_freq_factor has to be below high_freq_factor"
+                ));
+            }
+            let name = "original_max_position_embeddings";
+            let original = match raw.count(name)? {
+                Some(original) => Some(original),
+                None => whole.count(name)?,
+            };
+            Ok(RopeScaling::Llama3 {
+                factor: positive("factor", factor)?,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_positions: original
+                    .filter(|positions| (1..=MOST_DIMENSION).contains(positions))
+                    .ok_or_else(|| format!("{path}{name} has to be a positive number"))?,
+            })
+        }
+        Some(other) => Err(format!(
+            "{path}rope_type {other:?} is not supported, only \"llama3\" and \"default\" are"
+        )),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(extra: &str) -> Result<ModelConfig, String> {
+    fn read(extra: &str) -> Result<ModelConfig, String> {
+        // The last of two fields of a name counts.
         let text = format!(
             r#"{{"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "vocab_size": 100, "max_position_embeddings": 512, "rms_norm_eps": 1e-5 {extra}}}"#
         );
-        serde_json::from_str::<RawConfig>(&text)
-            .map_err(|e| e.to_string())?
-            .check()
+        let object = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        check(&Fields { object, path: "" })
     }
 
     #[test]
     fn defaults_are_those_of_hugging_face() {
-        let config = check("").unwrap();
+        let config = read("").unwrap();
         assert_eq!(
             (config.head_dim, config.kv_heads, config.rope.theta),
             (16, 4, 10_000.0)
         );
         assert_eq!(config.tied, Tied::Separate);
-        assert_eq!(check(r#", "eos_token_id": [1, 2]"#).unwrap().eos, [1, 2]);
-        assert_eq!(check(r#", "eos_token_id": 7"#).unwrap().eos, [7]);
+        assert_eq!(read(r#", "eos_token_id": [1, 2]"#).unwrap().eos, [1, 2]);
+        assert_eq!(read(r#", "eos_token_id": 7"#).unwrap().eos, [7]);
     }
 
     #[test]
@@ -383,8 +479,170 @@ mod tests {
             ),
             (r#", "rope_theta": -1.0"#, "rope_theta"),
         ] {
-            let reason = check(extra).unwrap_err();
+            let reason = read(extra).unwrap_err();
             assert!(reason.contains(word), "{extra}: {reason}");
         }
+    }
+
+    #[test]
+    fn every_spelling_of_one_rope_is_that_rope() {
+        let llama3 = r#""factor": 8, "low_freq_factor": 1.0, "high_freq_factor": 4.0"#;
+        let original = r#""original_max_position_embeddings": 8192"#;
+        let expected = Rope {
+            theta: 500_000.0,
+            scaling: RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_positions: 8192,
+            },
+        };
+        for extra in [
+            format!(
+                r#", "rope_theta": 500000.0, "rope_scaling": {{"rope_type": "llama3", {llama3}, {original}}}"#
+            ),
+            format!(
+                r#", "rope_theta": 500000, "rope_scaling": {{"type": "llama3", {llama3}, {original}}}"#
+            ),
+            // Both names, as many converted checkpoints have it.
+            format!(
+                r#", "rope_theta": 5e5, "rope_scaling": {{"type": "llama3", "rope_type": "llama3", {llama3}, {original}}}"#
+            ),
+            format!(
+                r#", "rope_parameters": {{"rope_theta": 500000.0, "rope_type": "llama3", {llama3}, {original}}}"#
+            ),
+            format!(
+                r#", "rope_scaling": null, "rope_theta": 5e5, "rope_parameters":
+                    {{"rope_theta": 5e5, "rope_type": "llama3", "type": null, {llama3},
+                      "original_max_position_embeddings": 8192.0}}"#
+            ),
+            format!(
+                r#", "rope_scaling": {{"rope_type": "llama3", {llama3}, {original}}}, "rope_parameters":
+                    {{"rope_theta": 5e5, "rope_type": "llama3", {llama3}}}"#
+            ),
+            format!(
+                r#", "rope_theta": 5e5, {original}, "rope_scaling": {{"rope_type": "llama3", {llama3}}}"#
+            ),
+        ] {
+            assert_eq!(read(&extra).unwrap().rope, expected, "{extra}");
+        }
+        let plain = Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        };
+        for extra in [
+            r#", "rope_theta": null, "rope_scaling": null, "rope_parameters": null"#,
+            r#", "rope_scaling": {}"#,
+            r#", "rope_scaling": {"type": null, "factor": null}"#,
+            r#", "rope_scaling": {"rope_type": "default"}"#,
+            r#", "rope_scaling": {"type": "linear", "factor": 1.0}"#,
+            r#", "rope_parameters": {"rope_theta": 10000, "rope_type": "default"}"#,
+        ] {
+            assert_eq!(read(extra).unwrap().rope, plain, "{extra}");
+        }
+    }
+
+    #[test]
+    fn ids_may_be_one_or_many_or_none() {
+        for (extra, expected) in [
+            (r#", "eos_token_id": null"#, &[][..]),
+            (r#", "eos_token_id": -1"#, &[]),
+            (r#", "eos_token_id": []"#, &[]),
+            (r#", "eos_token_id": [null]"#, &[]),
+            (r#", "eos_token_id": 0"#, &[0]),
+            (r#", "eos_token_id": [9, -1, 2, 9]"#, &[9, 2]),
+        ] {
+            assert_eq!(read(extra).unwrap().eos, expected, "{extra}");
+        }
+        for (extra, expected) in [
+            (r#", "bos_token_id": -1"#, None),
+            (r#", "bos_token_id": null"#, None),
+            (r#", "bos_token_id": [1]"#, Some(1)),
+        ] {
+            assert_eq!(read(extra).unwrap().bos, expected, "{extra}");
+        }
+    }
+
+    #[test]
+    fn null_is_not_there_and_what_is_wrong_is_named() {
+        let nulls = r#", "head_dim": null, "num_key_value_heads": null, "hidden_act": null, "model_type": null,
+            "tie_word_embeddings": null, "attention_bias": null, "mlp_bias": null, "rms_norm_eps": null"#;
+        let config = read(nulls).unwrap();
+        assert_eq!((config.head_dim, config.kv_heads), (16, 4));
+        assert!((config.norm_eps - 1e-6).abs() < 1e-12);
+        for (extra, word) in [
+            (r#", "hidden_size": null"#, "hidden_size is missing"),
+            (r#", "vocab_size": "100""#, "vocab_size is \"100\""),
+            (r#", "vocab_size": -3"#, "vocab_size is -3"),
+            (r#", "vocab_size": 1.5"#, "vocab_size is 1.5"),
+            (r#", "eos_token_id": "</s>""#, "eos_token_id"),
+            (r#", "eos_token_id": [1, 5000000000]"#, "5000000000"),
+            (r#", "rope_scaling": 2.0"#, "rope_scaling is 2.0"),
+            (
+                r#", "rope_scaling": {"factor": 2.0}"#,
+                "without a rope_type",
+            ),
+            (
+                r#", "rope_scaling": {"type": "linear", "factor": 2.0}"#,
+                "linear",
+            ),
+            (
+                r#", "rope_scaling": {"type": "default", "rope_type": "llama3"}"#,
+                "remove one",
+            ),
+            (
+                r#", "rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}"#,
+                "in another",
+            ),
+            (
+                r#", "rope_scaling": {"factor": 8.0, "type": "llama3"}, "rope_parameters": {"factor": 4.0}"#,
+                "factor differ",
+            ),
+            (
+                r#", "rope_parameters": {"full_attention": {"rope_type": "default"}}"#,
+                "kind of layer",
+            ),
+        ] {
+            let reason = read(extra).unwrap_err();
+            assert!(reason.contains(word), "{extra}: {reason}");
+        }
+    }
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn generation_settings_name_the_end_of_text_unless_they_name_none() {
+        let config = r#"{"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "vocab_size": 100, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "eos_token_id": 7}"#;
+        for (generation, expected) in [
+            (r#"{"eos_token_id": [3, 4]}"#, &[3, 4][..]),
+            (r#"{"eos_token_id": -1}"#, &[7]),
+            (r#"{"eos_token_id": null}"#, &[7]),
+            ("{}", &[7]),
+            // Beyond the vocabulary there is nothing to stop at.
+            (r#"{"eos_token_id": [3, 100]}"#, &[3]),
+        ] {
+            let dir = folder(&[
+                ("config.json", config),
+                ("generation_config.json", generation),
+            ]);
+            let eos = ModelConfig::read(dir.path()).unwrap().eos;
+            assert_eq!(eos, expected, "{generation}");
+        }
+    }
+
+    #[test]
+    fn a_pointer_of_git_lfs_is_named_as_such() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+        let dir = folder(&[("config.json", pointer)]);
+        let error = ModelConfig::read(dir.path()).unwrap_err();
+        assert!(matches!(error, LoadError::LfsPointer { .. }), "{error}");
+        assert!(error.to_string().contains("git lfs pull"), "{error}");
     }
 }

@@ -41,6 +41,14 @@ pub enum LoadError {
         /// Which field, and what it should be.
         reason: String,
     },
+    /// Git left a pointer in place of a large file.
+    #[error(
+        "{path} is a Git LFS pointer and not the file itself; run `git lfs pull` in its folder, or download the file"
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A weight file is damaged.
     #[error("{path} is damaged ({reason}); fetch the checkpoint again")]
     Corrupt {
@@ -278,6 +286,11 @@ impl Checkpoint {
             path: path.to_owned(),
             reason,
         };
+        if config::is_lfs_pointer(&map) {
+            return Err(LoadError::LfsPointer {
+                path: path.to_owned(),
+            });
+        }
         let number = self.files.len();
         let views = SafeTensors::deserialize(&map).map_err(|e| corrupt(e.to_string()))?;
         for (name, view) in views.iter() {
@@ -377,6 +390,16 @@ fn is_plain_name(file: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pointer_of_git_lfs_is_no_damaged_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+        std::fs::write(dir.path().join("model.safetensors"), pointer).unwrap();
+        let error = Checkpoint::open(dir.path()).err().unwrap();
+        assert!(matches!(error, LoadError::LfsPointer { .. }), "{error}");
+        assert!(error.to_string().contains("model.safetensors"), "{error}");
+    }
 
     #[test]
     fn shards_stay_inside_their_folder() {

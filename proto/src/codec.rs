@@ -69,7 +69,9 @@ where
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // A message lies in one piece; the decoder reads the same bytes again.
         check(bytes.chunk())?;
-        self.inner.decode(bytes)
+        // What it refuses, such as a text that is not UTF-8, is the fault of the peer and no internal error.
+        let decoded = self.inner.decode(bytes);
+        decoded.map_err(|status| Status::invalid_argument(status.message()))
     }
 }
 

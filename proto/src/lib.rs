@@ -24,6 +24,9 @@ pub mod v1 {
     tonic::include_proto!("offshoot.v1");
 }
 
+/// The services and messages as an encoded `google.protobuf.FileDescriptorSet`, for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// The newest protocol that this version speaks; incremented whenever an older peer would misread a message.
 pub const PROTOCOL: u32 = 4;
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +22,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::port::Visits;
+use crate::rarely::Rarely;
 use crate::tls::{self, ALPN_H2, Acceptor};
 
 /// How long a new connection may take for the TLS handshake and the HTTP/2 preface. Keep-alive pings start only after
@@ -40,6 +41,8 @@ pub(crate) struct Incoming {
     tcp: TcpListener,
     /// One permit per open connection.
     permits: Arc<Semaphore>,
+    /// How many there are in all.
+    limit: usize,
     /// How long a peer may take to send the preface.
     preface_timeout: Duration,
     /// `None` for plaintext.
@@ -48,6 +51,9 @@ pub(crate) struct Incoming {
     visits: Visits,
     /// Set after a failed accept, until it is over.
     pause: Option<Pin<Box<Sleep>>>,
+    /// What is said of failed accepts, and of connections beyond the cap.
+    failures: Rarely,
+    closed: Rarely,
 }
 
 impl Incoming {
@@ -60,10 +66,13 @@ impl Incoming {
         Self {
             tcp,
             permits: Arc::new(Semaphore::new(max_connections)),
+            limit: max_connections,
             preface_timeout: PREFACE_TIMEOUT,
             tls,
             visits,
             pause: None,
+            failures: Rarely::default(),
+            closed: Rarely::default(),
         }
     }
 }
@@ -80,7 +89,9 @@ impl Stream for Incoming {
             let (tcp, peer) = match ready!(self.tcp.poll_accept(cx)) {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if let Some(times) = self.failures.handle(Instant::now()) {
+                        tracing::warn!(%error, times, "cannot accept connections; retrying");
+                    }
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                     continue;
                 }
@@ -88,7 +99,10 @@ impl Stream for Incoming {
             // A closed connection tells the peer to go elsewhere; one that stays in the system's queue would look like
             // a process that hangs.
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-                tracing::warn!(%peer, "closing a connection: too many are open");
+                if let Some(times) = self.closed.handle(Instant::now()) {
+                    let limit = self.limit;
+                    tracing::warn!(%peer, times, limit, "closing connections: too many are open; see --max-connections");
+                }
                 continue;
             };
             if self.visits.confirm(peer) {

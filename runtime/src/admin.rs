@@ -325,7 +325,7 @@ mod tests {
             let listener = self.listener.take().unwrap();
             let (readiness, drain) = (self.state.readiness.clone(), self.state.drain.clone());
             self.event_loop.spawn(async move {
-                let health = crate::health::service(&readiness, &drain).await;
+                let health = crate::health::service(&readiness, &drain, &[]).await;
                 let router = crate::serve::server(&ServerLimits::default()).add_service(health);
                 crate::serve::serve(listener, router, drain).await
             });

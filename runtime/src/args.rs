@@ -1,12 +1,14 @@
 //! The flags that every role shares.
 //!
-//! A flag overrides an environment variable, which overrides the default. A process that starts others passes `--host`
+//! A flag overrides an environment variable, which overrides the default; see [`crate::parse`] for which variables count. A
+//! process that starts others passes `--host`
 //! and `--port` to each of them explicitly, because children inherit the environment and must not all bind the same
 //! port.
 
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use crate::{AdminArgs, AnnounceArgs, ParentArgs, TelemetryArgs, TraceArgs};
 
@@ -73,8 +75,11 @@ pub struct NetArgs {
     #[arg(long, env = "OFFSHOOT_PORT", default_value_t = 0)]
     pub port: u16,
     /// Allow listening on a non-loopback address without TLS.
-    #[arg(long, env = "OFFSHOOT_ALLOW_PLAINTEXT_BIND")]
+    #[arg(long, env = "OFFSHOOT_ALLOW_PLAINTEXT_BIND", value_parser = BoolishValueParser::new())]
     pub allow_plaintext_bind: bool,
+    /// Describe the services to whoever asks, by gRPC reflection (for tools such as grpcurl).
+    #[arg(long, env = "OFFSHOOT_REFLECTION", value_parser = BoolishValueParser::new())]
+    pub reflection: bool,
     /// Open connections at most; further connections are closed at once.
     #[arg(
         long,
@@ -92,6 +97,7 @@ impl Default for NetArgs {
             host: "127.0.0.1".to_owned(),
             port: 0,
             allow_plaintext_bind: false,
+            reflection: false,
             max_connections: 256,
         }
     }
@@ -122,7 +128,7 @@ mod tests {
             probe.net.max_connections,
             NetArgs::default().max_connections
         );
-        assert!(!probe.net.allow_plaintext_bind);
+        assert!(!probe.net.allow_plaintext_bind && !probe.net.reflection);
         assert!(!probe.common.announce.announce);
         assert_eq!(probe.common.admin.admin, None);
         assert_eq!(probe.common.trace.otlp_traces_endpoint, None);

@@ -46,7 +46,16 @@ pub enum ConnectError {
         /// The transport's error.
         source: tonic::transport::Error,
     },
-    /// The server answered, but one side rejects the other or speaks another protocol.
+    /// The server answered, and ended the connection; the next one may live.
+    #[error("cannot connect to {addr}: {why}")]
+    Ended {
+        /// The address that was called.
+        addr: String,
+        /// The reason; in its text, "it" is the server.
+        why: String,
+    },
+    /// The server answered, but one side rejects the other or speaks another protocol; so it stays until somebody changes
+    /// one of them.
     #[error("cannot connect to {addr}: {why}")]
     Refused {
         /// The address that was called.
@@ -108,7 +117,8 @@ impl Caller {
     }
 
     /// Validates `addr` and returns its `HOST:PORT`. The address may begin with `http://` or `https://` if that matches
-    /// the flags of this process: a connection is never less protected than its address or the flags demand.
+    /// the flags of this process: a connection is never less protected than its address or the flags demand. It may also
+    /// begin with `dns:` or `dns:///` (as gRPC names a target), `grpc://` or `tcp://`, which say nothing of TLS.
     ///
     /// # Errors
     /// When `addr` is not an address, or its scheme contradicts the flags.
@@ -166,7 +176,11 @@ impl Caller {
             .connect_with_connector(connector)
             .await
             .map_err(|source| match find_refusal(&source) {
-                Some(Refusal(why)) => ConnectError::Refused {
+                Some(Refusal::Lasting(why)) => ConnectError::Refused {
+                    addr: addr.to_owned(),
+                    why: why.clone(),
+                },
+                Some(Refusal::Passing(why)) => ConnectError::Ended {
                     addr: addr.to_owned(),
                     why: why.clone(),
                 },
@@ -267,20 +281,58 @@ fn refusal(addr: &str, why: &'static str) -> AddressError {
     }
 }
 
+/// What an address may begin with, beside nothing.
+const PREFIXES: [(&str, Option<Scheme>); 6] = [
+    ("https://", Some(Scheme::Https)),
+    ("http://", Some(Scheme::Http)),
+    ("grpc://", None),
+    ("tcp://", None),
+    ("dns:///", None),
+    ("dns:", None),
+];
+
+/// Splits the scheme off.
+fn split(addr: &str) -> Result<(Option<Scheme>, &str), &'static str> {
+    // Schemes are not case-sensitive (RFC 3986, section 3.1). What is followed by a port alone is the name of a host.
+    let starts = |prefix: &str| {
+        addr.split_at_checked(prefix.len())
+            .is_some_and(|(start, rest)| {
+                start.eq_ignore_ascii_case(prefix) && rest.contains([':', '/'])
+            })
+    };
+    if starts("dns://") && !starts("dns:///") {
+        return Err("it names a DNS server, which only --dns-server can do; begin with dns:///");
+    }
+    if starts("unix:") {
+        return Err("it is a Unix socket, and only TCP is served");
+    }
+    if starts("grpcs://") {
+        return Err("a connection with TLS begins with https://");
+    }
+    if starts("ipv4:") || starts("ipv6:") {
+        return Err("leave the ipv4: or ipv6: out");
+    }
+    let known = PREFIXES.iter().find(|(prefix, _)| starts(prefix));
+    match known {
+        Some((prefix, scheme)) => Ok((*scheme, &addr[prefix.len()..])),
+        None if addr.contains("://") => Err(
+            "it may begin with http://, https://, grpc://, tcp:// or dns:///, and with nothing else",
+        ),
+        None => Ok((None, addr)),
+    }
+}
+
 /// The scheme and the validated `HOST:PORT` of `addr`.
 fn parse(addr: &str) -> Result<(Option<Scheme>, &str), AddressError> {
     let refuse = |why| refusal(addr, why);
     if addr.len() > MAX_ADDRESS {
         return Err(refuse("it is too long"));
     }
-    let (scheme, rest) = if let Some(rest) = addr.strip_prefix("https://") {
-        (Some(Scheme::Https), rest)
-    } else if let Some(rest) = addr.strip_prefix("http://") {
-        (Some(Scheme::Http), rest)
-    } else {
-        (None, addr)
-    };
+    let (scheme, rest) = split(addr).map_err(refuse)?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains('/') {
+        return Err(refuse("it has a path"));
+    }
     let (host, port) = rest.rsplit_once(':').ok_or(refuse("the port is missing"))?;
     match port.parse::<u16>() {
         Ok(0) => return Err(refuse("port 0 is not a valid destination")),
@@ -316,9 +368,18 @@ mod tests {
 
     #[test]
     fn both_forms_name_the_same_endpoint() {
-        for good in ["127.0.0.1:7000", "http://127.0.0.1:7000/"] {
+        for good in [
+            "127.0.0.1:7000",
+            "http://127.0.0.1:7000/",
+            "HTTP://127.0.0.1:7000",
+            "grpc://127.0.0.1:7000",
+            "tcp://127.0.0.1:7000",
+            "dns:///127.0.0.1:7000",
+            "dns:127.0.0.1:7000",
+        ] {
             assert_eq!(Caller::default().authority(good), Ok("127.0.0.1:7000"));
         }
+        assert_eq!(Caller::default().authority("dns:7000"), Ok("dns:7000"));
         for good in ["[::1]:9", "worker-3.offshoot.svc:50051", "http://a_b:1"] {
             assert!(Caller::default().endpoint(good).is_ok(), "{good}");
         }
@@ -337,7 +398,13 @@ mod tests {
             ("::1:80", "brackets"),
             ("[::g]:80", "IPv6"),
             ("user@a:80", "characters"),
-            ("http://a/b:80", "characters"),
+            ("http://a/b:80", "path"),
+            ("a:80/v1", "path"),
+            ("dns://8.8.8.8/a:80", "--dns-server"),
+            ("unix:/run/a.sock", "Unix"),
+            ("grpcs://a:80", "https://"),
+            ("ipv4:10.0.0.1:80", "leave"),
+            ("xds:///a:80", "nothing else"),
             ("a b:80", "characters"),
         ] {
             let error = Caller::default().authority(bad).unwrap_err().to_string();

@@ -10,10 +10,11 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::http::Uri;
@@ -27,13 +28,25 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First byte of a TLS alert (RFC 8446, section 5.1), with which a TLS server answers plaintext. An HTTP/2 server
 /// cannot send it first: a frame begins with the high byte of its length, and the first frame is short.
 const TLS_ALERT: u8 = 21;
-/// First byte of an HTTP/1 response.
-const HTTP_1: u8 = b'H';
+/// With what an HTTP/1 response begins.
+const HTTP_1: &[u8; 5] = b"HTTP/";
+/// How long an HTTP/1 server may take to answer when it is asked whether it is one.
+const HTTP_1_PATIENCE: Duration = Duration::from_secs(1);
+/// Type of the frame that an HTTP/2 server sends first (RFC 9113, section 3.4).
+const SETTINGS: u8 = 4;
+/// Bytes of a server's first words that are looked at, and shown where they are not HTTP/2.
+const FIRST_BYTES: usize = 24;
 
 /// Why a connection failed although a server answered; "it" is the server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Refusal(pub(crate) String);
+pub(crate) enum Refusal {
+    /// Until somebody changes one of the two sides.
+    #[error("{0}")]
+    Lasting(String),
+    /// It may be different the next time.
+    #[error("{0}")]
+    Passing(String),
+}
 
 /// Connects to the host and port in `uri`. With TLS the server's certificate has to carry `name`, or that host if there
 /// is no `name`.
@@ -48,11 +61,18 @@ pub(crate) async fn dial(
     // more time than a model step.
     connector.set_nodelay(true);
     let host = uri.host().unwrap_or_default().to_owned();
-    let mut tcp = connector.ready().await?.call(uri).await?.into_inner();
+    let mut tcp = connector
+        .ready()
+        .await?
+        .call(uri.clone())
+        .await?
+        .into_inner();
     let Some(tls) = tls else {
-        tcp.write_all(PREFACE).await?;
-        let mut first = [0];
-        let received = tcp.peek(&mut first).await?;
+        let mut first = [0; FIRST_BYTES];
+        let received = greet(&mut tcp, &mut first).await?;
+        if received == 0 && speaks_http_1(connector, uri).await {
+            check(HTTP_1)?;
+        }
         check(&first[..received])?;
         return Ok(TokioIo::new(Transport::new(Stage::Plain(tcp))));
     };
@@ -62,11 +82,12 @@ pub(crate) async fn dial(
         .unwrap_or(&host);
     let expected = tls
         .expected(name.as_deref().unwrap_or(bare))
-        .map_err(|error| Refusal(error.to_string()))?;
+        .map_err(|error| Refusal::Lasting(error.to_string()))?;
     let handshake = tls.connector().connect(expected, tcp);
     let mut stream = handshake.await.map_err(|error| refusal(&error))?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
-        return Err(Refusal("it does not speak HTTP/2 over TLS".to_owned()).into());
+        let why = "it does not speak HTTP/2 over TLS";
+        return Err(Refusal::Lasting(why.to_owned()).into());
     }
     let first = async {
         stream.write_all(PREFACE).await?;
@@ -79,25 +100,77 @@ pub(crate) async fn dial(
     )))))
 }
 
+/// Sends the preface; how many bytes of the answer are there, none if the server hangs up.
+async fn greet(tcp: &mut TcpStream, first: &mut [u8]) -> io::Result<usize> {
+    let answer = async {
+        tcp.write_all(PREFACE).await?;
+        tcp.peek(first).await
+    };
+    match answer.await {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ) =>
+        {
+            Ok(0)
+        }
+        answer => answer,
+    }
+}
+
+/// Whether a server that hangs up on HTTP/2 answers HTTP/1, as an admin port does.
+async fn speaks_http_1(mut connector: HttpConnector, uri: Uri) -> bool {
+    let asked = async {
+        let mut tcp = connector
+            .ready()
+            .await
+            .ok()?
+            .call(uri)
+            .await
+            .ok()?
+            .into_inner();
+        tcp.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut first = [0; HTTP_1.len()];
+        tcp.read_exact(&mut first).await.ok()?;
+        Some(first == *HTTP_1)
+    };
+    let answer = tokio::time::timeout(HTTP_1_PATIENCE, asked).await;
+    matches!(answer, Ok(Some(true)))
+}
+
 /// Whether the first bytes from the server look like HTTP/2.
 fn check(first: &[u8]) -> Result<(), Refusal> {
-    let why = match first.first() {
-        None => "it closed the connection at once; does it have too many connections?",
-        Some(&TLS_ALERT) => {
+    let why = match first {
+        [] => {
+            let why = "it closed the connection at once; does it have too many connections, or is it another service?";
+            return Err(Refusal::Passing(why.to_owned()));
+        }
+        [TLS_ALERT, ..] => {
             "it speaks TLS, but this connection is plaintext; give --tls-ca, and --tls-cert and --tls-key if it \
              requires a certificate"
+                .to_owned()
         }
-        Some(&HTTP_1) => "it speaks HTTP/1, not gRPC",
-        Some(_) => return Ok(()),
+        first if first.starts_with(HTTP_1) => {
+            "it speaks HTTP/1, not gRPC; is this an admin port, or another service?".to_owned()
+        }
+        // The length of the frame, which is short, and its type.
+        [0] | [0, _] | [0, _, _] | [0, _, _, SETTINGS, ..] => return Ok(()),
+        other => format!(
+            "it does not speak gRPC: it says \"{}\"; is it another service?",
+            other[..other.len().min(FIRST_BYTES)].escape_ascii()
+        ),
     };
-    Err(Refusal(why.to_owned()))
+    Err(Refusal::Lasting(why))
 }
 
 fn refusal(error: &io::Error) -> Refusal {
-    Refusal(match tls_cause(error) {
-        Some(cause) => tls::explain(cause),
-        None => format!("it ended the TLS handshake ({error}); does it speak TLS?"),
-    })
+    match tls_cause(error) {
+        Some(cause) => Refusal::Lasting(tls::explain(cause)),
+        None => Refusal::Passing(format!(
+            "it ended the TLS handshake ({error}); does it speak TLS?"
+        )),
+    }
 }
 
 /// The client side of a connection.
@@ -212,7 +285,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
     use super::*;
-    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     /// Calls a server that answers the preface with `first`; returns the connection and what the server received.
@@ -248,11 +320,34 @@ mod tests {
         );
     }
 
+    /// As hyper's HTTP/1 server does.
+    #[tokio::test]
+    async fn an_http_1_server_that_hangs_up_on_http_2_is_recognised() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let server = async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            peer.read_exact(&mut [0; 9]).await.unwrap();
+            drop(peer);
+            let (mut peer, _) = listener.accept().await.unwrap();
+            peer.read_exact(&mut [0; 4]).await.unwrap();
+            peer.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n")
+                .await
+                .unwrap();
+        };
+        let (dialled, ()) = tokio::join!(dial(uri.parse().unwrap(), None, None), server);
+        let error = dialled.map(TokioIo::into_inner).unwrap_err().to_string();
+        assert!(error.contains("it speaks HTTP/1"), "{error}");
+    }
+
     #[tokio::test]
     async fn servers_of_other_protocols_are_recognised() {
         for (first, why) in [
             (&[21, 3, 3, 0, 2, 2, 50][..], "it speaks TLS"),
             (b"HTTP/1.1 400 Bad Request\r\n", "HTTP/1"),
+            (b"SSH-2.0-x\r\n", "it says \"SSH-2.0-x\\r\\n\""),
+            (b"-ERR unknown command\r\n", "-ERR"),
+            (&[0, 0, 8, 6, 0, 0, 0, 0, 0], "does not speak gRPC"),
             (b"", "closed the connection"),
         ] {
             let error = call(first).await.0.unwrap_err();

@@ -1,7 +1,8 @@
 //! The standard gRPC health service (`grpc.health.v1`) and readiness.
 //!
-//! There are three service names: `liveness` is serving for as long as the process runs its event loop; `readiness` and
-//! `""` are serving from when the last latch is dropped until the process leaves ([`Drain::is_leaving`]).
+//! There are these names: `liveness` is serving for as long as the process runs its event loop; `readiness`, `""` and the
+//! name of each gRPC service of the process are serving from when the last latch is dropped until the process leaves
+//! ([`Drain::is_leaving`]).
 //!
 //! Readiness is a count of latches: each component that has to finish something before the process is usable (load a
 //! model, reach a worker) takes one and drops it when done. A component that fails keeps its latch, so a half-started
@@ -83,13 +84,19 @@ impl Drop for Latch {
     }
 }
 
-/// The health service of a process. It follows `readiness` and `drain`.
+/// The health service of a process. It follows `readiness` and `drain`. `names` are the full names of the gRPC services
+/// that the process serves, which clients may ask for as well.
 ///
 /// When the process leaves, every open `Watch` stream gets the new status; when the drain begins, they end, so that no
 /// watcher delays the shutdown.
-pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl Health> {
+pub async fn service(
+    readiness: &Readiness,
+    drain: &Drain,
+    names: &[&'static str],
+) -> HealthServer<impl Health + use<>> {
+    let names: Vec<&str> = [OVERALL, READINESS].iter().chain(names).copied().collect();
     let (reporter, server) = health_reporter();
-    set(&reporter, ServingStatus::NotServing).await;
+    set(&reporter, &names, ServingStatus::NotServing).await;
     reporter
         .set_service_status(LIVENESS, ServingStatus::Serving)
         .await;
@@ -109,7 +116,7 @@ pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl 
                 } else {
                     ServingStatus::NotServing
                 };
-                set(&reporter, status).await;
+                set(&reporter, &names, status).await;
             }
             tokio::select! {
                 biased;
@@ -120,26 +127,23 @@ pub async fn service(readiness: &Readiness, drain: &Drain) -> HealthServer<impl 
                 }
             }
         }
-        set(&reporter, ServingStatus::NotServing).await;
-        end_watches(reporter).await;
+        set(&reporter, &names, ServingStatus::NotServing).await;
+        end_watches(reporter, &names).await;
     });
     server
 }
 
-async fn set(reporter: &HealthReporter, status: ServingStatus) {
-    for name in [OVERALL, READINESS] {
-        reporter.set_service_status(name, status).await;
+async fn set(reporter: &HealthReporter, names: &[&str], status: ServingStatus) {
+    for name in names {
+        reporter.set_service_status(*name, status).await;
     }
 }
 
 /// Replaces every status entry by a new one of the same value: streams that watch the old entry end after its last
 /// value, and new calls find the new entry.
-async fn end_watches(mut reporter: HealthReporter) {
-    for (name, status) in [
-        (OVERALL, ServingStatus::NotServing),
-        (READINESS, ServingStatus::NotServing),
-        (LIVENESS, ServingStatus::Serving),
-    ] {
+async fn end_watches(mut reporter: HealthReporter, names: &[&str]) {
+    let follow = names.iter().map(|name| (*name, ServingStatus::NotServing));
+    for (name, status) in follow.chain([(LIVENESS, ServingStatus::Serving)]) {
         reporter.clear_service_status(name).await;
         reporter.set_service_status(name, status).await;
     }

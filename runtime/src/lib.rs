@@ -9,7 +9,7 @@
 //! # #[derive(Parser)]
 //! # struct Args { #[command(flatten)] common: offshoot_runtime::CommonArgs, #[command(flatten)] net: offshoot_runtime::NetArgs }
 //! # async fn main_() -> Result<(), Box<dyn std::error::Error>> {
-//! # let args = Args::parse();
+//! # let args: Args = offshoot_runtime::parse();
 //! use offshoot_runtime::{Drain, Listener, Readiness, ServerLimits, announce, health, parent, serve, telemetry};
 //!
 //! telemetry::init(&args.common.telemetry)?;
@@ -20,7 +20,7 @@
 //! let loading = readiness.latch();
 //! let listener = Listener::bind(&args.net).await?;
 //! let router = serve::server(&ServerLimits::default())
-//!     .add_service(health::service(&readiness, &drain).await);
+//!     .add_service(health::service(&readiness, &drain, &[]).await);
 //! let addr = listener.local_addr();
 //! drain.spawn(serve::serve(listener, router, drain.clone()));
 //! // ... load the model ...
@@ -40,6 +40,7 @@ pub mod admin;
 pub mod announce;
 pub mod args;
 pub mod client;
+mod command_line;
 mod dial;
 pub mod drain;
 pub mod health;
@@ -47,6 +48,9 @@ pub mod metrics;
 pub mod outbox;
 pub mod parent;
 pub mod port;
+mod rarely;
+pub mod reflection;
+mod report;
 pub mod seed;
 pub mod serve;
 pub mod telemetry;
@@ -57,11 +61,13 @@ pub use admin::{AdminArgs, AdminError};
 pub use announce::{AnnounceArgs, Announcement};
 pub use args::{CommonArgs, NetArgs};
 pub use client::{AddressError, Caller, ConnectError, KeepAlive, channel, connect};
+pub use command_line::{items, parse};
 pub use drain::{Drain, Drained};
 pub use health::{Latch, Readiness};
 pub use metrics::Metrics;
 pub use parent::ParentArgs;
 pub use port::Port;
+pub use report::report;
 pub use serve::{BindError, Listener, ServerLimits};
 pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError};
 pub use tls::{ClientAuth, Purpose, Tls, TlsArgs, TlsError};

@@ -38,7 +38,10 @@ pub struct ServerLimits {
     pub streams: u32,
     /// Size of the headers of a request, in bytes.
     pub header_list: u32,
-    /// Reset streams remembered per connection; this limits rapid-reset attacks.
+    /// Calls per connection that may be cancelled before the server has begun with them, and that many more that it has
+    /// to reset itself. A connection with more is closed (GOAWAY with ENHANCE_YOUR_CALM, which clients see as
+    /// UNAVAILABLE), because what comes so fast is an attack. As many as may be open, so that a client may cancel all its
+    /// calls at once.
     pub reset_streams: usize,
     /// How long a call may take until its response starts. A stream may then last as long as it likes.
     pub response_start: Duration,
@@ -52,7 +55,7 @@ impl Default for ServerLimits {
             pending_calls: 256,
             streams: 1024,
             header_list: 16 * 1024,
-            reset_streams: 64,
+            reset_streams: 1024,
             response_start: Duration::from_secs(60),
             keep_alive: KeepAlive::default(),
         }

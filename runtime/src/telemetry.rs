@@ -49,7 +49,7 @@ pub enum LogFormat {
 pub enum TelemetryError {
     /// The filter is malformed.
     #[error(
-        "invalid log filter {filter:?}: {source}; give a level (error, warn, info, debug, \
+        "invalid log filter {filter:?}: {source}; give --log-level or OFFSHOOT_LOG a level (error, warn, info, debug, \
          trace) or directives such as info,offshoot_worker=debug"
     )]
     Filter {

@@ -29,7 +29,7 @@ async fn start(args: NetArgs, readiness: Readiness) -> Running {
     let listener = Listener::bind(&args).await.unwrap();
     let addr = listener.local_addr();
     let router = serve::server(&ServerLimits::default())
-        .add_service(health::service(&readiness, &drain).await);
+        .add_service(health::service(&readiness, &drain, &[]).await);
     drain.spawn(serve::serve(listener, router, drain.clone()));
     Running {
         addr,
@@ -95,7 +95,7 @@ async fn the_port_answers_while_it_is_served() {
     assert!(!port.answers().await, "nobody accepts yet");
     let (readiness, drain) = (Readiness::new(), Drain::new());
     let router = serve::server(&ServerLimits::default())
-        .add_service(health::service(&readiness, &drain).await);
+        .add_service(health::service(&readiness, &drain, &[]).await);
     drain.spawn(serve::serve(listener, router, drain.clone()));
     assert!(port.answers().await && port.clone().answers().await);
     drain.shutdown(LIMIT).await;
@@ -112,7 +112,7 @@ async fn a_port_that_accepts_no_more_connections_does_not_answer() {
     let (port, addr) = (listener.port(), listener.local_addr());
     let (readiness, drain) = (Readiness::new(), Drain::new());
     let router = serve::server(&ServerLimits::default())
-        .add_service(health::service(&readiness, &drain).await);
+        .add_service(health::service(&readiness, &drain, &[]).await);
     drain.spawn(serve::serve(listener, router, drain.clone()));
     let mut client = client(addr).await;
     client.check(service("")).await.unwrap();

@@ -42,7 +42,7 @@ async fn start(args: &TlsArgs, auth: ClientAuth) -> Server {
     let drain = Drain::new();
     let readiness = Readiness::new();
     let router = serve::server(&ServerLimits::default())
-        .add_service(health::service(&readiness, &drain).await);
+        .add_service(health::service(&readiness, &drain, &[]).await);
     drain.spawn(serve::serve(listener, router, drain.clone()));
     Server {
         addr,
@@ -201,7 +201,7 @@ async fn plaintext_and_tls_recognise_each_other() {
     let plain = Listener::bind(&NetArgs::default()).await.unwrap();
     let addr = plain.local_addr();
     let router = serve::server(&ServerLimits::default())
-        .add_service(health::service(&Readiness::new(), &drain).await);
+        .add_service(health::service(&Readiness::new(), &drain, &[]).await);
     drain.spawn(serve::serve(plain, router, drain.clone()));
     let error = call(&caller(&client.args()), addr).await.unwrap_err();
     assert!(error.contains("does not speak TLS"), "{error}");

@@ -3,6 +3,9 @@
 //! The same as `offshoot target-worker`; see the crate's documentation.
 //! It parses the flags and runs; everything else is the library's.
 
+use std::io::Write;
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// Run a target worker (verifies and commits tokens), or a qualifier (gives advice)
@@ -14,7 +17,19 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     offshoot_target_worker::install_crypto();
-    offshoot_target_worker::run(Cli::parse().args).await
+    let cli: Cli = worker::parse();
+    match offshoot_target_worker::run(cli.args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where even standard error is closed, the exit status still reports the failure.
+            let _ = writeln!(
+                std::io::stderr(),
+                "error: {}",
+                worker::report(error.as_ref())
+            );
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -22,6 +22,15 @@ pub enum TextError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Git left a pointer in place of the file.
+    #[error(
+        "the tokenizer at {path} is a Git LFS pointer and not the file itself; run `git lfs pull` in its folder, or \
+         download the file"
+    )]
+    LfsPointer {
+        /// The file that was opened.
+        path: PathBuf,
+    },
     /// The file is larger than any real tokenizer; nothing of it was parsed.
     #[error(
         "the tokenizer at {path} is larger than {limit} bytes, the most that is accepted: \

@@ -80,6 +80,10 @@ impl Tokenizer {
                 limit: MAX_TOKENIZER_BYTES,
             });
         }
+        // What Git leaves in place of a large file that was not fetched (git-lfs, `docs/spec.md`).
+        if content.starts_with(b"version https://git-lfs.github.com/spec/") {
+            return Err(TextError::LfsPointer { path });
+        }
         parse(&content, &path.display().to_string())
     }
 

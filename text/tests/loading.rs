@@ -106,6 +106,12 @@ fn a_missing_or_oversized_file_is_a_typed_error() {
     assert!(matches!(error, TextError::Missing { .. }), "{error}");
     assert!(error.to_string().contains("tokenizer.json"), "{error}");
 
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    std::fs::write(dir.path().join("tokenizer.json"), pointer).unwrap();
+    let error = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(matches!(error, TextError::LfsPointer { .. }), "{error}");
+    assert!(error.to_string().contains("git lfs pull"), "{error}");
+
     let big = dir.path().join("tokenizer.json");
     let file = std::fs::File::create(&big).unwrap();
     file.set_len(MAX_TOKENIZER_BYTES as u64 + 1).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use runtime::{
     ClientAuth, CommonArgs, Drain, KeepAlive, Listener, Metrics, NetArgs, Purpose, Readiness,
-    ServerLimits, TlsArgs, admin, trace,
+    ServerLimits, TlsArgs, admin, reflection, trace,
 };
 use speculation::strategy::Registry;
 
@@ -51,6 +51,12 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     let role = offer.role.name();
     runtime::telemetry::init(&args.common.telemetry)?;
+    let model = &args.model.model;
+    anyhow::ensure!(
+        model.exists(),
+        "there is nothing at {}, which --model or OFFSHOOT_MODEL names",
+        model.display()
+    );
     let drain = Drain::new();
     drain.on_signals_after(args.common.stop_delay())?;
     runtime::parent::exit_with_parent(&args.common.parent, &drain)?;
@@ -91,9 +97,11 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
         keep_alive: KeepAlive::LINK,
         ..ServerLimits::default()
     };
+    let names = [proto::v1::worker_server::SERVICE_NAME];
     let router = runtime::serve::server(&limits)
-        .add_service(runtime::health::service(&readiness, &drain).await)
+        .add_service(runtime::health::service(&readiness, &drain, &names).await)
         .add_service(service::service(handle.clone(), &drain, &readiness));
+    let router = reflection::add(router, &args.net, &names, proto::FILE_DESCRIPTOR_SET)?;
     // Connections outlast the drain: a coordinator that opens a session meanwhile learns that the worker stops, and not that
     // it cannot be reached, which would say nothing about the sessions that it still has there.
     let connections = Drain::new();

@@ -59,6 +59,8 @@ fn seconds(given: &str) -> Result<Duration, String> {
 /// When the coordinator cannot be reached or the terminal cannot be used.
 pub(crate) async fn run(args: TopArgs) -> Result<End> {
     let caller = Caller::new(args.tls.load(Purpose::Call)?);
+    let checked = caller.authority(&args.connect);
+    checked.context("--connect or OFFSHOOT_CONNECT")?;
     let mut client = Client::connect(&args.connect, &caller).await?;
     let first = client.cluster().await?;
     if args.once {

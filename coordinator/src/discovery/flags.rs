@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use hickory_resolver::proto::rr::{IntoName, Name};
-use runtime::{AddressError, Caller};
+use runtime::{AddressError, Caller, items};
 
 /// The flags about sources of workers. Lists are separated by commas in environment variables.
 #[derive(ClapArgs, Clone, Debug, Default)]
@@ -79,16 +79,20 @@ pub struct DiscoveryConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
     /// It is not `NAME:PORT`.
-    #[error(transparent)]
+    #[error("--workers-dns or OFFSHOOT_WORKERS_DNS: {0}")]
     Address(#[from] AddressError),
     /// There is nothing to look up.
-    #[error("{0} is an address and not a name; give it with --worker")]
+    #[error(
+        "--workers-dns or OFFSHOOT_WORKERS_DNS: {0} is an address and not a name; give it with --worker"
+    )]
     NotName(String),
     /// It is no name of a host.
-    #[error("{0:?} is not a DNS name")]
+    #[error("--workers-dns or OFFSHOOT_WORKERS_DNS: {0:?} is not a DNS name")]
     Name(String),
     /// It is no name of a service.
-    #[error("{0:?} is not the name of a service; give _SERVICE._PROTOCOL.DOMAIN")]
+    #[error(
+        "--workers-srv or OFFSHOOT_WORKERS_SRV: {0:?} is not the name of a service; give _SERVICE._PROTOCOL.DOMAIN"
+    )]
     Service(String),
 }
 
@@ -98,15 +102,18 @@ impl DiscoveryConfig {
     /// # Errors
     /// When a name is not one.
     pub fn new(args: &DiscoveryArgs, caller: &Caller) -> Result<Self, DiscoveryError> {
-        let names = args.names.iter().map(|given| host_port(given, caller));
-        let services = args.services.iter().map(|given| match name(given) {
-            Some(name) if name.num_labels() >= 2 && given.starts_with('_') => Ok(given.clone()),
-            Some(_) | None => Err(DiscoveryError::Service(given.clone())),
+        let names = items(&args.names).map(|given| host_port(given, caller));
+        let services = items(&args.services).map(|given| match name(given) {
+            Some(name) if name.num_labels() >= 2 && given.starts_with('_') => Ok(given.to_owned()),
+            Some(_) | None => Err(DiscoveryError::Service(given.to_owned())),
         });
         Ok(DiscoveryConfig {
             names: names.collect::<Result<_, _>>()?,
             services: services.collect::<Result<_, _>>()?,
-            files: args.files.clone(),
+            files: (args.files.iter())
+                .filter(|path| !path.as_os_str().is_empty())
+                .cloned()
+                .collect(),
             dns_server: args.dns_server,
             dns_refresh: Duration::from_secs(args.dns_refresh.max(1)),
         })
@@ -170,7 +177,6 @@ mod tests {
             (&["a..b:1"], &[], "not a DNS name"),
             (&[], &["tcp.a.b"], "_SERVICE"),
             (&[], &["_tcp"], "_SERVICE"),
-            (&[], &[""], "_SERVICE"),
         ] {
             let error = config(names, services).unwrap_err();
             assert!(error.contains(why), "{names:?} {services:?} gave {error}");

@@ -1,8 +1,9 @@
 //! One process per role, on ephemeral loopback ports.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -76,12 +77,36 @@ impl Process {
 
     /// Starts a role at an address of this machine and waits for its announcement.
     pub fn start_at(arguments: &[String], addr: SocketAddr) -> anyhow::Result<Process> {
-        let mut child = Command::new(binary()?)
+        let mut command = Command::new(binary()?);
+        command
             .args(arguments)
             .args(["--host", &addr.ip().to_string()])
             .args(["--port", &addr.port().to_string()])
             .args(["--announce", "--exit-with-parent"])
-            .args(["--log-level", &log_level()])
+            .args(["--log-level", &log_level()]);
+        Process::spawn(command, arguments)
+    }
+
+    /// Starts a role on a free port with its log, warnings and errors, in a file. It can open `descriptors` files and
+    /// connections, if that is given.
+    pub fn start_logged(
+        arguments: &[String],
+        log: &Path,
+        descriptors: Option<u32>,
+    ) -> anyhow::Result<Process> {
+        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
+            .arg(binary()?)
+            .args(arguments)
+            .args(["--announce", "--exit-with-parent", "--log-level", "warn"])
+            .stderr(File::create(log)?);
+        Process::spawn(command, arguments)
+    }
+
+    fn spawn(mut command: Command, arguments: &[String]) -> anyhow::Result<Process> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

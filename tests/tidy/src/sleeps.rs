@@ -25,6 +25,10 @@ pub const MAY_SLEEP: &[MaySleep] = &[
         reason: "a client that is refused waits as long as the server tells it to, as clients do",
     },
     MaySleep {
+        path: "tests/e2e/examples/client.rs",
+        reason: "the example of a client pauses before it asks the next coordinator, as clients should",
+    },
+    MaySleep {
         path: "tests/e2e/src/proxy/",
         reason: "a network is made slow by holding back what it carries until it is due",
     },

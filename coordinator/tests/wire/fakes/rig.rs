@@ -113,7 +113,7 @@ impl Rig {
         let listener = Listener::bind(&NetArgs::default()).await.unwrap();
         let addr = listener.local_addr();
         let router = serve::server(&ServerLimits::default())
-            .add_service(health::service(&readiness, &drain).await)
+            .add_service(health::service(&readiness, &drain, &[]).await)
             .add_service(coordinator.service());
         tokio::spawn(serve::serve(listener, router, Drain::new()));
         coordinator.tried().await;
