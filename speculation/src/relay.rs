@@ -156,15 +156,19 @@ pub struct Relay {
     advised: (u64, u64),
     gone: SessionStats,
     history: Option<HistoryKey>,
+    /// Tokens that may be committed beyond what the client has taken.
+    credit: u32,
 }
 
 impl Relay {
     /// A session without workers.
-    pub fn new(config: RelayConfig) -> Self {
-        let len = len_u32(&config.text);
+    pub fn new(mut config: RelayConfig) -> Self {
+        // A long text is kept once.
+        let text = core::mem::take(&mut config.text);
+        let len = len_u32(&text);
         Relay {
             term: Term(0),
-            text: config.text.clone(),
+            text,
             tree: Tree::new(len),
             groups: Groups::default(),
             members: BTreeMap::new(),
@@ -179,8 +183,16 @@ impl Relay {
             advised: (0, 0),
             gone: SessionStats::default(),
             history: None,
+            credit: CLIENT_CREDIT,
             config,
         }
+    }
+
+    /// Lets the text get this many tokens ahead of its client, instead of [`CLIENT_CREDIT`].
+    #[must_use]
+    pub fn with_credit(mut self, tokens: u32) -> Self {
+        self.credit = tokens;
+        self
     }
 
     /// Replaces what is known about how far each source can be trusted, so that sessions learn from each other.
@@ -530,7 +542,19 @@ impl Relay {
     }
 
     fn allowed_len(&self) -> u32 {
-        self.consumed.saturating_add(CLIENT_CREDIT)
+        self.consumed.saturating_add(self.credit)
+    }
+
+    /// Credit that has grown by less is not worth a message of its own.
+    fn credit_step(&self) -> u32 {
+        (self.credit / 4).max(1)
+    }
+
+    /// Whether the client leaves so much of the text untaken that the target stands, or will without being told of more
+    /// credit.
+    pub fn is_left_standing(&self) -> bool {
+        let most = self.credit - self.credit_step();
+        len_u32(&self.text) > self.consumed.saturating_add(most)
     }
 
     /// Tokens for the client that were not handed out yet, with their scores if the session has any.
@@ -558,7 +582,7 @@ impl Relay {
     /// The next update for a worker, if there is anything new. Call it when the stream has taken the previous update.
     pub fn poll_update(&mut self, key: WorkerKey) -> Option<Addressed<ReplicaUpdate>> {
         let round_done = (self.members.get(&key)).and_then(|member| self.round_done(member));
-        let allowed_len = self.allowed_len();
+        let (allowed_len, step) = (self.allowed_len(), self.credit_step());
         let shard = self.shard_of(key);
         let rule = self.rule();
         let member = self.members.get_mut(&key)?;
@@ -601,8 +625,7 @@ impl Relay {
         }
         let commit = self.text[base_len as usize..until].to_vec();
         let round_done = round_done.filter(|_| member.sent_round != round_done);
-        // Credit that has barely moved is not worth a message of its own.
-        let more_credit = allowed_len >= member.sent_allowed + CLIENT_CREDIT / 4;
+        let more_credit = allowed_len >= member.sent_allowed + step;
         let new_shard = shard.filter(|_| member.sent_shard != shard);
         let scored = self.scores.prompt_next();
         let more_scored = member.duties.has(Duty::Commit) && scored > member.sent_scored;
