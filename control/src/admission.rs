@@ -6,6 +6,10 @@ use speculation::Time;
 /// The shortest and the longest time after which a refused client may try again.
 const RETRY: (Time, Time) = (Time::from_millis(100), Time::from_secs(30));
 
+/// A client may have this many times as many places as are free, so that it cannot have all of them (dynamic thresholds,
+/// Choudhury and Hahne 1998). One client alone gets eight ninths.
+const SHARE: usize = 8;
+
 /// Weight of the newest completion in the mean running time.
 const NEWEST: f64 = 0.1;
 
@@ -18,6 +22,8 @@ pub struct QueueFull {
     pub queued: usize,
     /// When there may be room again.
     pub retry: Time,
+    /// There is room for so many, and it is left to clients that have less.
+    pub left: usize,
 }
 
 /// See the module documentation.
@@ -43,13 +49,15 @@ impl Admission {
         }
     }
 
-    /// Takes all completions of a request in. Each waits, until [`Admission::handle_placed`] or
-    /// [`Admission::handle_left`].
+    /// Takes all completions of a request in, whose client has `own` here. Each waits, until [`Admission::handle_placed`]
+    /// or [`Admission::handle_left`].
     ///
     /// # Errors
     /// When there is no room for all of them; then none is taken in.
-    pub(crate) fn enter(&mut self, completions: usize) -> Result<(), QueueFull> {
-        if completions > self.room() {
+    pub(crate) fn enter(&mut self, completions: usize, own: usize) -> Result<(), QueueFull> {
+        let room = self.room();
+        let has_much = own + completions > SHARE.saturating_mul(room);
+        if completions > room || has_much {
             return Err(self.refusal());
         }
         self.waiting += completions;
@@ -69,6 +77,7 @@ impl Admission {
             running: self.running,
             queued: self.waiting,
             retry: retry.max(RETRY.0),
+            left: self.room(),
         }
     }
 
@@ -76,6 +85,12 @@ impl Admission {
     pub(crate) fn handle_placed(&mut self) {
         self.waiting -= 1;
         self.running += 1;
+    }
+
+    /// One that ran has given its reservations up, and waits.
+    pub(crate) fn handle_parked(&mut self) {
+        self.running -= 1;
+        self.waiting += 1;
     }
 
     /// One that waited has left.
@@ -118,13 +133,13 @@ mod tests {
     #[test]
     fn one_runs_one_waits_and_the_third_is_refused() {
         let mut admission = Admission::new(1, 1);
-        admission.enter(2).unwrap();
+        admission.enter(2, 0).unwrap();
         admission.handle_placed();
         assert_eq!((admission.running(), admission.waiting()), (1, 1));
         assert_eq!(admission.vacant(), 0);
-        assert!(admission.enter(1).is_err());
+        assert!(admission.enter(1, 2).is_err());
         admission.handle_left();
-        admission.enter(1).unwrap();
+        admission.enter(1, 1).unwrap();
         admission.handle_ended(Time::ZERO);
         assert_eq!((admission.running(), admission.waiting()), (0, 1));
     }
@@ -132,21 +147,36 @@ mod tests {
     #[test]
     fn a_request_is_taken_in_whole_or_not_at_all() {
         let mut admission = Admission::new(2, 1);
-        assert!(admission.enter(4).is_err());
+        assert!(admission.enter(4, 0).is_err());
         assert_eq!((admission.running(), admission.waiting()), (0, 0));
-        admission.enter(3).unwrap();
+        admission.enter(3, 0).unwrap();
         assert_eq!((admission.running(), admission.waiting()), (0, 3));
+    }
+
+    #[test]
+    fn a_client_with_much_leaves_room_to_others() {
+        let mut admission = Admission::new(64, 256);
+        let mut own = 0;
+        while admission.enter(1, own).is_ok() {
+            own += 1;
+        }
+        assert_eq!(own, 285);
+        let left = admission.enter(1, own).unwrap_err().left;
+        assert_eq!(left, 35);
+        admission.enter(16, 0).unwrap();
+        assert!(admission.enter(20, 16).is_err(), "more than there is");
+        admission.enter(1, 16).unwrap();
     }
 
     #[test]
     fn the_hint_grows_with_what_is_ahead() {
         let mut admission = Admission::new(1, 2);
-        admission.enter(1).unwrap();
+        admission.enter(1, 0).unwrap();
         admission.handle_placed();
         admission.handle_ended(Time::from_secs(4));
-        admission.enter(3).unwrap();
+        admission.enter(3, 0).unwrap();
         admission.handle_placed();
-        let refused = admission.enter(1).unwrap_err();
+        let refused = admission.enter(1, 0).unwrap_err();
         assert_eq!((refused.running, refused.queued), (1, 2));
         assert_eq!(refused.retry, Time::from_secs(12));
     }

@@ -17,8 +17,8 @@ use speculation::message::SessionId;
 use speculation::relay::WorkerKey;
 
 use crate::admission::{Admission, QueueFull};
-use crate::failover::{Expectation, LostTarget, Returns};
-use crate::placement::{PlacementQueue, TargetNeed, Turn};
+use crate::failover::{Expectation, LostTarget, NoTarget, Returns};
+use crate::placement::{ClientKey, PlacementQueue, TargetNeed, Turn};
 
 /// What a worker can hold, from its handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,6 +176,15 @@ pub struct Need<'a> {
     pub tokens: u32,
     /// Positions that the text is expected to take, where the context holds them.
     pub positions: u32,
+}
+
+/// The turns of a session that looks for another target.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns {
+    /// The one that its completion was given when it arrived.
+    pub own: Turn,
+    /// The one by which it waits now, if it does.
+    pub waiting: Option<Turn>,
 }
 
 /// How long a text is and may become.
@@ -361,26 +370,41 @@ impl Fleet {
         &self.admission
     }
 
-    /// A request arrives with so many completions; each gets its turn. [`Fleet::handle_left`] ends one that was not
-    /// placed, [`Fleet::handle_ended`] one that was.
+    /// A client's request arrives with so many completions; each gets its turn. [`Fleet::handle_left`] ends one that was
+    /// not placed or is parked, [`Fleet::handle_ended`] one that runs.
     ///
     /// # Errors
-    /// When there is no room for all of them; then none is taken in.
-    pub fn enter(&mut self, completions: usize, priority: i32) -> Result<Vec<Turn>, QueueFull> {
-        self.admission.enter(completions)?;
-        let turns = (0..completions).map(|_| self.queue.request(priority));
+    /// When there is no room for all of them, or what there is is left to other clients; then none is taken in.
+    pub fn enter(
+        &mut self,
+        completions: usize,
+        priority: i32,
+        client: ClientKey,
+    ) -> Result<Vec<Turn>, QueueFull> {
+        let own = self.queue.completions(client);
+        self.admission.enter(completions, own)?;
+        let turns = (0..completions).map(|_| self.queue.request(priority, client));
         Ok(turns.collect())
     }
 
-    /// A completion that was not placed has left.
+    /// A completion that was not placed, or is parked, has left.
     pub fn handle_left(&mut self, turn: Turn) {
         self.admission.handle_left();
         self.stop_waiting(turn);
+        self.queue.handle_over(turn);
     }
 
-    /// A completion that was placed has ended, `ran` later.
-    pub fn handle_ended(&mut self, ran: Time) {
+    /// A completion that was placed by this turn gives its reservations up and does not run any more. It is placed again
+    /// by [`Fleet::replace_target`].
+    pub fn handle_parked(&mut self) {
+        self.admission.handle_parked();
+        self.changes.vacancy = true;
+    }
+
+    /// A completion that was placed by this turn has ended, `ran` later.
+    pub fn handle_ended(&mut self, turn: Turn, ran: Time) {
         self.admission.handle_ended(ran);
+        self.queue.handle_over(turn);
         self.changes.vacancy = true;
     }
 
@@ -500,6 +524,7 @@ impl Fleet {
             }
         };
         self.admission.handle_placed();
+        self.queue.handle_placed(need.turn);
         self.stop_waiting(need.turn);
         let mut target = self.reserve(session, target, need.positions);
         let text = Text {
@@ -575,42 +600,64 @@ impl Fleet {
 
     /// Gives a session that has lost its target another reservation: on the same worker if it is back, otherwise on
     /// another of equal numerics, once the lost one does not come back at once. When there is no room it waits, by
-    /// `turn`, which is set then; [`Fleet::stop_waiting`] ends that.
+    /// `turns.waiting`, which is set then; [`Fleet::stop_waiting`] ends that. One that was parked waits like a new
+    /// completion of its client and, as that, runs when it gets one.
+    ///
+    /// # Errors
+    /// When there is none for it now.
     pub fn replace_target(
         &mut self,
         session: SessionId,
         lost: LostTarget,
-        need: TargetNeed,
-        turn: &mut Option<Turn>,
-    ) -> Option<Reservation> {
-        let own_turn = turn.unwrap_or_else(|| self.queue.running());
-        let open = self.open(Role::Target).into_iter();
-        let mut free: Vec<WorkerKey> = open
+        mut need: TargetNeed,
+        turns: &mut Turns,
+    ) -> Result<Reservation, NoTarget> {
+        if lost.expectation == Expectation::Refuses {
+            need.not = Some(lost.worker);
+        }
+        let is_parked = lost.expectation == Expectation::Parked;
+        let turn = match turns.waiting {
+            Some(turn) => turn,
+            None if is_parked => self.queue.again(turns.own),
+            None => self.queue.running(),
+        };
+        let may_run = !is_parked || self.may_run(turn);
+        let usable: Vec<_> = (self.open(Role::Target).into_iter())
+            .filter(|(key, _, profile)| {
+                need.could_use(*key, &profile.numerics_id, profile.max_context)
+            })
+            .collect();
+        let none = match usable.is_empty() {
+            true => NoTarget::Missing,
+            false => NoTarget::Busy,
+        };
+        let mut free: Vec<WorkerKey> = (usable.into_iter())
             .filter(|(key, worker, profile)| {
                 let (numerics, context) = (&profile.numerics_id, profile.max_context);
-                need.could_use(*key, numerics, context)
+                may_run
                     && worker.has_room(profile, need.positions)
-                    && self.queue.may_take(own_turn, *key, numerics, context)
+                    && self.queue.may_take(turn, *key, numerics, context)
             })
             .map(|(key, ..)| key)
             .collect();
-        if free.is_empty() && turn.is_none() {
-            let refuses = lost.expectation == Expectation::Refuses;
-            let not = refuses.then_some(lost.worker);
-            self.queue.wait(
-                own_turn,
-                TargetNeed {
-                    not,
-                    ..need.clone()
-                },
-            );
-            *turn = Some(own_turn);
-        }
         let own = free.iter().position(|&key| key == lost.worker);
         let own = own.map(|at| free.remove(at));
         let returns = self.returns(lost.worker);
-        let chosen = (lost.expectation).choose(own, free.first().copied(), returns)?;
-        Some(self.reserve(session, chosen, need.positions))
+        let chosen = (lost.expectation).choose(own, free.first().copied(), returns);
+        let Some(chosen) = chosen else {
+            // Who waits for a target that is about to return is in nobody's way.
+            let waits = own.is_none() && free.is_empty() || lost.expectation == Expectation::Full;
+            if waits && turns.waiting.is_none() {
+                self.queue.wait(turn, need);
+                turns.waiting = Some(turn);
+            }
+            return Err(none);
+        };
+        if is_parked {
+            self.admission.handle_placed();
+            self.queue.handle_placed(turn);
+        }
+        Ok(self.reserve(session, chosen, need.positions))
     }
 
     /// The text of a session has come to need this many positions.
@@ -632,6 +679,17 @@ impl Fleet {
         } else {
             Returns::Unknown
         }
+    }
+
+    /// The longest context of all targets that take sessions, and the target that has it; `None` if there is none, or one
+    /// may be there in a moment.
+    pub fn longest_context(&self) -> Option<(u32, WorkerKey)> {
+        if self.is_a_target_returning() {
+            return None;
+        }
+        (self.open(Role::Target).into_iter())
+            .map(|(key, _, profile)| (profile.max_context, key))
+            .max_by_key(|(context, _)| *context)
     }
 
     fn is_a_target_returning(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The decisions around sessions, pure: which workers serve a session, for how long, and what happens when one is lost.
 //!
 //! At a coordinator: [`admission`] (who may run), [`fleet`] with its [`placement`] queue (who gets a reservation on
-//! which worker), and one [`session::SessionMachine`] per request with its [`failover`]. On a worker: one
+//! which worker), and one [`session::SessionMachine`] per request with its [`failover`] and its [`parking`]. On a worker: one
 //! [`host::Host`], with its [`table`] of sessions and the [`ownership`] of each.
 //!
 //! What a machine decides is returned from `poll_*` as a closed enum of actions; there are no callbacks. The same code
@@ -20,6 +20,7 @@ pub mod failover;
 pub mod fleet;
 pub mod host;
 pub mod ownership;
+pub mod parking;
 pub mod placement;
 pub mod session;
 pub mod table;

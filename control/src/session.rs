@@ -19,8 +19,9 @@ use speculation::message::{
 };
 use speculation::relay::{Candidate, Relay, WorkerKey};
 
-use crate::failover::{Expectation, Failover, LostTarget};
+use crate::failover::{Expectation, Failover, LostTarget, NoTarget};
 use crate::fleet::{Reservation, Wanted};
+use crate::parking::{Parking, Verdict};
 
 /// What is new for the client.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,8 +118,12 @@ pub enum Action {
     SetMode(WorkerKey, Mode),
     /// Hand this to the client; what it has taken goes to [`SessionMachine::handle_consumed`].
     Deliver(Box<Fresh>),
-    /// Look for a reservation on another target; the answer goes to [`SessionMachine::handle_reserved`], if there is one.
+    /// Look for a reservation on another target; the answer goes to [`SessionMachine::handle_reserved`], or to
+    /// [`SessionMachine::handle_none`].
     FindTarget(LostTarget),
+    /// All workers were left, because the client takes nothing, and no target is looked for any more: the session does
+    /// not run, until it is given a target that [`Expectation::Parked`] asked for.
+    Park,
     /// Look for reservations on other drafts and qualifiers.
     FindContributors(Wanted),
     /// For the log: the session goes on without a draft or qualifier.
@@ -156,9 +161,10 @@ pub struct SessionMachine {
     /// The target comes first, so that it is served first.
     members: Vec<Member>,
     failover: Failover<TargetLoss>,
+    parking: Parking,
     wanted: Wanted,
     prompt_len: usize,
-    /// How long a target is looked for.
+    /// How long a target is waited for while there is none.
     patience: Time,
     actions: VecDeque<Action>,
     /// Something has happened since the machine last looked around.
@@ -176,17 +182,26 @@ pub struct SessionMachine {
     mode: Mode,
 }
 
+/// How long a session waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For another target, when its own is lost and none that would do is there.
+    pub failover: Time,
+    /// For a client that takes nothing, until it gives its workers up.
+    pub client: Time,
+}
+
 impl SessionMachine {
-    /// A session without any worker; `prompt_len` tokens of its text are not generated. When its target is lost it looks
-    /// for another one for `patience`.
-    pub fn new(relay: Relay, wanted: Wanted, prompt_len: usize, patience: Time) -> Self {
+    /// A session without any worker; `prompt_len` tokens of its text are not generated.
+    pub fn new(relay: Relay, wanted: Wanted, prompt_len: usize, patience: Patience) -> Self {
         SessionMachine {
             relay,
             members: Vec::new(),
             failover: Failover::default(),
+            parking: Parking::new(patience.client),
             wanted,
             prompt_len,
-            patience,
+            patience: patience.failover,
             actions: VecDeque::new(),
             is_stirred: true,
             has_arrivals: false,
@@ -239,14 +254,21 @@ impl SessionMachine {
         self.failover.is_seeking()
     }
 
+    /// Whether it has given its workers up because its client takes nothing.
+    pub fn is_parked(&self) -> bool {
+        self.parking.is_parked()
+    }
+
     /// When to poll although nothing has happened.
     pub fn wake(&self, now: Time) -> Option<Time> {
-        self.failover.wake(now, self.patience)
+        let search = self.failover.wake(now, self.patience);
+        search.into_iter().chain(self.parking.wake(now)).min()
     }
 
     /// What to do next; nothing until something happens.
     pub fn poll(&mut self, now: Time) -> Option<Action> {
         if self.actions.is_empty() && !self.has_ended {
+            self.look_at_client(now);
             if let Some(lost) = self.poll_search(now) {
                 return Some(Action::FindTarget(lost));
             }
@@ -267,7 +289,41 @@ impl SessionMachine {
             return None;
         }
         self.search_at = (self.failover.wake(now, self.patience)).unwrap_or(Time::MAX);
-        self.failover.poll_wanted(now, self.patience)
+        self.failover.poll_wanted(now)
+    }
+
+    /// Gives the workers up when the client has taken nothing for too long, and looks for others when it has.
+    fn look_at_client(&mut self, now: Time) {
+        let is_standing = self.relay.is_left_standing() && self.relay.finish().is_none();
+        match self.parking.look(now, is_standing && !self.is_satisfied) {
+            Verdict::Stay => {}
+            Verdict::Park => self.park(),
+            Verdict::Resume(target) => {
+                let loss = TargetLoss {
+                    worker: target,
+                    tokens: self.generated(),
+                    expectation: Expectation::Parked,
+                    reason: "its client took nothing for a while".to_string(),
+                };
+                self.failover.seek(now, target, Expectation::Parked, loss);
+                self.search_at = Time::ZERO;
+                // It has left its drafts and qualifiers, too.
+                self.has_arrivals = true;
+            }
+        }
+    }
+
+    fn park(&mut self) {
+        let sought = self.failover.give_up();
+        let Some(target) = self.target().or(sought) else {
+            return;
+        };
+        for member in core::mem::take(&mut self.members) {
+            self.relay.handle_lost(member.key);
+            self.leave(&member);
+        }
+        self.parking.handle_parked(target);
+        self.actions.push_back(Action::Park);
     }
 
     /// Decides everything there is to decide but for the search.
@@ -286,7 +342,7 @@ impl SessionMachine {
         self.leave_outgrown();
         self.open_deferred();
         self.tell_mode();
-        if core::mem::take(&mut self.has_arrivals) {
+        if self.target().is_some() && core::mem::take(&mut self.has_arrivals) {
             let wanted = (self.wanted).besides(self.members.iter().map(|member| member.role));
             if !wanted.is_nothing() {
                 self.actions.push_back(Action::FindContributors(wanted));
@@ -341,6 +397,12 @@ impl SessionMachine {
         }
     }
 
+    /// There is no target for the session now.
+    pub fn handle_none(&mut self, now: Time, why: NoTarget) {
+        self.failover.handle_none(now, why);
+        self.search_at = (self.failover.wake(now, self.patience)).unwrap_or(Time::MAX);
+    }
+
     /// The session has a reservation on a worker: opens it there, if the strategy has a use for that. A draft or qualifier
     /// is asked when the target makes use of it, and if it would slow the target down, when that has computed the text.
     pub fn handle_reserved(&mut self, reservation: &Reservation) {
@@ -354,6 +416,7 @@ impl SessionMachine {
         } = *reservation;
         if role == Role::Target {
             self.failover.handle_reserved();
+            self.is_stirred = true;
             self.target_from = self.relay.text().len();
             self.relay.set_mode(mode);
             self.mode = mode;
@@ -518,6 +581,7 @@ impl SessionMachine {
     pub fn handle_consumed(&mut self, tokens: u32) {
         if tokens > 0 {
             self.relay.handle_consumed(tokens);
+            self.parking.handle_taken();
             self.is_stirred = true;
         }
     }

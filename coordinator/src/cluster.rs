@@ -20,6 +20,9 @@ use crate::registry::Registry;
 /// Tokens that are expected of a completion before any has ended.
 const FIRST_EXPECTED: f64 = 256.0;
 
+/// Prompts that are encoded at one time, at most.
+const MOST_ENCODERS: usize = 4;
+
 /// Weight of the newest completion in the mean of their lengths.
 const NEWEST: f64 = 0.1;
 
@@ -31,8 +34,8 @@ pub(crate) struct Cluster {
     /// Cancelled when the grace time of the drain is almost over: sessions end, but say so.
     pub(crate) cut: CancellationToken,
     pub(crate) policy: Policy,
-    /// Held while a prompt is encoded: one per processor, so that a queue of long prompts leaves the relay its share.
-    pub(crate) encoders: Semaphore,
+    /// Held during a step of encoding a prompt: for half of the processors, so that long prompts leave the relay its share.
+    pub(crate) encoders: Arc<Semaphore>,
     /// How far each source of guesses can be trusted, learned from all sessions; the last one to end wins.
     calibrations: Mutex<Calibrations>,
     /// Tokens of a completion whose request says nothing of its length: a mean of recent ones.
@@ -48,6 +51,9 @@ pub(crate) struct Cluster {
 pub(crate) struct Policy {
     /// How long a session whose target is lost waits for another.
     pub(crate) failover_wait: Duration,
+    /// How long a session keeps its workers for a client that takes nothing, and when that is given up.
+    pub(crate) park_after: Duration,
+    pub(crate) client_timeout: Duration,
     /// The strategy of a request that names none.
     pub(crate) strategy: Settings,
     /// Whose requests it serves.
@@ -57,14 +63,13 @@ pub(crate) struct Policy {
 impl Cluster {
     /// `first` is the first session's number: two coordinators of one cluster should not use the same.
     pub(crate) fn new(registry: Registry, drain: Drain, policy: Policy, first: u64) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Cluster {
             registry,
             drain,
             cut: CancellationToken::new(),
             policy,
-            encoders: Semaphore::new(
-                std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-            ),
+            encoders: Arc::new(Semaphore::new((processors / 2).clamp(1, MOST_ENCODERS))),
             calibrations: Mutex::default(),
             expected: Mutex::new(FIRST_EXPECTED),
             next: AtomicU64::new(first),

@@ -81,6 +81,25 @@ pub struct Args {
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub failover_wait: u64,
+    /// Seconds that a completion keeps its workers for a client that takes nothing of its stream. It goes on where it was when
+    /// the client reads again.
+    #[arg(
+        long,
+        env = "OFFSHOOT_PARK_AFTER",
+        value_name = "SECONDS",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(..=3600)
+    )]
+    pub park_after: u64,
+    /// Seconds after which a stream ends of which the client takes nothing although something is there.
+    #[arg(
+        long,
+        env = "OFFSHOOT_CLIENT_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub client_timeout: u64,
     /// Strategy of requests that name none; it decides how fast a text is found, never what it says.
     #[arg(
         long,
@@ -135,6 +154,10 @@ pub struct Config {
     pub max_queued: usize,
     /// How long a request whose target is lost waits for another.
     pub failover_wait: Duration,
+    /// How long a completion keeps its workers for a client that takes nothing.
+    pub park_after: Duration,
+    /// When the stream of such a client ends.
+    pub client_timeout: Duration,
     /// The strategy of requests that name none; there is one of this name, and its knobs are in range.
     pub strategy: Settings,
     /// Whose requests are served.
@@ -226,6 +249,8 @@ impl TryFrom<&Args> for Config {
             max_sessions: args.max_sessions.max(1) as usize,
             max_queued: args.max_queued as usize,
             failover_wait: Duration::from_secs(args.failover_wait),
+            park_after: Duration::from_secs(args.park_after),
+            client_timeout: Duration::from_secs(args.client_timeout),
             strategy: strategy.settings,
             tenant: args.tenant.clone(),
             tls,

@@ -5,21 +5,21 @@ use proto::v1::generate_event::Event;
 use proto::{outward, v1};
 use speculation::message::{PromptScores, Scores};
 use text::Detokenizer;
-use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::Status;
 
+use crate::client::{Client, Gone, Room};
+use crate::failure::Failure;
 use crate::stop::StopTexts;
-
-/// What the client's stream carries.
-pub(crate) type Item = Result<v1::GenerateEvent, Status>;
-
-/// Events on their way to one client. Few, so that a client that does not read is noticed soon.
-pub(crate) const CLIENT_EVENTS: usize = 8;
 
 /// The text of one completion on its way to its client.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    client: mpsc::Sender<Item>,
+    client: Client,
+    /// Room for the next event.
+    room: Option<Room>,
+    /// Since when there has been something that the client's stream has no room for.
+    pending_since: Option<Instant>,
     choice: u32,
     detokenizer: Detokenizer,
     stops: StopTexts,
@@ -39,7 +39,7 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     pub(crate) fn new(
-        client: mpsc::Sender<Item>,
+        client: Client,
         choice: u32,
         detokenizer: Detokenizer,
         stops: StopTexts,
@@ -47,6 +47,8 @@ impl Delivery {
     ) -> Self {
         Delivery {
             client,
+            room: None,
+            pending_since: None,
             choice,
             detokenizer,
             stops,
@@ -135,21 +137,29 @@ impl Delivery {
         self.started.is_some() || self.prompt_scores.is_some() || !self.ids.is_empty()
     }
 
+    /// There is room for an event of this completion.
+    pub(crate) fn take_room(&mut self, room: Room) {
+        self.room = Some(room);
+    }
+
     /// Hands over what there is room for. Returns how many tokens the client has taken with that.
     pub(crate) fn flush(&mut self) -> u32 {
         let mut taken = 0;
         while self.is_pending() {
-            // Several completions of one request share the channel, so room is reserved first.
-            let client = self.client.clone();
-            let Ok(permit) = client.try_reserve() else {
+            // Several completions of one request share the stream, so room is reserved first.
+            let Some(room) = self.room.take().or_else(|| self.client.try_room()) else {
                 break;
             };
             let Some((event, tokens)) = self.next() else {
                 break;
             };
-            permit.send(Ok(event));
+            room.send(Ok(event));
             taken += tokens;
         }
+        self.pending_since = match self.is_pending() {
+            true => self.pending_since.or_else(|| Some(Instant::now())),
+            false => None,
+        };
         taken
     }
 
@@ -183,9 +193,19 @@ impl Delivery {
         }
     }
 
-    /// Resolves when there is room, or the client has disconnected.
-    pub(crate) async fn room(&self) {
-        let _ = self.client.reserve().await;
+    /// Resolves with room for an event, which is to be given to [`Delivery::take_room`]. None when the client has
+    /// disconnected.
+    pub(crate) async fn room(&self) -> Option<Room> {
+        self.client.room().await
+    }
+
+    /// Resolves when the client has taken nothing for too long, although something is there for it.
+    pub(crate) async fn stalled(&self) -> Failure {
+        match self.pending_since {
+            Some(since) => self.client.stalled(since).await,
+            None => std::future::pending().await,
+        }
+        self.client.unread()
     }
 
     /// Resolves when the client has disconnected.
@@ -195,7 +215,9 @@ impl Delivery {
 
     /// Sends the rest and the end, as fast as the client reads.
     pub(crate) async fn finish(mut self, mut finished: v1::Finished) {
-        self.drain().await;
+        if self.drain().await.is_err() {
+            return;
+        }
         match self.stopped {
             Some(number) => finished.stop_text = self.stops.text_of(number).map(str::to_owned),
             None => {
@@ -208,16 +230,25 @@ impl Delivery {
 
     /// Sends the rest and an error, as fast as the client reads.
     pub(crate) async fn fail(mut self, status: Status) {
-        self.drain().await;
-        let _ = self.client.send(Err(status)).await;
+        if self.drain().await.is_ok() {
+            let _ = self.client.send(Err(status)).await;
+        }
     }
 
-    async fn drain(&mut self) {
-        while let Some((event, _)) = self.next() {
-            // A client that has disconnected needs nothing more.
-            if self.client.send(Ok(event)).await.is_err() {
-                return;
-            }
+    /// Ends the stream at once: the client does not read.
+    pub(crate) fn give_up(self, status: Status) {
+        self.client.give_up(status);
+    }
+
+    async fn drain(&mut self) -> Result<(), Gone> {
+        if let Some(room) = self.room.take()
+            && let Some((event, _)) = self.next()
+        {
+            room.send(Ok(event));
         }
+        while let Some((event, _)) = self.next() {
+            self.client.send(Ok(event)).await?;
+        }
+        Ok(())
     }
 }

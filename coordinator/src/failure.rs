@@ -1,5 +1,6 @@
 //! Every way in which a request can fail, and the gRPC status it becomes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::admission::QueueFull;
@@ -33,6 +34,16 @@ pub(crate) enum Failure {
         context: u32,
         target: String,
     },
+    /// Known before the prompt is encoded, or all of it.
+    #[error(
+        "the prompt has at least {tokens} tokens; the context of the target {target} holds {context} and at least one has \
+         to be generated: shorten the prompt to {} tokens", context.saturating_sub(1)
+    )]
+    PromptFarTooLong {
+        tokens: usize,
+        context: u32,
+        target: String,
+    },
     #[error(
         "{running} requests run and {queued} wait, which is all that this coordinator takes; try again in {} ms, or \
          raise --max-sessions or --max-queued", retry.as_millis()
@@ -40,6 +51,16 @@ pub(crate) enum Failure {
     QueueFull {
         running: usize,
         queued: usize,
+        retry: Duration,
+    },
+    #[error(
+        "this client has so many of the {running} requests that run and the {queued} that wait that the {left} free places \
+         are left to others; try again in {} ms, or raise --max-queued", retry.as_millis()
+    )]
+    ClientFull {
+        running: usize,
+        queued: usize,
+        left: usize,
         retry: Duration,
     },
     #[error("no target is ready: {0}")]
@@ -83,8 +104,16 @@ pub(crate) enum Failure {
         "the model of the target {target} computed a value that is not a number after {tokens} tokens"
     )]
     NotFinite { target: String, tokens: usize },
+    #[error(
+        "the client has taken nothing of its stream for {} s although something was there; read on, and resume the \
+         request from what was read, or raise --client-timeout", .0.as_secs()
+    )]
+    Unread(Duration),
     #[error("encoding the prompt failed unexpectedly")]
     Encoder,
+    /// All completions of a request have it.
+    #[error(transparent)]
+    Shared(#[from] Arc<Failure>),
     #[error("cannot draw a seed ({0}); send one with the request")]
     Seed(#[from] std::io::Error),
 }
@@ -103,20 +132,40 @@ impl Failure {
         }
     }
 
+    /// A prompt has so many tokens, and no target's context holds more than this.
+    pub(crate) fn too_long(tokens: usize, context: u32, target: String) -> Self {
+        Failure::PromptTooLong {
+            tokens,
+            context,
+            target,
+        }
+    }
+
+    /// The same of a prompt that has at least so many.
+    pub(crate) fn far_too_long(tokens: usize, context: u32, target: String) -> Self {
+        Failure::PromptFarTooLong {
+            tokens,
+            context,
+            target,
+        }
+    }
+
     fn code(&self) -> Code {
         match self {
             Failure::Parameter { .. }
             | Failure::Wire(_)
             | Failure::Strategy(_)
             | Failure::Text(_)
-            | Failure::PromptTooLong { .. } => Code::InvalidArgument,
-            Failure::QueueFull { .. } => Code::ResourceExhausted,
+            | Failure::PromptTooLong { .. }
+            | Failure::PromptFarTooLong { .. } => Code::InvalidArgument,
+            Failure::Shared(failure) => failure.code(),
+            Failure::QueueFull { .. } | Failure::ClientFull { .. } => Code::ResourceExhausted,
             Failure::OtherNumerics { .. } => Code::FailedPrecondition,
             Failure::Deadline { .. } => Code::DeadlineExceeded,
             Failure::NoTarget(_) | Failure::Stopping | Failure::TargetLost { .. } => {
                 Code::Unavailable
             }
-            Failure::Fruitless { .. } => Code::Aborted,
+            Failure::Fruitless { .. } | Failure::Unread(_) => Code::Aborted,
             Failure::TargetRefused { code, .. } => *code,
             Failure::NotFinite { .. } | Failure::Encoder | Failure::Seed(_) => Code::Internal,
         }
@@ -132,7 +181,16 @@ impl From<QueueFull> for Failure {
             running,
             queued,
             retry,
+            left,
         } = full;
+        if left > 0 {
+            return Failure::ClientFull {
+                running,
+                queued,
+                left,
+                retry,
+            };
+        }
         Failure::QueueFull {
             running,
             queued,
@@ -146,7 +204,7 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let (code, text) = (failure.code(), failure.to_string());
         let retry = match failure {
-            Failure::QueueFull { retry, .. } => retry,
+            Failure::QueueFull { retry, .. } | Failure::ClientFull { retry, .. } => retry,
             _ if code == Code::ResourceExhausted => FULL_RETRY,
             _ => return Status::new(code, text),
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use control::admission::Admission;
 use control::fleet::{Fleet, Reservation};
-use control::placement::{TargetNeed, Turn};
+use control::placement::{ClientKey, TargetNeed, Turn};
 use parking_lot::Mutex;
 use runtime::{Latch, Readiness};
 use speculation::duty::Role;
@@ -114,12 +114,13 @@ impl FleetHandle {
         self: &Arc<Self>,
         completions: usize,
         priority: i32,
+        client: ClientKey,
     ) -> Result<Vec<Entry>, Failure> {
-        let turns = self.change(|fleet| fleet.enter(completions, priority))?;
+        let turns = self.change(|fleet| fleet.enter(completions, priority, client))?;
         let entries = turns.into_iter().map(|turn| Entry {
             fleet: Arc::clone(self),
             turn,
-            placed: None,
+            stage: Stage::Waiting,
         });
         Ok(entries.collect())
     }
@@ -138,8 +139,15 @@ impl FleetHandle {
 pub(crate) struct Entry {
     fleet: Arc<FleetHandle>,
     turn: Turn,
-    /// Since when it runs.
-    placed: Option<Instant>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It waits for its turn, or for a client that takes nothing.
+    Waiting,
+    /// It runs since then.
+    Running(Instant),
 }
 
 impl Entry {
@@ -155,15 +163,23 @@ impl Entry {
 
     /// It has its reservations.
     pub(crate) fn placed(&mut self) {
-        self.placed = Some(Instant::now());
+        self.stage = Stage::Running(Instant::now());
+    }
+
+    /// It waits for a client that takes nothing, and has no reservation: another may run.
+    pub(crate) fn park(&mut self) {
+        if let Stage::Running(_) = self.stage {
+            self.stage = Stage::Waiting;
+            self.fleet.change(Fleet::handle_parked);
+        }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.fleet.change(|fleet| match self.placed {
-            Some(at) => fleet.handle_ended(at.elapsed()),
-            None => fleet.handle_left(self.turn),
+        self.fleet.change(|fleet| match self.stage {
+            Stage::Running(at) => fleet.handle_ended(self.turn, at.elapsed()),
+            Stage::Waiting => fleet.handle_left(self.turn),
         });
     }
 }
@@ -225,6 +241,7 @@ mod tests {
     use futures::FutureExt;
     use speculation::message::SessionId;
 
+    const CLIENT: ClientKey = ClientKey(7);
     const DRAFT: WorkerKey = WorkerKey(0);
     const TARGETS: [WorkerKey; 2] = [WorkerKey(1), WorkerKey(2)];
 
@@ -266,7 +283,7 @@ mod tests {
                     qualifiers: 0,
                 },
                 numerics: None,
-                turn: fleet.enter(1, 0).unwrap()[0],
+                turn: fleet.enter(1, 0, CLIENT).unwrap()[0],
                 tokens: 2,
                 positions: 8,
             };
@@ -287,9 +304,14 @@ mod tests {
         assert!(readiness.is_ready());
         down(&handle, TARGETS[0]);
         assert!(readiness.is_ready(), "requests wait for the next one");
-        let mut entries = handle.enter(98, 0).unwrap();
+        let mut entries = handle.enter(98, 0, CLIENT).unwrap();
         assert!(readiness.is_ready());
-        entries.extend(handle.enter(1, 0).unwrap());
+        assert!(
+            handle.enter(1, 0, CLIENT).is_err(),
+            "the last is for others"
+        );
+        assert!(readiness.is_ready());
+        entries.extend(handle.enter(1, 0, ClientKey(8)).unwrap());
         assert!(!readiness.is_ready(), "the queue is full");
         entries.pop();
         assert!(readiness.is_ready());
@@ -331,9 +353,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_parked_leaves_room_for_another_and_counts_until_it_ends() {
+        let handle = FleetHandle::new(Admission::new(1, 1), Readiness::new());
+        handle.add_worker(TARGETS[0], None, CancellationToken::new());
+        let handle = Arc::new(handle);
+        up(&handle, TARGETS[0]);
+        let counts =
+            || handle.read(|fleet| (fleet.admission().running(), fleet.admission().waiting()));
+        let mut entry = handle.enter(1, 0, CLIENT).unwrap().remove(0);
+        let need = Need {
+            wanted: Wanted {
+                drafts: 0,
+                qualifiers: 0,
+            },
+            numerics: None,
+            turn: entry.turn(),
+            tokens: 2,
+            positions: 8,
+        };
+        let given = handle
+            .change(|fleet| fleet.place(SessionId(1), &need))
+            .unwrap();
+        entry.placed();
+        assert_eq!(counts(), (1, 0));
+        let mut vacancies = handle.vacancies();
+        drop(Reserved::new(&handle, given[0]));
+        entry.park();
+        entry.park();
+        assert!(vacancies.changed().now_or_never().is_some());
+        assert_eq!(counts(), (0, 1));
+        let other = handle.enter(1, 0, CLIENT).unwrap();
+        assert!(handle.enter(1, 0, CLIENT).is_err(), "it is still inside");
+        drop((entry, other));
+        assert_eq!(counts(), (0, 0));
+    }
+
+    #[test]
     fn who_leaves_the_queue_lets_the_next_one_look() {
         let handle = handle(&Readiness::new());
-        let mut entries = handle.enter(2, 0).unwrap();
+        let mut entries = handle.enter(2, 0, CLIENT).unwrap();
         for entry in &entries {
             entry.wait(TargetNeed::default());
         }

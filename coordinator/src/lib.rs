@@ -19,10 +19,13 @@
 //! placement, admission or failover (that is `control`), and parses no protobuf by hand (that is `proto`).
 
 mod change;
+mod client;
+mod client_key;
 mod cluster;
 pub mod config;
 mod delivery;
 mod discovery;
+mod encode;
 mod failure;
 mod fleet_handle;
 mod hello;

@@ -25,12 +25,13 @@ type Label = [(&'static str, &'static str); 1];
 /// Why a request ended without an error, in vLLM's words.
 const FINISHED: [&str; 3] = ["stop", "length", "abort"];
 /// The statuses that a request can be refused or fail with.
-const CODES: [Code; 7] = [
+const CODES: [Code; 8] = [
     Code::InvalidArgument,
     Code::OutOfRange,
     Code::DeadlineExceeded,
     Code::ResourceExhausted,
     Code::FailedPrecondition,
+    Code::Aborted,
     Code::Unavailable,
     Code::Internal,
 ];
@@ -57,6 +58,7 @@ pub(crate) struct CoordinatorMetrics {
     bypasses: Family<Label, Counter>,
     discovery_failures: Family<Label, Counter>,
     pub(crate) migrations: Counter,
+    pub(crate) parked: Counter,
     pub(crate) queue_time: Histogram,
     pub(crate) first_token: Histogram,
     pub(crate) token_gap: Histogram,
@@ -102,6 +104,7 @@ impl Default for CoordinatorMetrics {
             bypasses: Family::default(),
             discovery_failures: Family::default(),
             migrations: Counter::default(),
+            parked: Counter::default(),
             queue_time: latency(),
             first_token: latency(),
             token_gap: latency(),
@@ -313,6 +316,11 @@ impl CoordinatorMetrics {
                     "offshoot_migrations",
                     "Times that a session that had lost its target was given to a target again",
                     &self.migrations,
+                ),
+                (
+                    "offshoot_parked",
+                    "Times that a session gave its workers up because its client took nothing",
+                    &self.parked,
                 ),
             ],
         );

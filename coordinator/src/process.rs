@@ -34,13 +34,16 @@ const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 /// When the configuration, the tokenizer or the address cannot be used.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
         .thread_name(ROLE)
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(serve(args))
+        .context("cannot start the async runtime")?;
+    let served = runtime.block_on(serve(args));
+    // What still computes for a client that has gone must not hold the process up.
+    runtime.shutdown_background();
+    served
 }
 
 /// Runs a coordinator inside a tokio runtime until a signal ends it.
@@ -137,6 +140,8 @@ impl Coordinator {
         let registry = Registry::start(config, name, tokenizer, readiness.clone());
         let policy = Policy {
             failover_wait: config.failover_wait,
+            park_after: config.park_after,
+            client_timeout: config.client_timeout,
             strategy: config.strategy.clone(),
             tenant: config.tenant.clone(),
         };

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use control::admission::Admission;
-use control::failover::LostTarget;
-use control::fleet::{Need, NoPlace, Reservation, State, Text, Wanted};
-use control::placement::TargetNeed;
+use control::failover::{LostTarget, NoTarget};
+use control::fleet::{Fleet, Need, NoPlace, Reservation, State, Text, Turns, Wanted};
+use control::placement::{ClientKey, TargetNeed, Turn};
 use proto::{outward, v1};
 use runtime::{Caller, KeepAlive, Readiness};
 use speculation::bypass::Mode;
@@ -163,8 +163,18 @@ impl Registry {
     }
 
     /// Takes all completions of a request in, or refuses it at once.
-    pub(crate) fn enter(&self, completions: usize, priority: i32) -> Result<Vec<Entry>, Failure> {
-        self.fleet().enter(completions, priority)
+    pub(crate) fn enter(
+        &self,
+        completions: usize,
+        priority: i32,
+        client: ClientKey,
+    ) -> Result<Vec<Entry>, Failure> {
+        self.fleet().enter(completions, priority, client)
+    }
+
+    /// The longest context of all targets, and the target that has it, where that is known.
+    pub(crate) fn longest_context(&self) -> Option<(u32, WorkerKey)> {
+        self.fleet().read(Fleet::longest_context)
     }
 
     /// Reserves workers for a new session: the target comes first.
@@ -201,9 +211,9 @@ impl Registry {
                         })
                     }
                 })?;
-                Ok(self.found(given))
+                Ok(self.all_found(given))
             })
-            .map(|found| self.join(requester, found))
+            .map(|found| self.join_all(requester, found))
     }
 
     /// Reserves drafts and qualifiers, as many as the session still wants besides those it has.
@@ -216,64 +226,72 @@ impl Registry {
     ) -> Vec<ReservedWorker> {
         let found = self.fleet().change(|fleet| {
             let given = fleet.place_contributors(requester.session, wanted, text, present);
-            self.found(given)
+            self.all_found(given)
         });
-        self.join(requester, found)
+        self.join_all(requester, found)
     }
 
-    /// Reserves another target for a session that has lost its own. When there is no room it waits, until `waiting` is
-    /// dropped.
+    /// Reserves another target for a session that has lost its own, or was parked. `own` is the turn by which it was
+    /// placed first. When there is no room it waits, until `waiting` is dropped.
+    ///
+    /// # Errors
+    /// When there is none for it now.
     pub(crate) fn replace_target(
         &self,
         requester: Requester<'_>,
         lost: LostTarget,
         need: TargetNeed,
-        waiting: &mut Option<Waiting>,
-    ) -> Option<ReservedWorker> {
-        let mut turn = waiting.as_ref().map(Waiting::turn);
+        (own, waiting): (Turn, &mut Option<Waiting>),
+    ) -> Result<ReservedWorker, NoTarget> {
+        let mut turns = Turns {
+            own,
+            waiting: waiting.as_ref().map(Waiting::turn),
+        };
         let found = self.fleet().change(|fleet| {
-            let given = fleet.replace_target(requester.session, lost, need, &mut turn)?;
-            self.found(vec![given]).pop()
+            let given = fleet.replace_target(requester.session, lost, need, &mut turns);
+            given.map(|given| self.found(given))
         });
         if waiting.is_none() {
-            *waiting = turn.map(|turn| self.fleet().waiting(turn));
+            *waiting = turns.waiting.map(|turn| self.fleet().waiting(turn));
         }
-        self.join(requester, found).pop()
+        Ok(self.join(requester, found?))
     }
 
-    /// Finds the stream of each reservation. Under the lock of the fleet, where streams come and go.
-    fn found(&self, given: Vec<Reservation>) -> Vec<Found> {
-        let each = given.into_iter().map(|reservation| {
-            let worker = self.links.workers.get(&reservation.worker);
-            let worker = worker.map(|worker| Arc::clone(worker.value()));
-            let worker = worker.expect("the fleet has the workers of the registry");
-            let stream = worker.incarnation(reservation.incarnation);
-            let stream = stream.expect("a worker that takes sessions has a stream");
-            Found {
-                reservation,
-                stream,
-            }
-        });
-        each.collect()
+    /// Finds the stream of a reservation. Under the lock of the fleet, where streams come and go.
+    fn found(&self, reservation: Reservation) -> Found {
+        let worker = self.links.workers.get(&reservation.worker);
+        let worker = worker.map(|worker| Arc::clone(worker.value()));
+        let worker = worker.expect("the fleet has the workers of the registry");
+        let stream = worker.incarnation(reservation.incarnation);
+        let stream = stream.expect("a worker that takes sessions has a stream");
+        Found {
+            reservation,
+            stream,
+        }
     }
 
-    /// Joins the session to the streams of its reservations. Not under the lock of the fleet, which the guards take when
+    fn all_found(&self, given: Vec<Reservation>) -> Vec<Found> {
+        (given.into_iter())
+            .map(|reservation| self.found(reservation))
+            .collect()
+    }
+
+    /// Joins the session to the stream of its reservation. Not under the lock of the fleet, which the guards take when
     /// they are dropped.
-    fn join(
-        &self,
-        requester: Requester<'_>,
-        found: impl IntoIterator<Item = Found>,
-    ) -> Vec<ReservedWorker> {
-        let each = found.into_iter().map(|found| {
-            let Found {
-                reservation,
-                stream,
-            } = found;
-            let mailbox = requester.mailboxes.mailbox(stream.key);
-            let reserved = Reserved::new(self.fleet(), reservation);
-            ReservedWorker::join(requester.session, stream, mailbox, reserved)
-        });
-        each.collect()
+    fn join(&self, requester: Requester<'_>, found: Found) -> ReservedWorker {
+        let Found {
+            reservation,
+            stream,
+        } = found;
+        let mailbox = requester.mailboxes.mailbox(stream.key);
+        let reserved = Reserved::new(self.fleet(), reservation);
+        ReservedWorker::join(requester.session, stream, mailbox, reserved)
+    }
+
+    fn join_all(&self, requester: Requester<'_>, found: Vec<Found>) -> Vec<ReservedWorker> {
+        (found.into_iter())
+            .map(|found| self.join(requester, found))
+            .collect()
     }
 
     /// A worker has said that it is shutting down: no new session is given to it, those it has go on.

@@ -56,7 +56,6 @@ pub(crate) struct Received {
 /// A request whose parameters are in range.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    pub(crate) prompt: Prompt,
     /// Set when it goes on with an interrupted one.
     pub(crate) received: Option<Received>,
     /// 0: as many as there is room for.
@@ -76,14 +75,14 @@ pub(crate) struct Request {
     pub(crate) wanted: Wanted,
 }
 
-/// Checks a request against a vocabulary of `vocab` tokens. `default` and `seed` are taken where the request names no
+/// Checks a request, which is given back without its prompt, against a vocabulary of `vocab` tokens. `default` and `seed` are taken where the request names no
 /// strategy and has no seed.
 pub(crate) fn parse(
     request: v1::GenerateRequest,
     vocab: usize,
     default: &Settings,
     seed: impl FnOnce() -> io::Result<u64>,
-) -> Result<Request, Failure> {
+) -> Result<(Request, Prompt), Failure> {
     if request.stop_token_ids.len() > MAX_STOP_IDS {
         let allowed = format!("at most {MAX_STOP_IDS} ids");
         let given = format!("{} ids", request.stop_token_ids.len());
@@ -125,8 +124,7 @@ pub(crate) fn parse(
         (Some(most), _) => most as usize,
     };
     let qualifiers = usize::from(uses(Role::Qualifier) && !request.no_qualifier);
-    Ok(Request {
-        prompt,
+    let request = Request {
         received,
         max_tokens: request.max_tokens,
         sampling,
@@ -143,7 +141,8 @@ pub(crate) fn parse(
         },
         strategy,
         wanted: Wanted { drafts, qualifiers },
-    })
+    };
+    Ok((request, prompt))
 }
 
 /// How to decode. Knobs without a name are those of the default strategy.
@@ -420,7 +419,7 @@ mod tests {
     }
 
     fn parse(request: v1::GenerateRequest) -> Result<Request, Failure> {
-        super::parse(request, 10, &Settings::default(), || Ok(77))
+        super::parse(request, 10, &Settings::default(), || Ok(77)).map(|(request, _)| request)
     }
 
     #[test]
@@ -455,7 +454,7 @@ mod tests {
                 ..asked()
             };
             let parsed = super::parse(request, 10, &serial, || Ok(0));
-            parsed.map(|request| request.strategy.settings)
+            parsed.map(|(request, _)| request.strategy.settings)
         };
         assert_eq!(chosen("", &[]).unwrap(), serial);
         let own = Settings::new("serial").with("gamma", 5.0);

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::placement::ClientKey;
 use proto::v1;
 use proto::v1::generation_server::Generation;
-use runtime::TraceContext;
-use tokio::sync::mpsc;
+use runtime::{Peer, TraceContext};
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
+use crate::client::{self, ClientStream};
+use crate::client_key;
 use crate::cluster::Cluster;
-use crate::delivery::{CLIENT_EVENTS, Item};
+use crate::encode;
 use crate::failure::Failure;
 use crate::fleet_handle::Entry;
-use crate::request::{self, Request as Asked};
+use crate::request::{self, Prompt, Request as Asked};
 use crate::request_metrics::Arrival;
 use crate::start::{self, Completion};
 
@@ -29,7 +30,7 @@ pub(crate) struct Service {
 
 #[tonic::async_trait]
 impl Generation for Service {
-    type GenerateStream = ReceiverStream<Item>;
+    type GenerateStream = ClientStream;
 
     /// Parameters, and whether there is room, are checked before this returns; what depends on a worker fails in the stream.
     async fn generate(
@@ -39,19 +40,22 @@ impl Generation for Service {
         let cluster = &self.cluster;
         let deadline = deadline(request.metadata());
         let parent = TraceContext::from_metadata(request.metadata());
+        let from = client_key::of(request.extensions().get::<Peer>());
         let request = request.into_inner();
         let default = &cluster.policy.strategy;
         let arrival = Arrival::now(&cluster.metrics, parent, &request, default);
-        let (request, entries) =
-            enter(cluster, request).map_err(|failure| arrival.refused(failure))?;
+        let (request, prompt, entries) =
+            enter(cluster, request, from).map_err(|failure| arrival.refused(failure))?;
         let completions = request.completions;
         let request = Arc::new(request);
-        let (client, events) = mpsc::channel(CLIENT_EVENTS * completions as usize);
+        let prompt = encode::begin(Arc::clone(cluster), prompt);
+        let (client, events) = client::stream(completions, cluster.policy.client_timeout);
         for (number, entry) in (0..).zip(entries) {
             let metrics = arrival.completion(number);
             let logged = metrics.log_span();
             let completion = Completion {
                 request: Arc::clone(&request),
+                prompt: prompt.clone(),
                 number,
                 entry,
                 deadline,
@@ -61,7 +65,7 @@ impl Generation for Service {
             let serving = start::serve(Arc::clone(cluster), completion);
             (cluster.drain).spawn(serving.instrument(logged));
         }
-        Ok(Response::new(ReceiverStream::new(events)))
+        Ok(Response::new(events))
     }
 
     async fn cluster(
@@ -80,19 +84,25 @@ impl Generation for Service {
 }
 
 /// Takes a request in. A bad parameter, or the lack of room, is reported at once.
-fn enter(cluster: &Cluster, request: v1::GenerateRequest) -> Result<(Asked, Vec<Entry>), Failure> {
+fn enter(
+    cluster: &Cluster,
+    request: v1::GenerateRequest,
+    from: ClientKey,
+) -> Result<(Asked, Prompt, Vec<Entry>), Failure> {
     if cluster.drain.is_stopping() {
         return Err(Failure::Stopping);
     }
     let vocab = cluster.registry.tokenizer().vocabulary().len();
-    let request = request::parse(
+    let (request, prompt) = request::parse(
         request,
         vocab,
         &cluster.policy.strategy,
         runtime::seed::fresh,
     )?;
-    let entries = (cluster.registry).enter(request.completions as usize, request.priority)?;
-    Ok((request, entries))
+    encode::check(cluster, &prompt)?;
+    let completions = request.completions as usize;
+    let entries = (cluster.registry).enter(completions, request.priority, from)?;
+    Ok((request, prompt, entries))
 }
 
 /// When the client stops waiting, by its `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): up to eight digits and a

@@ -26,7 +26,7 @@ use tonic::{Code, Status};
 use crate::cluster::Cluster;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
-use crate::fleet_handle::Waiting;
+use crate::fleet_handle::{Entry, Waiting};
 use crate::mailbox::{MailboxMaker, Received};
 use crate::open::{self, Opened, Opening};
 use crate::registry::Requester;
@@ -55,6 +55,8 @@ pub(crate) struct SessionDriver {
     /// Notified when a slot was taken or a stream is lost.
     wake: Arc<Notify>,
     delivery: Delivery,
+    /// Its place among the completions that run and wait.
+    entry: Entry,
     /// Sent to the client once the target serves the session.
     started: Option<v1::Started>,
     /// Its entry in the placement queue, while it waits for a target.
@@ -84,6 +86,7 @@ pub(crate) struct Beginning {
     pub(crate) mailboxes: MailboxMaker,
     pub(crate) inbox: mpsc::Receiver<Received>,
     pub(crate) delivery: Delivery,
+    pub(crate) entry: Entry,
     pub(crate) started: v1::Started,
     pub(crate) sampling: Sampling,
     /// Nobody has said how long the text may get.
@@ -112,6 +115,7 @@ impl SessionDriver {
             mailboxes,
             inbox,
             delivery,
+            entry,
             started,
             sampling,
             is_open_ended,
@@ -130,6 +134,7 @@ impl SessionDriver {
             mailboxes,
             inbox,
             delivery,
+            entry,
             numerics_id: started.system_fingerprint.clone(),
             started: Some(started),
             waiting: None,
@@ -173,8 +178,8 @@ impl SessionDriver {
     }
 
     /// Ends the session: leaves every worker, and gives what is left to do about the client and the open calls.
-    pub(crate) fn end(self) -> (Delivery, FuturesUnordered<Opening>) {
-        (self.delivery, self.opens)
+    pub(crate) fn end(self) -> (Delivery, Entry, FuturesUnordered<Opening>) {
+        (self.delivery, self.entry, self.opens)
     }
 
     fn now(&self) -> Duration {
@@ -221,7 +226,10 @@ impl SessionDriver {
                         self.machine.handle_message(now, key, term, message);
                     }
                 }
-                () = self.delivery.room(), if self.delivery.is_pending() => {}
+                Some(room) = self.delivery.room(), if self.delivery.is_pending() => {
+                    self.delivery.take_room(room);
+                }
+                unread = self.delivery.stalled() => return Err(unread),
             }
         }
     }
@@ -292,6 +300,7 @@ impl SessionDriver {
                 Action::Bypassed(key, role, why) => {
                     self.note_bypass(&self.name(cluster, key), role, why, metrics);
                 }
+                Action::Park => self.park(cluster),
                 Action::TargetLost(loss) => self.note_loss(&self.name(cluster, loss.worker), &loss),
                 Action::End(ended) => return Some(ended),
             }
@@ -429,17 +438,49 @@ impl SessionDriver {
                 context: self.max_len,
                 positions: self.positions,
             },
-            &mut self.waiting,
+            (self.entry.turn(), &mut self.waiting),
         );
-        let Some(found) = found else { return };
+        let found = match found {
+            Ok(found) => found,
+            Err(why) => {
+                let now = self.now();
+                return self.machine.handle_none(now, why);
+            }
+        };
         self.waiting = None;
-        cluster.metrics.migrations.inc();
-        tracing::info!(
-            session = self.id.0,
-            target = %found.stream.address,
-            "the session goes to another target"
-        );
+        let (session, target) = (self.id.0, &found.stream.address);
+        match lost.expectation {
+            Expectation::Parked => {
+                self.entry.placed();
+                tracing::debug!(session, %target, "the client reads again; the session goes on");
+            }
+            // Asked again and again: that is no news.
+            Expectation::Full | Expectation::WasFull => {
+                tracing::debug!(session, %target, "the session asks a target again that may have room");
+            }
+            Expectation::Returns
+            | Expectation::Gone
+            | Expectation::Stops
+            | Expectation::Lives
+            | Expectation::Preempted
+            | Expectation::Refuses => {
+                cluster.metrics.migrations.inc();
+                tracing::info!(session, %target, "the session goes to another target");
+            }
+        }
         self.handle_reserved(found);
+    }
+
+    /// The client takes nothing: nobody else has to wait for it.
+    fn park(&mut self, cluster: &Cluster) {
+        self.waiting = None;
+        self.entry.park();
+        cluster.metrics.parked.inc();
+        tracing::debug!(
+            session = self.id.0,
+            tokens = self.machine.generated(),
+            "the client takes nothing; the session gives its workers up until it does"
+        );
     }
 
     fn find_contributors(&mut self, cluster: &Cluster, wanted: Wanted) {
@@ -493,11 +534,21 @@ impl SessionDriver {
     }
 
     fn note_loss(&self, target: &str, loss: &TargetLoss) {
+        let (session, tokens, reason) = (self.id.0, loss.tokens, &loss.reason);
+        if loss.expectation == Expectation::Full {
+            tracing::debug!(
+                session,
+                target,
+                reason,
+                "the target has no room; waiting for some"
+            );
+            return;
+        }
         tracing::warn!(
-            session = self.id.0,
+            session,
             target,
-            tokens = loss.tokens,
-            reason = loss.reason,
+            tokens,
+            reason,
             "the session has lost its target; looking for another"
         );
     }
@@ -520,15 +571,6 @@ impl SessionDriver {
                 tokens: loss.tokens,
                 reason: loss.reason,
             }),
-            Ended::Abandoned(loss)
-                if matches!(loss.expectation, Expectation::Full | Expectation::Preempted) =>
-            {
-                Err(Failure::TargetRefused {
-                    target,
-                    code: Code::ResourceExhausted,
-                    message: loss.reason,
-                })
-            }
             Ended::Abandoned(loss) => Err(Failure::TargetLost {
                 target,
                 tokens: loss.tokens,

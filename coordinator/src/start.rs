@@ -5,26 +5,27 @@ use std::time::Duration;
 
 use control::fleet::Need;
 use control::placement::TargetNeed;
-use control::session::SessionMachine;
+use control::session::{Patience, SessionMachine};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use proto::v1;
 use speculation::message::{SessionId, Term};
 use speculation::relay::{Relay, RelayConfig};
-use text::Special;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 
+use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::delivery::{Delivery, Item};
+use crate::delivery::Delivery;
+use crate::encode::Encoding;
 use crate::failure::Failure;
 use crate::fleet_handle::Entry;
 use crate::history;
 use crate::mailbox::{MailboxMaker, Received};
 use crate::open::Opening;
 use crate::registry::{Registry, Requester, Unplaced};
-use crate::request::{self, Prompt, Request};
+use crate::request::Request;
 use crate::request_metrics::RequestMetrics;
 use crate::reservation::ReservedWorker;
 use crate::session_driver::{Beginning, End, SessionDriver};
@@ -37,12 +38,13 @@ const INBOX: usize = 1024;
 /// One completion of a request, taken in.
 pub(crate) struct Completion {
     pub(crate) request: Arc<Request>,
+    pub(crate) prompt: Encoding,
     /// Which one, from 0.
     pub(crate) number: u32,
     pub(crate) entry: Entry,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
-    pub(crate) client: mpsc::Sender<Item>,
+    pub(crate) client: Client,
     pub(crate) metrics: RequestMetrics,
 }
 
@@ -50,8 +52,9 @@ pub(crate) struct Completion {
 pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
     let Completion {
         request,
+        prompt,
         number,
-        mut entry,
+        entry,
         deadline,
         client,
         mut metrics,
@@ -63,6 +66,7 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
     };
     let asked = Asked {
         request: &request,
+        prompt,
         number,
         deadline,
         client: &client,
@@ -71,17 +75,16 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, completion: Completion) {
         () = client.closed() => return,
         () = stopping => Err(Failure::Stopping),
         () = late() => Err(Failure::Deadline { tokens: 0 }),
-        prepared = prepare(&cluster, asked, &mut entry, &mut metrics) => prepared,
+        prepared = prepare(&cluster, asked, entry, &mut metrics) => prepared,
     };
     match prepared {
         Ok((id, driver)) => run(&cluster, id, driver, metrics).await,
         Err(failure) => refuse(failure, metrics, &client).await,
     }
-    drop(entry);
 }
 
 /// Tells the client why there is no session.
-async fn refuse(failure: Failure, mut metrics: RequestMetrics, client: &mpsc::Sender<Item>) {
+async fn refuse(failure: Failure, mut metrics: RequestMetrics, client: &Client) {
     let status = failure.into();
     metrics.failed(&status);
     let _ = client.send(Err(status)).await;
@@ -90,30 +93,28 @@ async fn refuse(failure: Failure, mut metrics: RequestMetrics, client: &mpsc::Se
 /// One completion of a request, as the session gets it.
 struct Asked<'a> {
     request: &'a Request,
+    prompt: Encoding,
     number: u32,
     deadline: Option<Instant>,
-    client: &'a mpsc::Sender<Item>,
+    client: &'a Client,
 }
 
 async fn prepare(
     cluster: &Cluster,
     asked: Asked<'_>,
-    entry: &mut Entry,
+    mut entry: Entry,
     metrics: &mut RequestMetrics,
 ) -> Result<(SessionId, SessionDriver), Failure> {
     let Asked {
         request,
+        prompt,
         number,
         deadline,
         client,
     } = asked;
     let registry = &cluster.registry;
-    let prompt = encode(cluster, &request.prompt).await?;
-    let prompt_len = match u32::try_from(prompt.len()) {
-        Ok(0) => return Err(request::empty()),
-        Ok(len) => len,
-        Err(_) => u32::MAX,
-    };
+    let prompt = prompt.await?;
+    let prompt_len = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
     let id = cluster.next_session();
     let (sender, inbox) = mpsc::channel::<Received>(INBOX);
     let mailboxes = MailboxMaker {
@@ -139,7 +140,7 @@ async fn prepare(
         mailboxes: &mailboxes,
     };
     let patience = cluster.policy.failover_wait;
-    let reserved = place(registry, requester, &need, (entry, patience)).await?;
+    let reserved = place(registry, requester, &need, (&mut entry, patience)).await?;
     let target = &(reserved.first().expect("the target comes first").stream).hello;
     let stopping = request.stopping(prompt_len, target);
     if ids.len() > (stopping.max_len - prompt_len) as usize {
@@ -163,14 +164,14 @@ async fn prepare(
         seed: sampling.params.seed,
         prompt_tokens: prompt_len,
         system_fingerprint: target.numerics_id.clone(),
-        prompt_token_ids: prompt.clone(),
+        prompt_token_ids: prompt.to_vec(),
         lossy: !request.strategy.settings.rule.is_lossless(),
     };
     let max_len = stopping.max_len;
     let positions = need.positions.min(max_len);
     let relay = Relay::new(RelayConfig {
         session: id,
-        text: [&prompt, ids].concat(),
+        text: [&prompt[..], ids].concat(),
         stopping,
         scoring: request.scoring,
         strategy: request.strategy.clone(),
@@ -179,13 +180,17 @@ async fn prepare(
     let relay = relay
         .with_calibration(cluster.calibrations())
         .with_history(history::key(&cluster.policy.tenant, &request.history));
-    let patience = cluster.policy.failover_wait;
+    let patience = Patience {
+        failover: cluster.policy.failover_wait,
+        client: cluster.policy.park_after,
+    };
     let beginning = Beginning {
         id,
         machine: SessionMachine::new(relay, request.wanted, prompt.len(), patience),
         mailboxes,
         inbox,
         delivery,
+        entry,
         started,
         sampling,
         is_open_ended: request.is_open_ended(),
@@ -195,21 +200,6 @@ async fn prepare(
         deadline,
     };
     Ok((id, SessionDriver::new(beginning, reserved)))
-}
-
-/// Encoding is work for a processor, so it stays off the threads that relay.
-async fn encode(cluster: &Cluster, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
-    match prompt {
-        Prompt::Tokens(ids) => Ok(ids.clone()),
-        Prompt::Text(text) => {
-            let _permit = cluster.encoders.acquire().await;
-            let tokenizer = cluster.registry.tokenizer().clone();
-            let text = text.clone();
-            let encoded =
-                tokio::task::spawn_blocking(move || tokenizer.encode(&text, Special::Add)).await;
-            Ok(encoded.map_err(|_| Failure::Encoder)??)
-        }
-    }
 }
 
 /// Reserves workers for the session, waiting while every target that would do is full, or as many run as may. While there
@@ -279,20 +269,32 @@ async fn run(
     };
     let tokens = driver.generated();
     let term = driver.closing_term();
-    let (delivery, opens) = driver.end();
+    let (delivery, mut entry, opens) = driver.end();
     close(cluster, (id, term), opens);
-    match (ended, finished) {
-        (Ok(_), Some(finished)) => {
-            tracing::debug!(session = id.0, tokens, reason = finished.reason, "finished");
-            delivery.finish(finished).await;
+    let delivering = async move {
+        match (ended, finished) {
+            (Ok(_), Some(finished)) => {
+                tracing::debug!(session = id.0, tokens, reason = finished.reason, "finished");
+                delivery.finish(finished).await;
+            }
+            (Ok(_), None) => tracing::debug!(session = id.0, tokens, "the client disconnected"),
+            (Err(failure), _) => {
+                tracing::warn!(session = id.0, tokens, %failure, "a request failed");
+                let is_unread = matches!(failure, Failure::Unread(_));
+                let status = Status::from(failure);
+                metrics.failed(&status);
+                match is_unread {
+                    true => delivery.give_up(status),
+                    false => delivery.fail(status).await,
+                }
+            }
         }
-        (Ok(_), None) => tracing::debug!(session = id.0, tokens, "the client disconnected"),
-        (Err(failure), _) => {
-            tracing::warn!(session = id.0, tokens, %failure, "a request failed");
-            let status = Status::from(failure);
-            metrics.failed(&status);
-            delivery.fail(status).await;
-        }
+    };
+    tokio::pin!(delivering);
+    // Nobody waits for a client that does not read the end.
+    if (timeout(cluster.policy.park_after, &mut delivering).await).is_err() {
+        entry.park();
+        delivering.await;
     }
 }
 

@@ -19,8 +19,9 @@ use tokio::time::Sleep;
 use tokio_rustls::Accept;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
+use crate::peer::Peer;
 use crate::port::Visits;
 use crate::rarely::Rarely;
 use crate::tls::{self, ALPN_H2, Acceptor};
@@ -111,7 +112,7 @@ impl Stream for Incoming {
             // This fails only if the peer has already disconnected, which the first read will report.
             let _ = tcp.set_nodelay(true);
             return Poll::Ready(Some(Ok(Connection {
-                info: tcp.connect_info(),
+                info: Peer::new(peer.ip()),
                 peer,
                 stage: match &self.tls {
                     Some(acceptor) => Stage::Handshake(Box::new(acceptor.current().accept(tcp))),
@@ -129,7 +130,7 @@ impl Stream for Incoming {
 
 /// An accepted connection; it counts towards the cap until it is dropped.
 pub(crate) struct Connection {
-    info: TcpConnectInfo,
+    info: Peer,
     peer: SocketAddr,
     stage: Stage,
     /// Present until the peer has sent the preface.
@@ -184,6 +185,10 @@ impl Connection {
                 Some(Ok(())) | None => return Poll::Pending,
             },
             Poll::Ready(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ALPN_H2) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                if let Some(own) = certificates.and_then(<[_]>::first) {
+                    self.info.set_certificate(own);
+                }
                 self.stage = Stage::Encrypted(Box::new(stream));
                 return Poll::Ready(Ok(()));
             }
@@ -231,9 +236,9 @@ fn failed() -> io::Error {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
+    fn connect_info(&self) -> Peer {
         self.info.clone()
     }
 }

@@ -81,6 +81,8 @@ pub(crate) struct Coordinator {
     /// Something has happened to it since it was settled last.
     pub(crate) is_touched: bool,
     pub(crate) failover_wait: Time,
+    pub(crate) credit: u32,
+    pub(crate) park_after: Time,
     pub(crate) registry: Registry,
     task_us: u64,
     pub(crate) inbox: usize,
@@ -101,6 +103,8 @@ pub(crate) struct Coordinator {
     pub(crate) waits: u64,
     /// Workers that were forgotten, for coverage.
     pub(crate) retirements: u64,
+    /// Sessions that were parked and went on, for coverage.
+    pub(crate) resumes: u64,
 }
 
 impl Coordinator {
@@ -116,6 +120,8 @@ impl Coordinator {
             is_up: true,
             is_touched: false,
             failover_wait: scenario.failover_wait,
+            credit: scenario.credit,
+            park_after: scenario.park_after,
             registry: registry.clone(),
             task_us: scenario.task_us,
             inbox: scenario.inbox,
@@ -131,6 +137,7 @@ impl Coordinator {
             failovers: 0,
             waits: 0,
             retirements: 0,
+            resumes: 0,
         }
     }
 
@@ -510,7 +517,7 @@ impl Coordinator {
         request: &Request,
         (text, numerics): (&[u32], Option<Numerics>),
     ) {
-        let place = match self.placement.enter(request.priority, &self.tasks) {
+        let place = match self.placement.enter(request, &self.tasks) {
             Err(retry) => return self.tell(network, from, ClientEvent::Refused(retry)),
             Ok(place) => place,
         };

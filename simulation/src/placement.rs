@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 
 use control::admission::Admission;
-use control::failover::{Expectation, LostTarget};
-use control::fleet::{Changes, Fleet, Need, NoPlace, Profile, Reservation, State, Text, Wanted};
-use control::placement::{TargetNeed, Turn};
+use control::failover::{Expectation, LostTarget, NoTarget};
+use control::fleet::{
+    Changes, Fleet, Need, NoPlace, Profile, Reservation, State, Text, Turns, Wanted,
+};
+use control::placement::{ClientKey, TargetNeed, Turn};
 use speculation::Time;
 use speculation::bypass::Mode;
 use speculation::duty::Role;
@@ -15,10 +17,10 @@ use speculation::relay::WorkerKey;
 
 use crate::coordinator::numerics_id;
 use crate::request::Task;
-use crate::scenario::{Numerics, Scenario, WorkerPlan};
+use crate::scenario::{Numerics, Request, Scenario, WorkerPlan};
 
-/// When somebody's turn is, kept a second time: rank, then arrival.
-pub(crate) type Order = (i64, u64);
+/// When somebody's turn is, kept a second time: rank, then the round of its client, then arrival.
+pub(crate) type Order = (i64, u64, u64);
 
 /// Sessions that have lost their target go before all requests.
 const RUNNING: i64 = i64::MIN;
@@ -28,6 +30,7 @@ const RUNNING: i64 = i64::MIN;
 pub(crate) struct Place {
     pub(crate) turn: Turn,
     pub(crate) order: Order,
+    identity: u64,
 }
 
 /// What somebody needs of a target.
@@ -80,6 +83,10 @@ pub(crate) struct Placement {
     reserved: BTreeMap<(WorkerKey, SessionId), (u64, u32)>,
     waiting: BTreeMap<Order, Requester>,
     arrivals: u64,
+    /// The newest round of which something was placed.
+    round: u64,
+    /// The next round of each client that has requests here, and how many.
+    clients: BTreeMap<u64, (u64, usize)>,
 }
 
 impl Placement {
@@ -101,6 +108,8 @@ impl Placement {
             reserved: BTreeMap::new(),
             waiting: BTreeMap::new(),
             arrivals: 0,
+            round: 0,
+            clients: BTreeMap::new(),
         }
     }
 
@@ -118,16 +127,26 @@ impl Placement {
     /// Takes a request in, or says when to come again.
     pub(crate) fn enter(
         &mut self,
-        priority: i32,
+        request: &Request,
         tasks: &BTreeMap<SessionId, Box<Task>>,
     ) -> Result<Place, Time> {
-        let is_full = tasks.len() == self.max_running + self.max_queued;
-        match self.fleet.enter(1, priority) {
+        let (priority, identity) = (request.priority, request.identity);
+        let room = self.max_running + self.max_queued - tasks.len();
+        let own = self
+            .clients
+            .get(&identity)
+            .map_or(0, |(_, requests)| *requests);
+        // A client with many leaves what is left to others.
+        let is_full = own + 1 > 8 * room;
+        match self.fleet.enter(1, priority, ClientKey(identity)) {
             Ok(turns) => {
                 assert!(!is_full, "more are taken in than allowed");
+                let round = self.next_round(identity);
+                self.clients.entry(identity).or_default().1 += 1;
                 Ok(Place {
                     turn: turns[0],
-                    order: (priority.into(), self.arrive()),
+                    order: (priority.into(), round, self.arrive()),
+                    identity,
                 })
             }
             Err(full) => {
@@ -137,16 +156,40 @@ impl Placement {
         }
     }
 
-    /// A request that was not placed has gone.
+    /// The round of a client's next request.
+    fn next_round(&mut self, identity: u64) -> u64 {
+        let next = &mut self.clients.entry(identity).or_default().0;
+        let round = self.round.max(*next);
+        *next = round + 1;
+        round
+    }
+
+    fn handle_over(&mut self, identity: u64) {
+        let (_, requests) = self.clients.entry(identity).or_default();
+        *requests -= 1;
+        if *requests == 0 {
+            self.clients.remove(&identity);
+        }
+    }
+
+    /// A request that was not placed, or is parked, has gone.
     pub(crate) fn handle_left(&mut self, place: Place) {
         self.waiting.remove(&place.order);
         self.fleet.handle_left(place.turn);
+        self.handle_over(place.identity);
+    }
+
+    /// A request that runs has given its workers up.
+    pub(crate) fn handle_parked(&mut self) {
+        self.running -= 1;
+        self.fleet.handle_parked();
     }
 
     /// A request that ran for so long has ended.
-    pub(crate) fn handle_ended(&mut self, ran: Time) {
+    pub(crate) fn handle_ended(&mut self, place: Place, ran: Time) {
         self.running -= 1;
-        self.fleet.handle_ended(ran);
+        self.fleet.handle_ended(place.turn, ran);
+        self.handle_over(place.identity);
     }
 
     // Workers.
@@ -276,6 +319,7 @@ impl Placement {
                 let (target, contributors) = reservations.split_first().expect("a target");
                 self.note_target(place.order, &requester, *target);
                 self.running += 1;
+                self.round = self.round.max(place.order.1);
                 self.waiting.remove(&place.order);
                 let context = self.plans[self.worker_of(target.worker)].max_context;
                 let text = Text {
@@ -303,15 +347,27 @@ impl Placement {
         placed
     }
 
-    /// Gives a session another target. While it gets none it may wait, by `place`, which is set then.
+    /// Gives a session another target. While it gets none it may wait, by `place`, which is set then; `own` is the place of
+    /// its request.
     pub(crate) fn replace_target(
         &mut self,
         requester: Requester,
+        own: Place,
         place: &mut Option<Place>,
-    ) -> Option<Reservation> {
+    ) -> Result<Reservation, NoTarget> {
         let lost = requester.lost.expect("it has lost its target");
         let numerics = requester.numerics.expect("its text has numerics");
-        let mut turn = place.map(|place| place.turn);
+        let is_parked = lost.expectation == Expectation::Parked;
+        let mut turns = Turns {
+            own: own.turn,
+            waiting: place.map(|place| place.turn),
+        };
+        let order = match place {
+            Some(place) => place.order,
+            None if is_parked => (own.order.0, self.next_round(own.identity), self.arrive()),
+            None => (RUNNING, 0, self.arrive()),
+        };
+        let may_run = self.may_run(order);
         let found = self.fleet.replace_target(
             requester.session,
             lost,
@@ -321,22 +377,29 @@ impl Placement {
                 context: requester.context,
                 positions: requester.positions,
             },
-            &mut turn,
+            &mut turns,
         );
-        if let (None, Some(turn)) = (&place, turn) {
-            let order = (RUNNING, self.arrive());
-            *place = Some(Place { turn, order });
+        if let (None, Some(turn)) = (&place, turns.waiting) {
+            *place = Some(Place { turn, order, ..own });
         }
-        let order = place.map_or((RUNNING, u64::MAX), |place| place.order);
         match found {
-            Some(reservation) => {
+            Ok(reservation) => {
                 self.note_target(order, &requester, reservation);
+                if is_parked {
+                    assert!(may_run, "{requester:?} runs too early");
+                    self.running += 1;
+                    self.round = self.round.max(order.1);
+                }
                 if let Some(place) = place.take() {
                     self.stop_waiting(place);
                 }
             }
-            None => {
+            Err(why) => {
                 self.check_nothing_fits(order, &requester);
+                let is_there = (0..self.plans.len()).any(|worker| {
+                    self.takes_sessions(worker) && self.could_use(&requester, worker)
+                });
+                assert_eq!(why == NoTarget::Busy, is_there, "{requester:?}");
                 if place.is_some() {
                     self.waiting.insert(order, requester);
                 }
@@ -396,13 +459,16 @@ impl Placement {
         positions.min(plan.max_context).div_ceil(plan.page)
     }
 
+    fn takes_sessions(&self, worker: usize) -> bool {
+        self.standings[worker] == Standing::Ready && self.memberships[worker] == Membership::Listed
+    }
+
     fn has_room(&self, worker: usize, positions: u32) -> bool {
         let plan = &self.plans[worker];
         let key = self.key(worker);
         let held = (self.reserved.iter()).filter(|((reserved, _), _)| *reserved == key);
         let pages: u32 = held.clone().map(|(_, (_, pages))| pages).sum();
-        self.standings[worker] == Standing::Ready
-            && self.memberships[worker] == Membership::Listed
+        self.takes_sessions(worker)
             && held.count() < plan.max_sessions
             && pages + self.pages_of(worker, positions) <= plan.pages
     }
@@ -425,9 +491,9 @@ impl Placement {
             .map(|(_, requester)| requester)
     }
 
-    /// A target that a requester could have now, by its turn.
-    fn fits(&self, order: Order, requester: &Requester) -> Option<usize> {
-        (0..self.plans.len()).find(|&worker| {
+    /// The targets that a requester could have now, by its turn.
+    fn fits(&self, order: Order, requester: &Requester) -> impl Iterator<Item = usize> {
+        (0..self.plans.len()).filter(move |&worker| {
             self.could_use(requester, worker)
                 && self.has_room(worker, requester.positions)
                 && self.earlier(order, worker).is_none()
@@ -437,12 +503,12 @@ impl Placement {
     /// Whether a request may run, and those before it that could be placed now leave room for it.
     fn may_run(&self, order: Order) -> bool {
         let before = (self.waiting.range(..order))
-            .filter(|((rank, _), _)| *rank != RUNNING)
-            .filter(|(earlier, requester)| self.fits(**earlier, requester).is_some());
+            .filter(|((rank, ..), _)| *rank != RUNNING)
+            .filter(|(earlier, requester)| self.fits(**earlier, requester).next().is_some());
         self.running + before.count() < self.max_running
     }
 
-    /// Whoever gets no target could have none, may not run, or waits for its own to return.
+    /// Whoever gets no target could have none, may not run, or waits for its own to return or to have room.
     fn check_nothing_fits(&self, order: Order, requester: &Requester) {
         let returns = |lost: LostTarget| {
             let worker = self.worker_of(lost.worker);
@@ -451,7 +517,15 @@ impl Placement {
                 && self.memberships[worker] == Membership::Listed
                 && self.standings[worker] == Standing::Returning
         };
-        let Some(worker) = self.fits(order, requester) else {
+        let has_refused = |worker: &usize| {
+            requester.lost.is_some_and(|lost| {
+                lost.expectation == Expectation::Full && lost.worker == self.key(*worker)
+            })
+        };
+        let mut fits = self
+            .fits(order, requester)
+            .filter(|worker| !has_refused(worker));
+        let Some(worker) = fits.next() else {
             return;
         };
         if order.0 != RUNNING && !self.may_run(order) {

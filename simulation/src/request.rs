@@ -3,14 +3,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use control::failover::{Expectation, MAX_FRUITLESS};
+use control::failover::{MAX_FRUITLESS, NoTarget};
 use control::fleet::{NoPlace, Reservation, Text, Wanted};
-use control::session::{Action, Ended, Opened, Parting, Refused, RefusedKind, SessionMachine};
+use control::session::{
+    Action, Ended, Opened, Parting, Patience, Refused, RefusedKind, SessionMachine,
+};
 use speculation::Time;
 use speculation::bypass::Mode;
 use speculation::duty::Role;
 use speculation::history::HistoryKey;
-use speculation::limits::{CLIENT_CREDIT, MAX_COMMIT};
+use speculation::limits::MAX_COMMIT;
 use speculation::message::{Addressed, Finish, FromWorker, Outlook, SessionId, Term};
 use speculation::relay::{Relay, RelayConfig, WorkerKey};
 
@@ -39,6 +41,8 @@ pub(crate) struct Task {
     text: Vec<u32>,
     /// The numerics that its text goes on with.
     numerics: Option<Numerics>,
+    /// Its place among those that run and wait.
+    place: Place,
     stage: Stage,
     began: Time,
     pub(crate) is_woken: bool,
@@ -56,7 +60,7 @@ pub(crate) struct Task {
 #[derive(Debug)]
 enum Stage {
     /// It looks for a target, or waits for its turn.
-    Placing(Place),
+    Placing,
     Running(Box<Running>),
 }
 
@@ -78,12 +82,15 @@ struct Running {
     max_len: u32,
     /// Positions that are reserved.
     positions: u32,
-    /// How it has lost its last target.
-    expectation: Option<Expectation>,
     /// When its turn is while it waits for another target.
     place: Option<Place>,
-    /// Since when there is no target, kept a second time.
+    /// Since when there is no target that would do, kept a second time.
     targetless: Option<Time>,
+    /// It does not run, because its client takes nothing.
+    is_parked: bool,
+    /// Since when its text stands because of that, kept a second time.
+    stands: Option<Time>,
+    credit: u32,
     /// What the target has said of its next steps.
     outlook: Outlook,
     unsent: Unsent,
@@ -115,7 +122,8 @@ impl Task {
             request: request.clone(),
             text: text.to_vec(),
             numerics,
-            stage: Stage::Placing(place),
+            place,
+            stage: Stage::Placing,
             began: Time::ZERO,
             is_woken: false,
             is_gone: false,
@@ -128,9 +136,12 @@ impl Task {
         }
     }
 
-    /// Whether it was placed.
+    /// Whether it was placed, and is not parked.
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Running(_))
+        match &self.stage {
+            Stage::Placing => false,
+            Stage::Running(running) => !running.is_parked,
+        }
     }
 
     pub(crate) fn serves(&self, from: (usize, u32)) -> bool {
@@ -150,7 +161,7 @@ impl Task {
     pub(crate) fn is_on(&self, stream: StreamId) -> bool {
         match &self.stage {
             Stage::Running(running) => running.held.values().any(|held| held.stream == stream),
-            Stage::Placing(_) => false,
+            Stage::Placing => false,
         }
     }
 
@@ -171,7 +182,7 @@ impl Task {
     /// A reservation may have become free; whether it wants one.
     pub(crate) fn handle_vacancy(&mut self) -> bool {
         let is_looking = match &self.stage {
-            Stage::Placing(_) => true,
+            Stage::Placing => true,
             Stage::Running(running) => running.machine.is_seeking(),
         };
         self.has_vacancy |= is_looking;
@@ -195,8 +206,8 @@ impl Task {
     /// Does everything there is to do; whether it has ended.
     pub(crate) fn drive(&mut self, network: &mut Network, home: &mut Coordinator) -> bool {
         let ending = match self.stage {
-            Stage::Placing(_) if self.is_gone => Some(Ending::Gone),
-            Stage::Placing(place) => match self.place(network, home, place) {
+            Stage::Placing if self.is_gone => Some(Ending::Gone),
+            Stage::Placing => match self.place(network, home) {
                 Err(why) => Some(Ending::Failed(why)),
                 Ok(None) => return false,
                 Ok(Some(running)) => {
@@ -221,7 +232,7 @@ impl Task {
             home.tell(network, self.from, event);
         }
         match &mut self.stage {
-            Stage::Placing(place) => home.placement.handle_left(*place),
+            Stage::Placing => home.placement.handle_left(self.place),
             Stage::Running(running) => {
                 assert!(
                     running.held.is_empty(),
@@ -240,7 +251,13 @@ impl Task {
                 if let Some(place) = running.place.take() {
                     home.placement.stop_waiting(place);
                 }
-                home.placement.handle_ended(network.now - self.began);
+                match running.is_parked {
+                    true => home.placement.handle_left(self.place),
+                    false => {
+                        let ran = network.now - self.began;
+                        home.placement.handle_ended(self.place, ran);
+                    }
+                }
             }
         }
         true
@@ -251,7 +268,6 @@ impl Task {
         &mut self,
         network: &mut Network,
         home: &mut Coordinator,
-        place: Place,
     ) -> Result<Option<Running>, &'static str> {
         self.has_vacancy = false;
         let received = self.text.len() - self.request.prompt.len();
@@ -268,7 +284,7 @@ impl Task {
             drafts: self.request.drafts,
             qualifiers: self.request.qualifiers,
         };
-        let reservations = match home.placement.place(place, requester, wanted) {
+        let reservations = match home.placement.place(self.place, requester, wanted) {
             Ok(reservations) => reservations,
             Err(NoPlace::Busy) => {
                 home.waits += 1;
@@ -296,19 +312,25 @@ impl Task {
             vocab: VOCAB,
         });
         let relay = relay.with_calibration(home.calibration.clone());
+        let relay = relay.with_credit(home.credit);
         // Some requests share their texts, some of them with few others.
         let shared = self.id.0 % 5;
         let relay = relay.with_history((shared > 0).then_some(HistoryKey([shared as u8; 32])));
-        let relay = relay.with_credit(self.credit());
+        let patience = Patience {
+            failover: home.failover_wait,
+            client: home.park_after,
+        };
         let mut running = Running {
-            machine: SessionMachine::new(relay, wanted, prompt_len, home.failover_wait),
+            machine: SessionMachine::new(relay, wanted, prompt_len, patience),
             held: BTreeMap::new(),
             numerics,
             max_len,
             positions,
-            expectation: None,
             place: None,
             targetless: None,
+            is_parked: false,
+            stands: None,
+            credit: home.credit,
             outlook: Outlook::default(),
             unsent: Unsent::new(self.text.len(), self.request.satisfied_with),
             checked: self.text.len(),
@@ -335,7 +357,7 @@ impl Task {
             }
             if self.channel < CHANNEL {
                 let consumed = self.flush(network, home, CHANNEL);
-                self.running().machine.handle_consumed(consumed);
+                self.running().handle_consumed(consumed);
             }
             let (ending, has_looked) = self.act(network, home);
             if ending.is_some() {
@@ -344,7 +366,9 @@ impl Task {
             if self.is_gone {
                 return Some(Ending::Gone);
             }
+            let park_after = home.park_after;
             let running = self.running();
+            running.check_standing(network.now, park_after);
             let is_seeking = running.machine.is_seeking();
             assert!(
                 has_looked || !has_vacancy || !is_seeking,
@@ -419,7 +443,7 @@ impl Task {
 
     /// Carries out actions; how the session has ended, if it has, and whether a target was looked for.
     fn act(&mut self, network: &mut Network, home: &mut Coordinator) -> (Option<Ending>, bool) {
-        let (id, mut has_looked) = (self.id, false);
+        let (id, own, mut has_looked) = (self.id, self.place, false);
         while let Some(action) = self.running().machine.poll(network.now) {
             let running = self.running();
             match action {
@@ -481,7 +505,7 @@ impl Task {
                     };
                     let consumed = self.flush(network, home, most);
                     let running = self.running();
-                    running.machine.handle_consumed(consumed);
+                    running.handle_consumed(consumed);
                     running.grow(home);
                 }
                 Action::FindTarget(lost) => {
@@ -493,14 +517,36 @@ impl Task {
                         positions: running.positions,
                         lost: Some(lost),
                     };
-                    let found = (home.placement).replace_target(requester, &mut running.place);
-                    match found {
-                        Some(reservation) => {
-                            home.failovers += 1;
+                    let place = &mut running.place;
+                    match (home.placement).replace_target(requester, own, place) {
+                        Ok(reservation) => {
+                            running.targetless = None;
+                            match std::mem::take(&mut running.is_parked) {
+                                true => home.resumes += 1,
+                                false => home.failovers += 1,
+                            }
                             running.reserve(home, reservation);
                         }
-                        None => home.waits += 1,
+                        Err(why) => {
+                            home.waits += 1;
+                            running.targetless = match why {
+                                NoTarget::Busy => None,
+                                NoTarget::Missing => running.targetless.or(Some(network.now)),
+                            };
+                            running.machine.handle_none(network.now, why);
+                        }
                     }
+                }
+                Action::Park => {
+                    note!(network, "{id:?} is parked");
+                    assert!(running.held.is_empty(), "{id:?} keeps workers");
+                    assert!(!running.is_parked, "{id:?} is parked twice");
+                    if let Some(place) = running.place.take() {
+                        home.placement.stop_waiting(place);
+                    }
+                    running.targetless = None;
+                    running.is_parked = true;
+                    home.placement.handle_parked();
                 }
                 Action::FindContributors(wanted) => {
                     let present: Vec<WorkerKey> = running.held.keys().copied().collect();
@@ -524,8 +570,6 @@ impl Task {
                     note!(network, "{id:?} has lost its target: {loss:?}");
                     let is_broken = loss.reason.starts_with("it broke the protocol");
                     assert!(!is_broken, "an honest report is taken: {loss:?}");
-                    running.targetless.get_or_insert(network.now);
-                    running.expectation = Some(loss.expectation);
                 }
                 Action::End(ended) => {
                     let ending = running.judge(network.now, home.failover_wait, ended);
@@ -575,15 +619,8 @@ impl Task {
         self.check_text();
     }
 
-    /// Tokens that the client may leave unread before the session parks. Texts are short here, so that most requests have
-    /// less credit than tokens.
-    fn credit(&self) -> u32 {
-        [4, 16, CLIENT_CREDIT][(self.id.0 % 3) as usize]
-    }
-
     /// The text has only grown, and is what the target decodes alone.
     fn check_text(&mut self) {
-        let credit = self.credit();
         let numerics = self.running().numerics;
         let plain = std::mem::take(&mut self.request.plain[numerics].text);
         let running = self.running();
@@ -598,7 +635,7 @@ impl Task {
         assert_eq!(text[running.checked..], plain[running.checked..text.len()]);
         running.checked = text.len();
         assert!(
-            running.unsent.len() <= credit as usize + MAX_COMMIT,
+            running.unsent.len() <= running.credit as usize + MAX_COMMIT,
             "a slow client holds the session up"
         );
         self.request.plain[numerics].text = plain;
@@ -693,8 +730,33 @@ impl Running {
 
     /// Whether a target has been missing for longer than a session waits for one.
     fn is_overdue(&self, now: Time, patience: Time) -> bool {
-        let patience = (self.expectation).map_or(patience, |how| how.patience(patience));
         (self.targetless).is_some_and(|since| now >= since + patience)
+    }
+
+    /// The client has taken so many tokens.
+    fn handle_consumed(&mut self, tokens: u32) {
+        self.machine.handle_consumed(tokens);
+        if tokens > 0 {
+            self.stands = None;
+        }
+    }
+
+    /// A session whose client takes nothing has no workers after a while, and has some again when it does.
+    fn check_standing(&mut self, now: Time, park_after: Time) {
+        let relay = self.machine.relay();
+        let is_standing =
+            relay.is_left_standing() && relay.finish().is_none() && !self.unsent.is_satisfied();
+        if !is_standing {
+            self.stands = None;
+            assert!(!self.machine.is_parked(), "it is parked for nothing");
+            return;
+        }
+        let since = *self.stands.get_or_insert(now);
+        assert!(
+            self.machine.is_parked() || now < since + park_after,
+            "a client that takes nothing holds workers"
+        );
+        assert!(!self.machine.is_parked() || (self.held.is_empty() && self.is_parked));
     }
 
     fn fingerprint(&self) -> String {

@@ -4,6 +4,7 @@ use decode::{Basis, PromptScoring, Scoring};
 use speculation::Time;
 use speculation::bypass::Plan;
 use speculation::duty::Role;
+use speculation::limits::CLIENT_CREDIT;
 use speculation::message::{Finish, Stopping};
 use speculation::strategy::{DEFAULT, Entry, Range, Registry, Settings};
 
@@ -84,6 +85,8 @@ pub(crate) struct Request {
     pub(crate) qualifiers: usize,
     /// Lower goes first.
     pub(crate) priority: i32,
+    /// Whose it is: those of one client share its turns.
+    pub(crate) identity: u64,
     /// By numerics.
     pub(crate) plain: Vec<Plain>,
     /// With so many tokens the coordinator finds that the client has all it wants, as it does with a stop text.
@@ -182,6 +185,9 @@ pub(crate) struct Scenario {
     pub(crate) max_queued: usize,
     /// How long a session waits for another target.
     pub(crate) failover_wait: Time,
+    /// Tokens that a text may be ahead of its client, and how long workers are kept for one that takes nothing.
+    pub(crate) credit: u32,
+    pub(crate) park_after: Time,
     /// How long a request's task may take to be scheduled, microseconds.
     pub(crate) task_us: u64,
     /// What a session's inbox holds.
@@ -210,9 +216,10 @@ impl Scenario {
             1 + dice_ref.below(3)
         };
         let begins = if is_crowd { span / 20 } else { span / 4 };
-        let requests = (0..count)
+        let mut requests: Vec<Request> = (0..count)
             .map(|_| request(dice_ref, registry, span, begins, [drafts, qualifiers]))
             .collect();
+        let (credit, park_after) = slow_clients(seed, &mut requests);
         let count = dice_ref.pick([0, 1, 2, 3, 5, 8]);
         let mut faults: Vec<(Time, Fault)> = Vec::new();
         for _ in 0..count {
@@ -238,6 +245,8 @@ impl Scenario {
             max_running: dice_ref.pick([1, 2, 4, 16, 16]),
             max_queued: dice_ref.pick([0, 1, 4, 16]),
             failover_wait: dice_ref.pick([Time::from_secs(1), Time::from_secs(10)]),
+            credit,
+            park_after,
             task_us: dice_ref.pick([20, 500, 8000, 60_000]),
             inbox: [4, 256][usize::from(dice_ref.percent(85))],
         };
@@ -412,6 +421,7 @@ fn request(
             .max(usize::from(drafts > 0 && dice.percent(80))),
         qualifiers: dice.below(qualifiers + 1),
         priority: dice.pick([-1, 0, 0, 0, 2]),
+        identity: 0,
         plain,
         satisfied_with,
         begins: millis(dice, begins),
@@ -421,6 +431,26 @@ fn request(
         quits: dice.percent(10).then(|| millis(dice, span)),
         prompt,
     }
+}
+
+/// Whose requests they are and, in a third of the schedules, clients so slow that their sessions are parked. They have dice
+/// of their own. Gives the credit of a client, and how long workers are kept for one that takes nothing.
+fn slow_clients(seed: u64, requests: &mut [Request]) -> (u32, Time) {
+    let mut dice = Dice::new(seed ^ 0x7061_726b);
+    let identities = dice.pick([1, 2, u64::MAX, u64::MAX]);
+    let is_slow = dice.percent(35);
+    for (number, request) in (0..).zip(requests) {
+        request.identity = number % identities;
+        if is_slow && dice.percent(60) {
+            request.reads_us = dice.pick([20_000, 200_000, 1_500_000]);
+        }
+    }
+    if !is_slow {
+        // Texts are short here: with little credit they are longer than it, as real ones are.
+        return (dice.pick([4, 16, CLIENT_CREDIT]), Time::from_secs(5));
+    }
+    let park_after = dice.pick([0, 3, 30, 300]);
+    (dice.pick([4, 8, 20]), Time::from_millis(park_after))
 }
 
 /// Workers that leave and come back, in a third of the schedules. They have dice of their own: everything else is as it

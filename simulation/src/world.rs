@@ -36,6 +36,8 @@ pub struct Coverage {
     pub waits: u64,
     /// Times that a coordinator has forgotten a worker that left.
     pub retirements: u64,
+    /// Times that a session that was parked for its client went on.
+    pub resumes: u64,
     /// Attempts of clients for which there was no room.
     pub refusals: u64,
     /// Attempts of clients that failed and were made again.
@@ -61,6 +63,7 @@ impl Coverage {
             preemptions: self.preemptions + other.preemptions,
             waits: self.waits + other.waits,
             retirements: self.retirements + other.retirements,
+            resumes: self.resumes + other.resumes,
             refusals: self.refusals + other.refusals,
             failures: self.failures + other.failures,
             millis: self.millis + other.millis,
@@ -194,6 +197,9 @@ impl World {
         coverage.retirements += (self.coordinators.iter())
             .map(|home| home.retirements)
             .sum::<u64>();
+        coverage.resumes += (self.coordinators.iter())
+            .map(|home| home.resumes)
+            .sum::<u64>();
         coverage.sessions = self.languages.len() as u64;
         for client in &self.clients {
             let name = client.request.strategy.name.clone();
@@ -311,6 +317,7 @@ impl World {
                 self.coverage.failovers += before.failovers;
                 self.coverage.waits += before.waits;
                 self.coverage.retirements += before.retirements;
+                self.coverage.resumes += before.resumes;
                 self.coordinators[at] = Coordinator::new(at, life, &self.scenario, &self.registry);
                 for worker in 0..self.workers.len() {
                     network.after_us(0, Event::Connect(at, life, worker));

@@ -150,23 +150,25 @@ pub struct Relay {
     delivered: u32,
     /// Text that the client has taken.
     consumed: u32,
-    /// Tokens that the client may leave unread before the session parks.
-    credit: u32,
     calibration: Calibrations,
     drafted_nodes: u64,
     drafted_committed: u64,
     advised: (u64, u64),
     gone: SessionStats,
     history: Option<HistoryKey>,
+    /// Tokens that may be committed beyond what the client has taken.
+    credit: u32,
 }
 
 impl Relay {
     /// A session without workers.
-    pub fn new(config: RelayConfig) -> Self {
-        let len = len_u32(&config.text);
+    pub fn new(mut config: RelayConfig) -> Self {
+        // A long text is kept once.
+        let text = core::mem::take(&mut config.text);
+        let len = len_u32(&text);
         Relay {
             term: Term(0),
-            text: config.text.clone(),
+            text,
             tree: Tree::new(len),
             groups: Groups::default(),
             members: BTreeMap::new(),
@@ -175,15 +177,22 @@ impl Relay {
             outlook: Outlook::default(),
             delivered: len,
             consumed: len,
-            credit: CLIENT_CREDIT,
             calibration: Calibrations::default(),
             drafted_nodes: 0,
             drafted_committed: 0,
             advised: (0, 0),
             gone: SessionStats::default(),
             history: None,
+            credit: CLIENT_CREDIT,
             config,
         }
+    }
+
+    /// Lets the text get this many tokens ahead of its client, instead of [`CLIENT_CREDIT`].
+    #[must_use]
+    pub fn with_credit(mut self, tokens: u32) -> Self {
+        self.credit = tokens;
+        self
     }
 
     /// Replaces what is known about how far each source can be trusted, so that sessions learn from each other.
@@ -197,13 +206,6 @@ impl Relay {
     #[must_use]
     pub fn with_history(mut self, key: Option<HistoryKey>) -> Self {
         self.history = key;
-        self
-    }
-
-    /// Has the session park when its client leaves so many tokens unread, instead of [`CLIENT_CREDIT`].
-    #[must_use]
-    pub fn with_credit(mut self, tokens: u32) -> Self {
-        self.credit = tokens;
         self
     }
 
@@ -543,6 +545,18 @@ impl Relay {
         self.consumed.saturating_add(self.credit)
     }
 
+    /// Credit that has grown by less is not worth a message of its own.
+    fn credit_step(&self) -> u32 {
+        (self.credit / 4).max(1)
+    }
+
+    /// Whether the client leaves so much of the text untaken that the target stands, or will without being told of more
+    /// credit.
+    pub fn is_left_standing(&self) -> bool {
+        let most = self.credit - self.credit_step();
+        len_u32(&self.text) > self.consumed.saturating_add(most)
+    }
+
     /// Tokens for the client that were not handed out yet, with their scores if the session has any.
     pub fn poll_text(&mut self) -> (Vec<u32>, Option<Scores>) {
         let fresh = self.text[self.delivered as usize..].to_vec();
@@ -568,8 +582,7 @@ impl Relay {
     /// The next update for a worker, if there is anything new. Call it when the stream has taken the previous update.
     pub fn poll_update(&mut self, key: WorkerKey) -> Option<Addressed<ReplicaUpdate>> {
         let round_done = (self.members.get(&key)).and_then(|member| self.round_done(member));
-        let allowed_len = self.allowed_len();
-        let credit = self.credit;
+        let (allowed_len, step) = (self.allowed_len(), self.credit_step());
         let shard = self.shard_of(key);
         let rule = self.rule();
         let member = self.members.get_mut(&key)?;
@@ -612,8 +625,7 @@ impl Relay {
         }
         let commit = self.text[base_len as usize..until].to_vec();
         let round_done = round_done.filter(|_| member.sent_round != round_done);
-        // Credit that has barely moved is not worth a message of its own.
-        let more_credit = allowed_len >= member.sent_allowed + credit / 4;
+        let more_credit = allowed_len >= member.sent_allowed + step;
         let new_shard = shard.filter(|_| member.sent_shard != shard);
         let scored = self.scores.prompt_next();
         let more_scored = member.duties.has(Duty::Commit) && scored > member.sent_scored;

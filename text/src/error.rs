@@ -61,6 +61,15 @@ pub enum TextError {
         /// The limit in bytes, [`crate::MAX_INPUT_BYTES`].
         limit: usize,
     },
+    /// A word of the text is longer than the limit; nothing of it was encoded.
+    #[error(
+        "the text has more than {limit} bytes without a place where words end (a space, a line break, a punctuation \
+         mark): send it in token ids, or with such places"
+    )]
+    WordTooLong {
+        /// The limit in bytes, [`crate::MAX_WORD_BYTES`].
+        limit: usize,
+    },
     /// The tokenizer failed on this text.
     #[error("this text cannot be encoded ({reason})")]
     Encode {

@@ -16,10 +16,12 @@ mod bytes;
 mod detokenizer;
 mod error;
 mod guard;
+mod pieces;
 mod tokenizer;
 mod vocabulary;
 
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
+pub use pieces::{Encoder, MAX_WORD_BYTES, Progress};
 pub use tokenizer::{MAX_INPUT_BYTES, MAX_TOKENIZER_BYTES, Special, Tokenizer};
 pub use vocabulary::{MAX_TOKENS, Vocabulary, VocabularyMismatch};

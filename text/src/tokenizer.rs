@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokenizers::DecoderWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::bytes::TokenBytes;
 use crate::detokenizer::Detokenizer;
 use crate::error::TextError;
 use crate::guard::guarded;
+use crate::pieces::{Cuts, Encoder};
 use crate::vocabulary::{MAX_TOKENS, Vocabulary};
 
 /// The largest tokenizer file that is read, in bytes. The largest published
@@ -44,6 +46,10 @@ pub(crate) struct Shared {
     vocabulary: Vocabulary,
     /// Present if the decoder is byte-level: streams then need no decoder.
     pub(crate) bytes: Option<TokenBytes>,
+    /// Present if long texts are encoded in pieces.
+    cuts: Option<Cuts>,
+    /// The most bytes of a text that one token stands for, where that is known.
+    longest: Option<usize>,
 }
 
 impl Tokenizer {
@@ -132,6 +138,25 @@ impl Tokenizer {
             }),
             Err(reason) => Err(TextError::Encode { reason }),
         }
+    }
+
+    /// Encodes a text step by step, each of them short: see [`Encoder`].
+    pub fn encoder(&self, text: String, special: Special) -> Encoder {
+        Encoder::new(self.clone(), text, special)
+    }
+
+    /// Tokens that a text of so many bytes has at least, whatever it says; 0 where nothing is known.
+    #[must_use]
+    pub fn least_tokens(&self, bytes: usize) -> usize {
+        (self.shared.longest).map_or(0, |longest| bytes.div_ceil(longest.max(1)))
+    }
+
+    pub(crate) fn cuts(&self) -> Option<&Cuts> {
+        self.shared.cuts.as_ref()
+    }
+
+    pub(crate) fn library(&self) -> &tokenizers::Tokenizer {
+        &self.shared.inner
     }
 
     /// The text of token ids, without special tokens; ids that the vocabulary
@@ -238,9 +263,31 @@ fn assemble(content: &[u8]) -> Result<Shared, String> {
         }
         _ => None,
     };
+    let cuts = Cuts::of(&inner);
+    let longest = longest(&inner, cuts.as_ref(), &vocabulary);
     Ok(Shared {
         inner,
         vocabulary,
         bytes,
+        cuts,
+        longest,
     })
+}
+
+/// The most bytes of a text that one token stands for. Known where the tokens' bytes joined together are the text: it is not
+/// changed before it is cut into words, and a token is a part of a word.
+fn longest(
+    inner: &tokenizers::Tokenizer,
+    cuts: Option<&Cuts>,
+    vocabulary: &Vocabulary,
+) -> Option<usize> {
+    cuts.filter(|_| inner.get_normalizer().is_none())?;
+    // Bytes that no token has would be left out.
+    let has = |byte: &char| inner.token_to_id(byte.encode_utf8(&mut [0; 4])).is_some();
+    if !ByteLevel::alphabet().iter().all(has) {
+        return None;
+    }
+    // A byte is written as a character of one or two bytes.
+    let tokens = (0..vocabulary.len() as u32).filter_map(|id| vocabulary.token(id));
+    tokens.map(str::len).max()
 }

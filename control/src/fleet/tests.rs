@@ -7,6 +7,7 @@ use super::*;
 const TARGET: WorkerKey = WorkerKey(0);
 const OTHER: WorkerKey = WorkerKey(1);
 const DRAFT: WorkerKey = WorkerKey(2);
+const CLIENT: ClientKey = ClientKey(7);
 const TEXT: Text = Text {
     tokens: 2,
     positions: 5,
@@ -61,9 +62,17 @@ fn need(fleet: &mut Fleet) -> Need<'static> {
             qualifiers: 1,
         },
         numerics: None,
-        turn: fleet.enter(1, 0).unwrap()[0],
+        turn: fleet.enter(1, 0, CLIENT).unwrap()[0],
         tokens: 2,
         positions: 5,
+    }
+}
+
+/// Those of a session that does not wait.
+fn turns(fleet: &mut Fleet) -> Turns {
+    Turns {
+        own: fleet.enter(1, 0, CLIENT).unwrap()[0],
+        waiting: None,
     }
 }
 
@@ -136,18 +145,108 @@ fn a_lost_target_is_waited_for_then_another_of_equal_numerics_will_do() {
         worker: TARGET,
         expectation,
     };
-    let mut turn = None;
+    let mut turns = turns(&mut fleet);
     let mut replace = |fleet: &mut Fleet, expectation, numerics| {
-        fleet.replace_target(SessionId(1), lost(expectation), target(numerics), &mut turn)
+        fleet.replace_target(
+            SessionId(1),
+            lost(expectation),
+            target(numerics),
+            &mut turns,
+        )
     };
-    assert_eq!(replace(&mut fleet, Expectation::Returns, "a"), None);
-    assert_eq!(replace(&mut fleet, Expectation::Gone, "b"), None);
+    let busy = replace(&mut fleet, Expectation::Returns, "a");
+    assert_eq!(busy, Err(NoTarget::Busy), "it may be back in a moment");
+    let missing = replace(&mut fleet, Expectation::Gone, "b");
+    assert_eq!(missing, Err(NoTarget::Missing));
     let found = replace(&mut fleet, Expectation::Gone, "a").unwrap();
     assert_eq!(found.worker, OTHER);
     assert!(
-        turn.is_some() && fleet.queue().len() == 1,
+        turns.waiting.is_some() && fleet.queue().len() == 1,
         "it waited for numerics b"
     );
+}
+
+#[test]
+fn a_full_target_keeps_its_turns_and_others_are_taken_meanwhile() {
+    let mut fleet = fleet();
+    ready(&mut fleet, TARGET);
+    fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+    let reserved = place(&mut fleet, 1).unwrap()[0];
+    // Somebody else has its room, of whom this fleet knows nothing.
+    fleet.release(reserved);
+    let lost = |expectation| LostTarget {
+        worker: TARGET,
+        expectation,
+    };
+    let mut turns = turns(&mut fleet);
+    let mut replace = |fleet: &mut Fleet, expectation| {
+        fleet.replace_target(SessionId(1), lost(expectation), target("a"), &mut turns)
+    };
+    let full = replace(&mut fleet, Expectation::Full);
+    assert_eq!(full, Err(NoTarget::Busy));
+    let later = place(&mut fleet, 2);
+    assert_eq!(
+        later,
+        Err(NoPlace::Busy),
+        "requests wait in their own queue"
+    );
+    ready(&mut fleet, OTHER);
+    let other = replace(&mut fleet, Expectation::Full).unwrap();
+    assert_eq!(other.worker, OTHER);
+    fleet.release(other);
+    fleet.handle_down(OTHER, State::Connecting(Some("no".into())));
+    let own = replace(&mut fleet, Expectation::WasFull).unwrap();
+    assert_eq!(own.worker, TARGET);
+}
+
+#[test]
+fn who_is_parked_makes_room_and_comes_back_by_the_turns_of_its_client() {
+    let mut fleet = Fleet::new(Admission::new(1, 9));
+    fleet.add_worker(TARGET, Some(Role::Target));
+    ready(&mut fleet, TARGET);
+    let (slow, other) = (ClientKey(1), ClientKey(2));
+    let need = |turn| Need {
+        turn,
+        numerics: None,
+        wanted: Wanted {
+            drafts: 0,
+            qualifiers: 0,
+        },
+        tokens: 2,
+        positions: 5,
+    };
+    let counts = |fleet: &Fleet| (fleet.admission().running(), fleet.admission().waiting());
+    let own = fleet.enter(1, 0, slow).unwrap()[0];
+    let reserved = fleet.place(SessionId(1), &need(own)).unwrap()[0];
+    fleet.poll_changes();
+    fleet.release(reserved);
+    fleet.handle_parked();
+    assert!(fleet.poll_changes().vacancy);
+    assert_eq!(counts(&fleet), (0, 1));
+    let first = fleet.enter(1, 0, other).unwrap()[0];
+    let held = fleet.place(SessionId(2), &need(first)).unwrap()[0];
+    // It wants to go on, and as many run as may.
+    let lost = LostTarget {
+        worker: TARGET,
+        expectation: Expectation::Parked,
+    };
+    let mut turns = Turns { own, waiting: None };
+    let mut resume =
+        |fleet: &mut Fleet| fleet.replace_target(SessionId(1), lost, target("a"), &mut turns);
+    assert_eq!(resume(&mut fleet), Err(NoTarget::Busy));
+    let second = fleet.enter(1, 0, other).unwrap()[0];
+    fleet.wait(second, target("a"));
+    fleet.release(held);
+    fleet.handle_ended(first, Time::ZERO);
+    let busy = fleet.place(SessionId(3), &need(second));
+    assert_eq!(busy, Err(NoPlace::Busy), "it waits for longer");
+    assert_eq!(resume(&mut fleet).unwrap().worker, TARGET);
+    assert_eq!(counts(&fleet), (1, 1));
+    fleet.stop_waiting(turns.waiting.unwrap());
+    fleet.handle_ended(own, Time::ZERO);
+    fleet.handle_left(second);
+    assert_eq!(counts(&fleet), (0, 0));
+    assert!(fleet.queue().is_empty());
 }
 
 #[test]
@@ -251,7 +350,9 @@ fn the_last_one_that_may_run_is_the_earliest_that_can_be_placed() {
         ..profile()
     };
     fleet.handle_ready(OTHER, Role::Target, other);
-    let turns: Vec<_> = (0..3).map(|_| fleet.enter(1, 0).unwrap()[0]).collect();
+    let turns: Vec<_> = (0..3)
+        .map(|_| fleet.enter(1, 0, CLIENT).unwrap()[0])
+        .collect();
     let need = |turn, numerics| Need {
         turn,
         numerics,
@@ -277,7 +378,7 @@ fn the_last_one_that_may_run_is_the_earliest_that_can_be_placed() {
     }
     fleet.release(running[0]);
     fleet.poll_changes();
-    fleet.handle_ended(Time::ZERO);
+    fleet.handle_ended(turns[0], Time::ZERO);
     assert!(fleet.poll_changes().vacancy);
     let later = fleet.place(SessionId(2), &need(turns[2], Some("a")));
     assert_eq!(later, Err(NoPlace::Busy), "another is next");
@@ -345,7 +446,8 @@ fn a_retired_target_that_is_lost_is_not_waited_for() {
         worker: TARGET,
         expectation: Expectation::Returns,
     };
-    let found = fleet.replace_target(SessionId(1), lost, target("a"), &mut None);
+    let mut turns = turns(&mut fleet);
+    let found = fleet.replace_target(SessionId(1), lost, target("a"), &mut turns);
     assert_eq!(found.unwrap().worker, OTHER, "at once");
     assert_eq!(ready(&mut fleet, TARGET), 0, "it is gone for good");
 }

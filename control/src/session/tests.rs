@@ -8,12 +8,14 @@ use speculation::relay::RelayConfig;
 use speculation::strategy::{Registry, Settings};
 
 use super::*;
-use crate::failover::RETURN_PATIENCE;
+use crate::failover::{FULL_PAUSE, RETURN_PATIENCE};
 
 const TARGET: WorkerKey = WorkerKey(0);
 const OTHER: WorkerKey = WorkerKey(1);
 const DRAFT: WorkerKey = WorkerKey(2);
 const PATIENCE: Time = Time::from_secs(10);
+/// For a client that takes nothing.
+const PARKS_AFTER: Time = Time::from_secs(5);
 const PROMPT: [u32; 3] = [1, 2, 3];
 /// Tokens that a text may have on a worker.
 const CONTEXT: u32 = 5000;
@@ -41,7 +43,11 @@ fn machine_by(strategy: &Settings) -> SessionMachine {
         drafts: 2,
         qualifiers: 1,
     };
-    SessionMachine::new(relay, wanted, PROMPT.len(), PATIENCE)
+    let patience = Patience {
+        failover: PATIENCE,
+        client: PARKS_AFTER,
+    };
+    SessionMachine::new(relay, wanted, PROMPT.len(), patience)
 }
 
 fn reservation(worker: WorkerKey, role: Role) -> Reservation {
@@ -242,9 +248,105 @@ fn a_target_without_room_is_asked_again_and_costs_no_attempt() {
         let actions = poll(&mut machine, START);
         assert_eq!(actions.last(), Some(&find(TARGET, Expectation::Full)));
     }
-    let actions = poll(&mut machine, START + PATIENCE);
+    machine.handle_none(START, NoTarget::Busy);
+    let again = machine.wake(START).unwrap();
+    assert_eq!(again, START + FULL_PAUSE.1, "longer each time");
+    let was_full = [find(TARGET, Expectation::WasFull)];
+    assert_eq!(poll(&mut machine, again), was_full);
+    machine.handle_none(again, NoTarget::Busy);
+    assert_eq!(machine.wake(again), None);
+    let late = START + 20 * PATIENCE;
+    assert!(poll(&mut machine, late).is_empty(), "it waits");
+    // The target leaves, and no other comes.
+    machine.handle_vacancy();
+    assert_eq!(poll(&mut machine, late), was_full);
+    machine.handle_none(late, NoTarget::Missing);
+    let actions = poll(&mut machine, late + PATIENCE);
     let full = loss(Expectation::Full, 0, "no");
-    assert_eq!(actions, [Action::End(Ended::Abandoned(full))]);
+    assert_eq!(actions.last(), Some(&Action::End(Ended::Abandoned(full))));
+}
+
+/// A session whose text stands because its client takes nothing, since [`START`]; with a draft.
+fn standing() -> (SessionMachine, [Term; 2]) {
+    let (mut machine, term) = served();
+    let draft_term = open(&mut machine, DRAFT, Role::Draft);
+    picked(
+        &mut machine,
+        term,
+        &[4; speculation::limits::CLIENT_CREDIT as usize],
+    );
+    poll(&mut machine, START);
+    (machine, [term, draft_term])
+}
+
+#[test]
+fn a_client_that_takes_nothing_costs_the_workers_nothing_after_a_while() {
+    let (mut machine, [term, draft_term]) = standing();
+    assert_eq!(machine.wake(START), Some(START + PARKS_AFTER));
+    let parks = START + PARKS_AFTER;
+    assert_eq!(
+        poll(&mut machine, parks),
+        [
+            Action::Leave(TARGET, term),
+            Action::Leave(DRAFT, draft_term),
+            Action::Park,
+        ]
+    );
+    assert!(machine.is_parked() && machine.wake(parks).is_none());
+    // An open call that was under way is closed again, and what comes and goes is of no interest.
+    assert_eq!(machine.handle_opened(DRAFT, draft_term), Opened::CloseAgain);
+    machine.handle_arrivals();
+    machine.handle_vacancy();
+    assert!(poll(&mut machine, parks + 9 * PATIENCE).is_empty());
+    // It goes on where it was, with the whole text, and looks for its drafts again.
+    let credit = speculation::limits::CLIENT_CREDIT;
+    let reads = parks + 10 * PATIENCE;
+    machine.handle_consumed(credit);
+    assert_eq!(
+        poll(&mut machine, reads),
+        [find(TARGET, Expectation::Parked)]
+    );
+    machine.handle_none(reads, NoTarget::Busy);
+    assert!(
+        poll(&mut machine, reads + 9 * PATIENCE).is_empty(),
+        "it waits its turn"
+    );
+    machine.handle_reserved(&reservation(OTHER, Role::Target));
+    let actions = poll(&mut machine, reads);
+    let [Action::Open(OTHER, spec), Action::FindContributors(wanted)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(spec.text.len(), 3 + credit as usize);
+    assert_eq!(spec.allowed_len, 3 + 2 * credit);
+    assert_eq!((wanted.drafts, wanted.qualifiers), (2, 1));
+}
+
+#[test]
+fn a_client_that_takes_something_now_and_then_keeps_its_workers() {
+    let (mut machine, _) = standing();
+    let mut now = START;
+    for _ in 0..3 {
+        now += PARKS_AFTER - Time::from_millis(1);
+        machine.handle_consumed(1);
+        let actions = poll(&mut machine, now);
+        assert!(!actions.contains(&Action::Park), "{actions:?}");
+    }
+    assert_eq!(machine.wake(now), Some(now + PARKS_AFTER));
+}
+
+#[test]
+fn a_session_that_looks_for_a_target_is_parked_too() {
+    let (mut machine, [_, draft_term]) = standing();
+    machine.handle_lost(START, TARGET, "broke".into());
+    poll(&mut machine, START);
+    assert_eq!(
+        poll(&mut machine, START + PARKS_AFTER),
+        [Action::Leave(DRAFT, draft_term), Action::Park]
+    );
+    assert!(!machine.is_seeking());
+    machine.handle_consumed(99);
+    let actions = poll(&mut machine, START + PARKS_AFTER);
+    assert_eq!(actions, [find(TARGET, Expectation::Parked)]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proto::v1;
 use proto::v1::generate_request::Prompt;
 use speculation::duty::Role;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::fakes::rig::{Limits, Rig, collect, prompt, request};
 use crate::fakes::target::{FakeTarget, Pace};
@@ -216,4 +216,25 @@ async fn a_free_reservation_goes_first_to_who_has_lost_its_own() {
     drop(leaves);
     let prompt = prompt().len() as u32;
     assert_eq!(lengths(&second, 2).await, [prompt + 20, prompt + 10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_in_their_own_queue_for_a_target_that_others_fill() {
+    // Another coordinator has its places: it has room by what it says, and has none.
+    let target = FakeTarget::start(Pace::OnAck).await;
+    let rig = Rig::start(&[&target], &[]).await;
+    target.refuse(Status::resource_exhausted("8 sessions are open"));
+    let first = rig.send(request("ar", 10)).await.unwrap();
+    until(&target.inner.seen, |seen| seen.refused >= 4).await;
+    let second = rig.send(request("ar", 11)).await.unwrap();
+    seeking(&rig, 2).await;
+    // It is asked again and again, and less and less often; `failover_wait` has been over for long.
+    until(&target.inner.seen, |seen| seen.refused >= 16).await;
+    assert!(target.inner.seen.borrow().opened.is_empty());
+    target.accept();
+    for (tokens, stream) in [(10, first), (11, second)] {
+        let reply = collect(stream).await.unwrap();
+        assert_eq!(reply.ids, plain(&prompt(), tokens));
+    }
+    assert_eq!(target.inner.seen.borrow().opened.len(), 2);
 }

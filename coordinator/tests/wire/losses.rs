@@ -269,10 +269,6 @@ async fn a_refused_open_is_the_clients_only_from_the_target() {
 
     for (refusal, code) in [
         (Status::invalid_argument("bad luck"), Code::InvalidArgument),
-        (
-            Status::resource_exhausted("bad luck"),
-            Code::ResourceExhausted,
-        ),
         (Status::internal("bad luck"), Code::Unavailable),
     ] {
         target.refuse(refusal);

@@ -11,3 +11,4 @@ mod limits;
 mod losses;
 mod replays;
 mod shutdown;
+mod unread;

@@ -224,6 +224,17 @@ impl Client {
         Ok(all)
     }
 
+    /// Waits until so many completions run or wait.
+    pub async fn wait_for_completions(&self, wanted: u32) -> anyhow::Result<()> {
+        until(SESSIONS_LIMIT, async || {
+            let cluster = self.inner.clone().cluster(ClusterRequest {}).await?;
+            let reply = cluster.into_inner();
+            let inside = reply.sessions + reply.waiting;
+            Ok(met(inside == wanted, &format!("{inside} run or wait")))
+        })
+        .await
+    }
+
     /// Waits until the number of sessions that the coordinator has open is as wanted.
     pub async fn wait_for_sessions(&self, wanted: impl Fn(u32) -> bool) -> anyhow::Result<()> {
         until(SESSIONS_LIMIT, async || {

@@ -5,7 +5,7 @@
 //! an operator's tools would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
 //! code with the engine. [`proxy`] disturbs a connection, and [`faults`] measures what users notice of lost processes and
 //! disturbed connections. [`dns`] serves names that change.
-//! [`wait`] waits for conditions. Nothing here is used by the product.
+//! [`wait`] waits for conditions, and [`usage`] says what a process uses. Nothing here is used by the product.
 
 pub mod admin;
 pub mod client;
@@ -15,6 +15,7 @@ pub mod dns;
 pub mod faults;
 pub mod oracle;
 pub mod proxy;
+pub mod usage;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::Process;
 use offshoot_e2e::wait::{met, until};
-use offshoot_e2e::{REFERENCE, admin, full, model, prompts, strategies};
+use offshoot_e2e::{REFERENCE, admin, full, model, prompts, strategies, usage};
 
 /// Sessions of each worker, requests that the coordinator runs, and requests that it queues.
 const SESSIONS: usize = 4;
@@ -54,12 +54,7 @@ impl Small {
 
     /// Resident memory of each process, in MiB; empty where the system does not report it.
     fn memory(&self) -> Vec<f64> {
-        let resident = |process: &Process| {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).ok()?;
-            let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-            let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-            Some(kib / 1024.0)
-        };
+        let resident = |process: &Process| Some(usage::of(process.id())?.resident);
         self.processes().filter_map(resident).collect()
     }
 

@@ -27,6 +27,7 @@ fn every_schedule_ends_with_the_plain_text_and_leaves_nothing_behind() {
     assert!(total.preemptions > 100, "{total:?}");
     assert!(total.waits > 3_000, "{total:?}");
     assert!(total.retirements > 1_500, "{total:?}");
+    assert!(total.resumes > 500, "{total:?}");
     assert!(total.refusals > 1_000, "{total:?}");
     assert!(total.failures > 500, "{total:?}");
     for entry in Registry::default().entries() {

@@ -29,6 +29,9 @@ pub(crate) struct Limits {
     pub(crate) max_queued: usize,
     /// How long a request whose target is lost waits for another.
     pub(crate) failover_wait: Duration,
+    /// How long a completion keeps its workers for a client that takes nothing, and when that is given up.
+    pub(crate) park_after: Duration,
+    pub(crate) client_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -38,6 +41,8 @@ impl Default for Limits {
             max_sessions: 16,
             max_queued: 16,
             failover_wait: Duration::ZERO,
+            park_after: Duration::from_secs(5),
+            client_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -102,6 +107,8 @@ impl Rig {
             max_sessions: limits.max_sessions,
             max_queued: limits.max_queued,
             failover_wait: limits.failover_wait,
+            park_after: limits.park_after,
+            client_timeout: limits.client_timeout,
             strategy: Settings::new("auto"),
             tenant: String::new(),
             tls: None,
@@ -162,6 +169,29 @@ impl Rig {
         };
         let is_in_time = tokio::time::timeout(super::PATIENCE, waiting).await.is_ok();
         assert!(is_in_time, "{found:?} never were {expected:?}");
+    }
+
+    /// A client with this window, in bytes, for what it has not read; it calls from this address of the machine.
+    pub(crate) async fn client_from(&self, ip: [u8; 4], window: u32) -> GenerationClient<Channel> {
+        let endpoint = runtime::client::endpoint(&self.addr.to_string()).unwrap();
+        let endpoint = (endpoint.local_address(Some(ip.into()))).initial_stream_window_size(window);
+        GenerationClient::new(endpoint.connect().await.unwrap())
+    }
+
+    /// Waits until so many completions run and wait.
+    pub(crate) async fn until_completions(&self, running: u32, waiting: u32) {
+        let mut found = (0, 0);
+        let there = async {
+            let mut tick = tokio::time::interval(INTERVAL);
+            while found != (running, waiting) {
+                tick.tick().await;
+                let reply = self.client.clone().cluster(v1::ClusterRequest {}).await;
+                let reply = reply.unwrap().into_inner();
+                found = (reply.sessions, reply.waiting);
+            }
+        };
+        let is_in_time = tokio::time::timeout(super::PATIENCE, there).await.is_ok();
+        assert!(is_in_time, "{found:?} never were {:?}", (running, waiting));
     }
 
     /// The workers as clients see them.

@@ -41,6 +41,8 @@ pub(crate) struct Seen {
     pub(crate) steps: BTreeMap<u64, usize>,
     /// Sessions that stand at the length they are allowed, with that length.
     pub(crate) parked: BTreeMap<u64, usize>,
+    /// Open calls that were refused.
+    pub(crate) refused: usize,
     /// Updates that brought guesses.
     pub(crate) guess_updates: usize,
     /// Streams that were opened.
@@ -109,6 +111,11 @@ impl FakeTarget {
     /// From now on open calls get this answer.
     pub(crate) fn refuse(&self, status: Status) {
         *self.inner.refusal.lock().unwrap() = Some((status, Lasts::Always));
+    }
+
+    /// From now on open calls are carried out.
+    pub(crate) fn accept(&self) {
+        *self.inner.refusal.lock().unwrap() = None;
     }
 
     /// The next open call gets this answer.
@@ -257,6 +264,7 @@ impl Worker for FakeService {
             }
         };
         if let Some((status, _)) = refusal {
+            self.0.seen.send_modify(|seen| seen.refused += 1);
             return Err(status);
         }
         let request = request.into_inner();

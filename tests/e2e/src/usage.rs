@@ -1,0 +1,62 @@
+//! What a process uses, as Linux tells it.
+
+use std::time::Duration;
+
+/// One look at a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Memory that is resident, and the most that ever was, in MiB.
+    pub resident: f64,
+    /// See `resident`.
+    pub peak: f64,
+    /// Time on processors so far, in steps of 10 ms.
+    pub cpu: Duration,
+}
+
+/// What a process uses now; `None` where the system does not tell.
+#[must_use]
+pub fn of(pid: u32) -> Option<Usage> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mib = |name: &str| -> Option<f64> {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib / 1024.0)
+    };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program stands in parentheses and may contain anything; user and system time are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks =
+        |field: usize| -> Option<u64> { fields.split_whitespace().nth(field - 3)?.parse().ok() };
+    Some(Usage {
+        resident: mib("VmRSS:")?,
+        peak: mib("VmHWM:")?,
+        cpu: Duration::from_millis(10 * (ticks(14)? + ticks(15)?)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    #[test]
+    fn work_and_memory_are_seen() {
+        let Some(before) = of(std::process::id()) else {
+            return;
+        };
+        let taken = vec![1_u8; 64 << 20];
+        let mut sum = 0_u64;
+        while of(std::process::id()).unwrap().cpu < before.cpu + Duration::from_millis(50) {
+            sum = taken
+                .iter()
+                .fold(sum, |sum, &byte| sum.wrapping_mul(31) + u64::from(byte));
+        }
+        let after = of(std::process::id()).unwrap();
+        assert!(sum > 0 && after.peak >= after.resident);
+        assert!(
+            after.resident > before.resident + 32.0,
+            "{before:?} {after:?}"
+        );
+    }
+}
