@@ -76,6 +76,17 @@ impl Client {
         }
     }
 
+    /// How the models of the cluster have agreed, as far as its coordinator records it.
+    ///
+    /// # Errors
+    /// When the call fails, also because nothing is recorded.
+    pub(crate) async fn recording(&mut self) -> Result<v1::RecordingReply> {
+        match self.stub.recording(v1::RecordingRequest {}).await {
+            Ok(reply) => Ok(reply.into_inner()),
+            Err(status) => Err(explain(&status, &self.address)),
+        }
+    }
+
     /// Streams one completion; `on_text` gets each piece of text when it arrives. Dropping the future cancels the
     /// request.
     ///

@@ -14,6 +14,7 @@ mod deepen;
 mod engine_bench;
 mod evaluate;
 mod generate;
+mod laboratory;
 mod models;
 mod roles;
 mod sampling;
@@ -68,6 +69,12 @@ enum Command {
     Strategies,
     /// Compare strategies on a local cluster
     Bench(Box<bench::BenchArgs>),
+    /// Fetch how the models of a running cluster agree on its traffic, for simulate and advise
+    Record(laboratory::RecordArgs),
+    /// Compute how fast strategies would be on a cluster, in virtual time
+    Simulate(Box<laboratory::SimulateArgs>),
+    /// Say which strategy and which workers would serve a traffic best, in virtual time
+    Advise(Box<laboratory::AdviseArgs>),
     /// Measure the step time of the engine by number of rows
     BenchEngine(engine_bench::EngineBenchArgs),
     /// Train Medusa heads beside a target (in a build with --features candle)
@@ -103,6 +110,9 @@ fn main() -> ExitCode {
         Command::Trace(command) => trace::run(command),
         Command::Strategies => strategy::list(),
         Command::Bench(args) => roles::block_on(bench::run(*args)),
+        Command::Record(args) => roles::block_on(laboratory::record(args)),
+        Command::Simulate(args) => laboratory::simulate(&args),
+        Command::Advise(args) => laboratory::advise(&args),
         Command::BenchEngine(args) => engine_bench::run(&args).map(|()| End::Done),
         Command::TrainHeads(args) => train::heads(&args).map(|()| End::Done),
         Command::TrainHrad(args) => train::hrad(&args).map(|()| End::Done),

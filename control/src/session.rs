@@ -17,6 +17,7 @@ use speculation::limits::{MAX_COMMIT, MAX_NODES_PER_UPDATE};
 use speculation::message::{
     Addressed, Finish, FromWorker, PromptScores, ReplicaUpdate, Scores, SessionSpec, Term,
 };
+use speculation::recording::Recording;
 use speculation::relay::{Candidate, Relay, WorkerKey};
 
 use crate::failover::{Expectation, Failover, LostTarget, NoTarget};
@@ -216,6 +217,11 @@ impl SessionMachine {
     /// The merged state.
     pub fn relay(&self) -> &Relay {
         &self.relay
+    }
+
+    /// Ends the recording of how the models agree, if there is one.
+    pub fn take_recording(&mut self) -> Option<Recording> {
+        self.relay.take_recording()
     }
 
     /// The term under which the session is closed on a worker that carried out an open call behind the session's close:

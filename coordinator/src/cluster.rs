@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use proto::v1;
 use runtime::Drain;
 use speculation::learned::Calibrations;
 use speculation::message::SessionId;
+use speculation::recording::Recording;
 use speculation::strategy::Settings;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::CoordinatorMetrics;
+use crate::recorder::Recorder;
 use crate::registry::Registry;
 
 /// Tokens that are expected of a completion before any has ended.
@@ -40,6 +43,8 @@ pub(crate) struct Cluster {
     calibrations: Mutex<Calibrations>,
     /// Tokens of a completion whose request says nothing of its length: a mean of recent ones.
     expected: Mutex<f64>,
+    /// How the models agreed in the newest completions.
+    recorder: Mutex<Recorder>,
     /// The next session's number.
     next: AtomicU64,
     pub(crate) metrics: Arc<CoordinatorMetrics>,
@@ -58,6 +63,8 @@ pub(crate) struct Policy {
     pub(crate) strategy: Settings,
     /// Whose requests it serves.
     pub(crate) tenant: String,
+    /// Positions of the newest completions that are recorded; 0: none.
+    pub(crate) record: usize,
 }
 
 impl Cluster {
@@ -65,6 +72,7 @@ impl Cluster {
     pub(crate) fn new(registry: Registry, drain: Drain, policy: Policy, first: u64) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Cluster {
+            recorder: Mutex::new(Recorder::new(policy.record)),
             registry,
             drain,
             cut: CancellationToken::new(),
@@ -92,6 +100,16 @@ impl Cluster {
     /// The number of a new session.
     pub(crate) fn next_session(&self) -> SessionId {
         SessionId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A completion at this temperature has ended with a recording.
+    pub(crate) fn record(&self, temperature: f32, recording: &Recording) {
+        self.recorder.lock().add(temperature, recording);
+    }
+
+    /// How the models agreed in the newest completions, oldest first.
+    pub(crate) fn recorded(&self) -> Vec<v1::RecordedText> {
+        self.recorder.lock().texts()
     }
 
     /// What a new session begins with.

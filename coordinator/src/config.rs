@@ -112,6 +112,16 @@ pub struct Args {
     /// history, whatever their clients name it.
     #[arg(long, env = "OFFSHOOT_TENANT", value_name = "NAME", default_value = "")]
     pub tenant: String,
+    /// Record how the models agree, for the newest N positions of completions: places and distances of guesses, never a token.
+    /// `offshoot record` fetches the recording. 0: nothing is recorded.
+    #[arg(
+        long,
+        env = "OFFSHOOT_RECORD",
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=32_768)
+    )]
+    pub record: u32,
     /// Where to listen.
     #[command(flatten)]
     pub net: NetArgs,
@@ -162,6 +172,8 @@ pub struct Config {
     pub strategy: Settings,
     /// Whose requests are served.
     pub tenant: String,
+    /// Positions of the newest completions that are recorded; 0: none.
+    pub record: usize,
     /// How workers are called, and how clients are served; `None` for plaintext.
     pub tls: Option<Tls>,
 }
@@ -253,6 +265,7 @@ impl TryFrom<&Args> for Config {
             client_timeout: Duration::from_secs(args.client_timeout),
             strategy: strategy.settings,
             tenant: args.tenant.clone(),
+            record: args.record as usize,
             tls,
         })
     }

@@ -35,6 +35,7 @@ mod mailbox;
 mod metrics;
 mod open;
 mod process;
+mod recorder;
 mod registry;
 mod request;
 mod request_metrics;

@@ -144,6 +144,7 @@ impl Coordinator {
             client_timeout: config.client_timeout,
             strategy: config.strategy.clone(),
             tenant: config.tenant.clone(),
+            record: config.record,
         };
         let cluster = Cluster::new(registry, drain.clone(), policy, first);
         let caller = Caller::new(config.tls.clone());

@@ -81,6 +81,19 @@ impl Generation for Service {
             uptime_us: self.cluster.started.elapsed().as_micros() as u64,
         }))
     }
+
+    async fn recording(
+        &self,
+        _: Request<v1::RecordingRequest>,
+    ) -> Result<Response<v1::RecordingReply>, Status> {
+        if self.cluster.policy.record == 0 {
+            return Err(Status::failed_precondition(
+                "this coordinator does not record; start it with --record N, the positions to keep",
+            ));
+        }
+        let texts = self.cluster.recorded();
+        Ok(Response::new(v1::RecordingReply { texts }))
+    }
 }
 
 /// Takes a request in. A bad parameter, or the lack of room, is reported at once.

@@ -18,6 +18,7 @@ use proto::{outward, v1};
 use runtime::TraceContext;
 use speculation::duty::Role;
 use speculation::message::{Finish, SessionId, SessionSpec, Term};
+use speculation::recording::Recording;
 use speculation::relay::{Relay, WorkerKey};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -160,6 +161,12 @@ impl SessionDriver {
     /// The merged state.
     pub(crate) fn relay(&self) -> &Relay {
         self.machine.relay()
+    }
+
+    /// Ends the recording of how the models agree, if there is one; with the temperature.
+    pub(crate) fn take_recording(&mut self) -> Option<(f32, Recording)> {
+        let recording = self.machine.take_recording()?;
+        Some((self.sampling.params.temperature, recording))
     }
 
     /// Whether nobody has said how long the text may get.

@@ -179,7 +179,8 @@ async fn prepare(
     });
     let relay = relay
         .with_calibration(cluster.calibrations())
-        .with_history(history::key(&cluster.policy.tenant, &request.history));
+        .with_history(history::key(&cluster.policy.tenant, &request.history))
+        .with_recording(cluster.policy.record);
     let patience = Patience {
         failover: cluster.policy.failover_wait,
         client: cluster.policy.park_after,
@@ -256,6 +257,9 @@ async fn run(
     let ended = driver.drive(cluster, &mut metrics).await;
     metrics.closed(&driver.relay().stats());
     cluster.learn(driver.relay().calibration().clone());
+    if let Some((temperature, recording)) = driver.take_recording() {
+        cluster.record(temperature, &recording);
+    }
     let finished = match &ended {
         Ok(End::Finished(finish)) => {
             if driver.is_open_ended() {

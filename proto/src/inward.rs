@@ -13,6 +13,7 @@ use speculation::message::{
     Term,
 };
 use speculation::misses::{MissCause, Misses};
+use speculation::recording::{MAX_GUESSES, Picked, Seen};
 use speculation::stats::{SourceStats, WalkStats};
 use speculation::strategy::{Knobs, Settings};
 
@@ -523,6 +524,54 @@ pub fn misses(misses: Option<v1::Misses>) -> Misses {
         misses.set(cause, count);
     }
     misses
+}
+
+/// One recorded position.
+///
+/// # Errors
+/// When a place or a length is out of its range.
+pub fn seen(sent: v1::RecordedPosition) -> Result<Seen, WireError> {
+    let range = |field, value: String, allowed| WireError::Range {
+        field,
+        value,
+        allowed,
+    };
+    let guesses = sent.q.len();
+    if !(1..=MAX_GUESSES).contains(&guesses) {
+        return Err(range("q", format!("{guesses} guesses"), "1 to 12 guesses"));
+    }
+    if sent.gaps.len() != guesses.max(2) - 1 {
+        let gaps = format!("{} gaps of {guesses} guesses", sent.gaps.len());
+        return Err(range("gaps", gaps, "one for each guess but the first"));
+    }
+    let place = |field, place: u32| match u8::try_from(place) {
+        Ok(place) if usize::from(place) < guesses => Ok(place),
+        _ => Err(range(field, place.to_string(), "the place of a guess")),
+    };
+    let gaps = margins(sent.gaps);
+    if !gaps.is_sorted() || gaps.iter().any(|gap| gap.0 < 0) {
+        return Err(range("gaps", format!("{gaps:?}"), "ascending distances"));
+    }
+    let q = sent.q.iter().map(|&q| u16::try_from(q).map(Prob16));
+    let q = q.collect::<Result<Vec<_>, _>>();
+    let lead = i8::try_from(sent.lead);
+    Ok(Seen {
+        place: match sent.place.checked_sub(1) {
+            None => None,
+            Some(at) => Some(place("place", at)?),
+        },
+        picked: match sent.picked {
+            0 => Picked::Nothing,
+            1 => Picked::Committed,
+            2 => Picked::Other,
+            more => Picked::Guess(place("picked", more - 3)?),
+        },
+        lead: lead
+            .map(Margin)
+            .map_err(|_| range("lead", sent.lead.to_string(), "-128 to 127"))?,
+        gaps,
+        q: q.map_err(|_| range("q", format!("{:?}", sent.q), "0 to 65535"))?,
+    })
 }
 
 /// What is there of each known source; absent counts as zero.

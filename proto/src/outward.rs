@@ -9,6 +9,7 @@ use speculation::message::{
     Report, SessionId, SessionSpec, Shard, StreamName, Term, WorkerInfo,
 };
 use speculation::misses::{MissCause, Misses};
+use speculation::recording::{Picked, Recording, Seen};
 use speculation::stats::SessionStats;
 use speculation::stats::{SourceStats, WalkStats};
 
@@ -345,6 +346,30 @@ fn counts(sources: &BySource<SourceStats>, of: impl Fn(&SourceStats) -> u64) -> 
         .map_or(0, |last| last + 1);
     counts.truncate(len);
     counts
+}
+
+/// How the models agreed in one text, as far as that was recorded.
+pub fn recorded(temperature: f32, recording: &Recording) -> v1::RecordedText {
+    v1::RecordedText {
+        temperature,
+        positions: recording.seen().iter().map(position).collect(),
+        unseen: recording.unseen(),
+    }
+}
+
+fn position(seen: &Seen) -> v1::RecordedPosition {
+    v1::RecordedPosition {
+        place: seen.place.map_or(0, |place| u32::from(place) + 1),
+        picked: match seen.picked {
+            Picked::Nothing => 0,
+            Picked::Committed => 1,
+            Picked::Other => 2,
+            Picked::Guess(place) => u32::from(place) + 3,
+        },
+        lead: seen.lead.0.into(),
+        gaps: seen.gaps.iter().map(|gap| gap.0.cast_unsigned()).collect(),
+        q: seen.q.iter().map(|q| q.0.into()).collect(),
+    }
 }
 
 /// How a session went.

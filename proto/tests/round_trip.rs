@@ -15,6 +15,7 @@ use speculation::message::{
     WorkerInfo,
 };
 use speculation::misses::{MissCause, Misses};
+use speculation::recording::{Picked, Recording, Seen};
 use speculation::stats::{SourceStats, WalkStats};
 use speculation::strategy::Settings;
 
@@ -425,4 +426,45 @@ fn a_handshake_names_capabilities_and_both_ends_of_the_protocol_range() {
     );
     let request = outward::hello_request();
     assert_eq!((request.protocol, request.oldest_protocol), (4, 4));
+}
+
+#[test]
+fn recorded_positions_arrive_as_they_were_and_others_are_refused() {
+    let seen = |place, picked, gaps: &[i8], q: &[u16]| Seen {
+        place,
+        picked,
+        lead: Margin(-5),
+        gaps: gaps.iter().map(|&gap| Margin(gap)).collect(),
+        q: q.iter().map(|&q| Prob16(q)).collect(),
+    };
+    let all = [
+        seen(Some(0), Picked::Nothing, &[i8::MAX], &[u16::MAX]),
+        seen(None, Picked::Committed, &[0], &[9, 0]),
+        seen(Some(2), Picked::Guess(1), &[3, 3], &[9, 5, 2]),
+        seen(Some(0), Picked::Other, &[1, 2, 7], &[9, 5, 2, 1]),
+    ];
+    let mut recording = Recording::new(8);
+    recording.extend(all.iter().cloned().map(Some).chain([None]));
+    let sent = outward::recorded(0.5, &recording);
+    assert_eq!((sent.temperature, sent.unseen), (0.5, 1));
+    let read: Vec<Seen> = (sent.positions.iter().cloned())
+        .map(|position| inward::seen(position).unwrap())
+        .collect();
+    assert_eq!(read, all);
+    let wrong = |change: fn(&mut v1::RecordedPosition), field: &str| {
+        let mut position = sent.positions[2].clone();
+        change(&mut position);
+        let error = inward::seen(position).unwrap_err().to_string();
+        assert!(error.starts_with(field), "{error}");
+    };
+    wrong(|position| position.place = 4, "place");
+    wrong(|position| position.picked = 6, "picked");
+    wrong(|position| position.picked = u32::MAX, "picked");
+    wrong(|position| position.lead = 128, "lead");
+    wrong(|position| position.gaps = vec![3], "gaps");
+    wrong(|position| position.gaps = vec![4, 3], "gaps");
+    wrong(|position| position.gaps = vec![3, 200], "gaps");
+    wrong(|position| position.q.clear(), "q");
+    wrong(|position| position.q = vec![1; 13], "q");
+    wrong(|position| position.q[1] = 65_536, "q");
 }

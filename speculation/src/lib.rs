@@ -36,6 +36,7 @@ pub mod lookup;
 pub mod message;
 pub mod misses;
 pub mod numbering;
+pub mod recording;
 pub mod relay;
 pub mod replica;
 pub mod session;

@@ -2,6 +2,7 @@
 //! owns the committed text. It never waits for one worker on behalf of another.
 
 mod advice;
+mod record;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -17,11 +18,12 @@ use crate::learned::Calibrations;
 use crate::limits::{CLIENT_CREDIT, MAX_COMMIT, MAX_DRAFTS, MAX_NODES_PER_UPDATE};
 use crate::logprobs::ClientScores;
 use crate::message::{
-    Activity, Addressed, Finish, Origin, Outlook, PromptScores, ReplicaUpdate, Report, Scores,
-    Scoring, SessionId, SessionSpec, Shard, Stopping, Term,
+    Activity, Addressed, Finish, Margin, NodeBatch, Origin, Outlook, Prob16, PromptScores,
+    ReplicaUpdate, Report, Scores, Scoring, SessionId, SessionSpec, Shard, Stopping, Term,
 };
 use crate::misses::Misses;
 use crate::numbering::{Inbound, Outbound, PeerError, len_u32, source_of};
+use crate::recording::Recording;
 use crate::stats::{SessionStats, WalkStats};
 use crate::strategy::Chosen;
 use crate::tree::{Grafted, NodeId, Tree};
@@ -42,6 +44,8 @@ struct Merged {
     judged: Option<Surprisal>,
     /// Who gave it first.
     source: Source,
+    /// How the first draft rated it that guessed it.
+    rated: Option<(Prob16, Margin)>,
 }
 
 impl Merged {
@@ -52,6 +56,12 @@ impl Merged {
             ..Origin::default()
         }
     }
+}
+
+/// How a draft model rated a node of its batch; none of another source.
+fn rated(batch: &NodeBatch, at: usize) -> Option<(Prob16, Margin)> {
+    let origin = batch.origins.get(at)?;
+    (origin.source == Source::Draft).then_some((origin.q, origin.margin))
 }
 
 /// A worker that has the session, or is asked to take it.
@@ -158,6 +168,8 @@ pub struct Relay {
     history: Option<HistoryKey>,
     /// Tokens that may be committed beyond what the client has taken.
     credit: u32,
+    /// How the models agree, if that is recorded.
+    recording: Option<Recording>,
 }
 
 impl Relay {
@@ -184,6 +196,7 @@ impl Relay {
             gone: SessionStats::default(),
             history: None,
             credit: CLIENT_CREDIT,
+            recording: None,
             config,
         }
     }
@@ -452,6 +465,7 @@ impl Relay {
             |batch, at| Merged {
                 proposed: Some(batch.edges[at].to_f32()),
                 source: source_of(batch, at),
+                rated: rated(batch, at),
                 ..Merged::default()
             },
         )?;
@@ -478,6 +492,7 @@ impl Relay {
                 let is_advised = node.payload.advised.is_some();
                 if let Some(merged) = self.tree.payload_mut(id) {
                     merged.proposed = Some(best);
+                    merged.rated = merged.rated.or_else(|| rated(&report.nodes, at));
                 }
                 if !is_advised {
                     self.tree.set_edge(id, best);
@@ -517,6 +532,7 @@ impl Relay {
         )?;
         if !fresh.is_empty() {
             self.learn(fresh);
+            self.record(fresh, report.margins.get(known..).unwrap_or(&[]));
             self.text.extend_from_slice(fresh);
             let committed = self.tree.commit(fresh);
             self.groups.committed(&committed, &self.tree);

@@ -197,7 +197,7 @@ fn rotation(len: usize, turn: usize) -> impl Iterator<Item = usize> {
 
 /// The seed of a prompt: a fixed function of the run's seed and the prompt's number (the finaliser of SplitMix64,
 /// Steele et al. 2014).
-fn seed(run: u64, prompt: usize) -> u64 {
+pub(crate) fn seed(run: u64, prompt: usize) -> u64 {
     let mut z = run.wrapping_add(
         (prompt as u64)
             .wrapping_add(1)

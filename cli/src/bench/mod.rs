@@ -24,10 +24,12 @@ use crate::cluster::{Cluster, ClusterArgs, ClusterPlan, Use};
 use crate::console::{self, Progress};
 use crate::sampling::SamplingArgs;
 use crate::strategy::REFERENCE;
-use contender::Contender;
+pub(crate) use contender::{Contender, Qualifiers};
 use measure::Rig;
-pub(crate) use report::Machine;
+pub(crate) use measure::seed;
+pub(crate) use prompts::read as read_prompts;
 use report::{Labels, Report, Synthetic};
+pub(crate) use report::{Machine, align};
 
 /// Arguments of `offshoot bench`.
 #[derive(Args, Clone, Debug)]

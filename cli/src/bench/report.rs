@@ -306,7 +306,7 @@ impl Report {
 }
 
 /// Writes cells in columns.
-fn align(out: &mut String, rows: &[Vec<String>]) {
+pub(crate) fn align(out: &mut String, rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<_> = (0..columns)
         .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))

@@ -23,8 +23,9 @@ use speculation::duty::Role;
 use tokio::time::Instant;
 
 pub(crate) use args::{ClusterArgs, ClusterPlan};
+pub(crate) use per_role::{PerRole, step_ms};
 pub(crate) use process::Process;
-pub(crate) use profile::Use;
+pub(crate) use profile::{Drawn, Use};
 
 use crate::client::Client;
 use crate::console::Progress;

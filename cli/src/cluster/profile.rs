@@ -31,7 +31,7 @@ impl Drawn {
     ///
     /// # Errors
     /// When there is none, or it is not a profile.
-    pub(super) fn find(given: &Path, models: Option<&Path>, how: Use) -> Result<Drawn> {
+    pub(crate) fn find(given: &Path, models: Option<&Path>, how: Use) -> Result<Drawn> {
         let file = if given.is_file() {
             given.to_owned()
         } else {

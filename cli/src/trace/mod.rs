@@ -16,7 +16,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::{End, console, roles};
-use timeline::Timeline;
+pub(crate) use svg::draw as draw_svg;
+pub(crate) use timeline::{Bar, Timeline, Track};
 
 /// Traces without further software.
 #[derive(Subcommand, Clone, Debug)]

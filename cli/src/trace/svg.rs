@@ -29,7 +29,7 @@ fn colour(service: &str) -> &'static str {
     }
 }
 
-pub(super) fn draw(timeline: &Timeline) -> String {
+pub(crate) fn draw(timeline: &Timeline) -> String {
     let lanes: usize = timeline.tracks.iter().map(|track| track.lanes).sum();
     let height = TOP + lanes as f64 * LANE + timeline.tracks.len() as f64 * GAP + 12.0;
     let mut out = String::new();

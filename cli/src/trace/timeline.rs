@@ -20,29 +20,29 @@ pub(super) struct Exported {
 
 /// A trace to draw. Times are relative to its first span.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Timeline {
-    pub(super) trace: String,
-    pub(super) length_ns: u64,
-    pub(super) tracks: Vec<Track>,
+pub(crate) struct Timeline {
+    pub(crate) trace: String,
+    pub(crate) length_ns: u64,
+    pub(crate) tracks: Vec<Track>,
 }
 
 /// One process.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Track {
-    pub(super) service: String,
-    pub(super) instance: String,
-    pub(super) lanes: usize,
-    pub(super) bars: Vec<Bar>,
+pub(crate) struct Track {
+    pub(crate) service: String,
+    pub(crate) instance: String,
+    pub(crate) lanes: usize,
+    pub(crate) bars: Vec<Bar>,
 }
 
 /// One span.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Bar {
-    pub(super) name: String,
-    pub(super) start_ns: u64,
-    pub(super) end_ns: u64,
-    pub(super) lane: usize,
-    pub(super) attributes: Vec<(String, String)>,
+pub(crate) struct Bar {
+    pub(crate) name: String,
+    pub(crate) start_ns: u64,
+    pub(crate) end_ns: u64,
+    pub(crate) lane: usize,
+    pub(crate) attributes: Vec<(String, String)>,
 }
 
 impl Bar {

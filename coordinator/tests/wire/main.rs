@@ -9,6 +9,7 @@ mod generate;
 mod latency;
 mod limits;
 mod losses;
+mod recording;
 mod replays;
 mod shutdown;
 mod unread;

@@ -42,6 +42,10 @@ pub const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "laboratory",
+        &["control", "decode", "engine", "speculation"],
+    ),
+    (
         "cli",
         &[
             "control",
@@ -49,6 +53,7 @@ pub const ARROWS: &[(&str, &[&str])] = &[
             "decode",
             "draft-worker",
             "engine",
+            "laboratory",
             "proto",
             "runtime",
             "simulation",
@@ -66,6 +71,11 @@ pub const ABSENT: &[(&str, &[&str], &str)] = &[
         "simulation",
         &["tokio", "tonic", "rand", "getrandom", "mio", "socket2"],
         "time, the network and chance are simulated",
+    ),
+    (
+        "laboratory",
+        &["tokio", "tonic", "mio", "socket2", "tokenizers"],
+        "time, the network and texts are simulated",
     ),
     (
         "engine",

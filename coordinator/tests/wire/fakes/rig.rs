@@ -32,6 +32,8 @@ pub(crate) struct Limits {
     /// How long a completion keeps its workers for a client that takes nothing, and when that is given up.
     pub(crate) park_after: Duration,
     pub(crate) client_timeout: Duration,
+    /// Positions that are recorded.
+    pub(crate) record: usize,
 }
 
 impl Default for Limits {
@@ -43,6 +45,7 @@ impl Default for Limits {
             failover_wait: Duration::ZERO,
             park_after: Duration::from_secs(5),
             client_timeout: Duration::from_secs(60),
+            record: 0,
         }
     }
 }
@@ -111,6 +114,7 @@ impl Rig {
             client_timeout: limits.client_timeout,
             strategy: Settings::new("auto"),
             tenant: String::new(),
+            record: limits.record,
             tls: None,
         };
         let drain = Drain::new();
