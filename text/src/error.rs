@@ -7,8 +7,8 @@ use std::path::PathBuf;
 pub enum TextError {
     /// There is no tokenizer where one was expected.
     #[error(
-        "no tokenizer at {path}: name a tokenizer.json, or a model directory that holds one \
-         (Hugging Face format)"
+        "no tokenizer at {path}: name a tokenizer.json, a model directory that holds one \
+         (Hugging Face format), or a GGUF file"
     )]
     Missing {
         /// The file that was looked for.
@@ -42,6 +42,17 @@ pub enum TextError {
         /// The file, or `memory` for one loaded from bytes.
         origin: String,
         /// What the parser said.
+        reason: String,
+    },
+    /// A GGUF file cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] gguf::GgufError),
+    /// A GGUF file has a tokenizer of a kind that is not supported.
+    #[error("the tokenizer in {path} cannot be used: {reason}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Which key of its metadata, what it says, and what is supported.
         reason: String,
     },
     /// The text is longer than the limit; nothing of it was encoded.

@@ -10,6 +10,7 @@ use tokenizers::DecoderWrapper;
 use crate::bytes::TokenBytes;
 use crate::detokenizer::Detokenizer;
 use crate::error::TextError;
+use crate::from_gguf;
 use crate::guard::guarded;
 use crate::vocabulary::{MAX_TOKENS, Vocabulary};
 
@@ -42,12 +43,15 @@ pub struct Tokenizer {
 pub(crate) struct Shared {
     inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
+    /// How a chat is written for the model, if the file says so.
+    chat_template: Option<String>,
     /// Present if the decoder is byte-level: streams then need no decoder.
     pub(crate) bytes: Option<TokenBytes>,
 }
 
 impl Tokenizer {
-    /// Loads a `tokenizer.json`, or the one in a model directory.
+    /// Loads a `tokenizer.json`, the one in a model directory, or the tokenizer
+    /// in the metadata of a GGUF file.
     ///
     /// Padding and truncation that the file may configure are switched off: a
     /// prompt is encoded whole or refused, never silently cut or filled up.
@@ -56,8 +60,12 @@ impl Tokenizer {
     ///
     /// [`TextError::Missing`], [`TextError::Read`], [`TextError::TooLarge`]
     /// beyond [`MAX_TOKENIZER_BYTES`], [`TextError::Invalid`] for what does not
-    /// parse. Never panics on what the file says.
+    /// parse, [`TextError::Gguf`] and [`TextError::Unsupported`] for what a GGUF
+    /// file may have. Never panics on what the file says.
     pub fn load(dir_or_file: &Path) -> Result<Tokenizer, TextError> {
+        if gguf::is_gguf(dir_or_file) {
+            return Tokenizer::from_gguf(&gguf::Gguf::open(dir_or_file)?);
+        }
         let path = if dir_or_file.is_dir() {
             dir_or_file.join("tokenizer.json")
         } else {
@@ -97,6 +105,29 @@ impl Tokenizer {
             });
         }
         parse(content, "memory")
+    }
+
+    /// Takes the tokenizer out of a GGUF file's metadata.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Unsupported`] for a kind of tokenizer that is not known,
+    /// [`TextError::Gguf`] and [`TextError::Invalid`] for metadata that make none.
+    pub fn from_gguf(file: &gguf::Gguf) -> Result<Tokenizer, TextError> {
+        let content = from_gguf::definition(file)?;
+        let Tokenizer { shared } = parse(&content, &file.path().display().to_string())?;
+        let mut shared = Arc::into_inner(shared).expect("nobody else has it yet");
+        shared.chat_template = file.text("tokenizer.chat_template")?.map(str::to_owned);
+        Ok(Tokenizer {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// How a chat is written for the model: the Jinja template in the GGUF file that
+    /// the tokenizer comes from, if there is one. It comes from the file as it
+    /// is; nothing has rendered or checked it.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.shared.chat_template.as_deref()
     }
 
     /// The token ids of a text.
@@ -237,6 +268,7 @@ fn assemble(content: &[u8]) -> Result<Shared, String> {
     Ok(Shared {
         inner,
         vocabulary,
+        chat_template: None,
         bytes,
     })
 }
