@@ -5,13 +5,13 @@ use std::io::{self, Read};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use runtime::trace::{self, Span, SpanKind};
-use runtime::{Caller, Drain, Purpose, TlsArgs, TraceContext};
+use runtime::{Caller, Drain, TraceContext};
 
 use crate::End;
 use crate::client::{Completion, Coordinators, reason_name};
-use crate::cluster::{Cluster, ClusterArgs};
-use crate::console::{self, Progress};
+use crate::console;
 use crate::sampling::SamplingArgs;
+use crate::serving::ServingArgs;
 use crate::statistics::{self, Totals};
 use crate::strategy::{self, StrategyArgs};
 
@@ -30,16 +30,6 @@ The completion goes to stdout, one line of statistics to stderr.")]
 pub(crate) struct GenerateArgs {
     /// Text to complete; - reads it from standard input
     prompt: String,
-    /// Use a running cluster: the address of its coordinator. With several addresses, separated by commas, the next
-    /// coordinator resumes the completion when one is lost
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "OFFSHOOT_CONNECT",
-        value_delimiter = ',',
-        conflicts_with_all = ["target", "qualifier", "draft", "pace", "step_ms", "synthetic", "overlay", "devices", "threads", "pin", "dtype"]
-    )]
-    connect: Vec<String>,
     /// Maximum number of tokens to generate; 0: as many as the context has room for
     #[arg(
         long,
@@ -54,10 +44,7 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    cluster: ClusterArgs,
-    /// How to connect to the running cluster of --connect.
-    #[command(flatten)]
-    tls: TlsArgs,
+    serving: ServingArgs,
     // Last, so that no knob takes the name of another flag.
     #[command(flatten)]
     strategy: StrategyArgs,
@@ -75,39 +62,14 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
     } else {
         args.prompt.clone()
     };
-    let exporting = trace::init(&args.cluster.trace, "client", "")?;
-    let outcome = traced(args, prompt, &drain).await;
+    let serving = args.serving.clone();
+    let exporting = trace::init(&serving.cluster.trace, "client", "")?;
+    let outcome = serving.serve(drain.stopping(), async |addresses, caller| {
+        complete(&args, prompt, addresses, caller, &drain).await
+    });
+    let outcome = outcome.await;
     exporting.flush().await;
     outcome
-}
-
-/// Completes the prompt, on a local cluster or on a running one.
-async fn traced(args: GenerateArgs, prompt: String, drain: &Drain) -> Result<End> {
-    let connect: Vec<String> = runtime::items(&args.connect).map(str::to_owned).collect();
-    if connect.is_empty() {
-        if args.tls.given() {
-            bail!(
-                "the --tls flags are for a running cluster; give its address with --connect, or omit them"
-            );
-        }
-        let plan = args.cluster.clone().plan()?;
-        let progress = Progress::spinner("starting the cluster");
-        let cluster = tokio::select! {
-            started = Cluster::start(&plan, &progress) => started?,
-            () = drain.stopping() => return Ok(End::Interrupted),
-        };
-        progress.clear();
-        let own = [cluster.address()];
-        let outcome = complete(&args, prompt, &own, &Caller::default(), drain).await;
-        cluster.stop().await;
-        return outcome;
-    }
-    let caller = Caller::new(args.tls.load(Purpose::Call)?);
-    for address in &connect {
-        let checked = caller.authority(address);
-        checked.context("--connect or OFFSHOOT_CONNECT")?;
-    }
-    complete(&args, prompt, &connect, &caller, drain).await
 }
 
 /// Streams the completion from the coordinators at `addresses` until it ends or the process is asked to stop.
@@ -121,8 +83,8 @@ async fn complete(
     let show_prompt = console::stdout_is_terminal().then(|| prompt.clone());
     let mut request = args.sampling.request(prompt, args.max_tokens, args.seed);
     strategy::apply(&args.strategy.settings, &mut request);
-    request.no_qualifier = args.cluster.no_qualifier;
-    request.drafts = args.cluster.drafts.map(u32::from);
+    request.no_qualifier = args.serving.cluster.no_qualifier;
+    request.drafts = args.serving.cluster.drafts.map(u32::from);
     let mut span = Span::start("generate", SpanKind::Client, &TraceContext::none());
     span.set("gen_ai.operation.name", "text_completion");
     span.set("server.address", addresses.join(","));
@@ -167,7 +129,7 @@ async fn complete(
 }
 
 /// The line of statistics.
-fn summary(completion: &Completion) -> String {
+pub(crate) fn summary(completion: &Completion) -> String {
     let totals = Totals::of([&completion.statistics]);
     let mut parts = vec![format!("{} tokens", completion.token_ids.len())];
     if completion.numerics.starts_with("synthetic-") {

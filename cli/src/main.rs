@@ -7,6 +7,7 @@
 
 mod bench;
 mod certs;
+mod chat;
 mod client;
 mod cluster;
 mod console;
@@ -18,6 +19,7 @@ mod laboratory;
 mod models;
 mod roles;
 mod sampling;
+mod serving;
 mod statistics;
 mod strategy;
 mod top;
@@ -44,6 +46,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   offshoot generate \"fn main() {\"
+  offshoot chat --model SmolLM2-135M-Instruct.Q4_1.gguf
   offshoot up --port 7000
   offshoot generate --connect 127.0.0.1:7000 --temperature 0.7 --seed 1 \"struct Point\"
   offshoot bench --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2";
@@ -52,6 +55,8 @@ Examples:
 enum Command {
     /// Complete a prompt, on a local cluster or on a running one
     Generate(Box<generate::GenerateArgs>),
+    /// Talk with a model in the terminal
+    Chat(Box<chat::ChatArgs>),
     /// Start a local cluster, print its addresses and run until Ctrl-C
     Up(Box<up::UpArgs>),
     /// Run a draft worker (proposes tokens)
@@ -102,6 +107,7 @@ fn main() -> ExitCode {
     let cli: Cli = runtime::parse();
     let outcome = match cli.command {
         Command::Generate(args) => roles::block_on(generate::run(*args)),
+        Command::Chat(args) => roles::block_on(chat::run(*args)),
         Command::Up(args) => roles::block_on(up::run(*args)),
         Command::DraftWorker(args) => roles::serve(draft_worker::run(*args)),
         Command::TargetWorker(args) => roles::serve(target_worker::run(*args)),

@@ -10,13 +10,20 @@ use assert_cmd::Command;
 use serde_json::Value;
 
 fn offshoot(arguments: &[&str]) -> Output {
+    offshoot_told("", arguments)
+}
+
+/// With this on its standard input.
+fn offshoot_told(input: &str, arguments: &[&str]) -> Output {
     let mut command = Command::cargo_bin("offshoot").unwrap();
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OFFSHOOT_") {
             command.env_remove(name);
         }
     }
-    let output = command.args(arguments).output().unwrap();
+    let output = (command.args(arguments).write_stdin(input))
+        .output()
+        .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?} printed {stderr}");
     output
@@ -48,6 +55,61 @@ fn a_completion_goes_to_stdout_and_its_statistics_to_stderr() {
     let plain = complete("ar");
     assert!(plain.trim().len() > 10, "{plain:?}");
     assert_eq!(complete("auto"), plain);
+}
+
+/// The bundled target with a chat template. It was not trained for chat; what it makes of a conversation is text all the same.
+fn with_template(dir: &Path) {
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/target");
+    for entry in fs::read_dir(bundled).unwrap() {
+        let path = entry.unwrap().path();
+        let link = dir.join(path.file_name().unwrap());
+        std::os::unix::fs::symlink(path.canonicalize().unwrap(), link).unwrap();
+    }
+    let template =
+        "{% for m in messages %}\n{{ m.role }}: {{ m.content }}\n{% endfor %}\nassistant:";
+    fs::write(dir.join("chat_template.jinja"), template).unwrap();
+}
+
+#[test]
+fn a_conversation_is_what_its_template_makes_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    with_template(dir.path());
+    let model = dir.path().to_str().unwrap();
+    let alone = [
+        "--model",
+        model,
+        "--drafts",
+        "0",
+        "--no-qualifier",
+        "--max-tokens",
+        "8",
+    ];
+    let complete = |prompt: &str| {
+        let output = offshoot(&[&["generate", prompt][..], &alone].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.strip_suffix('\n').unwrap().to_owned()
+    };
+    let begun = "system: be brief\nuser: let a = 1;\nassistant:";
+    let first = complete(begun);
+    assert!(!first.is_empty());
+    let second = complete(&format!("{begun} {first}\nuser: and b?\nassistant:"));
+    let chat = |input| {
+        offshoot_told(
+            input,
+            &[&["chat", "--system", "be brief"][..], &alone].concat(),
+        )
+    };
+    let said = chat("let a = 1;\n/retry\n/stats\n/retry\n");
+    let stdout = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(stdout, format!("{first}\n").repeat(3));
+    let stderr = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        stderr.starts_with("8 tokens, ") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
+    let said = chat("let a = 1;\nand b?\n/quit\nunread\n");
+    let stdout = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(stdout, format!("{first}\n{second}\n"));
 }
 
 #[test]

@@ -22,32 +22,60 @@ pub(crate) fn begin(cluster: Arc<Cluster>, prompt: Prompt) -> Encoding {
 }
 
 async fn encode(cluster: &Cluster, prompt: Prompt) -> Result<Arc<[u32]>, Failure> {
-    let text = match prompt {
+    let tokenizer = cluster.registry.tokenizer();
+    let (texts, special) = match prompt {
         Prompt::Tokens(ids) => return Ok(ids.into()),
-        Prompt::Text(text) => text,
+        Prompt::Text(text) => (vec![text], Special::Add),
+        Prompt::Chat(messages) => {
+            let tokenizer = tokenizer.clone();
+            let rendered = step(cluster, move || tokenizer.render_chat(&messages));
+            (rendered.await??, Special::Omit)
+        }
     };
-    let mut encoder = cluster.registry.tokenizer().encoder(text, Special::Add);
-    loop {
-        let permit = Arc::clone(&cluster.encoders).acquire_owned().await;
-        // Work for a processor, so it stays off the threads that relay. The permit is given back when the step is over, even
-        // if nobody waits for it any more.
-        let step = tokio::task::spawn_blocking(move || {
-            let progress = encoder.step();
-            drop(permit);
-            (encoder, progress)
-        });
-        let (next, progress) = step.await.map_err(|_| Failure::Encoder)?;
-        encoder = next;
-        let done = progress? == Progress::Done;
-        check_length(cluster, encoder.ids().len(), Failure::far_too_long)?;
-        if done {
-            break;
+    let mut ids = Vec::new();
+    for text in texts {
+        let mut encoder = tokenizer.encoder(text, special);
+        loop {
+            let stepped = step(cluster, move || {
+                let progress = encoder.step();
+                (encoder, progress)
+            });
+            let (next, progress) = stepped.await?;
+            encoder = next;
+            let done = progress? == Progress::Done;
+            check_length(
+                cluster,
+                ids.len() + encoder.ids().len(),
+                Failure::far_too_long,
+            )?;
+            if done {
+                break;
+            }
+        }
+        match ids.is_empty() {
+            true => ids = encoder.into_ids(),
+            false => ids.extend(encoder.ids()),
         }
     }
-    match encoder.into_ids() {
-        ids if ids.is_empty() => Err(request::empty()),
-        ids => Ok(ids.into()),
+    match ids.is_empty() {
+        true => Err(request::empty()),
+        false => Ok(ids.into()),
     }
+}
+
+/// Work for a processor, so it stays off the threads that relay. Its permit is given back when it is over, even if nobody
+/// waits for it any more.
+async fn step<T: Send + 'static>(
+    cluster: &Cluster,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let permit = Arc::clone(&cluster.encoders).acquire_owned().await;
+    let worked = tokio::task::spawn_blocking(move || {
+        let worked = work();
+        drop(permit);
+        worked
+    });
+    worked.await.map_err(|_| Failure::Encoder)
 }
 
 /// Refuses a prompt that no target takes, where that is known before it is encoded.
@@ -59,6 +87,8 @@ pub(crate) fn check(cluster: &Cluster, prompt: &Prompt) -> Result<(), Failure> {
             let tokens = tokenizer.least_tokens(text.len());
             check_length(cluster, tokens, Failure::far_too_long)
         }
+        // What a template makes of it is not known before.
+        Prompt::Chat(_) => Ok(tokenizer.can_chat()?),
     }
 }
 

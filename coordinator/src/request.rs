@@ -12,6 +12,7 @@ use speculation::duty::Role;
 use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
 use speculation::message::{Basis, PromptScoring, Scoring, Stopping};
 use speculation::strategy::{Chosen, Registry, Settings};
+use text::Message;
 use tonic::Status;
 
 use crate::failure::Failure;
@@ -24,6 +25,10 @@ const MAX_STOP_IDS: usize = 32;
 /// Bytes of a prompt's text: more than the longest contexts hold, and a bound on the work of encoding it.
 const MAX_PROMPT_BYTES: usize = 2 << 20;
 
+/// Messages of a conversation, and bytes of the name of a role.
+const MAX_MESSAGES: usize = 4096;
+const MAX_ROLE_BYTES: usize = 32;
+
 /// Stop texts a request may name, and bytes of each.
 const MAX_STOPS: (usize, usize) = (16, 256);
 
@@ -35,6 +40,7 @@ const MAX_COMPLETIONS: u32 = 16;
 pub(crate) enum Prompt {
     Text(String),
     Tokens(Vec<u32>),
+    Chat(Vec<Message>),
 }
 
 /// Whether the target's end-of-text tokens end the text.
@@ -325,6 +331,7 @@ fn prompt(prompt: Option<v1::generate_request::Prompt>, vocab: usize) -> Result<
             Err(Failure::parameter("prompt", given, allowed))
         }
         Some(Sent::Text(text)) => Ok(Prompt::Text(text)),
+        Some(Sent::Chat(chat)) => Ok(Prompt::Chat(messages(chat)?)),
         Some(Sent::Tokens(tokens)) => {
             if tokens.ids.is_empty() {
                 return Err(empty());
@@ -404,6 +411,44 @@ impl Request {
     }
 }
 
+fn messages(chat: v1::Chat) -> Result<Vec<Message>, Failure> {
+    let refused = |given: String, allowed: String| Err(Failure::parameter("chat", given, allowed));
+    let count = chat.messages.len();
+    if !(1..=MAX_MESSAGES).contains(&count) {
+        return refused(
+            format!("{count} messages"),
+            format!("1 to {MAX_MESSAGES} messages"),
+        );
+    }
+    let bytes: usize = (chat.messages.iter()).map(|one| one.content.len()).sum();
+    if bytes > MAX_PROMPT_BYTES {
+        return refused(
+            format!("{bytes} bytes long"),
+            format!("at most {MAX_PROMPT_BYTES} bytes"),
+        );
+    }
+    let is_name = |role: &str| {
+        (1..=MAX_ROLE_BYTES).contains(&role.len())
+            && role
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    if let Some(bad) = chat.messages.iter().find(|one| !is_name(&one.role)) {
+        let given = format!(
+            "role {:?}",
+            bad.role.chars().take(MAX_ROLE_BYTES).collect::<String>()
+        );
+        let allowed =
+            format!("system, user, assistant or another name of at most {MAX_ROLE_BYTES} letters");
+        return refused(given, allowed);
+    }
+    let messages = chat.messages.into_iter().map(|one| Message {
+        role: one.role,
+        content: one.content,
+    });
+    Ok(messages.collect())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
@@ -460,6 +505,39 @@ mod tests {
         let own = Settings::new("serial").with("gamma", 5.0);
         assert_eq!(chosen("", &[("gamma", 5.0)]).unwrap(), own);
         assert_eq!(chosen("auto", &[]).unwrap(), Settings::new("auto"));
+    }
+
+    #[test]
+    fn a_conversation_is_checked_before_it_is_rendered() {
+        let conversation = |all: &[(&str, &str)]| {
+            let messages = (all.iter()).map(|&(role, content)| v1::ChatMessage {
+                role: role.to_owned(),
+                content: content.to_owned(),
+            });
+            let chat = v1::Chat {
+                messages: messages.collect(),
+            };
+            prompt(Some(Sent::Chat(chat)), 10)
+        };
+        let Prompt::Chat(messages) = conversation(&[("user", "hi"), ("tool-2", "")]).unwrap()
+        else {
+            panic!("it is a conversation");
+        };
+        assert_eq!((messages.len(), &*messages[0].content), (2, "hi"));
+        let long = "x".repeat(MAX_PROMPT_BYTES / 2 + 1);
+        let many = vec![("user", "x"); MAX_MESSAGES + 1];
+        let bad: [(&[_], _); 6] = [
+            (&[], "0 messages"),
+            (&many, "4097 messages"),
+            (&[("user", &long), ("user", &long)], "bytes long"),
+            (&[("", "x")], "role \"\""),
+            (&[("user\n", "x")], "role \"user\\n\""),
+            (&[("<|im_start|>", "x")], "role"),
+        ];
+        for (messages, why) in bad {
+            let failure = conversation(messages).unwrap_err().to_string();
+            assert!(failure.contains(why), "{why:?} is not in {failure}");
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 pub enum TextError {
     /// There is no tokenizer where one was expected.
     #[error(
-        "no tokenizer at {path}: name a tokenizer.json, or a model directory that holds one \
-         (Hugging Face format)"
+        "no tokenizer at {path}: name a tokenizer.json, a model directory that holds one \
+         (Hugging Face format), or a GGUF file"
     )]
     Missing {
         /// The file that was looked for.
@@ -53,6 +53,17 @@ pub enum TextError {
         /// What the parser said.
         reason: String,
     },
+    /// A GGUF file cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] gguf::GgufError),
+    /// A GGUF file has a tokenizer of a kind that is not supported.
+    #[error("the tokenizer in {path} cannot be used: {reason}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Which key of its metadata, what it says, and what is supported.
+        reason: String,
+    },
     /// The text is longer than the limit; nothing of it was encoded.
     #[error("the text has {bytes} bytes, the most that is accepted is {limit}: shorten it")]
     InputTooLong {
@@ -74,6 +85,23 @@ pub enum TextError {
     #[error("this text cannot be encoded ({reason})")]
     Encode {
         /// What the tokenizer said.
+        reason: String,
+    },
+    /// The model's files say nothing of conversations.
+    #[error(
+        "this model has no chat template, so it takes no messages: send a text, or serve a model that was trained for chat"
+    )]
+    NoChatTemplate,
+    /// The model's chat template cannot be used.
+    #[error("the model's chat template cannot be used ({reason}): fix it or send a text")]
+    ChatTemplate {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The chat template does not take this conversation.
+    #[error("the model's chat template does not take these messages ({reason})")]
+    Chat {
+        /// What the template said.
         reason: String,
     },
     /// The tokenizer failed on these ids.

@@ -1,7 +1,7 @@
 //! Text in, token ids out, and back again as a stream.
 //!
-//! A [`Tokenizer`] is loaded once from a Hugging Face `tokenizer.json` and
-//! shared. A [`Detokenizer`] turns the ids of one request into text as they
+//! A [`Tokenizer`] is loaded once from a Hugging Face `tokenizer.json`, or from
+//! the metadata of a GGUF file, and shared. A [`Detokenizer`] turns the ids of one request into text as they
 //! arrive: push an id, send what comes back, and call `finish` at the end; the
 //! pieces joined together are exactly what decoding all ids at once gives, and
 //! no piece ever holds half a character. A [`Vocabulary`] says which token
@@ -13,13 +13,16 @@
 //! parsed, and a panic in the tokenizer library ends as a [`TextError`].
 
 mod bytes;
+mod chat;
 mod detokenizer;
 mod error;
+mod from_gguf;
 mod guard;
 mod pieces;
 mod tokenizer;
 mod vocabulary;
 
+pub use chat::Message;
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use pieces::{Encoder, MAX_WORD_BYTES, Progress};

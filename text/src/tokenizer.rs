@@ -9,8 +9,10 @@ use tokenizers::DecoderWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::bytes::TokenBytes;
+use crate::chat::{self, ChatTemplate, Marks, Message};
 use crate::detokenizer::Detokenizer;
 use crate::error::TextError;
+use crate::from_gguf;
 use crate::guard::guarded;
 use crate::pieces::{Cuts, Encoder};
 use crate::vocabulary::{MAX_TOKENS, Vocabulary};
@@ -44,6 +46,10 @@ pub struct Tokenizer {
 pub(crate) struct Shared {
     inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
+    /// How a conversation is written for the model, if its files say so, or why that cannot be used.
+    chat: Option<Result<ChatTemplate, String>>,
+    /// The texts of special tokens.
+    control: Vec<String>,
     /// Present if the decoder is byte-level: streams then need no decoder.
     pub(crate) bytes: Option<TokenBytes>,
     /// Present if long texts are encoded in pieces.
@@ -53,7 +59,8 @@ pub(crate) struct Shared {
 }
 
 impl Tokenizer {
-    /// Loads a `tokenizer.json`, or the one in a model directory.
+    /// Loads a `tokenizer.json`, the one in a model directory, or the tokenizer
+    /// in the metadata of a GGUF file.
     ///
     /// Padding and truncation that the file may configure are switched off: a
     /// prompt is encoded whole or refused, never silently cut or filled up.
@@ -62,8 +69,12 @@ impl Tokenizer {
     ///
     /// [`TextError::Missing`], [`TextError::Read`], [`TextError::TooLarge`]
     /// beyond [`MAX_TOKENIZER_BYTES`], [`TextError::Invalid`] for what does not
-    /// parse. Never panics on what the file says.
+    /// parse, [`TextError::Gguf`] and [`TextError::Unsupported`] for what a GGUF
+    /// file may have. Never panics on what the file says.
     pub fn load(dir_or_file: &Path) -> Result<Tokenizer, TextError> {
+        if gguf::is_gguf(dir_or_file) {
+            return Tokenizer::from_gguf(&gguf::Gguf::open(dir_or_file)?);
+        }
         let path = if dir_or_file.is_dir() {
             dir_or_file.join("tokenizer.json")
         } else {
@@ -90,7 +101,9 @@ impl Tokenizer {
         if content.starts_with(b"version https://git-lfs.github.com/spec/") {
             return Err(TextError::LfsPointer { path });
         }
-        parse(&content, &path.display().to_string())
+        let tokenizer = parse(&content, &path.display().to_string())?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+        Ok(tokenizer.with_chat(chat::of_directory(dir)))
     }
 
     /// Loads a tokenizer from the content of a `tokenizer.json`, for models
@@ -107,6 +120,93 @@ impl Tokenizer {
             });
         }
         parse(content, "memory")
+    }
+
+    /// Takes the tokenizer out of a GGUF file's metadata.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Unsupported`] for a kind of tokenizer that is not known,
+    /// [`TextError::Gguf`] and [`TextError::Invalid`] for metadata that make none.
+    pub fn from_gguf(file: &gguf::Gguf) -> Result<Tokenizer, TextError> {
+        let content = from_gguf::definition(file)?;
+        let tokenizer = parse(&content, &file.path().display().to_string())?;
+        let Some(source) = file.text("tokenizer.chat_template")? else {
+            return Ok(tokenizer);
+        };
+        let token = |key| -> Result<String, TextError> {
+            let id = file.integer(key)?.and_then(|id| u32::try_from(id).ok());
+            let token = id.and_then(|id| tokenizer.vocabulary().token(id));
+            Ok(token.unwrap_or_default().to_owned())
+        };
+        let marks = Marks {
+            bos: token("tokenizer.ggml.bos_token_id")?,
+            eos: token("tokenizer.ggml.eos_token_id")?,
+        };
+        let template = ChatTemplate::new(source.to_owned(), marks);
+        Ok(tokenizer.with_chat(Some(template)))
+    }
+
+    /// The same tokenizer with a chat template; only for one that was just made.
+    fn with_chat(self, chat: Option<Result<ChatTemplate, String>>) -> Tokenizer {
+        let mut shared = Arc::into_inner(self.shared).expect("nobody else has it yet");
+        shared.chat = chat;
+        Tokenizer {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Whether conversations can be encoded.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::NoChatTemplate`], [`TextError::ChatTemplate`] for one that does not parse.
+    pub fn can_chat(&self) -> Result<(), TextError> {
+        self.chat().map(|_| ())
+    }
+
+    fn chat(&self) -> Result<&ChatTemplate, TextError> {
+        match &self.shared.chat {
+            None => Err(TextError::NoChatTemplate),
+            Some(Ok(template)) => Ok(template),
+            Some(Err(reason)) => Err(TextError::ChatTemplate {
+                reason: reason.clone(),
+            }),
+        }
+    }
+
+    /// A conversation in which the assistant is to speak next, as the model's chat template writes it: texts to encode one
+    /// by one, with [`Special::Omit`]. A control token that somebody has spelled out in a message is cut in two between
+    /// them, so that it is text and not a token.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tokenizer::can_chat`]; [`TextError::Chat`] if the template refuses the messages, or they make more than
+    /// [`MAX_INPUT_BYTES`] of text.
+    pub fn render_chat(&self, messages: &[Message]) -> Result<Vec<String>, TextError> {
+        let template = self.chat()?;
+        let refused = |reason: &str| TextError::Chat {
+            reason: reason.to_owned(),
+        };
+        // One of the code points that are reserved for use inside a program, and that nobody has written.
+        let mark = ('\u{FDD0}'..='\u{FDEF}')
+            .find(|&mark| !messages.iter().any(|one| one.content.contains(mark)))
+            .ok_or_else(|| refused("they hold every noncharacter of Unicode"))?;
+        let broken: Option<Vec<Message>> = (messages.iter())
+            .map(|message| {
+                let content = chat::break_control(&message.content, &self.shared.control, mark)?;
+                Some(Message {
+                    role: message.role.clone(),
+                    content,
+                })
+            })
+            .collect();
+        let broken = broken.ok_or_else(|| refused("one holds a control token of one character"))?;
+        let text = match guarded(|| template.render(&broken, MAX_INPUT_BYTES)) {
+            Ok(rendered) => rendered.map_err(|reason| TextError::Chat { reason })?,
+            Err(reason) => return Err(TextError::Chat { reason }),
+        };
+        Ok(text.split(mark).map(str::to_owned).collect())
     }
 
     /// The token ids of a text.
@@ -247,6 +347,10 @@ fn assemble(content: &[u8]) -> Result<Shared, String> {
         .into_iter()
         .map(|(content, id)| (id, content));
     let added = inner.get_added_tokens_decoder();
+    let control = (added.values())
+        .filter(|token| token.special && !token.content.is_empty())
+        .map(|token| token.content.clone())
+        .collect();
     let added = added.into_iter().map(|(id, token)| (id, token.content));
     let vocabulary = Vocabulary::collect(model.chain(added))
         .ok_or_else(|| format!("a token id is not below {MAX_TOKENS}"))?;
@@ -268,6 +372,8 @@ fn assemble(content: &[u8]) -> Result<Shared, String> {
     Ok(Shared {
         inner,
         vocabulary,
+        chat: None,
+        control,
         bytes,
         cuts,
         longest,

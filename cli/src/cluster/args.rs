@@ -23,7 +23,7 @@ pub(crate) struct ClusterArgs {
     #[arg(long, env = "OFFSHOOT_MODELS", value_name = "DIR")]
     pub(crate) models: Option<PathBuf>,
     /// Target model, a folder in the Hugging Face layout [default: the bundled one]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "model", value_name = "DIR")]
     pub(crate) target: Option<PathBuf>,
     /// Folder of Medusa heads beside the target, or none [default: the folder heads of the target, if there is one]
     #[arg(long, value_name = "DIR | none")]

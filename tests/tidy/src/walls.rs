@@ -12,10 +12,11 @@ pub const ARROWS: &[(&str, &[&str])] = &[
     ("speculation", &["decode"]),
     ("control", &["decode", "speculation"]),
     ("simulation", &["control", "decode", "speculation"]),
-    ("text", &[]),
+    ("gguf", &[]),
+    ("text", &["gguf"]),
     ("runtime", &[]),
     ("proto", &["decode", "speculation"]),
-    ("engine", &["decode"]),
+    ("engine", &["decode", "gguf"]),
     (
         "worker",
         &[
