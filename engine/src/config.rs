@@ -13,7 +13,7 @@ const MOST_CONFIG_BYTES: u64 = 4 << 20;
 /// No dimension of a model this engine serves comes near this.
 const MOST_DIMENSION: usize = 1 << 24;
 
-/// A Llama-family decoder, as its `config.json` describes it; every combination held here can be run.
+/// A Llama-family decoder, as its checkpoint describes it; every combination held here can be run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Rows of the embedding and the head, padding included.
@@ -38,10 +38,21 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// The head is the embedding, transposed.
     pub tied: Tied,
+    /// What is added to queries, keys and values.
+    pub bias: Bias,
     /// First token of a sequence, where the model has one.
     pub bos: Option<u32>,
     /// Tokens that end a text; from `generation_config.json` where that names any, else from `config.json`.
     pub eos: Vec<u32>,
+}
+
+/// Which projections of attention have a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// None, as in Llama.
+    None,
+    /// Those to queries, keys and values, as in Qwen 2.
+    Qkv,
 }
 
 /// Whether the output head shares the embedding's weights.
@@ -124,6 +135,7 @@ struct RawConfig {
     rope_parameters: Option<RawRope>,
     hidden_act: Option<String>,
     tie_word_embeddings: Option<bool>,
+    use_sliding_window: Option<bool>,
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     bos_token_id: Option<u32>,
@@ -136,12 +148,16 @@ struct RawGeneration {
 }
 
 impl ModelConfig {
-    /// Reads and checks `config.json` (required) and `generation_config.json` (optional) of a checkpoint folder.
+    /// Reads and checks `config.json` (required) and `generation_config.json` (optional) of a checkpoint folder, or the metadata
+    /// of a GGUF file.
     ///
     /// # Errors
     /// [`LoadError`] naming the file and the field: missing, not JSON, out of range, or a model this engine does
     /// not run.
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
+        if gguf::is_gguf(dir) {
+            return crate::gguf::config_of(dir);
+        }
         let path = dir.join("config.json");
         let raw: RawConfig = parse(&path)?;
         let mut config = raw.check().map_err(|reason| LoadError::Config {
@@ -197,14 +213,18 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Lo
 
 impl RawConfig {
     fn check(self) -> Result<ModelConfig, String> {
-        match self.model_type.as_deref() {
-            None | Some("llama") => {}
+        let bias = match self.model_type.as_deref() {
+            None | Some("llama") => Bias::None,
+            Some("qwen2") if self.use_sliding_window == Some(true) => {
+                return Err("use_sliding_window is not supported".to_owned());
+            }
+            Some("qwen2") => Bias::Qkv,
             Some(other) => {
                 return Err(format!(
-                    "model_type {other:?} is not supported, only \"llama\" is"
+                    "model_type {other:?} is not supported, \"llama\" and \"qwen2\" are"
                 ));
             }
-        }
+        };
         match self.hidden_act.as_deref() {
             None | Some("silu") => {}
             Some(other) => {
@@ -278,6 +298,7 @@ impl RawConfig {
             } else {
                 Tied::Separate
             },
+            bias,
             bos: self.bos_token_id,
             eos: self
                 .eos_token_id

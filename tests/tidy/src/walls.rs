@@ -50,6 +50,7 @@ pub const ARROWS: &[(&str, &[&str])] = &[
             "decode",
             "draft-worker",
             "engine",
+            "gguf",
             "proto",
             "runtime",
             "simulation",
