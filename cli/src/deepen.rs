@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::evaluate::{self, EvaluateArgs};
@@ -57,6 +57,12 @@ fn deepen(args: &DeepenArgs) -> Result<()> {
         Some(dir) => models::checked(dir.clone())?,
         None => models::checked(models::bundled(args.models.as_deref())?.join("target"))?,
     };
+    if engine::is_gguf(&model) {
+        bail!(
+            "{} is a GGUF file; only a folder in the Hugging Face layout can be deepened",
+            model.display()
+        );
+    }
     let report = engine::deepen(&model, &args.out, args.layers)?;
     console::put(&format!(
         "{}: {} layers instead of {}, {:.1} MiB of tensors in {} file(s)\n",

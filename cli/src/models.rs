@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use text::Tokenizer;
 
 /// The models of the checkout in which this binary was built; absent on other machines.
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
@@ -56,25 +57,64 @@ fn holds_models(dir: &Path) -> bool {
     dir.join("target").join("config.json").is_file()
 }
 
-/// Checks that `dir` contains a model, before a process is started for it.
+/// Checks that `dir` is a folder with a model or a GGUF file, before a process is started for it.
 ///
 /// # Errors
-/// When there is no `config.json`; the message says what to do.
+/// When it is neither; the message says what to do.
 pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf> {
+    if engine::is_gguf(&dir) {
+        return Ok(dir);
+    }
+    if dir.is_file() {
+        bail!(
+            "no model at {}: the file does not begin like a GGUF file; name a GGUF file or a folder in the Hugging Face \
+             layout",
+            dir.display()
+        );
+    }
     if !dir.is_dir() {
         bail!(
-            "no model at {}: there is no such folder; check the path",
+            "no model at {}: there is no such folder or file; check the path",
             dir.display()
         );
     }
     if !dir.join("config.json").is_file() {
         bail!(
             "no model at {}: config.json is missing; name a folder in the Hugging Face layout (config.json, \
-             tokenizer.json, *.safetensors)",
+             tokenizer.json, *.safetensors) or a GGUF file",
             dir.display()
         );
     }
     Ok(dir)
+}
+
+/// Checks that two models mean the same by the same token ids, without which neither can guess for the other.
+///
+/// # Errors
+/// When a tokenizer cannot be read.
+pub(crate) fn fit(target: &Path, beside: &Path) -> Result<Fit> {
+    let (ours, theirs) = (Tokenizer::load(target)?, Tokenizer::load(beside)?);
+    let (ours, theirs) = (ours.vocabulary(), theirs.vocabulary());
+    if ours.hash() == theirs.hash() {
+        return Ok(Fit::Fits);
+    }
+    Ok(Fit::Differs(match theirs.agrees_with(ours) {
+        Err(mismatch) => mismatch.to_string(),
+        Ok(()) => format!(
+            "it has {} tokens, the target has {}",
+            theirs.len(),
+            ours.len()
+        ),
+    }))
+}
+
+/// Whether a model can work beside a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// They have one vocabulary.
+    Fits,
+    /// They do not, for this reason.
+    Differs(String),
 }
 
 #[cfg(test)]
@@ -127,6 +167,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let missing = checked(root.path().join("none")).unwrap_err().to_string();
         assert!(missing.contains("no such folder"), "{missing}");
+        let file = root.path().join("weights.bin");
+        fs::write(&file, "GGML").unwrap();
+        let other = checked(file).unwrap_err().to_string();
+        assert!(other.contains("GGUF"), "{other}");
+        let file = root.path().join("weights");
+        fs::write(&file, "GGUF and so on").unwrap();
+        assert!(checked(file).is_ok());
         let empty = checked(root.path().to_owned()).unwrap_err().to_string();
         assert!(empty.contains("config.json"), "{empty}");
         family(root.path());

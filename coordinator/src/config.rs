@@ -51,7 +51,7 @@ pub struct Args {
     /// Where more workers come from.
     #[command(flatten)]
     pub discovery: DiscoveryArgs,
-    /// Model directory with the tokenizer.json of all models, or the file itself.
+    /// Model directory with the tokenizer.json of all models, or the file itself, or a GGUF file.
     #[arg(long, env = "OFFSHOOT_TOKENIZER", value_name = "DIR")]
     pub tokenizer: PathBuf,
     /// Requests that run at one time.

@@ -14,7 +14,7 @@ const MOST_CONFIG_BYTES: u64 = 4 << 20;
 /// No dimension of a model this engine serves comes near this.
 const MOST_DIMENSION: usize = 1 << 24;
 
-/// A Llama-family decoder, as its `config.json` describes it; every combination held here can be run.
+/// A Llama-family decoder, as its checkpoint describes it; every combination held here can be run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Rows of the embedding and the head, padding included.
@@ -39,10 +39,21 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// The head is the embedding, transposed.
     pub tied: Tied,
+    /// What is added to queries, keys and values.
+    pub bias: Bias,
     /// First token of a sequence, where the model has one.
     pub bos: Option<u32>,
     /// Tokens that end a text; from `generation_config.json` where that names any, else from `config.json`.
     pub eos: Vec<u32>,
+}
+
+/// Which projections of attention have a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// None, as in Llama.
+    None,
+    /// Those to queries, keys and values, as in Qwen 2.
+    Qkv,
 }
 
 /// Whether the output head shares the embedding's weights.
@@ -161,12 +172,16 @@ impl Fields {
 }
 
 impl ModelConfig {
-    /// Reads and checks `config.json` (required) and `generation_config.json` (optional) of a checkpoint folder.
+    /// Reads and checks `config.json` (required) and `generation_config.json` (optional) of a checkpoint folder, or the metadata
+    /// of a GGUF file.
     ///
     /// # Errors
     /// [`LoadError`] naming the file and the field: missing, not JSON, out of range, or a model this engine does
     /// not run.
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
+        if gguf::is_gguf(dir) {
+            return crate::gguf::config_of(dir);
+        }
         let wrong = |path: &Path, reason| LoadError::Config {
             path: path.to_owned(),
             reason,
@@ -241,14 +256,25 @@ pub(crate) fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
 
 /// Checks `config.json`. What it leaves out has the default of Hugging Face's `LlamaConfig`, unless it is a size.
 fn check(fields: &Fields) -> Result<ModelConfig, String> {
-    let only = |name: &str, known: &str| match fields.get::<String>(name)? {
-        Some(other) if other != known => Err(format!(
-            "{name} {other:?} is not supported, only {known:?} is"
-        )),
-        _ => Ok(()),
+    let bias = match fields.get::<String>("model_type")?.as_deref() {
+        None | Some("llama") => Bias::None,
+        Some("qwen2") if fields.get("use_sliding_window")? == Some(true) => {
+            return Err("use_sliding_window is not supported".to_owned());
+        }
+        Some("qwen2") => Bias::Qkv,
+        Some(other) => {
+            return Err(format!(
+                "model_type {other:?} is not supported, \"llama\" and \"qwen2\" are"
+            ));
+        }
     };
-    only("model_type", "llama")?;
-    only("hidden_act", "silu")?;
+    if let Some(other) = fields.get::<String>("hidden_act")?
+        && other != "silu"
+    {
+        return Err(format!(
+            "hidden_act {other:?} is not supported, only \"silu\" is"
+        ));
+    }
     for name in ["attention_bias", "mlp_bias"] {
         if fields.get(name)? == Some(true) {
             return Err("attention_bias and mlp_bias are not supported".to_owned());
@@ -281,6 +307,7 @@ fn check(fields: &Fields) -> Result<ModelConfig, String> {
             Some(true) => Tied::Shared,
             Some(false) | None => Tied::Separate,
         },
+        bias,
         bos: fields.token_ids("bos_token_id")?.first().copied(),
         eos: fields.token_ids("eos_token_id")?,
     };

@@ -1,5 +1,6 @@
 //! The operations that models are written in, and what a device has to offer for them.
 
+use crate::gguf::RowOrder;
 use crate::identity::Arithmetic;
 use crate::load::{LoadError, TensorData};
 use crate::model::{AttentionShape, RopeTable};
@@ -11,6 +12,8 @@ use crate::step::{Plan, Queries};
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     pub(crate) data: TensorData<'a>,
+    /// The order of its rows in `data`.
+    pub(crate) order: RowOrder,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
 }
@@ -38,9 +41,9 @@ pub(crate) trait Device: Send {
     /// Loads matrices of equal inputs, side by side, as one linear layer.
     fn weight(&self, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<Self::Weight, LoadError>;
     /// Loads an embedding table.
-    fn table(&self, table: Matrix<'_>, dtype: WeightDtype) -> Self::Table;
-    /// Loads a vector.
-    fn vector(&self, data: TensorData<'_>) -> Self::Vector;
+    fn table(&self, table: Matrix<'_>, dtype: WeightDtype) -> Result<Self::Table, LoadError>;
+    /// Loads vectors, end to end, as one.
+    fn vector(&self, parts: &[TensorData<'_>]) -> Self::Vector;
     /// Reserves activations for as many rows as a step may have.
     fn tensor(&self, width: usize) -> Self::Tensor;
     /// Reserves `pages` pages in each of `layers` layers.
@@ -83,6 +86,8 @@ pub(crate) trait Device: Send {
     );
     /// The middle of SwiGLU (arXiv 2002.05202): `y = silu(gate) * up` of `[gate | up]`.
     fn swiglu(&self, gate_up: &Self::Tensor, y: &mut Self::Tensor);
+    /// `x += v`, for every row.
+    fn add_vector(&self, x: &mut Self::Tensor, v: &Self::Vector);
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
     /// Keeps only the rows that are asked for something.

@@ -45,7 +45,7 @@ pub(crate) struct Engine<D: Device> {
 }
 
 impl<D: Device> Engine<D> {
-    /// Loads a checkpoint folder. The options have been checked, and the device holds as many rows as they say.
+    /// Loads a checkpoint folder or a GGUF file. The options have been checked, and the device holds as many rows as they say.
     pub(crate) fn load(
         dir: &Path,
         options: &EngineOptions,
@@ -62,7 +62,12 @@ impl<D: Device> Engine<D> {
         let config = &model.config;
         let id = identity::numerics_id(D::ARITHMETIC, &checkpoint, config, dtype);
         let sizes = Sizes::of(config, vocab, options, id);
-        let rope = RopeTable::new(config.rope, config.head_dim, sizes.limits.positions);
+        let rope = RopeTable::new(
+            config.rope,
+            checkpoint.rope_factors(),
+            config.head_dim,
+            sizes.limits.positions,
+        );
         let cache = device.cache(AttentionShape::of(config), config.layers, sizes.pages, rope)?;
         let Sizes {
             sequences,

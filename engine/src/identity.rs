@@ -53,8 +53,17 @@ pub(crate) fn numerics_id(
         config.rope,
         config.tied
     ));
+    if let Some(factors) = checkpoint.rope_factors() {
+        field(&format!(
+            "rope factors {:x?}",
+            factors.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        ));
+    }
     for (name, entry, bytes) in checkpoint.entries() {
-        field(&format!("{name} {:?} {:?}", entry.dtype, entry.shape));
+        match entry.blocks {
+            None => field(&format!("{name} {:?} {:?}", entry.dtype, entry.shape)),
+            Some(format) => field(&format!("{name} {} {:?}", format.name(), entry.shape)),
+        }
         field(blake3::hash(bytes).to_hex().as_str());
     }
     hasher.finalize().to_hex().to_string()

@@ -29,6 +29,7 @@ mod device;
 mod end;
 mod engine;
 mod error;
+mod gguf;
 mod identity;
 mod load;
 mod model;
@@ -41,9 +42,10 @@ pub mod synthetic;
 
 use std::path::Path;
 
+pub use ::gguf::is_gguf;
 pub use backend::{Backend, Facts, SeqStep, StepEnd};
 pub use computer::{Computer, DeviceName};
-pub use config::{ModelConfig, Rope, RopeScaling, Tied};
+pub use config::{Bias, ModelConfig, Rope, RopeScaling, Tied};
 pub use cpu::CpuEngine;
 pub use cuda::{Cuda, CudaEngine};
 pub use deepen::{DeepenError, DeepenReport, deepen};
@@ -54,7 +56,7 @@ pub use options::{Beside, EngineOptions, WeightDtype};
 pub use proposing::{Maker, Proposing, ProposingSpec};
 pub use sequence::{PAGE, SeqId};
 
-/// Loads a Hugging Face checkpoint folder for a worker.
+/// Loads a Hugging Face checkpoint folder or a GGUF file for a worker.
 ///
 /// # Errors
 /// As [`CpuEngine::load`]; [`LoadError::Device`] where the model does not fit a GPU or is not one that its kernels serve.

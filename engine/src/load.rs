@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
+use gguf::{BlockFormat, Element, Gguf, GgufError};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::config;
+use crate::config::{self, Bias, ModelConfig};
+use crate::device::Matrix;
+use crate::gguf::{RowOrder, named, rope_factors};
 use crate::options::WeightDtype;
 use crate::synthetic::ProfileError;
 
@@ -19,7 +22,8 @@ use crate::synthetic::ProfileError;
 pub enum LoadError {
     /// The folder or its weights are not there.
     #[error(
-        "{path} is not a model folder: it needs config.json and model.safetensors (or model.safetensors.index.json)"
+        "{path} is no model: it is neither a GGUF file nor a folder with config.json and model.safetensors (or \
+         model.safetensors.index.json)"
     )]
     NotAModel {
         /// What was given.
@@ -48,6 +52,15 @@ pub enum LoadError {
     LfsPointer {
         /// The file.
         path: PathBuf,
+    },
+    /// A GGUF file is damaged, or of a kind that is not supported.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A block of quantised weights whose scale is no number.
+    #[error("tensor {name} has a scale that is not finite; the file is damaged, fetch it again")]
+    Scale {
+        /// The tensor's full name.
+        name: String,
     },
     /// A weight file is damaged.
     #[error("{path} is damaged ({reason}); fetch the checkpoint again")]
@@ -85,11 +98,19 @@ pub enum LoadError {
     },
     /// A tensor that the engine would have to ignore, so that its results would be wrong.
     #[error(
-        "tensor {name} is not part of a Llama decoder without biases; this model is not supported"
+        "tensor {name} is not part of the model that the configuration describes; this model is not supported"
     )]
     UnexpectedTensor {
         /// Its full name.
         name: String,
+    },
+    /// Weights that cannot be quantised.
+    #[error(
+        "a weight matrix has numbers that are not finite or too large for {format}; load it as f32 or bf16"
+    )]
+    Quantise {
+        /// The format that was asked for.
+        format: &'static str,
     },
     /// A weight matrix does not fit in memory.
     #[error("a weight matrix of {outputs} x {inputs} does not fit in memory")]
@@ -145,6 +166,7 @@ pub(crate) enum Stored {
     F32,
     Bf16,
     F16,
+    Blocks(BlockFormat),
 }
 
 /// A tensor's bytes in the file, little-endian, row-major; their number has been checked against the shape.
@@ -154,31 +176,52 @@ pub(crate) struct TensorData<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-impl TensorData<'_> {
+impl<'a> TensorData<'a> {
     /// All elements, widened to f32.
     pub(crate) fn to_vec(self) -> Vec<f32> {
+        let elements = match self.stored {
+            Stored::F32 => self.bytes.len() / 4,
+            Stored::Bf16 | Stored::F16 => self.bytes.len() / 2,
+            Stored::Blocks(format) => self.bytes.len() / format.bytes() * format.shape().inputs,
+        };
+        let mut all = vec![0.0; elements];
+        self.read(0, &mut all);
+        all
+    }
+
+    /// The bytes of `count` elements from `first` on; of blocks both are whole blocks.
+    pub(crate) fn part(self, first: usize, count: usize) -> &'a [u8] {
+        let bytes = |elements: usize| match self.stored {
+            Stored::F32 => elements * 4,
+            Stored::Bf16 | Stored::F16 => elements * 2,
+            Stored::Blocks(format) => elements / format.shape().inputs * format.bytes(),
+        };
+        &self.bytes[bytes(first)..bytes(first + count)]
+    }
+
+    /// Elements from `first` on, widened to f32; of blocks whole blocks.
+    pub(crate) fn read(self, first: usize, to: &mut [f32]) {
+        let bytes = self.part(first, to.len());
         match self.stored {
-            Stored::F32 => self
-                .bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
-            Stored::Bf16 => self
-                .bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| bf16::from_le_bytes(*b).to_f32())
-                .collect(),
-            Stored::F16 => self
-                .bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| f16::from_le_bytes(*b).to_f32())
-                .collect(),
+            Stored::F32 => {
+                let (words, _) = bytes.as_chunks();
+                for (to, word) in to.iter_mut().zip(words) {
+                    *to = f32::from_le_bytes(*word);
+                }
+            }
+            Stored::Bf16 => {
+                let (words, _) = bytes.as_chunks();
+                for (to, word) in to.iter_mut().zip(words) {
+                    *to = bf16::from_le_bytes(*word).to_f32();
+                }
+            }
+            Stored::F16 => {
+                let (words, _) = bytes.as_chunks();
+                for (to, word) in to.iter_mut().zip(words) {
+                    *to = f16::from_le_bytes(*word).to_f32();
+                }
+            }
+            Stored::Blocks(format) => format.dequantise(bytes, to),
         }
     }
 }
@@ -186,15 +229,37 @@ impl TensorData<'_> {
 /// Where a tensor lies: file number, type, shape and byte range in that file.
 pub(crate) struct Entry {
     file: usize,
+    /// The type in the terms of safetensors; bytes where `blocks` says more.
     pub(crate) dtype: Dtype,
+    /// The format of quantised weights.
+    pub(crate) blocks: Option<BlockFormat>,
+    /// The order in which the outputs of heads are stored.
+    order: RowOrder,
     pub(crate) shape: Vec<usize>,
     range: core::ops::Range<usize>,
 }
 
 /// The mapped weight files of a checkpoint and their tensors, by name.
 pub(crate) struct Checkpoint {
-    files: Vec<Mmap>,
+    files: Vec<Mapped>,
     tensors: BTreeMap<String, Entry>,
+    /// What frequencies of rotary embedding are divided by, `[head_dim / 2]`, where a file says so with a tensor.
+    rope_factors: Option<Vec<f32>>,
+}
+
+/// A mapped weight file.
+enum Mapped {
+    Safetensors(Mmap),
+    Gguf(Gguf),
+}
+
+impl Mapped {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Mapped::Safetensors(map) => map,
+            Mapped::Gguf(file) => file.bytes(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -203,12 +268,46 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Maps the weight files of `dir`.
-    pub(crate) fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
-        let mut checkpoint = Checkpoint {
+    fn empty() -> Checkpoint {
+        Checkpoint {
             files: Vec::new(),
             tensors: BTreeMap::new(),
-        };
+            rope_factors: None,
+        }
+    }
+
+    /// Maps a GGUF file of a model with this configuration. Tensors get the names that they have in a Hugging Face folder.
+    pub(crate) fn of_gguf(path: &Path, config: &ModelConfig) -> Result<Checkpoint, LoadError> {
+        let file = Gguf::open(path)?;
+        let mut checkpoint = Checkpoint::empty();
+        checkpoint.rope_factors = rope_factors(&file, config)?;
+        for tensor in file.tensors() {
+            let Some(named) = named(&file, config, &tensor.name)? else {
+                continue;
+            };
+            let (dtype, blocks) = match tensor.element {
+                Element::F32 => (Dtype::F32, None),
+                Element::F16 => (Dtype::F16, None),
+                Element::Bf16 => (Dtype::BF16, None),
+                Element::Blocks(format) => (Dtype::U8, Some(format)),
+            };
+            let entry = Entry {
+                file: 0,
+                dtype,
+                blocks,
+                order: named.order,
+                shape: tensor.shape.clone(),
+                range: tensor.range.clone(),
+            };
+            checkpoint.tensors.insert(named.name, entry);
+        }
+        checkpoint.files.push(Mapped::Gguf(file));
+        Ok(checkpoint)
+    }
+
+    /// Maps the weight files of `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
+        let mut checkpoint = Checkpoint::empty();
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         if single.is_file() {
@@ -248,10 +347,7 @@ impl Checkpoint {
 
     /// Maps a single weight file.
     pub(crate) fn of_file(path: &Path) -> Result<Checkpoint, LoadError> {
-        let mut checkpoint = Checkpoint {
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
+        let mut checkpoint = Checkpoint::empty();
         checkpoint.map(path, |_| true)?;
         Ok(checkpoint)
     }
@@ -302,12 +398,14 @@ impl Checkpoint {
             let entry = Entry {
                 file: number,
                 dtype: view.dtype(),
+                blocks: None,
+                order: RowOrder::Halves,
                 shape: view.shape().to_vec(),
                 range,
             };
             self.tensors.insert(name.to_owned(), entry);
         }
-        self.files.push(map);
+        self.files.push(Mapped::Safetensors(map));
         Ok(())
     }
 
@@ -326,11 +424,17 @@ impl Checkpoint {
                 expected: shape.to_vec(),
             });
         }
-        let (stored, size) = match entry.dtype {
-            Dtype::F32 => (Stored::F32, 4),
-            Dtype::BF16 => (Stored::Bf16, 2),
-            Dtype::F16 => (Stored::F16, 2),
-            other => {
+        // Blocks lie along the innermost dimension, which is a whole number of them.
+        let (stored, per, size) = match (entry.dtype, entry.blocks) {
+            (_, Some(format)) => (
+                Stored::Blocks(format),
+                format.shape().inputs,
+                format.bytes(),
+            ),
+            (Dtype::F32, None) => (Stored::F32, 1, 4),
+            (Dtype::BF16, None) => (Stored::Bf16, 1, 2),
+            (Dtype::F16, None) => (Stored::F16, 1, 2),
+            (other, None) => {
                 return Err(LoadError::TensorDtype {
                     name: name.to_owned(),
                     found: format!("{other:?}"),
@@ -339,7 +443,7 @@ impl Checkpoint {
         };
         let bytes = self.bytes(entry);
         let elements = shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
-        if elements.and_then(|n| n.checked_mul(size)) != Some(bytes.len()) {
+        if elements.and_then(|n| (n / per).checked_mul(size)) != Some(bytes.len()) {
             return Err(LoadError::Shape {
                 name: name.to_owned(),
                 found: entry.shape.clone(),
@@ -347,6 +451,37 @@ impl Checkpoint {
             });
         }
         Ok(TensorData { stored, bytes })
+    }
+
+    /// The matrix `name` of `outputs` rows.
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Matrix<'_>, LoadError> {
+        let data = self.tensor(name, &[outputs, inputs])?;
+        let order = self.tensors.get(name).map(|entry| entry.order);
+        let finite = |format: BlockFormat| {
+            let blocks = data.bytes.chunks_exact(format.bytes());
+            blocks.into_iter().all(|block| format.is_finite(block))
+        };
+        match data.stored {
+            Stored::Blocks(format) if !finite(format) => Err(LoadError::Scale {
+                name: name.to_owned(),
+            }),
+            _ => Ok(Matrix {
+                data,
+                order: order.unwrap_or(RowOrder::Halves),
+                outputs,
+                inputs,
+            }),
+        }
+    }
+
+    /// What frequencies of rotary embedding are divided by, where the checkpoint says so with a tensor.
+    pub(crate) fn rope_factors(&self) -> Option<&[f32]> {
+        self.rope_factors.as_deref()
     }
 
     /// All tensors by name, with their raw bytes.
@@ -357,25 +492,69 @@ impl Checkpoint {
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.files[entry.file][entry.range.clone()]
+        &self.files[entry.file].bytes()[entry.range.clone()]
     }
 
     /// How matmul weights of a model are stored unless the user says otherwise.
     pub(crate) fn dtype(&self) -> WeightDtype {
+        if let Some(Mapped::Gguf(_)) = self.files.first() {
+            return WeightDtype::AsStored;
+        }
         self.dtype_of("model.embed_tokens.weight")
     }
 
-    /// Refuses tensors that change the result of a model but that this engine would not apply.
-    pub(crate) fn refuse_unexpected(&self) -> Result<(), LoadError> {
-        let known = |name: &str| {
-            !name.ends_with(".bias") && !name.contains("q_norm") && !name.contains("k_norm")
+    /// Refuses tensors that a model of this configuration does not have: it would have to be computed without them.
+    pub(crate) fn refuse_unexpected(&self, config: &ModelConfig) -> Result<(), LoadError> {
+        let is_known = |name: &str| {
+            if ENDS.contains(&name) {
+                return true;
+            }
+            let layer = name
+                .strip_prefix("model.layers.")
+                .and_then(|rest| rest.split_once('.'));
+            let Some((layer, part)) = layer else {
+                return false;
+            };
+            // Old checkpoints store the frequencies that follow from the configuration.
+            let is_part = PARTS.contains(&part)
+                || part == "self_attn.rotary_emb.inv_freq"
+                || (config.bias == Bias::Qkv && BIASES.contains(&part));
+            is_part
+                && layer
+                    .parse()
+                    .is_ok_and(|layer: usize| layer < config.layers)
         };
-        match self.tensors.keys().find(|name| !known(name)) {
+        match self.tensors.keys().find(|name| !is_known(name)) {
             Some(name) => Err(LoadError::UnexpectedTensor { name: name.clone() }),
             None => Ok(()),
         }
     }
 }
+
+/// Tensors outside of layers. A head beside a tied embedding is a copy of it.
+const ENDS: [&str; 3] = [
+    "model.embed_tokens.weight",
+    "model.norm.weight",
+    "lm_head.weight",
+];
+/// Tensors of a layer.
+const PARTS: [&str; 9] = [
+    "input_layernorm.weight",
+    "self_attn.q_proj.weight",
+    "self_attn.k_proj.weight",
+    "self_attn.v_proj.weight",
+    "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight",
+    "mlp.gate_proj.weight",
+    "mlp.up_proj.weight",
+    "mlp.down_proj.weight",
+];
+/// Further tensors of a layer where queries, keys and values have a bias.
+const BIASES: [&str; 3] = [
+    "self_attn.q_proj.bias",
+    "self_attn.k_proj.bias",
+    "self_attn.v_proj.bias",
+];
 
 /// Whether a shard's name is a plain file name: an index must not reach outside its folder.
 fn is_plain_name(file: &str) -> bool {

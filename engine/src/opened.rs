@@ -9,7 +9,7 @@ use crate::options::EngineOptions;
 use crate::sequence::{PAGE, Sequences, scratch_pages};
 use crate::step::Limits;
 
-/// A checkpoint folder, mapped.
+/// A checkpoint, mapped: a folder or a GGUF file.
 pub(crate) struct Opened {
     pub(crate) config: ModelConfig,
     pub(crate) checkpoint: Checkpoint,
@@ -18,9 +18,10 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens a folder. The options have been checked.
+    /// Opens a folder or a GGUF file. The options have been checked.
     pub(crate) fn open(dir: &Path, options: &EngineOptions) -> Result<Opened, LoadError> {
-        if !dir.join("config.json").is_file() {
+        let is_gguf = gguf::is_gguf(dir);
+        if !is_gguf && !dir.join("config.json").is_file() {
             return Err(LoadError::NotAModel {
                 path: dir.to_owned(),
             });
@@ -35,8 +36,12 @@ impl Opened {
                 reason: format!("is {vocab}, but the model has {logits} logits"),
             });
         }
-        let checkpoint = Checkpoint::open(dir)?;
-        checkpoint.refuse_unexpected()?;
+        let checkpoint = if is_gguf {
+            Checkpoint::of_gguf(dir, &config)?
+        } else {
+            Checkpoint::open(dir)?
+        };
+        checkpoint.refuse_unexpected(&config)?;
         Ok(Opened {
             config,
             checkpoint,

@@ -6,24 +6,31 @@ use std::path::PathBuf;
 use crate::load::LoadError;
 use crate::sequence::PAGE;
 
-/// How matmul weights are stored. Arithmetic is f32 fused multiply-add either way.
+/// How matmul weights are stored. Arithmetic is f32 fused multiply-add whatever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightDtype {
     /// 4 bytes a weight.
     F32,
     /// 2 bytes a weight, widened exactly to f32 as it is read.
     Bf16,
+    /// 34 bytes for 32 weights, quantised where the checkpoint has something else; matrices whose inputs are no whole number of
+    /// blocks become f32.
+    Q8_0,
+    /// 18 bytes for 32 weights, likewise.
+    Q4_0,
+    /// Each matrix as in the checkpoint: quantised weights stay in their blocks and become f32 as they are read, bf16 stays
+    /// bf16, all else becomes f32.
+    AsStored,
 }
 
 impl WeightDtype {
-    /// Bytes of one stored weight.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            WeightDtype::F32 => 4,
-            WeightDtype::Bf16 => 2,
-        }
-    }
+    /// What the command line calls the types that can be asked for.
+    pub const NAMES: [(&str, WeightDtype); 4] = [
+        ("f32", WeightDtype::F32),
+        ("bf16", WeightDtype::Bf16),
+        ("q8_0", WeightDtype::Q8_0),
+        ("q4_0", WeightDtype::Q4_0),
+    ];
 
     /// The name used in reports and in the numerics identity.
     #[must_use]
@@ -31,6 +38,9 @@ impl WeightDtype {
         match self {
             WeightDtype::F32 => "f32",
             WeightDtype::Bf16 => "bf16",
+            WeightDtype::Q8_0 => "q8_0",
+            WeightDtype::Q4_0 => "q4_0",
+            WeightDtype::AsStored => "as-stored.1",
         }
     }
 }
@@ -38,7 +48,8 @@ impl WeightDtype {
 /// Sizes of an engine, all reserved at load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// How matmul weights are stored; none: as in the checkpoint (f16 becomes f32). Arithmetic is f32 either way.
+    /// How matmul weights are stored; none: as in the checkpoint (f16 becomes f32, blocks of a GGUF file stay as they are).
+    /// Arithmetic is f32 either way.
     pub dtype: Option<WeightDtype>,
     /// Tokens of the vocabulary: ids below it are answered, what logits the model has beyond it are padding. None: all
     /// that the model has.

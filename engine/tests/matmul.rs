@@ -2,8 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use candle_core::{Device, Tensor};
-use engine::WeightDtype;
-use engine::cpu::kernels::{Isa, LaneKernels, Matmul, PackedWeight, Pool, Rows, RowsMut};
+use engine::cpu::kernels::{Isa, LaneKernels, Matmul, PackedWeight, Packing, Pool, Rows, RowsMut};
 use offshoot_engine as engine;
 
 #[test]
@@ -15,7 +14,7 @@ fn candle_finds_the_same_product_up_to_rounding() {
     let x: Vec<f32> = (0..rows * inputs)
         .map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0)
         .collect();
-    let packed = PackedWeight::pack(WeightDtype::F32, inputs, outputs, &weight).unwrap();
+    let packed = PackedWeight::pack(Packing::F32, inputs, outputs, &weight).unwrap();
     let width = packed.padded_outputs();
     let theirs = Tensor::from_vec(x.clone(), (rows, inputs), &Device::Cpu)
         .unwrap()

@@ -131,6 +131,21 @@ impl BlockFormat {
         }
     }
 
+    /// Whether the half-precision numbers of a block are finite. Of a block where they are not, no weight means anything.
+    ///
+    /// # Panics
+    /// When `bytes` is not one block long.
+    #[must_use]
+    pub fn is_finite(self, bytes: &[u8]) -> bool {
+        assert_eq!(bytes.len(), self.bytes(), "one block of {}", self.name());
+        let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).is_finite();
+        match self {
+            BlockFormat::Q8_0 | BlockFormat::Q5_0 | BlockFormat::Q4_0 => half(0),
+            BlockFormat::Q4_1 | BlockFormat::Q4K | BlockFormat::Q5K => half(0) && half(2),
+            BlockFormat::Q6K => half(208),
+        }
+    }
+
     /// Takes a block apart.
     ///
     /// # Panics

@@ -13,7 +13,9 @@ mod blocks;
 mod error;
 mod file;
 mod parse;
+mod quantise;
 
 pub use blocks::{Block, BlockFormat, MOST_GROUPS, MOST_INPUTS, Shape};
 pub use error::GgufError;
 pub use file::{Element, Gguf, Tensor, is_gguf};
+pub use quantise::{quantise_q4_0, quantise_q8_0};

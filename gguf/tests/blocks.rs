@@ -43,6 +43,30 @@ fn every_format_means_what_ggml_says() {
 }
 
 #[test]
+fn weights_are_quantised_as_ggml_does() {
+    let file = fixture("blocks.gguf");
+    for format in [BlockFormat::Q8_0, BlockFormat::Q4_0] {
+        let values = floats(&file, &format!("{}.values", format.name()));
+        let tensor = named(&file, &format!("{}.quantised", format.name()));
+        let (blocks, _) = values.as_chunks();
+        let found: Vec<u8> = blocks
+            .iter()
+            .flat_map(|block| match format {
+                BlockFormat::Q8_0 => gguf::quantise_q8_0(block).unwrap().to_vec(),
+                _ => gguf::quantise_q4_0(block).unwrap().to_vec(),
+            })
+            .collect();
+        assert_eq!(found, file.data(tensor), "{}", format.name());
+    }
+    for bad in [f32::NAN, f32::INFINITY, 1e30] {
+        let mut block = [0.5; 32];
+        block[7] = bad;
+        assert_eq!(gguf::quantise_q8_0(&block), None);
+        assert_eq!(gguf::quantise_q4_0(&block), None);
+    }
+}
+
+#[test]
 fn metadata_is_found_by_key_and_type() {
     let file = fixture("llama.gguf");
     assert_eq!(file.text("general.architecture").unwrap(), Some("llama"));

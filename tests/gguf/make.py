@@ -337,7 +337,42 @@ def qwen_file():
     return model.expectation()
 
 
+def seeds():
+    """Small models for tests/fuzz to begin with."""
+    folder = os.path.join(HERE, "..", "fuzz", "corpus", "gguf")
+    os.makedirs(folder, exist_ok=True)
+    for arch, kinds in (("llama", [T.Q8_0, T.Q4_0, T.Q5_0]), ("llama", [T.F16, T.Q4_1, T.BF16]), ("qwen2", [T.Q4_0] * 3)):
+        name = arch + "-" + "-".join(kind.name.lower() for kind in kinds)
+        out = GGUFWriter(os.path.join(folder, name), arch)
+        if arch == "llama" and kinds[0] == T.F16:
+            tokens = ["<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "b", "▁a", "ab", "▁ab"]
+            out.add_tokenizer_model("llama")
+            out.add_token_types([2, 3, 3, 6] + [1] * 6)
+            out.add_token_scores([0.0] * 4 + [-float(n) for n in range(6)])
+        else:
+            tokens = ["<s>", "</s>", "a", "b", "ab", "Ġ", "Ġa", "1", "2", "12"]
+            out.add_tokenizer_model("gpt2")
+            out.add_tokenizer_pre("smollm" if arch == "llama" else "qwen2")
+            out.add_token_types([3, 3, 4] + [1] * 7)
+            out.add_token_merges(["a b", "Ġ a", "1 2"])
+        out.add_token_list(tokens)
+        out.add_bos_token_id(1)
+        out.add_eos_token_id(1)
+        model = Model(out, arch, heads=2, kv_heads=1, dim=16, hidden=32, inner=32, vocab=len(tokens))
+        model.matrix("token_embd.weight", len(tokens), 32, kinds[0])
+        q, k, v = kinds
+        model.layer(q, k, v, q, k, v, q, bias=arch == "qwen2")
+        model.vector("output_norm.weight", 32)
+        model.metadata()
+        write(out)
+    out = GGUFWriter(os.path.join(folder, "k-quants"), "llama")
+    for kind in (T.Q4_K, T.Q5_K, T.Q6_K):
+        out.add_tensor(kind.name, random_blocks(kind, 1, 256), raw_dtype=kind)
+    write(out)
+
+
 def main():
+    seeds()
     blocks_file()
     expected = {"llama": mixed_file(), "tied": tied_file(), "qwen2": qwen_file()}
     lines = {}

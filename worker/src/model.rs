@@ -23,8 +23,8 @@ use crate::watchdog::StepClock;
 /// Flags about the model, the same for every role.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Hugging Face checkpoint directory: config.json, safetensors, tokenizer.json.
-    #[arg(long, env = "OFFSHOOT_MODEL", value_name = "DIR")]
+    /// Hugging Face checkpoint directory (config.json, safetensors, tokenizer.json), or a GGUF file.
+    #[arg(long, env = "OFFSHOOT_MODEL", value_name = "DIR | FILE.gguf")]
     pub model: PathBuf,
     /// What the model computes on: cpu, cuda:N for an NVIDIA GPU by its number, or auto for the first GPU if there is one.
     #[arg(
@@ -77,7 +77,7 @@ pub struct ModelArgs {
     #[arg(long, env = "OFFSHOOT_HRAD", value_name = "DIR | none")]
     pub hrad: Option<PathBuf>,
     /// Data type of the weights in memory; as in the checkpoint if not given.
-    #[arg(long, env = "OFFSHOOT_DTYPE", value_name = "f32|bf16", value_parser = dtype)]
+    #[arg(long, env = "OFFSHOOT_DTYPE", value_name = "f32|bf16|q8_0|q4_0", value_parser = dtype)]
     pub dtype: Option<WeightDtype>,
     /// Sessions served at the same time.
     #[arg(long, env = "OFFSHOOT_MAX_NUM_SEQS", default_value_t = 16, value_name = "N",
@@ -112,11 +112,11 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 }
 
 fn dtype(text: &str) -> Result<WeightDtype, String> {
-    match text {
-        "f32" => Ok(WeightDtype::F32),
-        "bf16" => Ok(WeightDtype::Bf16),
-        other => Err(format!("{other:?} is not a weight type; use f32 or bf16")),
-    }
+    let found = WeightDtype::NAMES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, dtype)| *dtype).ok_or_else(|| {
+        let names = WeightDtype::NAMES.map(|(name, _)| name).join(", ");
+        format!("{text:?} is not a weight type; use one of {names}")
+    })
 }
 
 /// A model that cannot be served.

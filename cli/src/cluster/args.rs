@@ -11,9 +11,9 @@ use runtime::{TlsArgs, TraceArgs};
 use speculation::duty::Role;
 use worker::StepTimes;
 
+use super::choice::{Choice, Chosen, Helper};
 use super::per_role::{self, PerRole};
 use super::profile::{Drawn, Use};
-use crate::models;
 
 /// Models and processes of a local cluster.
 #[derive(Args, Clone, Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct ClusterArgs {
     /// Folder with the bundled models: draft, qualifier and target
     #[arg(long, env = "OFFSHOOT_MODELS", value_name = "DIR")]
     pub(crate) models: Option<PathBuf>,
-    /// Target model, a folder in the Hugging Face layout [default: the bundled one]
-    #[arg(long, visible_alias = "model", value_name = "DIR")]
+    /// Target model, a folder in the Hugging Face layout or a GGUF file [default: the bundled one]
+    #[arg(long, visible_alias = "model", value_name = "DIR | FILE.gguf")]
     pub(crate) target: Option<PathBuf>,
     /// Folder of Medusa heads beside the target, or none [default: the folder heads of the target, if there is one]
     #[arg(long, value_name = "DIR | none")]
@@ -31,11 +31,11 @@ pub(crate) struct ClusterArgs {
     /// Folder of an H-RAD classifier beside the target, or none [default: the folder hrad of the target, if there is one]
     #[arg(long, value_name = "DIR | none")]
     pub(crate) hrad: Option<PathBuf>,
-    /// Qualifier model [default: the bundled one]
-    #[arg(long, value_name = "DIR")]
+    /// Qualifier model [default: the bundled one, if it has the target's vocabulary]
+    #[arg(long, value_name = "DIR | FILE.gguf")]
     pub(crate) qualifier: Option<PathBuf>,
-    /// Draft model [default: the bundled one]
-    #[arg(long, value_name = "DIR")]
+    /// Draft model [default: the bundled one, if it has the target's vocabulary]
+    #[arg(long, value_name = "DIR | FILE.gguf")]
     pub(crate) draft: Option<PathBuf>,
     /// Draft workers to start, or how many of a running cluster to use [default: 1, or all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
@@ -67,7 +67,7 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "ROLE=CPU,...", value_parser = per_role::pin)]
     pub(crate) pin: Option<PerRole<usize>>,
     /// Type of the weights in memory [default: as in the checkpoint]
-    #[arg(long, value_parser = ["f32", "bf16"])]
+    #[arg(long, value_parser = ["f32", "bf16", "q8_0", "q4_0"])]
     pub(crate) dtype: Option<String>,
     /// Tokens of completed texts that the target keeps for requests that name a history, at most; 0 keeps none [default:
     /// 262144]
@@ -96,6 +96,8 @@ pub(crate) struct ClusterPlan {
     pub(crate) qualifier: Option<PathBuf>,
     pub(crate) draft: Option<PathBuf>,
     pub(crate) drafts: u16,
+    /// Why bundled models are left out that would otherwise have been started, if any are.
+    pub(crate) left_out: Option<String>,
     pub(crate) pace: PerRole<f64>,
     pub(crate) step_ms: PerRole<StepTimes>,
     /// What the answers are drawn from, if they are not computed.
@@ -139,27 +141,38 @@ impl ClusterArgs {
             (None, Some(given)) => Some(Drawn::find(given, models.as_deref(), Use::Over)?),
             (None, None) => None,
         };
-        let model = |given: Option<PathBuf>, role: Role| match given {
-            Some(dir) => models::checked(dir),
-            None => models::checked(models::bundled(models.as_deref())?.join(role.name())),
-        };
-        let qualifier = if self.no_qualifier {
-            None
-        } else {
-            Some(model(self.qualifier, Role::Qualifier)?)
-        };
-        let drafts = self.drafts.unwrap_or(1);
-        let draft = if drafts == 0 {
-            None
-        } else {
-            Some(model(self.draft, Role::Draft)?)
+        let Chosen {
+            target,
+            qualifier,
+            draft,
+            left_out,
+        } = Choice {
+            models,
+            target: self.target,
+            qualifier: match (self.no_qualifier, self.qualifier) {
+                (true, _) => Helper::None,
+                (false, Some(dir)) => Helper::Named(dir),
+                (false, None) => Helper::Bundled,
+            },
+            draft: match (self.drafts, self.draft) {
+                (Some(0), _) => Helper::None,
+                (_, Some(dir)) => Helper::Named(dir),
+                (Some(_), None) => Helper::Asked,
+                (None, None) => Helper::Bundled,
+            },
+        }
+        .choose()?;
+        let drafts = match draft {
+            Some(_) => self.drafts.unwrap_or(1),
+            None => 0,
         };
         Ok(ClusterPlan {
-            target: model(self.target, Role::Target)?,
+            target,
             beside: [("--heads", self.heads), ("--hrad", self.hrad)],
             qualifier,
             draft,
             drafts,
+            left_out,
             pace: self.pace.unwrap_or_default(),
             step_ms: self.step_ms.unwrap_or_default(),
             drawn,

@@ -5,6 +5,7 @@
 //! standard input closes, so none survives this process, however it ends.
 
 mod args;
+mod choice;
 mod per_role;
 mod process;
 mod profile;
@@ -54,6 +55,9 @@ impl Cluster {
     /// When one of them fails or is not ready in time; those already started are killed.
     pub(crate) async fn start(plan: &ClusterPlan, progress: &Progress) -> Result<Cluster> {
         let begun = Instant::now();
+        if let Some(note) = &plan.left_out {
+            progress.say(note);
+        }
         let caller = Caller::new(plan.tls.load(Purpose::ServeAndCall)?);
         let started = workers(plan)
             .into_iter()

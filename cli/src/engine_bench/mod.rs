@@ -74,6 +74,12 @@ enum DtypeName {
     F32,
     /// 2 bytes a weight
     Bf16,
+    /// 34 bytes for 32 weights
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 18 bytes for 32 weights
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl From<DtypeName> for WeightDtype {
@@ -81,6 +87,8 @@ impl From<DtypeName> for WeightDtype {
         match name {
             DtypeName::F32 => WeightDtype::F32,
             DtypeName::Bf16 => WeightDtype::Bf16,
+            DtypeName::Q8_0 => WeightDtype::Q8_0,
+            DtypeName::Q4_0 => WeightDtype::Q4_0,
         }
     }
 }
@@ -193,7 +201,9 @@ pub(crate) fn run(args: &EngineBenchArgs) -> Result<()> {
 
 /// The type in which the engine holds that many weights in that many bytes; padding of the packs is below a half.
 fn dtype_name(bytes: usize, weights: usize) -> &'static str {
-    if bytes < weights.saturating_mul(3) {
+    if bytes < weights.saturating_mul(3) / 2 {
+        "blocks"
+    } else if bytes < weights.saturating_mul(3) {
         WeightDtype::Bf16.name()
     } else {
         WeightDtype::F32.name()

@@ -21,8 +21,8 @@ use crate::sequence::SeqId;
 pub struct CpuEngine(Engine<Cpu>);
 
 impl CpuEngine {
-    /// Loads a Hugging Face checkpoint folder: `config.json` with `model.safetensors` or a sharded index; f32, bf16
-    /// or f16.
+    /// Loads a Hugging Face checkpoint folder, `config.json` with `model.safetensors` or a sharded index, in f32, bf16 or f16;
+    /// or a GGUF file.
     ///
     /// # Errors
     /// A typed [`LoadError`] that says what to do. Everything is checked before it is allocated.

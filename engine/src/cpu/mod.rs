@@ -7,11 +7,14 @@ mod engine;
 pub mod kernels;
 pub(crate) mod rowwise;
 
-use half::{bf16, f16};
+use std::borrow::Cow;
+
+use gguf::{BlockFormat, quantise_q4_0, quantise_q8_0};
+use half::bf16;
 
 use crate::cpu::attention::{HeadTask, attend};
 use crate::cpu::cache::KvCache;
-use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Rows, RowsMut};
+use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Packing, Rows, RowsMut};
 use crate::cpu::rowwise::{add, add_silu, relu, rms_norm, rotate, swiglu};
 use crate::device::{Device, Matrix};
 use crate::identity::Arithmetic;
@@ -80,6 +83,72 @@ pub(crate) struct Table {
 enum TableWeights {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
+    Blocks(BlockFormat, Vec<u8>),
+}
+
+impl Table {
+    /// Row `n`.
+    fn read(&self, n: usize, to: &mut [f32]) {
+        let row = n * self.width..(n + 1) * self.width;
+        match &self.weights {
+            TableWeights::F32(weights) => to.copy_from_slice(&weights[row]),
+            TableWeights::Bf16(weights) => {
+                for (to, stored) in to.iter_mut().zip(&weights[row]) {
+                    *to = stored.to_f32();
+                }
+            }
+            TableWeights::Blocks(format, bytes) => {
+                let bytes_of = |elements| elements / format.shape().inputs * format.bytes();
+                format.dequantise(&bytes[bytes_of(row.start)..bytes_of(row.end)], to);
+            }
+        }
+    }
+}
+
+/// How a matrix lies in memory if the user wants it in a way.
+fn packing(matrix: &Matrix<'_>, dtype: WeightDtype) -> Packing {
+    let quantised = |format: BlockFormat| match matrix.inputs % format.shape().inputs {
+        0 => Packing::Blocks(format),
+        _ => Packing::F32,
+    };
+    match (dtype, matrix.data.stored) {
+        (WeightDtype::F32, _) | (WeightDtype::AsStored, Stored::F32 | Stored::F16) => Packing::F32,
+        (WeightDtype::Bf16, _) | (WeightDtype::AsStored, Stored::Bf16) => Packing::Bf16,
+        (WeightDtype::Q8_0, _) => quantised(BlockFormat::Q8_0),
+        (WeightDtype::Q4_0, _) => quantised(BlockFormat::Q4_0),
+        (WeightDtype::AsStored, Stored::Blocks(format)) => Packing::Blocks(format),
+    }
+}
+
+/// The blocks of row `n` of a matrix, quantised unless it is stored in this format.
+fn row_in_blocks<'a>(
+    matrix: &Matrix<'a>,
+    n: usize,
+    format: BlockFormat,
+) -> Result<Cow<'a, [u8]>, LoadError> {
+    let Matrix {
+        data,
+        order,
+        inputs,
+        ..
+    } = *matrix;
+    let first = order.stored(n) * inputs;
+    if data.stored == Stored::Blocks(format) {
+        return Ok(Cow::Borrowed(data.part(first, inputs)));
+    }
+    let mut row = vec![0.0; inputs];
+    data.read(first, &mut row);
+    let mut bytes = Vec::with_capacity(inputs / format.shape().inputs * format.bytes());
+    for block in row.as_chunks().0 {
+        let quantised = match format {
+            BlockFormat::Q8_0 => quantise_q8_0(block).map(|block| bytes.extend(block)),
+            BlockFormat::Q4_0 => quantise_q4_0(block).map(|block| bytes.extend(block)),
+            _ => None,
+        };
+        let format = format.name();
+        quantised.ok_or(LoadError::Quantise { format })?;
+    }
+    Ok(Cow::Owned(bytes))
 }
 
 /// The device: kernels, and how many rows a step may have.
@@ -114,51 +183,58 @@ impl Device for Cpu {
 
     fn weight(&self, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<PackedWeight, LoadError> {
         let inputs = parts.first().map_or(0, |part| part.inputs);
-        let outputs = parts.iter().map(|part| part.outputs).sum();
-        let mut packed = PackedWeight::zeros(dtype, inputs, outputs)?;
+        let packings: Vec<_> = parts
+            .iter()
+            .map(|part| (packing(part, dtype), part.outputs))
+            .collect();
+        let mut packed = PackedWeight::side_by_side(inputs, &packings)?;
+        // As many rows as share a panel are read at once.
+        let mut rows = vec![0.0; PANEL * inputs];
         let mut first = 0;
         for part in parts {
-            let (outputs, bytes) = (part.outputs, part.data.bytes);
-            match part.data.stored {
-                Stored::F32 => {
-                    let (words, _) = bytes.as_chunks::<4>();
-                    packed.set_outputs(first, outputs, |n, k| {
-                        f32::from_le_bytes(words[n * inputs + k])
-                    });
+            if let Packing::Blocks(format) = packed.packing(first) {
+                for n in 0..part.outputs {
+                    let bytes = row_in_blocks(part, n, format)?;
+                    let blocks = bytes.chunks_exact(format.bytes());
+                    packed.set_blocks(first + n, blocks.map(|block| format.unpack(block)));
                 }
-                Stored::Bf16 => {
-                    let (words, _) = bytes.as_chunks::<2>();
-                    packed.set_outputs(first, outputs, |n, k| {
-                        bf16::from_le_bytes(words[n * inputs + k]).to_f32()
-                    });
-                }
-                Stored::F16 => {
-                    let (words, _) = bytes.as_chunks::<2>();
-                    packed.set_outputs(first, outputs, |n, k| {
-                        f16::from_le_bytes(words[n * inputs + k]).to_f32()
-                    });
+            } else {
+                for start in (0..part.outputs).step_by(PANEL) {
+                    let count = PANEL.min(part.outputs - start);
+                    for (n, row) in rows.chunks_exact_mut(inputs).take(count).enumerate() {
+                        part.data.read(part.order.stored(start + n) * inputs, row);
+                    }
+                    packed.set_outputs(first + start, count, |n, k| rows[n * inputs + k]);
                 }
             }
-            first += outputs;
+            first += part.outputs;
         }
         Ok(packed)
     }
 
-    fn table(&self, table: Matrix<'_>, dtype: WeightDtype) -> Table {
-        let weights = table.data.to_vec();
-        Table {
-            width: table.inputs,
-            weights: match dtype {
-                WeightDtype::F32 => TableWeights::F32(weights),
-                WeightDtype::Bf16 => {
-                    TableWeights::Bf16(weights.into_iter().map(bf16::from_f32).collect())
+    fn table(&self, table: Matrix<'_>, dtype: WeightDtype) -> Result<Table, LoadError> {
+        let weights = match packing(&table, dtype) {
+            Packing::F32 => TableWeights::F32(table.data.to_vec()),
+            Packing::Bf16 => {
+                let weights = table.data.to_vec();
+                TableWeights::Bf16(weights.into_iter().map(bf16::from_f32).collect())
+            }
+            Packing::Blocks(format) => {
+                let mut bytes = Vec::new();
+                for n in 0..table.outputs {
+                    bytes.extend_from_slice(&row_in_blocks(&table, n, format)?);
                 }
-            },
-        }
+                TableWeights::Blocks(format, bytes)
+            }
+        };
+        Ok(Table {
+            width: table.inputs,
+            weights,
+        })
     }
 
-    fn vector(&self, data: TensorData<'_>) -> Vec<f32> {
-        data.to_vec()
+    fn vector(&self, parts: &[TensorData<'_>]) -> Vec<f32> {
+        parts.iter().flat_map(|data| data.to_vec()).collect()
     }
 
     fn tensor(&self, width: usize) -> Tensor {
@@ -180,17 +256,8 @@ impl Device for Cpu {
     }
 
     fn embed(&self, table: &Table, plan: &Plan, x: &mut Tensor) {
-        let width = table.width;
         for (row, x) in plan.rows.iter().zip(x.resize(plan.rows.len()).rows_mut()) {
-            let start = row.token as usize * width;
-            match &table.weights {
-                TableWeights::F32(weights) => x.copy_from_slice(&weights[start..start + width]),
-                TableWeights::Bf16(weights) => {
-                    for (x, stored) in x.iter_mut().zip(&weights[start..start + width]) {
-                        *x = stored.to_f32();
-                    }
-                }
-            }
+            table.read(row.token as usize, x);
         }
     }
 
@@ -289,6 +356,12 @@ impl Device for Cpu {
         }
     }
 
+    fn add_vector(&self, x: &mut Tensor, v: &Vec<f32>) {
+        for x in x.rows_mut() {
+            add(self.kernels.isa(), x, v);
+        }
+    }
+
     fn add(&self, x: &mut Tensor, y: &Tensor) {
         for (x, y) in x.rows_mut().zip(y.rows()) {
             add(self.kernels.isa(), x, y);
@@ -341,11 +414,9 @@ impl Device for Cpu {
     }
 
     fn table_row(&self, table: &Table, n: usize) -> Vec<f32> {
-        let row = n * table.width..(n + 1) * table.width;
-        match &table.weights {
-            TableWeights::F32(weights) => weights[row].to_vec(),
-            TableWeights::Bf16(weights) => weights[row].iter().map(|x| x.to_f32()).collect(),
-        }
+        let mut row = vec![0.0; table.width];
+        table.read(n, &mut row);
+        row
     }
 
     fn weight_row(&self, weight: &PackedWeight, n: usize) -> Vec<f32> {

@@ -24,7 +24,7 @@ use self::kernels::{ATTENTION, SOURCES};
 use self::model::{Failure, Model, Room};
 use crate::answers;
 use crate::backend::{Backend, Facts, SeqStep, StepEnd};
-use crate::config::ModelConfig;
+use crate::config::{Bias, ModelConfig};
 use crate::error::EngineError;
 use crate::identity::{Arithmetic, numerics_id};
 use crate::load::LoadError;
@@ -99,6 +99,10 @@ impl CudaEngine {
         device: &Cuda,
     ) -> Result<CudaEngine, LoadError> {
         options.check()?;
+        if gguf::is_gguf(dir) {
+            let reason = "GGUF files are not computed on a GPU yet; use --device cpu, or a Hugging Face folder";
+            return Err(device.error(reason.to_owned()));
+        }
         let Opened {
             config,
             checkpoint,
@@ -241,8 +245,14 @@ fn check(config: &ModelConfig, options: &EngineOptions) -> Result<(), String> {
             config.hidden
         ));
     }
-    if options.dtype == Some(WeightDtype::F32) {
-        return Err("weights are bf16 there; f32 is for the CPU".to_owned());
+    if options
+        .dtype
+        .is_some_and(|dtype| dtype != WeightDtype::Bf16)
+    {
+        return Err("weights are bf16 there; other types are for the CPU".to_owned());
+    }
+    if config.bias != Bias::None {
+        return Err("there are no kernels for a bias of queries, keys and values".to_owned());
     }
     if options.beside != Beside::default() {
         return Err("networks beside a model are for the CPU; name none".to_owned());

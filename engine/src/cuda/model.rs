@@ -586,7 +586,7 @@ fn slot(place: Place) -> i32 {
 
 /// Cosines and sines as kernels read them, `[position][2][head_dim / 2]`.
 fn turns(gpu: &Arc<Gpu>, config: &ModelConfig, positions: usize) -> Result<Memory, CudaError> {
-    let table = RopeTable::new(config.rope, config.head_dim, positions);
+    let table = RopeTable::new(config.rope, None, config.head_dim, positions);
     let mut turns = Vec::with_capacity(positions * config.head_dim);
     for position in 0..positions {
         let (cos, sin) = table.at(position);

@@ -196,17 +196,27 @@ fn read(data: TensorData<'_>, first: usize, to: &mut [u16]) {
                 *to = bf16::from_f32(f32::from_le_bytes(*word)).to_bits();
             }
         }
+        // Files with blocks are refused before.
+        Stored::Blocks(_) => {
+            let mut wide = vec![0.0; to.len()];
+            data.read(first, &mut wide);
+            for (to, x) in to.iter_mut().zip(wide) {
+                *to = bf16::from_f32(x).to_bits();
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::RowOrder;
 
     fn matrix(bytes: &[u8], outputs: usize, inputs: usize) -> Matrix<'_> {
         let stored = Stored::Bf16;
         Matrix {
             data: TensorData { stored, bytes },
+            order: RowOrder::Halves,
             outputs,
             inputs,
         }

@@ -14,7 +14,7 @@ use decode::Forecast;
 use serde::Deserialize;
 
 use crate::config::{self, ModelConfig};
-use crate::device::{Device, Matrix};
+use crate::device::Device;
 use crate::load::{Checkpoint, LoadError};
 
 /// Layers of the model whose hidden states are read.
@@ -71,15 +71,11 @@ impl<D: Device> Hrad<D> {
         let mut width = inputs;
         for (i, outputs) in WIDTHS.into_iter().enumerate() {
             let name = format!("{i}.weight");
-            let matrix = Matrix {
-                data: checkpoint.tensor(&name, &[outputs, width])?,
-                outputs,
-                inputs: width,
-            };
+            let matrix = checkpoint.matrix(&name, outputs, width)?;
             let bias = checkpoint.tensor(&format!("{i}.bias"), &[outputs])?;
             layers.push(Layer {
                 weight: device.weight(&[matrix], checkpoint.dtype_of(&name))?,
-                bias: device.vector(bias),
+                bias: device.vector(&[bias]),
                 output: device.tensor(outputs),
             });
             width = outputs;

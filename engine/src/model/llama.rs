@@ -1,4 +1,5 @@
-//! A Llama decoder (arXiv 2302.13971): RMSNorm, rotary attention with grouped queries, SwiGLU.
+//! A Llama decoder (arXiv 2302.13971): RMSNorm, rotary attention with grouped queries, SwiGLU; with a bias of queries, keys and
+//! values it is a Qwen 2 (arXiv 2407.10671).
 
 use std::ops::ControlFlow;
 
@@ -18,6 +19,8 @@ struct Attention<D: Device> {
     norm: D::Vector,
     /// `hidden -> [query heads | key heads | value heads] * head_dim`
     qkv: D::Weight,
+    /// `[(query heads + key heads + value heads) * head_dim]`, where the family has one.
+    bias: Option<D::Vector>,
     /// `heads * head_dim -> hidden`
     output: D::Weight,
 }
@@ -94,23 +97,24 @@ impl<D: Device> Llama<D> {
         for i in 0..config.layers {
             let tensors = LayerTensors::of(checkpoint, &config, i)?;
             let attention = Attention {
-                norm: device.vector(tensors.attention_norm),
+                norm: device.vector(&[tensors.attention_norm]),
                 qkv: device.weight(&tensors.qkv, dtype)?,
+                bias: tensors.qkv_bias.map(|bias| device.vector(&bias)),
                 output: device.weight(&[tensors.output], dtype)?,
             };
             let mlp = Mlp {
-                norm: device.vector(tensors.mlp_norm),
+                norm: device.vector(&[tensors.mlp_norm]),
                 gate_up: device.weight(&tensors.gate_up, dtype)?,
                 down: device.weight(&[tensors.down], dtype)?,
             };
             layers.push(Layer { attention, mlp });
         }
         let EndTensors { table, norm, head } = EndTensors::of(checkpoint, &config)?;
-        let norm = device.vector(norm);
+        let norm = device.vector(&[norm]);
         let (head, embedding) = match head {
             None => (device.weight(&[table], dtype)?, None),
             Some(head) => {
-                let embedding = device.table(table, dtype);
+                let embedding = device.table(table, dtype)?;
                 (device.weight(&[head], dtype)?, Some(embedding))
             }
         };
@@ -170,6 +174,9 @@ impl<D: Device> Llama<D> {
             at_layer(i)?;
             device.norm(hidden, &attention.norm, eps, normed);
             device.matmul(normed, &attention.qkv, qkv);
+            if let Some(bias) = &attention.bias {
+                device.add_vector(qkv, bias);
+            }
             device.rotate_and_store(qkv, plan, cache, i);
             if i + 1 == self.layers.len() {
                 // With the last keys and values stored, rows that are asked for nothing have done their part.

@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::config::{self, ModelConfig};
-use crate::device::{Device, Matrix};
+use crate::device::Device;
 use crate::load::{Checkpoint, LoadError};
 
 /// The weight file.
@@ -100,11 +100,7 @@ impl<D: Device> Medusa<D> {
         let checkpoint = Checkpoint::of_file(&file)?;
         let (hidden, vocab) = (model.hidden, model.vocab_size);
         let matrix = |name: &str, outputs: usize| {
-            let matrix = Matrix {
-                data: checkpoint.tensor(name, &[outputs, hidden])?,
-                outputs,
-                inputs: hidden,
-            };
+            let matrix = checkpoint.matrix(name, outputs, hidden)?;
             device.weight(&[matrix], checkpoint.dtype_of(name))
         };
         let head = |i: usize| {
@@ -112,7 +108,7 @@ impl<D: Device> Medusa<D> {
                 let bias = checkpoint.tensor(&format!("{i}.{j}.linear.bias"), &[hidden])?;
                 Ok::<_, LoadError>(Block {
                     weight: matrix(&format!("{i}.{j}.linear.weight"), hidden)?,
-                    bias: device.vector(bias),
+                    bias: device.vector(&[bias]),
                 })
             };
             let output = match raw.shares_lm_head {

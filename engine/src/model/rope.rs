@@ -12,9 +12,17 @@ pub(crate) struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table for positions `0..positions`.
-    pub(crate) fn new(rope: Rope, head_dim: usize, positions: usize) -> RopeTable {
-        let frequencies = frequencies(rope, head_dim);
+    /// The table for positions `0..positions`; `factors`, if there are any, are what frequencies are divided by.
+    pub(crate) fn new(
+        rope: Rope,
+        factors: Option<&[f32]>,
+        head_dim: usize,
+        positions: usize,
+    ) -> RopeTable {
+        let mut frequencies = frequencies(rope, head_dim);
+        for (frequency, factor) in frequencies.iter_mut().zip(factors.unwrap_or_default()) {
+            *frequency /= factor;
+        }
         let half = frequencies.len();
         let mut table = RopeTable {
             half,

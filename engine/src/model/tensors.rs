@@ -1,6 +1,6 @@
 //! Where a Llama checkpoint keeps what: names and shapes of its tensors, checked.
 
-use crate::config::{ModelConfig, Tied};
+use crate::config::{Bias, ModelConfig, Tied};
 use crate::device::Matrix;
 use crate::load::{Checkpoint, LoadError, TensorData};
 
@@ -10,6 +10,8 @@ pub(crate) struct LayerTensors<'a> {
     pub(crate) attention_norm: TensorData<'a>,
     /// `hidden -> query heads`, `hidden -> key heads`, `hidden -> value heads`
     pub(crate) qkv: [Matrix<'a>; 3],
+    /// What is added to them, if anything: `[query heads * head_dim]`, and twice `[key heads * head_dim]`.
+    pub(crate) qkv_bias: Option<[TensorData<'a>; 3]>,
     /// `heads * head_dim -> hidden`
     pub(crate) output: Matrix<'a>,
     /// `[hidden]`
@@ -32,7 +34,10 @@ impl<'a> LayerTensors<'a> {
         let key = config.kv_heads * config.head_dim;
         let name = |part: &str| format!("model.layers.{i}.{part}.weight");
         let vector = |part: &str| checkpoint.tensor(&name(part), &[hidden]);
-        let linear = |part: &str, outputs, inputs| matrix(checkpoint, &name(part), outputs, inputs);
+        let bias = |part: &str, width| {
+            checkpoint.tensor(&format!("model.layers.{i}.{part}.bias"), &[width])
+        };
+        let linear = |part: &str, outputs, inputs| checkpoint.matrix(&name(part), outputs, inputs);
         Ok(LayerTensors {
             attention_norm: vector("input_layernorm")?,
             qkv: [
@@ -40,6 +45,14 @@ impl<'a> LayerTensors<'a> {
                 linear("self_attn.k_proj", key, hidden)?,
                 linear("self_attn.v_proj", key, hidden)?,
             ],
+            qkv_bias: match config.bias {
+                Bias::None => None,
+                Bias::Qkv => Some([
+                    bias("self_attn.q_proj", query)?,
+                    bias("self_attn.k_proj", key)?,
+                    bias("self_attn.v_proj", key)?,
+                ]),
+            },
             output: linear("self_attn.o_proj", hidden, query)?,
             mlp_norm: vector("post_attention_layernorm")?,
             gate_up: [
@@ -67,7 +80,7 @@ impl<'a> EndTensors<'a> {
         checkpoint: &'a Checkpoint,
         config: &ModelConfig,
     ) -> Result<EndTensors<'a>, LoadError> {
-        let whole = |name| matrix(checkpoint, name, config.vocab_size, config.hidden);
+        let whole = |name| checkpoint.matrix(name, config.vocab_size, config.hidden);
         Ok(EndTensors {
             table: whole("model.embed_tokens.weight")?,
             norm: checkpoint.tensor("model.norm.weight", &[config.hidden])?,
@@ -77,17 +90,4 @@ impl<'a> EndTensors<'a> {
             },
         })
     }
-}
-
-fn matrix<'a>(
-    checkpoint: &'a Checkpoint,
-    name: &str,
-    outputs: usize,
-    inputs: usize,
-) -> Result<Matrix<'a>, LoadError> {
-    Ok(Matrix {
-        data: checkpoint.tensor(name, &[outputs, inputs])?,
-        outputs,
-        inputs,
-    })
 }

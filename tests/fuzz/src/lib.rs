@@ -1,12 +1,14 @@
-//! Hostile input, as functions of bytes: what a peer may send, and what it may do to the state behind the checks.
+//! Hostile input, as functions of bytes: what a peer may send, and what it may do to the state behind the checks; and what a
+//! downloaded file may say.
 //!
 //! Each target takes any bytes and must not panic, run long or keep more than the limits say. `tests/replay.rs` runs
 //! all files of `corpus/` in CI; `tests/fuzz/run TARGET MINUTES` searches for new ones with libFuzzer. An input that
 //! broke something is committed to the corpus together with the fix. Nothing here is used by the product, and nothing
-//! here opens a socket or runs a model.
+//! here opens a socket.
 
 mod cache;
 mod dice;
+pub mod gguf;
 pub mod messages;
 pub mod relay;
 pub mod request;
@@ -28,7 +30,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target {
         name: "wire",
         run: wire::run,
@@ -44,6 +46,10 @@ pub const TARGETS: [Target; 4] = [
     Target {
         name: "worker",
         run: worker::run,
+    },
+    Target {
+        name: "gguf",
+        run: gguf::run,
     },
 ];
 

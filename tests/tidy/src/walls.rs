@@ -55,6 +55,7 @@ pub const ARROWS: &[(&str, &[&str])] = &[
             "draft-worker",
             "engine",
             "laboratory",
+            "gguf",
             "proto",
             "runtime",
             "simulation",

@@ -9,17 +9,24 @@
 )]
 
 use core::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtss_f32,
-    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
+    _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+    _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps,
+    _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_srlv_epi32,
+    _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
 };
 use core::ops::Range;
 
+use super::blocks::{BlockPanels, Format, Layout, with_format};
 use super::pack::{Line, PANEL, PairLine, Storage};
 use super::{Output, PackedWeight, Rows};
 
 /// Rows that share one pass over a panel, at most.
 const MOST_ROWS: usize = 12;
+/// The same for a panel of blocks, whose scales and masks take registers too.
+const MOST_QUANTISED_ROWS: usize = 8;
 
 /// One row of a panel, 32 weights, widened to two vectors.
 trait PanelRow: Copy {
@@ -74,35 +81,39 @@ pub(super) unsafe fn panels(
     out: &Output,
 ) {
     assert!(panels.end <= weight.panels());
-    // SAFETY: the range was checked just now, the rest is the caller's promise.
-    match weight.storage() {
-        Storage::F32(lines) => unsafe {
-            all(
-                x,
-                lines.as_ptr().cast::<F32Row>(),
-                weight.inputs(),
-                panels,
-                out,
-            )
-        },
-        Storage::Bf16(lines) => unsafe { all(x, lines.as_ptr(), weight.inputs(), panels, out) },
+    let inputs = weight.inputs();
+    for (storage, first, within) in weight.pieces(panels) {
+        let run = Run {
+            first,
+            panels: within,
+        };
+        // SAFETY: the pieces are those of the weight, the rest is the caller's promise.
+        unsafe {
+            match storage {
+                Storage::F32(lines) => all(x, lines.as_ptr().cast::<F32Row>(), inputs, run, out),
+                Storage::Bf16(lines) => all(x, lines.as_ptr(), inputs, run, out),
+                Storage::Blocks(blocks) => {
+                    with_format!(blocks.format(), F => all_blocks::<F>(x, blocks, inputs, run, out));
+                }
+            }
+        }
     }
+}
+
+/// Panels of one storage, whose own panels are counted from `first`.
+struct Run {
+    first: usize,
+    panels: Range<usize>,
 }
 
 /// Splits the rows into equal blocks and the panels into groups; `weights` is `[panel][inputs]` rows.
 #[target_feature(enable = "avx512f")]
-unsafe fn all<W: PanelRow>(
-    x: Rows<'_>,
-    weights: *const W,
-    inputs: usize,
-    panels: Range<usize>,
-    out: &Output,
-) {
+unsafe fn all<W: PanelRow>(x: Rows<'_>, weights: *const W, inputs: usize, run: Run, out: &Output) {
     let rows = x.rows();
     let blocks = rows.div_ceil(MOST_ROWS);
-    let mut panel = panels.start;
-    while panel < panels.end {
-        let left = panels.end - panel;
+    let mut panel = run.panels.start;
+    while panel < run.panels.end {
+        let left = run.panels.end - panel;
         // With one or two rows four panels run side by side, as far as there are four.
         let width = if rows <= 2 && left >= 4 { 4 } else { 1 };
         for b in 0..blocks {
@@ -119,7 +130,7 @@ unsafe fn all<W: PanelRow>(
             };
             // SAFETY: `panel + width` panels of `inputs` rows lie behind `weights`; the rest is the caller's promise.
             unsafe {
-                let w = weights.add(panel * inputs);
+                let w = weights.add((panel - run.first) * inputs);
                 match (count, width) {
                     (1, 4) => block::<W, 1, 4>(w, at),
                     (2, 4) => block::<W, 2, 4>(w, at),
@@ -249,6 +260,183 @@ unsafe fn block<W: PanelRow, const R: usize, const P: usize>(weights: *const W, 
                 _mm512_storeu_ps(to.add(16), sums[1]);
             }
         }
+    }
+}
+
+/// Splits the rows into equal blocks, for panels of quantised weights.
+#[target_feature(enable = "avx512f")]
+unsafe fn all_blocks<F: Format>(
+    x: Rows<'_>,
+    weights: &BlockPanels,
+    inputs: usize,
+    run: Run,
+    out: &Output,
+) {
+    let rows = x.rows();
+    let blocks = rows.div_ceil(MOST_QUANTISED_ROWS);
+    for panel in run.panels {
+        let w = weights.panel(panel - run.first);
+        for b in 0..blocks {
+            let first = rows * b / blocks;
+            let count = rows * (b + 1) / blocks - first;
+            let at = Place {
+                x,
+                first,
+                panel,
+                inputs,
+                out,
+                ahead: Ahead::Near,
+            };
+            // SAFETY: a panel of blocks for `inputs` inputs lies there; the rest is the caller's promise.
+            unsafe {
+                match count {
+                    1 => quantised::<F, 1>(w, at),
+                    2 => quantised::<F, 2>(w, at),
+                    3 => quantised::<F, 3>(w, at),
+                    4 => quantised::<F, 4>(w, at),
+                    5 => quantised::<F, 5>(w, at),
+                    6 => quantised::<F, 6>(w, at),
+                    7 => quantised::<F, 7>(w, at),
+                    _ => quantised::<F, MOST_QUANTISED_ROWS>(w, at),
+                }
+            }
+        }
+    }
+}
+
+/// `R` rows by one panel of blocks, all accumulators in registers, one pass over k.
+#[target_feature(enable = "avx512f")]
+unsafe fn quantised<F: Format, const R: usize>(weights: *const u8, at: Place<'_>) {
+    let shape = F::LAYOUT.shape;
+    let rows: [*const f32; R] = core::array::from_fn(|r| at.x.row(at.first + r).as_ptr());
+    let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    for b in 0..at.inputs / shape.inputs {
+        // SAFETY: panel block b of the panel.
+        let (block, scale, minimum) = unsafe {
+            let block = weights.add(b * F::LAYOUT.bytes);
+            let minimum = match shape.minimum {
+                true => halves(block.add(F::LAYOUT.minimum)),
+                false => [_mm512_setzero_ps(); 2],
+            };
+            (block, halves(block), minimum)
+        };
+        for group in 0..shape.groups() {
+            // SAFETY: a group of that block.
+            let scale =
+                unsafe { of_group(scale, block.add(F::LAYOUT.scales), group, shape.nested) };
+            // SAFETY: likewise; without minima nothing is read.
+            let minimum = unsafe {
+                let nested = shape.nested && shape.minimum;
+                of_group(minimum, block.add(F::LAYOUT.minima), group, nested)
+            };
+            for i in group * shape.group..(group + 1) * shape.group {
+                // SAFETY: an input of that group.
+                let codes = unsafe { codes::<F>(block, i) };
+                let mut w = [_mm512_setzero_ps(); 2];
+                for c in 0..2 {
+                    w[c] = _mm512_mul_ps(scale[c], _mm512_cvtepi32_ps(codes[c]));
+                    if shape.minimum {
+                        w[c] = _mm512_sub_ps(w[c], minimum[c]);
+                    }
+                }
+                for r in 0..R {
+                    // SAFETY: rows are `inputs` long.
+                    let x = _mm512_set1_ps(unsafe { *rows[r].add(b * shape.inputs + i) });
+                    sums[r][0] = _mm512_fmadd_ps(x, w[0], sums[r][0]);
+                    sums[r][1] = _mm512_fmadd_ps(x, w[1], sums[r][1]);
+                }
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let to = at.out.place(at.first + r, at.panel * PANEL);
+        // SAFETY: `place` has checked that a whole panel fits there.
+        unsafe {
+            _mm512_storeu_ps(to, sums[0]);
+            _mm512_storeu_ps(to.add(16), sums[1]);
+        }
+    }
+}
+
+/// 32 numbers of half precision, which are finite, as f32: their bits moved into place, the exponent put right by a
+/// multiplication that is exact.
+///
+/// # Safety
+/// 64 bytes lie there; AVX-512F is available.
+#[inline(always)]
+unsafe fn halves(from: *const u8) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let rebias = _mm512_set1_ps(f32::from_bits((127 + 112) << 23));
+        core::array::from_fn(|c| {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.add(32 * c).cast()));
+            let size = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fff));
+            let sign = _mm512_and_si512(bits, _mm512_set1_epi32(0x8000));
+            let size = _mm512_castsi512_ps(_mm512_slli_epi32::<13>(size));
+            let size = _mm512_castps_si512(_mm512_mul_ps(size, rebias));
+            _mm512_castsi512_ps(_mm512_or_si512(size, _mm512_slli_epi32::<16>(sign)))
+        })
+    }
+}
+
+/// What a group's scales or minima are: those of the block, times the group's bytes if it has any.
+///
+/// # Safety
+/// With `nested`, bytes of `group` and of all groups before it lie there; AVX-512F is available.
+#[inline(always)]
+unsafe fn of_group(of: [__m512; 2], bytes: *const u8, group: usize, nested: bool) -> [__m512; 2] {
+    if !nested {
+        return of;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::array::from_fn(|c| {
+            let bytes = _mm_loadu_si128(bytes.add(group * PANEL + 16 * c).cast());
+            _mm512_mul_ps(of[c], _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)))
+        })
+    }
+}
+
+/// The codes of one input of a panel block, less their offset.
+///
+/// # Safety
+/// A panel block of the format lies there, and it has that input; AVX-512F is available.
+#[inline(always)]
+unsafe fn codes<F: Format>(block: *const u8, input: usize) -> [__m512i; 2] {
+    let shape = F::LAYOUT.shape;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = block.add(F::LAYOUT.low + input * Layout::low_bytes(shape));
+        if shape.bits == 8 {
+            return core::array::from_fn(|c| {
+                _mm512_cvtepi8_epi32(_mm_loadu_si128(low.add(16 * c).cast()))
+            });
+        }
+        let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(low.cast()));
+        let mut codes = [
+            _mm512_and_si512(both, _mm512_set1_epi32(15)),
+            _mm512_srli_epi32::<4>(both),
+        ];
+        let high = block.add(F::LAYOUT.high + input * Layout::high_bytes(shape));
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        for (c, code) in codes.iter_mut().enumerate() {
+            let bits = match shape.bits {
+                5 => {
+                    let word = high.cast::<u16>().add(c).read_unaligned();
+                    let word = _mm512_set1_epi32(i32::from(word));
+                    _mm512_and_si512(_mm512_srlv_epi32(word, lanes), _mm512_set1_epi32(1))
+                }
+                6 => {
+                    let word = _mm512_set1_epi32(high.cast::<i32>().add(c).read_unaligned());
+                    let shifts = _mm512_add_epi32(lanes, lanes);
+                    _mm512_and_si512(_mm512_srlv_epi32(word, shifts), _mm512_set1_epi32(3))
+                }
+                _ => _mm512_setzero_si512(),
+            };
+            *code = _mm512_or_si512(*code, _mm512_slli_epi32::<4>(bits));
+            *code = _mm512_sub_epi32(*code, _mm512_set1_epi32(shape.offset));
+        }
+        codes
     }
 }
 

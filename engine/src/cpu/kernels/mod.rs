@@ -10,6 +10,7 @@ use core::ops::Range;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocks;
 pub(crate) mod isa;
 mod pack;
 mod pool;
@@ -17,7 +18,7 @@ mod portable;
 pub mod reference;
 
 pub use isa::Isa;
-pub use pack::{PANEL, PackTooLarge, PackedWeight};
+pub use pack::{PANEL, PackTooLarge, PackedWeight, Packing};
 pub use pool::Pool;
 
 /// A borrowed row-major matrix of f32 with a stride.

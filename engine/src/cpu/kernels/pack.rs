@@ -1,9 +1,12 @@
 //! Matmul weights, packed in panels of [`PANEL`] output columns so that a kernel streams them once, in order.
 
+use core::ops::Range;
+
+use gguf::{Block, BlockFormat};
 use half::bf16;
 
+use super::blocks::BlockPanels;
 use crate::load::LoadError;
-use crate::options::WeightDtype;
 
 /// Output columns of one panel: two 16-lane vectors.
 pub const PANEL: usize = 32;
@@ -19,21 +22,42 @@ pub(crate) struct Line(pub(crate) [f32; 16]);
 #[repr(C, align(64))]
 pub(crate) struct PairLine(pub(crate) [u32; 16]);
 
-/// The weights' storage, `[panel][input][32 outputs]`.
+/// How weights lie in memory. Arithmetic is f32 fused multiply-add whatever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight, widened exactly to f32 as it is read.
+    Bf16,
+    /// In blocks, each weight made an f32 as it is read.
+    Blocks(BlockFormat),
+}
+
+/// The weights' storage, `[panel][input][32 outputs]` or panel blocks.
 pub(crate) enum Storage {
     F32(Vec<Line>),
     Bf16(Vec<PairLine>),
+    Blocks(BlockPanels),
+}
+
+/// Neighbouring panels of one packing.
+pub(crate) struct Segment {
+    /// The first of them.
+    pub(crate) first: usize,
+    /// How many there are.
+    pub(crate) panels: usize,
+    pub(crate) storage: Storage,
 }
 
 /// A weight matrix `y[n] = sum_k x[k] * w[n][k]`, packed; outputs are padded with zero columns to whole panels.
 pub struct PackedWeight {
     inputs: usize,
     outputs: usize,
-    storage: Storage,
+    segments: Vec<Segment>,
 }
 
 /// The packed matrix would not fit in memory.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a weight matrix of {outputs} x {inputs} does not fit in memory")]
 pub struct PackTooLarge {
     /// Rows of the checkpoint's matrix.
@@ -48,59 +72,108 @@ impl From<PackTooLarge> for LoadError {
     }
 }
 
+/// Reserves lines, if their number is one, and fills them.
+pub(super) fn reserve<L: Clone>(
+    len: Option<usize>,
+    zero: L,
+    too_large: PackTooLarge,
+) -> Result<Vec<L>, PackTooLarge> {
+    let mut lines: Vec<L> = Vec::new();
+    match len {
+        Some(len) if lines.try_reserve_exact(len).is_ok() => {
+            advise_huge(lines.as_ptr().cast(), len);
+            lines.resize(len, zero);
+            Ok(lines)
+        }
+        _ => Err(too_large),
+    }
+}
+
 impl PackedWeight {
     /// A zero matrix of `outputs x inputs`.
     ///
     /// # Errors
     /// When the size overflows or the memory cannot be reserved.
+    ///
+    /// # Panics
+    /// When `inputs` is not a whole number of the packing's blocks.
     pub fn zeros(
-        dtype: WeightDtype,
+        packing: Packing,
         inputs: usize,
         outputs: usize,
     ) -> Result<PackedWeight, PackTooLarge> {
-        let too_large = PackTooLarge { outputs, inputs };
-        let Some(rows) = outputs.div_ceil(PANEL).checked_mul(inputs) else {
-            return Err(too_large);
-        };
-        let storage = match dtype {
-            WeightDtype::F32 => {
-                let mut lines: Vec<Line> = Vec::new();
-                let Some(len) = rows.checked_mul(2) else {
-                    return Err(too_large);
-                };
-                if lines.try_reserve_exact(len).is_err() {
-                    return Err(too_large);
-                }
-                advise_huge(lines.as_ptr().cast(), len);
-                lines.resize(len, Line([0.0; 16]));
-                Storage::F32(lines)
-            }
-            WeightDtype::Bf16 => {
-                let mut lines: Vec<PairLine> = Vec::new();
-                if lines.try_reserve_exact(rows).is_err() {
-                    return Err(too_large);
-                }
-                advise_huge(lines.as_ptr().cast(), rows);
-                lines.resize(rows, PairLine([0; 16]));
-                Storage::Bf16(lines)
-            }
-        };
-        Ok(PackedWeight {
-            inputs,
-            outputs,
-            storage,
-        })
+        PackedWeight::side_by_side(inputs, &[(packing, outputs)])
     }
 
-    /// Packs a row-major `outputs x inputs` matrix.
+    /// A zero matrix whose outputs are those of several parts, each with a packing of its own. Parts of different packings that
+    /// share a panel become f32.
     ///
     /// # Errors
     /// As [`PackedWeight::zeros`].
     ///
     /// # Panics
-    /// When `weight` is not `outputs * inputs` long.
+    /// As [`PackedWeight::zeros`].
+    pub fn side_by_side(
+        inputs: usize,
+        parts: &[(Packing, usize)],
+    ) -> Result<PackedWeight, PackTooLarge> {
+        let outputs = parts
+            .iter()
+            .try_fold(0_usize, |sum, (_, n)| sum.checked_add(*n));
+        let too_large = PackTooLarge {
+            outputs: outputs.unwrap_or(usize::MAX),
+            inputs,
+        };
+        let outputs = outputs.ok_or(too_large)?;
+        let mut runs: Vec<(Packing, usize)> = Vec::new();
+        for &(packing, count) in parts {
+            match runs.last_mut() {
+                Some((last, before)) if *last == packing => *before += count,
+                Some((last, before)) if !before.is_multiple_of(PANEL) => {
+                    *last = Packing::F32;
+                    *before += count;
+                }
+                _ => runs.push((packing, count)),
+            }
+        }
+        let mut segments = Vec::new();
+        let mut first = 0;
+        for (packing, count) in runs {
+            let panels = count.div_ceil(PANEL);
+            let rows = panels.checked_mul(inputs);
+            let storage = match packing {
+                Packing::F32 => {
+                    let len = rows.and_then(|rows| rows.checked_mul(2));
+                    Storage::F32(reserve(len, Line([0.0; 16]), too_large)?)
+                }
+                Packing::Bf16 => Storage::Bf16(reserve(rows, PairLine([0; 16]), too_large)?),
+                Packing::Blocks(format) => {
+                    Storage::Blocks(BlockPanels::zeros(format, inputs, panels, too_large)?)
+                }
+            };
+            segments.push(Segment {
+                first,
+                panels,
+                storage,
+            });
+            first += panels;
+        }
+        Ok(PackedWeight {
+            inputs,
+            outputs,
+            segments,
+        })
+    }
+
+    /// Packs a row-major `outputs x inputs` matrix as f32 or bf16.
+    ///
+    /// # Errors
+    /// As [`PackedWeight::zeros`].
+    ///
+    /// # Panics
+    /// When `weight` is not `outputs * inputs` long, or the packing is one of blocks.
     pub fn pack(
-        dtype: WeightDtype,
+        packing: Packing,
         inputs: usize,
         outputs: usize,
         weight: &[f32],
@@ -110,16 +183,38 @@ impl PackedWeight {
             inputs.checked_mul(outputs),
             "a row-major outputs x inputs matrix"
         );
-        let mut packed = PackedWeight::zeros(dtype, inputs, outputs)?;
+        let mut packed = PackedWeight::zeros(packing, inputs, outputs)?;
         packed.set_outputs(0, outputs, |n, k| weight[n * inputs + k]);
         Ok(packed)
     }
 
-    /// Writes the columns of outputs `first .. first + count`; `at(n, k)` is the weight from input k to the n-th of
-    /// them. bf16 storage rounds to nearest even.
+    /// The segment with this output, and the output's panel in it.
+    fn segment(&self, output: usize) -> (usize, usize) {
+        let panel = output / PANEL;
+        let at = self
+            .segments
+            .partition_point(|s| s.first + s.panels <= panel);
+        (at, panel - self.segments[at].first)
+    }
+
+    /// How an output's weights lie in memory.
     ///
     /// # Panics
-    /// When the range reaches beyond [`PackedWeight::outputs`].
+    /// When there is no such output.
+    #[must_use]
+    pub fn packing(&self, output: usize) -> Packing {
+        match &self.segments[self.segment(output).0].storage {
+            Storage::F32(_) => Packing::F32,
+            Storage::Bf16(_) => Packing::Bf16,
+            Storage::Blocks(blocks) => Packing::Blocks(blocks.format()),
+        }
+    }
+
+    /// Writes the columns of outputs `first .. first + count`, which are not in blocks; `at(n, k)` is the weight from input k to
+    /// the n-th of them. bf16 storage rounds to nearest even.
+    ///
+    /// # Panics
+    /// When the range reaches beyond [`PackedWeight::outputs`], or into blocks.
     pub fn set_outputs(&mut self, first: usize, count: usize, at: impl Fn(usize, usize) -> f32) {
         assert!(
             first + count <= self.outputs,
@@ -130,11 +225,12 @@ impl PackedWeight {
         let mut n = 0;
         while n < count {
             let column = first + n;
-            let (panel, lane) = (column / PANEL, column % PANEL);
+            let (segment, panel) = self.segment(column);
+            let lane = column % PANEL;
             let width = (PANEL - lane).min(count - n);
             let base = panel * inputs;
             for k in 0..inputs {
-                match &mut self.storage {
+                match &mut self.segments[segment].storage {
                     Storage::F32(lines) => {
                         let row = &mut lines[2 * (base + k)..2 * (base + k) + 2];
                         for j in 0..width {
@@ -149,9 +245,24 @@ impl PackedWeight {
                             row[word] = (row[word] & !(0xffff << shift)) | (bits << shift);
                         }
                     }
+                    Storage::Blocks(_) => panic!("output {column} is in blocks"),
                 }
             }
             n += width;
+        }
+    }
+
+    /// Writes the blocks of one output, once.
+    ///
+    /// # Panics
+    /// When the output is not in blocks.
+    pub fn set_blocks(&mut self, output: usize, blocks: impl Iterator<Item = Block>) {
+        let (segment, panel) = self.segment(output);
+        let Storage::Blocks(panels) = &mut self.segments[segment].storage else {
+            panic!("output {output} is not in blocks");
+        };
+        for (b, block) in blocks.enumerate() {
+            panels.set(panel, b, output % PANEL, &block);
         }
     }
 
@@ -168,12 +279,14 @@ impl PackedWeight {
             self.outputs,
             self.inputs
         );
-        let (row, lane) = ((n / PANEL) * self.inputs + k, n % PANEL);
-        match &self.storage {
+        let (segment, panel) = self.segment(n);
+        let (row, lane) = (panel * self.inputs + k, n % PANEL);
+        match &self.segments[segment].storage {
             Storage::F32(lines) => lines[2 * row + lane / 16].0[lane % 16],
             Storage::Bf16(lines) => {
                 f32::from_bits((lines[row].0[lane % 16] >> (16 * (lane / 16))) << 16)
             }
+            Storage::Blocks(panels) => panels.at(panel, lane, k),
         }
     }
 
@@ -201,23 +314,27 @@ impl PackedWeight {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Storage type.
-    #[must_use]
-    pub fn dtype(&self) -> WeightDtype {
-        match self.storage {
-            Storage::F32(_) => WeightDtype::F32,
-            Storage::Bf16(_) => WeightDtype::Bf16,
-        }
-    }
-
     /// Bytes a kernel reads to apply the matrix once.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.panels() * PANEL * self.inputs * self.dtype().bytes()
+        let bytes = |segment: &Segment| match &segment.storage {
+            Storage::F32(lines) => size_of_val(&lines[..]),
+            Storage::Bf16(lines) => size_of_val(&lines[..]),
+            Storage::Blocks(panels) => panels.bytes(),
+        };
+        self.segments.iter().map(bytes).sum()
     }
 
-    pub(crate) fn storage(&self) -> &Storage {
-        &self.storage
+    /// The storage of some panels, piece by piece: where it lies, which panel is its first, and which of the panels are in it.
+    pub(crate) fn pieces(
+        &self,
+        panels: Range<usize>,
+    ) -> impl Iterator<Item = (&Storage, usize, Range<usize>)> {
+        self.segments.iter().filter_map(move |segment| {
+            let end = segment.first + segment.panels;
+            let within = panels.start.max(segment.first)..panels.end.min(end);
+            (!within.is_empty()).then_some((&segment.storage, segment.first, within))
+        })
     }
 }
 
@@ -255,14 +372,14 @@ mod tests {
             let weight: Vec<f32> = (0..inputs * outputs)
                 .map(|i| i as f32 * 0.37 - 3.0)
                 .collect();
-            for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
-                let packed = PackedWeight::pack(dtype, inputs, outputs, &weight).unwrap();
+            for packing in [Packing::F32, Packing::Bf16] {
+                let packed = PackedWeight::pack(packing, inputs, outputs, &weight).unwrap();
                 for n in 0..outputs {
                     for k in 0..inputs {
                         let want = weight[n * inputs + k];
-                        let want = match dtype {
-                            WeightDtype::F32 => want,
-                            WeightDtype::Bf16 => bf16::from_f32(want).to_f32(),
+                        let want = match packing {
+                            Packing::Bf16 => bf16::from_f32(want).to_f32(),
+                            _ => want,
                         };
                         assert_eq!(packed.at(n, k), want);
                     }
@@ -273,7 +390,7 @@ mod tests {
 
     #[test]
     fn parts_land_side_by_side() {
-        let mut packed = PackedWeight::zeros(WeightDtype::Bf16, 2, 50).unwrap();
+        let mut packed = PackedWeight::zeros(Packing::Bf16, 2, 50).unwrap();
         packed.set_outputs(0, 20, |n, k| (n * 2 + k) as f32);
         packed.set_outputs(20, 30, |n, k| -((n * 2 + k) as f32));
         assert_eq!(packed.at(19, 1), 39.0);
@@ -284,6 +401,6 @@ mod tests {
 
     #[test]
     fn an_impossible_size_is_refused() {
-        assert!(PackedWeight::zeros(WeightDtype::F32, usize::MAX / 2, 64).is_err());
+        assert!(PackedWeight::zeros(Packing::F32, usize::MAX / 2, 64).is_err());
     }
 }
