@@ -62,7 +62,8 @@ fn value(name: &OsStr) -> Option<OsString> {
 fn counts(name: &OsStr, value: &OsStr) -> bool {
     let is_link = |text: &str| LINKS.iter().any(|scheme| text.starts_with(scheme));
     let may_be_link = name.as_encoded_bytes().ends_with(b"_PORT");
-    !value.is_empty() && !(may_be_link && value.to_str().is_some_and(is_link))
+    let is_one = may_be_link && value.to_str().is_some_and(is_link);
+    !value.is_empty() && !is_one
 }
 
 /// The entries of a list, without blanks around them and without empty ones: in environment variables lists are often

@@ -226,7 +226,13 @@ fn piece(library: &Library, cuts: &Cuts, rest: &str, sizes: Sizes) -> Result<usi
     let margin = sizes.margin.max(2 * cuts.longest_added);
     let mut window = sizes.window.max(2 * margin);
     loop {
-        let end = rest.floor_char_boundary(window);
+        let end = match window < rest.len() {
+            // A character has at most four bytes.
+            true => (window - 3..=window)
+                .rfind(|&at| rest.is_char_boundary(at))
+                .unwrap_or(0),
+            false => rest.len(),
+        };
         if end == rest.len() {
             // Short enough to be looked at is short enough to be encoded.
             return Ok(end);

@@ -151,7 +151,7 @@ async fn room_for_one() -> FakeTarget {
 }
 
 /// Waits until so many completions wait for a target.
-async fn seeking(rig: &Rig, count: usize) {
+pub(crate) async fn seeking(rig: &Rig, count: usize) {
     let there = async {
         while rig.coordinator.seeking() != count {
             // A call to the coordinator, so that it gets on meanwhile.

@@ -12,6 +12,7 @@ use crate::fakes::draft::FakeDraft;
 use crate::fakes::rig::{Limits, Rig, event, prompt, request};
 use crate::fakes::target::{FakeTarget, Pace};
 use crate::fakes::{hello, plain, until};
+use crate::limits::seeking;
 
 /// What a client of these tests holds unread, in bytes.
 const WINDOW: u32 = 1024;
@@ -106,6 +107,7 @@ async fn a_client_that_reads_nothing_for_long_is_told_and_leaves_nothing() {
     };
     let mut slow = rig.client_from(HERE, WINDOW).await;
     let mut stream = slow.generate(asked).await.unwrap().into_inner();
+    until(&target.inner.seen, |seen| seen.opened.len() == 2).await;
     rig.until_completions(0, 2).await;
     rig.until_completions(0, 0).await;
     // What is on its way is still text, and then comes the reason.
@@ -185,6 +187,7 @@ async fn one_client_cannot_have_every_place() {
     assert_eq!(streams.len(), 89);
     let mut other = rig.client_from(ELSEWHERE, 65_535).await;
     let mut stream = other.generate(request("ar", 7)).await.unwrap().into_inner();
+    seeking(&rig, 89).await;
     // It is also next.
     target.set(Pace::OnAck);
     while stream.message().await.unwrap().is_some() {}
@@ -212,13 +215,13 @@ async fn many_completions_of_one_client_are_one_client_in_the_queue() {
         ..request("ar", 20)
     };
     streams.push(rig.send(many).await.unwrap());
-    rig.until_completions(1, 4).await;
+    seeking(&rig, 4).await;
     let mut other = rig.client_from(ELSEWHERE, 65_535).await;
-    for tokens in [30, 31] {
+    for (others, tokens) in (5..).zip([30, 31]) {
         let stream = other.generate(request("ar", tokens)).await.unwrap();
         streams.push(stream.into_inner());
+        seeking(&rig, others).await;
     }
-    rig.until_completions(1, 6).await;
     target.set(Pace::OnAck);
     for mut stream in streams {
         while stream.message().await.unwrap().is_some() {}

@@ -53,7 +53,7 @@ async fn cluster() -> Cluster {
     );
     let target = Process::start(&words(target)).unwrap();
     let coordinator = format!(
-        "coordinator --tokenizer {model} --target {} --drain-grace 3",
+        "coordinator --tokenizer {model} --target {} --drain-grace-s 3",
         target.addr
     );
     let coordinator = Process::start(&words(coordinator)).unwrap();

@@ -38,7 +38,7 @@ async fn what_a_running_cluster_records_can_be_simulated() {
         .map(str::to_owned),
     )
     .unwrap();
-    let client = Client::connect(&coordinator.addr, 2).await.unwrap();
+    let client = Client::connect(&coordinator.addr, 3).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("traffic.json").display().to_string();
     let offshoot = |arguments: &[&str]| {

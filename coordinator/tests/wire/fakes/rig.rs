@@ -184,14 +184,14 @@ impl Rig {
 
     /// Waits until so many completions run and wait.
     pub(crate) async fn until_completions(&self, running: u32, waiting: u32) {
-        let mut found = (0, 0);
+        let mut found = None;
         let there = async {
             let mut tick = tokio::time::interval(INTERVAL);
-            while found != (running, waiting) {
+            while found != Some((running, waiting)) {
                 tick.tick().await;
                 let reply = self.client.clone().cluster(v1::ClusterRequest {}).await;
                 let reply = reply.unwrap().into_inner();
-                found = (reply.sessions, reply.waiting);
+                found = Some((reply.sessions, reply.waiting));
             }
         };
         let is_in_time = tokio::time::timeout(super::PATIENCE, there).await.is_ok();
