@@ -149,11 +149,14 @@ fn what_is_missing_can_also_be_a_variable() {
     );
 }
 
+/// Arguments, variables, and what the error has to say.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn what_is_found_wrong_later_names_the_variable_too() {
     let tokenizer = ("OFFSHOOT_TOKENIZER", TOKENIZER);
     let target = ("OFFSHOOT_TARGETS", "127.0.0.1:1");
-    let cases: [(&[&str], &[(&str, &str)], &[&str]); 8] = [
+    let cases: [Case<'_>; 8] = [
         (
             &["coordinator"],
             &[tokenizer, ("OFFSHOOT_TARGETS", "target")],

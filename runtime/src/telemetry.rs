@@ -163,6 +163,9 @@ mod tests {
             ..TelemetryArgs::default()
         };
         let error = init(&args).unwrap_err();
-        assert!(error.to_string().contains("give a level"), "{error}");
+        assert!(
+            error.to_string().contains("OFFSHOOT_LOG a level"),
+            "{error}"
+        );
     }
 }
