@@ -17,9 +17,8 @@ use crate::End;
 use crate::client::{Completion, Coordinators};
 use crate::console;
 use crate::generate::summary;
-use crate::sampling::SamplingArgs;
-use crate::serving::ServingArgs;
-use crate::strategy::{self, StrategyArgs};
+use crate::request::RequestArgs;
+use crate::strategy;
 
 /// Arguments of `offshoot chat`.
 #[derive(Args, Clone, Debug)]
@@ -38,16 +37,9 @@ pub(crate) struct ChatArgs {
     /// Maximum number of tokens of an answer; 0: as many as the context has room for
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Decoding")]
     max_tokens: u32,
-    /// Seed; it decides the text at temperatures above 0 [default: random for each answer, and reported]
-    #[arg(long, help_heading = "Decoding")]
-    seed: Option<u64>,
-    #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    serving: ServingArgs,
     // Last, so that no knob takes the name of another flag.
     #[command(flatten)]
-    strategy: StrategyArgs,
+    request: RequestArgs,
 }
 
 /// Talks until the input ends.
@@ -55,7 +47,7 @@ pub(crate) struct ChatArgs {
 /// # Errors
 /// When the cluster does not start or cannot be reached, or, without a terminal, a message is not answered.
 pub(crate) async fn run(args: ChatArgs) -> Result<End> {
-    let serving = args.serving.clone();
+    let serving = args.request.serving.clone();
     if serving.connect.is_empty() && serving.cluster.target.is_none() {
         bail!(
             "the bundled models were not trained for chat; name one that was with --model, or a running cluster with --connect"
@@ -231,11 +223,13 @@ impl Chat {
             Said::New => self.messages.clear(),
             Said::System(text) => self.args.system = text,
             Said::Statistics => self.shows_statistics = !self.shows_statistics,
-            Said::Set(Setting::Temperature(value)) => self.args.sampling.temperature = value,
+            Said::Set(Setting::Temperature(value)) => {
+                self.args.request.sampling.temperature = value
+            }
             Said::Set(Setting::MaxTokens(value)) => self.args.max_tokens = value,
-            Said::Set(Setting::Seed(value)) => self.args.seed = value,
+            Said::Set(Setting::Seed(value)) => self.args.request.seed = value,
             Said::Set(Setting::Strategy(name)) => {
-                self.args.strategy.settings = speculation::strategy::Settings::new(&name);
+                self.args.request.strategy.settings = speculation::strategy::Settings::new(&name);
             }
             Said::Nothing | Said::Message(_) | Said::Retry | Said::Quit => {}
         }
@@ -243,17 +237,10 @@ impl Chat {
 
     fn request(&self) -> v1::GenerateRequest {
         let system = (self.args.system.iter()).map(|text| message("system", text.clone()));
-        let args = &self.args;
-        let mut request = v1::GenerateRequest {
-            prompt: Some(Prompt::Chat(v1::Chat {
-                messages: system.chain(self.messages.iter().cloned()).collect(),
-            })),
-            ..(args.sampling).request(String::new(), args.max_tokens, args.seed)
+        let chat = v1::Chat {
+            messages: system.chain(self.messages.iter().cloned()).collect(),
         };
-        strategy::apply(&args.strategy.settings, &mut request);
-        request.no_qualifier = args.serving.cluster.no_qualifier;
-        request.drafts = args.serving.cluster.drafts.map(u32::from);
-        request
+        (self.args.request).request(Prompt::Chat(chat), self.args.max_tokens)
     }
 
     /// Streams the answer to the last message, and keeps it. An answer that Ctrl-C has stopped is kept as far as it came.

@@ -4,16 +4,15 @@ use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use proto::v1::generate_request::Prompt;
 use runtime::trace::{self, Span, SpanKind};
 use runtime::{Caller, Drain, TraceContext};
 
 use crate::End;
 use crate::client::{Completion, Coordinators, reason_name};
 use crate::console;
-use crate::sampling::SamplingArgs;
-use crate::serving::ServingArgs;
+use crate::request::RequestArgs;
 use crate::statistics::{self, Totals};
-use crate::strategy::{self, StrategyArgs};
 
 /// Arguments of `offshoot generate`.
 #[derive(Args, Clone, Debug)]
@@ -38,16 +37,9 @@ pub(crate) struct GenerateArgs {
         help_heading = "Decoding"
     )]
     max_tokens: u32,
-    /// Seed; it decides the text at temperatures above 0 [default: random, and reported]
-    #[arg(long, help_heading = "Decoding")]
-    seed: Option<u64>,
-    #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    serving: ServingArgs,
     // Last, so that no knob takes the name of another flag.
     #[command(flatten)]
-    strategy: StrategyArgs,
+    request: RequestArgs,
 }
 
 /// Completes the prompt.
@@ -62,7 +54,7 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<End> {
     } else {
         args.prompt.clone()
     };
-    let serving = args.serving.clone();
+    let serving = args.request.serving.clone();
     let exporting = trace::init(&serving.cluster.trace, "client", "")?;
     let outcome = serving.serve(drain.stopping(), async |addresses, caller| {
         complete(&args, prompt, addresses, caller, &drain).await
@@ -81,10 +73,7 @@ async fn complete(
     drain: &Drain,
 ) -> Result<End> {
     let show_prompt = console::stdout_is_terminal().then(|| prompt.clone());
-    let mut request = args.sampling.request(prompt, args.max_tokens, args.seed);
-    strategy::apply(&args.strategy.settings, &mut request);
-    request.no_qualifier = args.serving.cluster.no_qualifier;
-    request.drafts = args.serving.cluster.drafts.map(u32::from);
+    let request = (args.request).request(Prompt::Text(prompt), args.max_tokens);
     let mut span = Span::start("generate", SpanKind::Client, &TraceContext::none());
     span.set("gen_ai.operation.name", "text_completion");
     span.set("server.address", addresses.join(","));
@@ -206,9 +195,13 @@ mod tests {
         let args = Probe::try_parse_from(["probe", "fn main() {"])
             .unwrap()
             .generate;
-        assert_eq!(args.strategy.settings, Settings::new("auto"));
+        assert_eq!(args.request.strategy.settings, Settings::new("auto"));
         assert_eq!(
-            (args.max_tokens, args.sampling.temperature, args.seed),
+            (
+                args.max_tokens,
+                args.request.sampling.temperature,
+                args.request.seed
+            ),
             (128, 0.0, None)
         );
         assert!(

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use proto::v1;
+use proto::v1::generate_request::Prompt;
 
 /// How tokens are sampled, and where the text ends.
 #[derive(Args, Clone, Debug)]
@@ -97,12 +98,12 @@ impl SamplingArgs {
     /// A request for a completion of `prompt` by the default strategy.
     pub(crate) fn request(
         &self,
-        prompt: String,
+        prompt: Prompt,
         max_tokens: u32,
         seed: Option<u64>,
     ) -> v1::GenerateRequest {
         v1::GenerateRequest {
-            prompt: Some(v1::generate_request::Prompt::Text(prompt)),
+            prompt: Some(prompt),
             max_tokens,
             temperature: self.temperature,
             top_k: self.top_k,
@@ -157,7 +158,9 @@ mod tests {
             "mine",
         ])
         .unwrap();
-        let request = probe.sampling.request("p".to_owned(), 7, Some(3));
+        let request = probe
+            .sampling
+            .request(Prompt::Text("p".to_owned()), 7, Some(3));
         assert_eq!(
             (request.max_tokens, request.seed, request.temperature),
             (7, Some(3), 0.5)

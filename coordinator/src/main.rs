@@ -3,7 +3,6 @@
 //! Everything it does is in the library, which the `offshoot` binary runs as a subcommand as well. This file knows
 //! nothing of sessions or workers.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,16 +18,5 @@ struct Cli {
 fn main() -> ExitCode {
     offshoot_coordinator::install_crypto();
     let cli: Cli = runtime::parse();
-    match offshoot_coordinator::run(cli.args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Where even standard error is closed, the exit status still reports the failure.
-            let _ = writeln!(
-                std::io::stderr(),
-                "error: {}",
-                runtime::report(error.as_ref())
-            );
-            ExitCode::FAILURE
-        }
-    }
+    runtime::ended(offshoot_coordinator::run(cli.args))
 }

@@ -1,7 +1,6 @@
 //! Virtual time: what happens when, and how long messages take.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 
 use control::session::Parting;
 use decode::sampling::{NoiseKey, SamplingParams};
@@ -40,33 +39,6 @@ pub(crate) enum Event {
     Wake(SessionId),
 }
 
-#[derive(Debug)]
-struct Entry {
-    at: Time,
-    turn: u64,
-    event: Event,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.turn).cmp(&(other.at, other.turn))
-    }
-}
-
 /// The two directions of the way to a worker.
 #[derive(Clone, Copy, Debug)]
 enum Way {
@@ -79,7 +51,8 @@ enum Way {
 pub(crate) struct Clock {
     pub(crate) now: Time,
     turn: u64,
-    queue: BinaryHeap<Reverse<Entry>>,
+    /// What happens at one time happens in the order in which it was planned.
+    queue: BTreeMap<(Time, u64), Event>,
     network: Network,
     /// When the last message of each direction arrives, by worker.
     last: Vec<[Time; 2]>,
@@ -91,7 +64,7 @@ impl Clock {
         Clock {
             now: Time::ZERO,
             turn: 0,
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             network,
             last: vec![[Time::ZERO; 2]; workers],
             seed,
@@ -100,15 +73,14 @@ impl Clock {
 
     pub(crate) fn at(&mut self, at: Time, event: Event) {
         self.turn += 1;
-        let turn = self.turn;
-        self.queue.push(Reverse(Entry { at, turn, event }));
+        self.queue.insert((at, self.turn), event);
     }
 
     /// The next event; time goes on to it.
     pub(crate) fn next(&mut self) -> Option<Event> {
-        let Reverse(entry) = self.queue.pop()?;
-        self.now = self.now.max(entry.at);
-        Some(entry.event)
+        let ((at, _), event) = self.queue.pop_first()?;
+        self.now = self.now.max(at);
+        Some(event)
     }
 
     pub(crate) fn send_down(&mut self, worker: usize, what: ToWorker) {

@@ -69,7 +69,7 @@ pub use metrics::Metrics;
 pub use parent::ParentArgs;
 pub use peer::Peer;
 pub use port::Port;
-pub use report::report;
+pub use report::{ended, report};
 pub use serve::{BindError, Listener, ServerLimits};
 pub use telemetry::{LogFormat, TelemetryArgs, TelemetryError};
 pub use tls::{ClientAuth, Purpose, Tls, TlsArgs, TlsError};

@@ -1,6 +1,8 @@
 //! An error in one line.
 
 use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
 
 /// The message of an error and those of its causes, outermost first, each once: many messages contain the cause already,
 /// so that a plain chain would say twice what the operating system said.
@@ -20,6 +22,18 @@ pub fn report(error: &(dyn Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+/// The exit status of a process whose work has ended so. An error goes to standard error, in one line.
+pub fn ended<E: AsRef<dyn Error + 'static>>(outcome: Result<(), E>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where even standard error is closed, the exit status still reports the failure.
+            let _ = writeln!(io::stderr(), "error: {}", report(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[cfg(test)]

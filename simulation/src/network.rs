@@ -4,8 +4,7 @@
 //! everything that has not arrived is gone, and its two ends learn of it at different times. Calls beside a stream
 //! keep no order. A path that is blocked lets nothing through in one direction until it is healed.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use speculation::Time;
 use speculation::message::{Addressed, CoordinatorFrame, FromWorker, SessionId, SessionSpec};
@@ -98,33 +97,6 @@ pub(crate) enum Event {
     FromClient(usize, u32, (usize, u32), FromClient),
 }
 
-#[derive(Debug)]
-struct Entry {
-    at: Time,
-    turn: u64,
-    event: Event,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.turn).cmp(&(other.at, other.turn))
-    }
-}
-
 /// One stream, as the network sees it.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -147,7 +119,8 @@ pub(crate) struct Network {
     pub(crate) dice: Dice,
     pub(crate) streams: Vec<Stream>,
     turn: u64,
-    queue: BinaryHeap<Reverse<Entry>>,
+    /// What happens at one time happens in the order in which it was planned.
+    queue: BTreeMap<(Time, u64), Event>,
     delays: Delays,
     workers: usize,
     /// Until when nothing passes: by coordinator and worker, down and up.
@@ -176,7 +149,7 @@ impl Network {
             dice,
             streams: Vec::new(),
             turn: 0,
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             delays,
             workers,
             blocked: vec![[Time::ZERO; 2]; coordinators * workers],
@@ -194,8 +167,7 @@ impl Network {
 
     pub(crate) fn at(&mut self, at: Time, event: Event) {
         self.turn += 1;
-        let turn = self.turn;
-        self.queue.push(Reverse(Entry { at, turn, event }));
+        self.queue.insert((at, self.turn), event);
     }
 
     pub(crate) fn after_us(&mut self, us: u64, event: Event) {
@@ -204,9 +176,9 @@ impl Network {
 
     /// The next event; time goes on to it.
     pub(crate) fn next(&mut self) -> Option<Event> {
-        let Reverse(entry) = self.queue.pop()?;
-        self.now = self.now.max(entry.at);
-        Some(entry.event)
+        let ((at, _), event) = self.queue.pop_first()?;
+        self.now = self.now.max(at);
+        Some(event)
     }
 
     /// How long something takes from here to there, microseconds.

@@ -48,7 +48,7 @@ pub(crate) struct ChatTemplate {
 impl ChatTemplate {
     /// # Errors
     /// With what is wrong with `source`.
-    pub(crate) fn new(source: String, marks: Marks) -> Result<ChatTemplate, String> {
+    pub(crate) fn new(mut source: String, marks: Marks) -> Result<ChatTemplate, String> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -67,20 +67,12 @@ impl ChatTemplate {
                 .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
         });
         // What `transformers` leaves out of the text too: it marks what an assistant wrote, for training.
-        let source = [
-            "{%- generation %}",
-            "{% generation %}",
-            "{%- generation -%}",
-            "{% generation -%}",
-        ]
-        .into_iter()
-        .chain([
-            "{%- endgeneration %}",
-            "{% endgeneration %}",
-            "{%- endgeneration -%}",
-            "{% endgeneration -%}",
-        ])
-        .fold(source, |source, tag| source.replace(tag, &as_comment(tag)));
+        for (open, close) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
+            for name in ["generation", "endgeneration"] {
+                let tag = format!("{open} {name} {close}");
+                source = source.replace(&tag, &as_comment(&tag));
+            }
+        }
         (environment.add_template_owned(NAME, source)).map_err(|error| describe(&error))?;
         Ok(ChatTemplate { environment, marks })
     }

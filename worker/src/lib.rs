@@ -33,7 +33,7 @@ pub use metrics::WorkerMetrics;
 pub use model::{ModelArgs, Offer};
 pub use process::{WorkerArgs, run};
 pub use runtime::tls::install_provider as install_crypto;
-pub use runtime::{parse, report};
+pub use runtime::{ended, parse};
 pub use speculation::duty::{Duties, Duty, Role};
 pub use step_times::{StepTimes, StepTimesError};
 pub use stream::{Reports, StreamOver};

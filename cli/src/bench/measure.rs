@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use proto::v1::generate_request::Prompt;
 use speculation::strategy::Knobs;
 
 use super::contender::Contender;
@@ -46,7 +47,7 @@ impl Rig {
         let begun = Instant::now();
         let requests = prompts.iter().enumerate().map(|(at, &prompt)| async move {
             let mut request = self.sampling.request(
-                self.prompts[prompt].clone(),
+                Prompt::Text(self.prompts[prompt].clone()),
                 self.max_tokens,
                 Some(seed(self.seed, prompt)),
             );

@@ -97,35 +97,14 @@ formats!(Q8_0, Q5_0, Q4_0, Q4_1, Q4K, Q5K, Q6K);
 /// Runs a body with a type alias for the format that a value names.
 macro_rules! with_format {
     ($format:expr, $alias:ident => $body:expr) => {
+        with_format!(@each $format, $alias, $body; Q8_0, Q5_0, Q4_0, Q4_1, Q4K, Q5K, Q6K)
+    };
+    (@each $format:expr, $alias:ident, $body:expr; $($name:ident),*) => {
         match $format {
-            gguf::BlockFormat::Q8_0 => {
-                type $alias = $crate::cpu::kernels::blocks::Q8_0;
+            $(gguf::BlockFormat::$name => {
+                type $alias = $crate::cpu::kernels::blocks::$name;
                 $body
-            }
-            gguf::BlockFormat::Q5_0 => {
-                type $alias = $crate::cpu::kernels::blocks::Q5_0;
-                $body
-            }
-            gguf::BlockFormat::Q4_0 => {
-                type $alias = $crate::cpu::kernels::blocks::Q4_0;
-                $body
-            }
-            gguf::BlockFormat::Q4_1 => {
-                type $alias = $crate::cpu::kernels::blocks::Q4_1;
-                $body
-            }
-            gguf::BlockFormat::Q4K => {
-                type $alias = $crate::cpu::kernels::blocks::Q4K;
-                $body
-            }
-            gguf::BlockFormat::Q5K => {
-                type $alias = $crate::cpu::kernels::blocks::Q5K;
-                $body
-            }
-            gguf::BlockFormat::Q6K => {
-                type $alias = $crate::cpu::kernels::blocks::Q6K;
-                $body
-            }
+            })*
         }
     };
 }
