@@ -1,10 +1,11 @@
 //! Which rows the next step of a worker computes, over all its sessions.
 //!
 //! Every session offers [`Work`]: rows that it needs to go on at all (its *base*: the last token of the text, a prompt),
-//! and guesses, best first, each with what it is worth. A step takes the bases of running texts first. Then it takes guesses,
-//! whoever's they are, as long as another one raises the tokens that the texts are expected to yield per time, by measured step
-//! times. So speculation shrinks as sessions come, and ends where a row costs more than a guess is worth. Last come as many
-//! rows of waiting prompts as the running texts can bear.
+//! and guesses, best first, each with what it is worth. A step takes the bases of running texts first, then as many rows of
+//! waiting prompts as the texts can bear. Then it takes guesses, whoever's they are, as long as another one raises the tokens
+//! that the texts are expected to yield per time, by measured step times. So speculation shrinks as sessions come, and ends
+//! where a row costs more than a guess is worth. Where somebody else would wait for them, guesses have what prompts leave of the
+//! time that such a step may take with plain decoding: no first token comes later for them, and no pause grows longer.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -56,8 +57,8 @@ impl Share {
 pub struct Room {
     /// Of all sessions together.
     pub rows: usize,
-    /// How many times as long as one in which all prompts are done a step may last for the sake of prompts when texts are
-    /// running, at least 1.
+    /// How many times as long as one of plain decoding in which all prompts are done a step may last, for prompts and for
+    /// guesses, when several texts are running or one runs beside prompts; at least 1.
     pub prompt_stretch: f64,
 }
 
@@ -104,11 +105,25 @@ pub fn allocate(cost: &CostModel, room: Room, offers: &[&Work]) -> Vec<Share> {
     let best_first = merge(offers, competing.map(|(at, _)| at), most - rows);
     let values: Vec<f64> = (best_first.iter()).map(|&(_, value)| value).collect();
     // By the rate of texts alone: prompts make no guess cheaper.
-    let take = cost.best_prefix(rows, value, &values);
+    let pay = cost.best_prefix(rows, value, &values);
+    let wanted = (offers.iter().filter(|work| !running(work)))
+        .fold(0_usize, |sum, work| sum.saturating_add(work.base));
+    let texts =
+        (shares.iter().zip(offers)).filter(|(share, work)| share.base > 0 && is_in(share, work));
+    let (take, mut prompts) = if rows == 0 || waiting == 0 && texts.count() == 1 {
+        // Nobody has to wait for the guesses of another.
+        (pay, prompt_rows(cost, room, rows + pay, waiting))
+    } else {
+        let prompts = prompt_rows(cost, room, rows, waiting);
+        let limit_us = limit_us(cost, room, rows, waiting);
+        let before = rows + prompts.min(wanted);
+        let most = pay.min(room.rows - before);
+        let take = most_that(most, |take| cost.estimate_us(before + take) <= limit_us);
+        (take, prompts)
+    };
     for &(at, _) in &best_first[..take] {
         shares[at].guesses += 1;
     }
-    let mut prompts = prompt_rows(cost, room, rows + take, waiting);
     for (share, work) in shares.iter_mut().zip(offers) {
         if !running(work) {
             share.base = work.base.min(prompts);
@@ -118,20 +133,32 @@ pub fn allocate(cost: &CostModel, room: Room, offers: &[&Work]) -> Vec<Share> {
     shares
 }
 
-/// Rows for `waiting` prompts in a step that has `texts` rows of running texts, guesses included: any number if there are
-/// none, otherwise as many as keep the step within the stretch, and always a few, so that no prompt waits for ever.
-///
-/// The stretch is of the step once the prompts are done. By that of the texts that run now, the more prompts wait,
-/// the fewer rows of them a step would have. And where guesses end texts in fewer but longer steps, prompts have more rows in
-/// each: they would wait the longer, the faster texts are.
+/// Rows for `waiting` prompts in a step that has `texts` rows of running texts: any number if there are none, otherwise as
+/// many as keep the step within its limit, and always a few, so that no prompt waits for ever.
 fn prompt_rows(cost: &CostModel, room: Room, texts: usize, waiting: usize) -> usize {
     let vacant = room.rows - texts;
     if texts == 0 {
         return vacant;
     }
-    let limit_us = cost.estimate_us(texts + waiting) * room.prompt_stretch.max(1.0);
-    let fits = |rows: usize| cost.estimate_us(texts + rows) <= limit_us;
-    let (mut least, mut most) = (PROMPT.min(vacant), vacant);
+    let limit_us = limit_us(cost, room, texts, waiting);
+    let least = PROMPT.min(vacant);
+    least
+        + most_that(vacant - least, |more| {
+            cost.estimate_us(texts + least + more) <= limit_us
+        })
+}
+
+/// How long a step with `texts` rows of running texts may last while `waiting` prompts wait, microseconds.
+///
+/// The stretch is of the step once the prompts are done. By that of the texts that run now, the more prompts wait,
+/// the fewer rows of them a step would have.
+fn limit_us(cost: &CostModel, room: Room, texts: usize, waiting: usize) -> f64 {
+    cost.estimate_us(texts + waiting) * room.prompt_stretch.max(1.0)
+}
+
+/// The largest number up to `most` that fits, if all smaller ones do; 0 if none does.
+fn most_that(most: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut least, mut most) = (0, most);
     while least < most {
         let middle = (least + most).div_ceil(2);
         if fits(middle) {
@@ -291,23 +318,25 @@ mod tests {
     }
 
     #[test]
-    fn waiting_prompts_make_no_guess_cheaper_and_follow_the_pace_of_texts_with_guesses() {
-        let cost = steps_of(1000, 200);
-        let values = [0.8, 0.6, 0.3, 0.2];
-        let plain = vec_of(8, &[]);
-        let guessing = vec_of(8, &values);
-        let with_prompt = |texts: &[Work]| {
-            let prompt = prompt(500);
+    fn guesses_have_what_waiting_prompts_leave_of_the_time_of_plain_decoding() {
+        let cost = steps_of(1000, 50);
+        let values = [0.9, 0.8, 0.7, 0.6, 0.5];
+        let (plain, guessing) = (vec_of(8, &[]), vec_of(8, &values));
+        let beside = |texts: &[Work], rows: usize| {
+            let prompt = prompt(rows);
             let offers: Vec<&Work> = texts.iter().chain([&prompt]).collect();
             let shares = allocate(&cost, Room { rows: 256, ..ROOM }, &offers);
             let guesses: usize = shares.iter().map(|share| share.guesses).sum();
             (guesses, shares[8].base)
         };
         let alone: usize = guesses(&cost, &guessing).iter().sum();
-        let (none, slower) = with_prompt(&plain);
-        let (taken, faster) = with_prompt(&guessing);
-        assert_eq!((none, taken), (0, alone));
-        assert!(alone > 0 && faster > slower, "{alone}, {slower}, {faster}");
+        let (_, in_plain) = beside(&plain, 500);
+        assert_eq!(beside(&guessing, 500), (0, in_plain), "a long prompt");
+        // Such a step may last 2900 us: 38 rows, of which 28 are neither a text's nor a prompt's first few.
+        let (taken, short) = beside(&guessing, 17);
+        assert_eq!(short, 17);
+        assert!((0..alone).contains(&taken), "{taken} of {alone}");
+        assert!((11..=13).contains(&taken), "{taken}");
     }
 
     #[test]

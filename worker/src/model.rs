@@ -87,8 +87,9 @@ pub struct ModelArgs {
     #[arg(long, env = "OFFSHOOT_KV_MIB", default_value_t = 1024, value_name = "MIB",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub kv_mib: u32,
-    /// How many times as long a step of running texts may take while prompts are computed beside them. A higher value
-    /// shortens the time to the first token of new requests, at the cost of the others.
+    /// How many times as long as one of plain decoding a step of several texts may take, for prompts that are computed
+    /// beside them and for guesses. A higher value shortens the time to the first token of new requests, at the cost of the
+    /// others.
     #[arg(long, env = "OFFSHOOT_PROMPT_STRETCH", default_value = "2", value_name = "X", value_parser = stretch)]
     pub prompt_stretch: f64,
 }
@@ -177,7 +178,7 @@ pub struct Loaded {
     pub(crate) pin: Option<usize>,
     /// By how much the priority of the model thread is lower than that of others.
     pub(crate) nice: i32,
-    /// How many times as long as without prompts a step may last for their sake.
+    /// How many times as long as one of plain decoding a step of several texts may last.
     pub(crate) prompt_stretch: f64,
     /// For the handshake.
     pub info: WorkerInfo,

@@ -9,6 +9,7 @@ use offshoot_e2e::faults::rig::{Layout, Pace, Rig, Role};
 use offshoot_e2e::faults::row::{Fault, Link, Notice};
 use offshoot_e2e::faults::table;
 use offshoot_e2e::faults::trial::{Plan, Timing, series};
+use offshoot_e2e::strategies;
 
 const LAYOUT: Layout = Layout {
     drafts: 2,
@@ -41,10 +42,11 @@ const ROWS: [Fault; 12] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_and_no_token_differs() {
+    let strategies: Vec<&str> = strategies().iter().map(|entry| entry.name).collect();
     let plan = Plan {
         layout: LAYOUT,
         clients: 3,
-        jobs: Jobs::new(3, 64).await.unwrap(),
+        jobs: Jobs::new(4, 64, &strategies).await.unwrap(),
         repetitions: 1,
         timing: Timing::QUICK,
     };

@@ -17,6 +17,7 @@ use offshoot_e2e::faults::rig::{Layout, Pace, Rig};
 use offshoot_e2e::faults::row::Fault;
 use offshoot_e2e::faults::table;
 use offshoot_e2e::faults::trial::{Plan, Timing, series};
+use speculation::strategy::DEFAULT;
 
 /// Measure faults on a cluster of real processes
 #[derive(Debug, Parser)]
@@ -42,6 +43,9 @@ struct Args {
     /// Tokens per request.
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
+    /// A strategy of the requests; repeated, they have them in turn.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT)]
+    strategy: Vec<String>,
     /// Minimum milliseconds of a target step.
     #[arg(long, default_value_t = 80.0, value_name = "MS")]
     pace_target: f64,
@@ -92,10 +96,11 @@ async fn main() -> anyhow::Result<()> {
         seed: args.seed,
     };
     eprintln!("plain decoding of the prompts");
+    let strategies: Vec<&str> = args.strategy.iter().map(String::as_str).collect();
     let plan = Plan {
         layout,
         clients: args.clients as usize,
-        jobs: Jobs::new(args.prompts as usize, args.max_tokens).await?,
+        jobs: Jobs::new(args.prompts as usize, args.max_tokens, &strategies).await?,
         repetitions: args.repetitions as usize,
         timing: Timing::FULL,
     };
@@ -113,8 +118,13 @@ async fn main() -> anyhow::Result<()> {
     }
     println!(
         "*Paced* (target {} ms, qualifier {} ms, draft {} ms); 2 drafts, 1 qualifier, 2 targets, 2 coordinators; \
-         {} clients, {} tokens per request.\n",
-        args.pace_target, args.pace_qualifier, args.pace_draft, args.clients, args.max_tokens
+         {} clients, {} tokens per request, strategy {}.\n",
+        args.pace_target,
+        args.pace_qualifier,
+        args.pace_draft,
+        args.clients,
+        args.max_tokens,
+        strategies.join(", ")
     );
     println!("{}", table::HEAD);
     done.iter()

@@ -17,6 +17,7 @@ use clap::Parser;
 use offshoot_e2e::client::Client;
 use offshoot_e2e::faults::load::{Jobs, Load, Outcome, Record};
 use runtime::{Caller, Purpose, TlsArgs};
+use speculation::strategy::DEFAULT;
 
 /// The prompts of the tests.
 const PROMPTS: &str = include_str!("../../../prompts/rust.jsonl");
@@ -76,7 +77,13 @@ async fn run(args: Run) -> anyhow::Result<()> {
     let caller = Caller::new(args.tls.load(Purpose::Call)?);
     let first = args.connect.first().context("no coordinator")?;
     let client = Client::connect_ready(&caller, first).await?;
-    let jobs = Jobs::decode(&client, &prompts(args.prompts)?, args.max_tokens).await?;
+    let jobs = Jobs::decode(
+        &client,
+        &prompts(args.prompts)?,
+        args.max_tokens,
+        &[DEFAULT],
+    )
+    .await?;
     let load = Load {
         clients: args.clients,
         jobs,

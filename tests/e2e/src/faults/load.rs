@@ -11,7 +11,6 @@ use proto::v1::generate_event::Event;
 use proto::v1::generation_client::GenerationClient;
 use proto::v1::{GenerateRequest, Started};
 use runtime::Caller;
-use speculation::strategy::DEFAULT;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -47,11 +46,12 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Decodes `count` prompts at each temperature with plain decoding, on an undisturbed cluster of one target.
+    /// Decodes `count` prompts at each temperature with plain decoding, on an undisturbed cluster of one target. The requests
+    /// have these strategies in turn.
     ///
     /// # Errors
     /// When that cluster does not work.
-    pub async fn new(count: usize, max_tokens: u32) -> anyhow::Result<Jobs> {
+    pub async fn new(count: usize, max_tokens: u32, strategies: &[&str]) -> anyhow::Result<Jobs> {
         let shape = Shape {
             drafts: 0,
             qualifiers: 0,
@@ -59,7 +59,7 @@ impl Jobs {
         };
         let cluster = tokio::task::spawn_blocking(move || Cluster::start(shape)).await??;
         let client = Client::connect(&cluster.coordinator.addr, 1).await?;
-        Jobs::decode(&client, &prompts(count)?, max_tokens).await
+        Jobs::decode(&client, &prompts(count)?, max_tokens, strategies).await
     }
 
     /// Decodes the prompts at each temperature with plain decoding, on a cluster that is not disturbed meanwhile.
@@ -70,7 +70,9 @@ impl Jobs {
         client: &Client,
         prompts: &[String],
         max_tokens: u32,
+        strategies: &[&str],
     ) -> anyhow::Result<Jobs> {
+        let mut strategies = strategies.iter().cycle();
         let mut jobs = Vec::new();
         for prompt in prompts {
             for temperature in TEMPERATURES {
@@ -86,7 +88,7 @@ impl Jobs {
                     plain.ids.len()
                 );
                 jobs.push(Job {
-                    request: asked(DEFAULT),
+                    request: asked(strategies.next().context("no strategies")?),
                     ids: plain.ids,
                     text: plain.text,
                     reason: plain.reason,

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""How far one strategy is ahead of each other one, prompt by prompt, also while other programs use the machine.
+
+    tests/bench/margins.py target/release/offshoot --busy 1 --temperature 1 -- --pace target=20,qualifier=7,draft=2
+
+For each prompt `offshoot bench` runs all strategies on one cluster, so that drift of the machine hits them alike. For each
+strategy it prints the median speed, and the geometric mean of the paired ratio of `--of` to it, with a 95 % interval from
+10,000 bootstrap resamples of the prompts. `--busy N` keeps N cores busy meanwhile. Options after `--` go to `offshoot bench`.
+It needs nothing but Python.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from compare import interval
+
+STRATEGIES = [
+    "ar", "serial", "serial:gamma=4", "serial-tree", "serial-tree:depth=5:width=8:rows=32",
+    "parallel", "ssd", "branch", "auto:qualifier=off",
+]  # fmt: skip
+
+
+def run(args, prompt, extra):
+    """The report's entry of each strategy, on one prompt."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = pathlib.Path(folder) / "prompts.jsonl", pathlib.Path(folder) / "out.json"
+        given.write_text(prompt + "\n")
+        command = [args.binary, "bench", "--prompts", given, "--json", out, "--tune-prompts", 0]
+        command += ["--strategies", args.strategies, "--max-tokens", args.max_tokens]
+        command += ["--temperature", args.temperature, *extra]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"offshoot bench failed: {done.stderr}")
+        return {entry["label"]: entry for entry in json.loads(out.read_text())["strategies"]}
+
+
+def main():
+    own, extra = sys.argv[1:], []
+    if "--" in own:
+        at = own.index("--")
+        own, extra = own[:at], own[at + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("binary")
+    parser.add_argument("--of", default="auto:qualifier=off", help="the label of the strategy that is compared")
+    parser.add_argument("--strategies", default=",".join(STRATEGIES))
+    parser.add_argument("--prompts", default="tests/prompts/heldout.jsonl")
+    parser.add_argument("--every", type=int, default=20, help="takes each N-th prompt")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--busy", type=int, default=0, help="cores that something else uses")
+    args = parser.parse_args(own)
+    prompts = pathlib.Path(args.prompts).read_text().splitlines()[:: args.every]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.busy)]
+    try:
+        each = [run(args, prompt, extra) for prompt in prompts]
+    finally:
+        for one in busy:
+            one.kill()
+    print(f"{len(prompts)} prompts, {args.max_tokens} tokens, T = {args.temperature}, {args.busy} cores busy; {' '.join(extra)}")
+    print(f"{'strategy':<36} {'tok/s':>8} {args.of + ' over it':>26} {'95 % interval':>16} {'differ':>7}")
+    for label in each[0]:
+        logs = [math.log(entries[args.of]["tok_s"] / entries[label]["tok_s"]) for entries in each]
+        mean, low, high = (math.exp(value) for value in interval(logs))
+        speed = statistics.median(entries[label]["tok_s"] for entries in each)
+        differ = sum(entries[label]["differing_requests"] for entries in each)
+        print(f"{label:<36} {speed:>8.1f} {mean:>26.3f} {low:>7.3f} to {high:>5.3f} {differ:>7}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
