@@ -4,7 +4,7 @@
   OFFSHOOT_IMAGE=... OFFSHOOT_LOAD_IMAGE=... tests/kubernetes/run.py [--only TEXT]... [--results FILE]
 
 The two images are built by images.sh and have to be where the nodes find them. Everything happens in the namespace
-`offshoot`, which is created, and deleted with --clean. Needs kubectl. Rows that the cluster cannot serve are skipped
+`offshoot`, which is created, and deleted with --clean. Needs kubectl; the rows of helm need that too (HELM names it). Rows that the cluster cannot serve are skipped
 and named. --results keeps figures from run to run, so that rows can be run one after the other.
 """
 
@@ -16,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cluster
-from cluster import Failed, Load, kubectl, say, settled, until
+from cluster import Failed, Load, kubectl, run, say, settled, until
 
 IMAGE = os.environ.get("OFFSHOOT_IMAGE", "")
 LOAD_IMAGE = os.environ.get("OFFSHOOT_LOAD_IMAGE", "")
@@ -294,6 +295,97 @@ def row_secrets():
     deploy()
     shape()
     return figures
+
+
+def release(action, **changed):
+    """Installs or upgrades the release with the chart's example for one node, synthetic workers, and what is changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "values.json")
+        file.write_text(json.dumps({**cluster.values(IMAGE), **changed}))
+        return cluster.helm(action, "offshoot", cluster.chart(folder), "--values",
+                            str(cluster.ROOT / "deploy/chart/examples/one-node.yaml"), "--values", str(file),
+                            "--wait", "--timeout", "5m", limit=330)
+
+
+def revised(revision):
+    """Values by which every pod of the release is replaced."""
+    found = cluster.values(IMAGE)
+    for role in SHAPE:
+        found.setdefault(role, {})["podAnnotations"] = {"revision": str(revision)}
+    return found
+
+
+def row_helm_install():
+    """helm install of the chart; `helm test`, a completion through the Service"""
+    kubectl("delete", "namespace", cluster.NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    run("kubectl", "create", "namespace", cluster.NAMESPACE)
+    began = time.monotonic()
+    release("install")
+    took = time.monotonic() - began
+    for role in SHAPE:
+        settled(role)
+    began = time.monotonic()
+    cluster.helm("test", "offshoot", "--timeout", "2m")
+    text = kubectl("logs", "offshoot-test")
+    if not text.strip():
+        raise Failed("the pod of helm test printed no text")
+    return {"requests": 1, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
+            "note": f"all pods available after {took:.0f} s; the test took {time.monotonic() - began:.0f} s"}
+
+
+def row_helm_refused():
+    """values that are wrong: the install is refused, and the error names the value"""
+    wrong = {"replicaz": {"draft": {"replicaz": 3}}, "target.gpu.count": {"target": {"gpu": {"count": 2}}},
+             "/target/model": {"target": {"model": "s3://bucket"}}, "use stopDelay": {"draft": {"terminationGracePeriodSeconds": 5}},
+             "image.repository": {"image": {"repository": ""}}}
+    before = cluster.helm("history", "offshoot", "-o", "json")
+    for named, values in wrong.items():
+        try:
+            release("upgrade", **values)
+        except Failed as error:
+            if named not in str(error):
+                raise Failed(f"the error does not name {named}: {error}") from None
+        else:
+            raise Failed(f"these values were taken: {values}")
+    if cluster.helm("history", "offshoot", "-o", "json") != before:
+        raise Failed("a refused upgrade made a revision")
+    return {"requests": 0, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
+            "note": f"{len(wrong)} of {len(wrong)}"}
+
+
+def replaced(change):
+    """What clients notice while `change` replaces every pod of all roles."""
+    lowest = dict(SHAPE)
+
+    def event():
+        began = time.monotonic()
+        names = {role: set(cluster.pods(role)) for role in SHAPE}
+        with ThreadPoolExecutor(1) as pool:
+            changing = pool.submit(change)
+            while not changing.done():
+                for role in SHAPE:
+                    now = cluster.get(f"deployment/offshoot-{role}")["status"].get("availableReplicas", 0)
+                    lowest[role] = min(lowest[role], now)
+                time.sleep(0.5)
+            changing.result()
+        for role in SHAPE:
+            settled(role)
+            if names[role] & set(cluster.pods(role)):
+                raise Failed(f"pods of {role} were not replaced")
+        least = ", ".join(f"{lowest[role]} of {SHAPE[role]} {role}s" for role in SHAPE)
+        return f"every pod replaced, {time.monotonic() - began:.0f} s; at least {least} available"
+
+    return under_load(event)
+
+
+def row_helm_upgrade():
+    """helm upgrade that replaces the pods of all roles at once"""
+    return replaced(lambda: release("upgrade", **revised(2)))
+
+
+def row_helm_rollback():
+    """helm rollback to the revision before, of all roles at once"""
+    return replaced(lambda: cluster.helm("rollback", "offshoot", "--wait", "--timeout", "5m", limit=330))
 
 
 def certificates(offshoot, folder):
