@@ -286,6 +286,9 @@ def check_values(helm):
         assert ("replicas" in find(objects, "Deployment", f"small-{role}")["spec"]) is not scaled, role
     assert find(objects, "ScaledObject", "small-target")["spec"]["idleReplicaCount"] == 0
     assert find(objects, "Service", "small-coordinator")["spec"]["publishNotReadyAddresses"] is True
+    rules = [rule for group in find(objects, "PrometheusRule", "small")["spec"]["groups"] for rule in group["rules"]]
+    none = next(rule for rule in rules if rule.get("alert") == "OffshootNoTarget")
+    assert "offshoot:requests_waiting:sum > 0" in none["expr"], none
 
     # The pod of `helm test` calls the Service that there is, with the image of the release.
     test = find(plain, "Pod", "offshoot-test")

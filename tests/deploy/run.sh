@@ -157,7 +157,15 @@ image() {
     size=$(du -sm "$mounted" | cut -f1)
     buildah rm "$container" > /dev/null
     [ "$found" = usr/bin/offshoot ] || { say "programs in the image: $found"; return 1; }
-    [ "$(buildah inspect --type image --format '{{.OCIv1.Config.User}}' "localhost/$tag")" = 65532:65532 ] || return
+    "$here/image.sh" "$WORK/image" "$BINARY" "$tag-cuda" cuda || return
+    local one config wanted='65532:65532 MIT OR Apache-2.0 test'
+    for one in "$tag" "$tag-cuda"; do
+        config=$(buildah inspect --type image "localhost/$one" | python3 -c '
+import json, sys
+config = json.load(sys.stdin)["OCIv1"]["config"]
+print(config["User"], *(config["Labels"][f"org.opencontainers.image.{name}"] for name in ("licenses", "version")))') || return
+        [ "$config" = "$wanted" ] || { say "$one: $config"; return 1; }
+    done
     say "$size MB with models; the default bases were not pulled: the run stage stands on a base of mmdebstrap"
 }
 

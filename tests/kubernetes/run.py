@@ -302,7 +302,9 @@ def release(action, **changed):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "values.json")
         file.write_text(json.dumps({**cluster.values(IMAGE), **changed}))
-        return cluster.helm(action, "offshoot", cluster.chart(folder), "--values",
+        # Server-side apply of old versions wants fields that have defaults; an upgrade goes on as the install did.
+        old = ["--server-side=false"] if action == "install" and cluster.minor() < 22 else []
+        return cluster.helm(action, *old, "offshoot", cluster.chart(folder), "--values",
                             str(cluster.ROOT / "deploy/chart/examples/one-node.yaml"), "--values", str(file),
                             "--wait", "--timeout", "5m", limit=330)
 
