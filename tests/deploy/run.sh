@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2013  # names of metrics have no blanks
+# shellcheck disable=SC2013,SC2046  # names of metrics have no blanks, nor have those of rendered files
 #
 # Checks of deploy/: manifests, the chart, rules, alerts and the dashboard, scripts, the image, and the image on a network.
 #
@@ -218,10 +218,9 @@ run_checks() {
     if have promtool; then check 'rules for Prometheus' rules; else skip 'rules for Prometheus' 'no promtool'; fi
     if ! [ -x "$BINARY" ] || ! python3 -c 'import yaml' 2> /dev/null; then
         skip 'dashboard and alerts against real metrics' "no binary $BINARY or no PyYAML"
-    elif have promtool; then
-        check 'dashboard and alerts against real metrics' python3 "$here/seen.py" "$BINARY" promtool
     else
-        check 'dashboard and alerts against real metrics' python3 "$here/seen.py" "$BINARY"
+        check 'dashboard and alerts against real metrics' python3 "$here/seen.py" "$BINARY" "$(command -v promtool)" \
+            $(find "$WORK/chart/foreign" -name '*.yaml')
     fi
     # Where there is no systemd and no right to raise limits.
     export CONTAINERS_CONF="$here/containers.conf"

@@ -4,7 +4,7 @@ Starts `offshoot up` with synthetic models, asks it for texts, and reads /metric
 then has to name a metric that is there, labels that this metric has, and values that these labels have. With promtool the
 expressions are parsed as well.
 
-Usage: seen.py BINARY [PROMTOOL]
+Usage: seen.py BINARY PROMTOOL FILE...     PROMTOOL may be empty; the files have ScaledObjects, whose queries are expressions too
 """
 
 import json
@@ -98,8 +98,12 @@ def problems(expression, seen):
                 yield f"it groups by {label}, which no metric has"
 
 
-def expressions():
+def expressions(files):
     """Every expression that is shipped, with where it stands."""
+    for file in files:
+        for one in filter(None, yaml.safe_load_all(Path(file).read_text())):
+            for trigger in one["spec"]["triggers"] if one["kind"] == "ScaledObject" else []:
+                yield f"{Path(file).name}, {one['metadata']['name']}", trigger["metadata"]["query"]
     for file in sorted((MONITORING / "dashboards").glob("*.json")):
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel.get("targets", []):
@@ -128,9 +132,9 @@ def check_runbook():
     return len(names)
 
 
-def check_queries_parse(promtool):
-    """Expressions of the dashboard, which promtool does not read, as rules."""
-    rules = [{"record": f"check:{number}:a", "expr": expression} for number, (_, expression) in enumerate(expressions())]
+def check_queries_parse(promtool, files):
+    """Expressions that promtool does not read where they stand, as rules."""
+    rules = [{"record": f"check:{number}:a", "expr": expression} for number, (_, expression) in enumerate(expressions(files))]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({"groups": [{"name": "check", "rules": rules}]}, file)
         file.flush()
@@ -139,10 +143,10 @@ def check_queries_parse(promtool):
 
 
 def main():
-    binary, *promtool = sys.argv[1:]
+    binary, promtool, *files = sys.argv[1:]
     alerts = check_runbook()
     if promtool:
-        check_queries_parse(promtool[0])
+        check_queries_parse(promtool, files)
     cluster = Cluster(binary)
     try:
         address, admins = cluster.addresses()
@@ -155,7 +159,7 @@ def main():
         cluster.stop()
     seen.update(recorded())
     found, count = [], 0
-    for where, expression in expressions():
+    for where, expression in expressions(files):
         found += [f"{where}: {problem}" for problem in problems(expression, seen)]
         count += 1
     # The check itself finds what is wrong.
@@ -163,7 +167,7 @@ def main():
                   'offshoot_workers{role="nobody"}', 'vector(1)'):
         assert list(problems(wrong, seen)), wrong
     assert not found, "\n".join(found)
-    print(f"{count} expressions of dashboard, rules and {alerts} alerts against {len(seen)} metrics")
+    print(f"{count} expressions of dashboard, rules, {alerts} alerts and autoscalers against {len(seen)} metrics")
 
 
 if __name__ == "__main__":

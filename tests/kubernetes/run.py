@@ -12,10 +12,13 @@ import argparse
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from cluster import Failed, Load, kubectl, run, say, settled, until
 
 IMAGE = os.environ.get("OFFSHOOT_IMAGE", "")
 LOAD_IMAGE = os.environ.get("OFFSHOOT_LOAD_IMAGE", "")
+PROMETHEUS = os.environ.get("PROMETHEUS", "")
 # Pods of each role while nothing else is said.
 SHAPE = {"coordinator": 2, "target": 2, "qualifier": 1, "draft": 2}
 
@@ -388,6 +392,59 @@ def row_helm_upgrade():
 def row_helm_rollback():
     """helm rollback to the revision before, of all roles at once"""
     return replaced(lambda: cluster.helm("rollback", "offshoot", "--wait", "--timeout", "5m", limit=330))
+
+
+def row_scale_to_zero():
+    """no targets and drafts, as KEDA leaves an idle pair; requests come, and the chart's trigger calls for workers"""
+    if not PROMETHEUS:
+        return {"skipped": "PROMETHEUS names no Prometheus that scrapes the cluster"}
+    trigger = zero_trigger()
+    shape()
+    until("nobody asks", lambda: asked(trigger) == 0)
+    for role in ("target", "draft"):
+        cluster.replicas(role, 0)
+    until("no workers", lambda: not cluster.pods("target") and not cluster.pods("draft"))
+    # A coordinator that has not seen a target refuses at first; the others let requests wait.
+    cluster.kill("coordinator")
+    kubectl("patch", "service", "offshoot-coordinator", "-p", '{"spec": {"publishNotReadyAddresses": true}}')
+    try:
+        began = time.monotonic()
+        with ThreadPoolExecutor(2) as pool:
+            texts = [pool.submit(patient) for _ in range(2)]
+            until("the trigger calls for workers", lambda: asked(trigger) > 0)
+            called = time.monotonic() - began
+            for role in ("target", "draft"):
+                cluster.replicas(role, SHAPE[role])
+            found = {text.result() for text in texts}
+        took = time.monotonic() - began
+        shape()
+        found.add(cluster.first_token().strip())
+    finally:
+        kubectl("patch", "service", "offshoot-coordinator", "-p", '{"spec": {"publishNotReadyAddresses": false}}')
+    return {"requests": 2, "failed": 0, "differing": len(found) - 1, "interrupted": 0, "longest_gap_ms": None,
+            "note": f"called for after {called:.1f} s, both texts complete after {took:.0f} s"}
+
+
+def zero_trigger():
+    """The query by which the chart scales targets from zero."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = run(os.environ.get("HELM", "helm"), "template", "small", cluster.chart(folder), "--namespace", cluster.NAMESPACE,
+                   "--values", str(cluster.ROOT / "deploy/chart/examples/pair-small.yaml"), "--set", "image.repository=any")
+    target = next(one for one in text.split("\n---\n") if "kind: ScaledObject" in one and "name: small-target" in one)
+    query = re.search(r'query: "((?:[^"\\]|\\.)*)"', target)[1].replace('\\"', '"')
+    # Prometheus of a test cluster may not keep the label of the release.
+    return query.replace(',app_kubernetes_io_instance="small"', "")
+
+
+def asked(query):
+    with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=10) as reply:
+        result = json.load(reply)["data"]["result"]
+    return float(result[0]["value"][1]) if result else 0.0
+
+
+def patient():
+    """A completion by a client that comes again as long as it is refused."""
+    return until("a completion", try_generate)
 
 
 def certificates(offshoot, folder):
