@@ -439,6 +439,36 @@ def row_helm_certificates():
             "longest_gap_ms": None, "note": "the same text as without"}
 
 
+def row_helm_autoscaling():
+    """the chart's autoscalers, whose metrics are those of their release: drafts from one to three"""
+    metric = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{cluster.NAMESPACE}/offshoot_draft_hunger_percent"
+    selector = "?labelSelector=app_kubernetes_io_instance%3Doffshoot"
+    if subprocess.run(["kubectl", "get", "--raw", metric + selector], capture_output=True).returncode != 0:
+        return {"skipped": "the cluster serves no external metrics of deploy/monitoring by release"}
+    release("upgrade", autoscaling={"enabled": True})
+    wanted = lambda: cluster.get("deployment/offshoot-draft")["spec"]["replicas"]
+    times = {}
+
+    def event():
+        began = time.monotonic()
+        until("the autoscaler asks for three drafts", lambda: wanted() == 3, 240)
+        times["up"], times["why"] = time.monotonic() - began, metrics()
+        settled("draft")
+
+    try:
+        cluster.replicas("draft", 1)
+        settled("draft")
+        figures = under_load(event, clients=4)
+        # A release that does not exist has no metrics, so nothing is asked of its autoscaler.
+        other = json.loads(run("kubectl", "get", "--raw", metric + selector.replace("offshoot", "other")))["items"]
+        if other:
+            raise Failed(f"another release has these metrics: {other}")
+    finally:
+        release("upgrade", autoscaling={"enabled": False})
+    figures["note"] = f"three after {times['up']:.0f} s ({times['why']})"
+    return figures
+
+
 def row_scale_to_zero():
     """no targets and drafts, as KEDA leaves an idle pair; requests come, and the chart's trigger calls for workers"""
     if not PROMETHEUS:
