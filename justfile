@@ -42,6 +42,11 @@ deploy:
     cargo build --release -p offshoot
     tests/deploy/run.sh check
 
+# Fires every alert by the fault that it is for; figures go to docs/deploy.md. Needs Prometheus and PyYAML.
+alerts prometheus="prometheus":
+    cargo build --release -p offshoot
+    python3 tests/deploy/alerts.py target/release/offshoot {{prometheus}}
+
 # The examples of docs/clients.md, of what can be installed here.
 clients:
     tests/clients/run.sh prepare

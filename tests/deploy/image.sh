@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the run stage of deploy/image/Containerfile around a binary that is there already, on a base that mmdebstrap makes:
+# Builds a stage of deploy/image/Containerfile around a binary that is there already, on a base that mmdebstrap makes:
 # no registry is asked, and the default bases are not pulled.
 #
 #   image.sh WORK                       # only the base
-#   image.sh WORK BINARY TAG            # the stage nano as localhost/TAG; WORK keeps the base from run to run
+#   image.sh WORK BINARY TAG [STAGE]    # the stage (nano) as localhost/TAG; WORK keeps the base from run to run
 set -euo pipefail
 work=$(mkdir -p "$1" && cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -21,10 +21,11 @@ if ! buildah inspect --type image "$base" > "$work/base.json" 2> "$work/base.log
 fi
 
 [ $# = 1 ] && exit
-binary=$(realpath "$2") tag=$3
+binary=$(realpath "$2") tag=$3 stage=${4:-nano}
 
 # The build stage is left out: its result is given as a context of the same name.
 mkdir -p "$work/build/src/target/release"
 strip -o "$work/build/src/target/release/offshoot" "$binary"
-buildah bud --quiet --isolation chroot --build-arg RUN_BASE="$base" --build-context build="$work/build" \
-    --target nano -t "localhost/$tag" -f "$root/deploy/image/Containerfile" "$root"
+buildah bud --quiet --isolation chroot --build-arg RUN_BASE="$base" --build-arg CUDA_BASE="$base" \
+    --build-arg VERSION=test --build-context build="$work/build" \
+    --target "$stage" -t "localhost/$tag" -f "$root/deploy/image/Containerfile" "$root"

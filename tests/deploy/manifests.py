@@ -13,6 +13,9 @@ ROLES = {"coordinator", "target", "qualifier", "draft"}
 MARGIN = 10
 # Roles without which no request is served.
 NEEDED = {"coordinator", "target"}
+# Kinds of volumes that the Pod Security Standard `restricted` allows. Images are among them since Kubernetes 1.33.
+RESTRICTED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected",
+                      "secret"}
 
 
 def environment(container):
@@ -72,16 +75,57 @@ def check_container(container):
     resources = container.get("resources", {})
     if "memory" not in resources.get("limits", {}) or not {"cpu", "memory"} <= set(resources.get("requests", {})):
         yield "no requests, or no limit of memory"
-    security = container.get("securityContext", {})
-    if security.get("allowPrivilegeEscalation") is not False or security.get("readOnlyRootFilesystem") is not True \
-            or security.get("capabilities", {}).get("drop") != ["ALL"]:
-        yield "it may change its files, gain privileges or use capabilities"
+    if container.get("securityContext", {}).get("readOnlyRootFilesystem") is not True:
+        yield "it may change its files"
     image = container["image"]
     tag = re.search(r"(?:@sha256:[0-9a-f]{64}|:([\w.-]+))$", image)
     if not tag or tag.group(1) == "latest":
         yield f"the image {image} has no digest and no tag, or the tag latest"
     if "command" in container:
         yield "it replaces the entry point of the image"
+
+
+def check_restricted(pod):
+    """The Pod Security Standard `restricted`, on one pod of Linux."""
+    for field in ("hostNetwork", "hostPID", "hostIPC"):
+        if pod.get(field):
+            yield f"{field} is not restricted"
+    for volume in pod.get("volumes", []):
+        kinds = set(volume) - {"name"}
+        if not kinds <= RESTRICTED_VOLUMES:
+            yield f"the volume {volume['name']} is not restricted: {', '.join(sorted(kinds))}"
+    if pod.get("securityContext", {}).get("sysctls"):
+        yield "sysctls are not restricted"
+    for container in (*pod.get("initContainers", []), *pod["containers"]):
+        security = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
+        name = container["name"]
+        if security.get("privileged") or security.get("allowPrivilegeEscalation") is not False:
+            yield f"{name} may gain privileges"
+        if security.get("runAsNonRoot") is not True or security.get("runAsUser") == 0:
+            yield f"{name} may run as root"
+        if security.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+            yield f"{name} has no seccomp profile"
+        capabilities = security.get("capabilities", {})
+        if "ALL" not in capabilities.get("drop", []) or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
+            yield f"{name} may use capabilities"
+        if security.get("procMount", "Default") != "Default":
+            yield f"{name} sees all of /proc"
+        if any("hostPort" in port for port in container.get("ports", [])):
+            yield f"{name} takes a port of the node"
+        if any("host" in probe.get("httpGet", {}) for key, probe in container.items() if key.endswith("Probe")):
+            yield f"{name} has a probe of another host"
+
+
+def pods(objects):
+    """Every pod that the objects make, with the name of what makes it."""
+    for one in objects:
+        if one["kind"] == "Pod":
+            yield one["metadata"]["name"], one["spec"]
+        elif one["kind"] in ("Deployment", "Job"):
+            yield one["metadata"]["name"], one["spec"]["template"]["spec"]
+        elif one["kind"] == "DisaggregatedSet":
+            for role in one["spec"]["roles"]:
+                yield role["name"], role["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]
 
 
 def check_policies(policies, deployments):
@@ -120,13 +164,14 @@ def check_autoscalers(autoscalers, deployments):
             yield f"the autoscaler of {name} has nothing to scale"
         elif "replicas" in names[name]["spec"]:
             yield f"every apply would reset what the autoscaler of {name} has decided"
-        if any(metric["type"] != "External" for metric in autoscaler["spec"]["metrics"]):
+        if any(metric["type"] != "External" for metric in autoscaler["spec"].get("metrics", [])):
             yield f"the autoscaler of {name} does not follow external metrics"
 
 
-def check(objects):
+def check(objects, foreign=()):
+    """What is wrong with objects of Kubernetes; `foreign` are those of other groups that belong to them."""
     by_kind = {}
-    for one in objects:
+    for one in (*objects, *foreign):
         by_kind.setdefault(one["kind"], []).append(one)
     deployments = by_kind.get("Deployment", [])
     budgets, services = by_kind.get("PodDisruptionBudget", []), by_kind.get("Service", [])
@@ -137,7 +182,10 @@ def check(objects):
     if not {"coordinator", "target", "draft"} <= roles:
         yield f"roles are missing: there are {sorted(roles)}"
     yield from check_policies(by_kind.get("NetworkPolicy", []), deployments)
-    yield from check_autoscalers(by_kind.get("HorizontalPodAutoscaler", []), deployments)
+    for name, pod in pods((*objects, *foreign)):
+        yield from (f"{name}: {finding}" for finding in check_restricted(pod))
+    scaled = [*by_kind.get("HorizontalPodAutoscaler", []), *by_kind.get("ScaledObject", [])]
+    yield from check_autoscalers(scaled, deployments)
     if len({one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"}) != 1:
         yield "not everything is in one namespace"
     # Names that coordinators look up, against the Services that there are.

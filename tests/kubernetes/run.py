@@ -4,7 +4,7 @@
   OFFSHOOT_IMAGE=... OFFSHOOT_LOAD_IMAGE=... tests/kubernetes/run.py [--only TEXT]... [--results FILE]
 
 The two images are built by images.sh and have to be where the nodes find them. Everything happens in the namespace
-`offshoot`, which is created, and deleted with --clean. Needs kubectl. Rows that the cluster cannot serve are skipped
+`offshoot`, which is created, and deleted with --clean. Needs kubectl; the rows of helm need that too (HELM names it). Rows that the cluster cannot serve are skipped
 and named. --results keeps figures from run to run, so that rows can be run one after the other.
 """
 
@@ -12,17 +12,22 @@ import argparse
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cluster
-from cluster import Failed, Load, kubectl, say, settled, until
+from cluster import Failed, Load, kubectl, run, say, settled, until
 
 IMAGE = os.environ.get("OFFSHOOT_IMAGE", "")
 LOAD_IMAGE = os.environ.get("OFFSHOOT_LOAD_IMAGE", "")
+PROMETHEUS = os.environ.get("PROMETHEUS", "")
 # Pods of each role while nothing else is said.
 SHAPE = {"coordinator": 2, "target": 2, "qualifier": 1, "draft": 2}
 
@@ -294,6 +299,227 @@ def row_secrets():
     deploy()
     shape()
     return figures
+
+
+def release(action, name="offshoot", **changed):
+    """Installs or upgrades a release with the chart's example for one node, synthetic workers, and what is changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "values.json")
+        file.write_text(json.dumps({**cluster.values(IMAGE), **changed}))
+        # Server-side apply of old versions wants fields that have defaults; an upgrade goes on as the install did.
+        old = ["--server-side=false"] if action == "install" and cluster.minor() < 22 else []
+        return cluster.helm(action, *old, name, cluster.chart(folder), "--values",
+                            str(cluster.ROOT / "deploy/chart/examples/one-node.yaml"), "--values", str(file),
+                            "--wait", "--timeout", "5m", limit=330)
+
+
+def tested(name):
+    """The text of `helm test`."""
+    cluster.helm("test", name, "--timeout", "2m")
+    text = kubectl("logs", f"{name}-test")
+    if not text.strip():
+        raise Failed("the pod of helm test printed no text")
+    return text
+
+
+def revised(revision):
+    """Values by which every pod of the release is replaced."""
+    found = cluster.values(IMAGE)
+    for role in SHAPE:
+        found.setdefault(role, {})["podAnnotations"] = {"revision": str(revision)}
+    return found
+
+
+def row_helm_install():
+    """helm install of the chart; `helm test`, a completion through the Service"""
+    kubectl("delete", "namespace", cluster.NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    run("kubectl", "create", "namespace", cluster.NAMESPACE)
+    began = time.monotonic()
+    release("install")
+    took = time.monotonic() - began
+    for role in SHAPE:
+        settled(role)
+    began = time.monotonic()
+    tested("offshoot")
+    return {"requests": 1, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
+            "note": f"all pods available after {took:.0f} s; the test took {time.monotonic() - began:.0f} s"}
+
+
+def row_helm_refused():
+    """values that are wrong: the install is refused, and the error names the value"""
+    wrong = {"replicaz": {"draft": {"replicaz": 3}}, "target.gpu.count": {"target": {"gpu": {"count": 2}}},
+             "/target/model": {"target": {"model": "s3://bucket"}}, "use stopDelay": {"draft": {"terminationGracePeriodSeconds": 5}},
+             "image.repository": {"image": {"repository": ""}}}
+    before = cluster.helm("history", "offshoot", "-o", "json")
+    for named, values in wrong.items():
+        try:
+            release("upgrade", **values)
+        except Failed as error:
+            if named not in str(error):
+                raise Failed(f"the error does not name {named}: {error}") from None
+        else:
+            raise Failed(f"these values were taken: {values}")
+    if cluster.helm("history", "offshoot", "-o", "json") != before:
+        raise Failed("a refused upgrade made a revision")
+    return {"requests": 0, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
+            "note": f"{len(wrong)} of {len(wrong)}"}
+
+
+def replaced(change):
+    """What clients notice while `change` replaces every pod of all roles."""
+    lowest = dict(SHAPE)
+
+    def event():
+        began = time.monotonic()
+        names = {role: set(cluster.pods(role)) for role in SHAPE}
+        with ThreadPoolExecutor(1) as pool:
+            changing = pool.submit(change)
+            while not changing.done():
+                for role in SHAPE:
+                    now = cluster.get(f"deployment/offshoot-{role}")["status"].get("availableReplicas", 0)
+                    lowest[role] = min(lowest[role], now)
+                time.sleep(0.5)
+            changing.result()
+        for role in SHAPE:
+            settled(role)
+            if names[role] & set(cluster.pods(role)):
+                raise Failed(f"pods of {role} were not replaced")
+        least = ", ".join(f"{lowest[role]} of {SHAPE[role]} {role}s" for role in SHAPE)
+        return f"every pod replaced, {time.monotonic() - began:.0f} s; at least {least} available"
+
+    return under_load(event)
+
+
+def row_helm_upgrade():
+    """helm upgrade that replaces the pods of all roles at once"""
+    return replaced(lambda: release("upgrade", **revised(2)))
+
+
+def row_helm_rollback():
+    """helm rollback to the revision before, of all roles at once"""
+    return replaced(lambda: cluster.helm("rollback", "offshoot", "--wait", "--timeout", "5m", limit=330))
+
+
+def row_helm_pairs():
+    """another release in the same namespace: each coordinator knows the workers of its own alone; `helm test` of both"""
+    few = cluster.values(IMAGE)
+    for role in SHAPE:
+        few.setdefault(role, {})["replicas"] = 1
+    release("install", "offshoot-two", qualifier={"enabled": False}, **{role: few[role] for role in ("coordinator", "target", "draft")})
+    try:
+        counts = {}
+        for name in ("offshoot", "offshoot-two"):
+            tested(name)
+            listed = kubectl("exec", f"deployment/{name}-coordinator", "--", "/usr/bin/offshoot", "top", "--once", "--connect",
+                             f"{name}-coordinator:7000")
+            own = {pod["status"]["podIP"] for pod in cluster.get("pods", "-l", f"app.kubernetes.io/instance={name}")["items"]}
+            seen = set(re.findall(r"\b(\d+\.\d+\.\d+\.\d+):7001\b", listed))
+            if not seen or not seen <= own:
+                raise Failed(f"{name} has the workers {sorted(seen)}, its pods are {sorted(own)}")
+            counts[name] = len(seen)
+    finally:
+        cluster.helm("uninstall", "offshoot-two", "--wait", check=False)
+    return {"requests": 2, "failed": 0, "differing": 0, "interrupted": 0, "longest_gap_ms": None,
+            "note": ", ".join(f"{count} workers of {name}" for name, count in counts.items())}
+
+
+def row_helm_certificates():
+    """helm install with certificates on every connection; `helm test`"""
+    cluster.helm("uninstall", "offshoot", "--wait", check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        certificates(os.environ.get("OFFSHOOT", str(cluster.ROOT / "target/release/offshoot")), folder)
+    release("install", tls={"enabled": True})
+    try:
+        text = tested("offshoot")
+    finally:
+        cluster.helm("uninstall", "offshoot", "--wait", check=False)
+    release("install")
+    plain = tested("offshoot")
+    return {"requests": 2, "failed": 0, "differing": int(text.split("\n")[0] != plain.split("\n")[0]), "interrupted": 0,
+            "longest_gap_ms": None, "note": "the same text as without"}
+
+
+def row_helm_autoscaling():
+    """the chart's autoscalers, whose metrics are those of their release: drafts from one to three"""
+    metric = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{cluster.NAMESPACE}/offshoot_draft_hunger_percent"
+    selector = "?labelSelector=app_kubernetes_io_instance%3Doffshoot"
+    if subprocess.run(["kubectl", "get", "--raw", metric + selector], capture_output=True).returncode != 0:
+        return {"skipped": "the cluster serves no external metrics of deploy/monitoring by release"}
+    release("upgrade", autoscaling={"enabled": True})
+    wanted = lambda: cluster.get("deployment/offshoot-draft")["spec"]["replicas"]
+    times = {}
+
+    def event():
+        began = time.monotonic()
+        until("the autoscaler asks for three drafts", lambda: wanted() == 3, 240)
+        times["up"], times["why"] = time.monotonic() - began, metrics()
+        settled("draft")
+
+    try:
+        cluster.replicas("draft", 1)
+        settled("draft")
+        figures = under_load(event, clients=4)
+        # A release that does not exist has no metrics, so nothing is asked of its autoscaler.
+        other = json.loads(run("kubectl", "get", "--raw", metric + selector.replace("offshoot", "other")))["items"]
+        if other:
+            raise Failed(f"another release has these metrics: {other}")
+    finally:
+        release("upgrade", autoscaling={"enabled": False})
+    figures["note"] = f"three after {times['up']:.0f} s ({times['why']})"
+    return figures
+
+
+def row_scale_to_zero():
+    """no targets and drafts, as KEDA leaves an idle pair; requests come, and the chart's trigger calls for workers"""
+    if not PROMETHEUS:
+        return {"skipped": "PROMETHEUS names no Prometheus that scrapes the cluster"}
+    trigger = zero_trigger()
+    shape()
+    until("nobody asks", lambda: asked(trigger) == 0)
+    for role in ("target", "draft"):
+        cluster.replicas(role, 0)
+    until("no workers", lambda: not cluster.pods("target") and not cluster.pods("draft"))
+    # A coordinator that has not seen a target refuses at first; the others let requests wait.
+    cluster.kill("coordinator")
+    kubectl("patch", "service", "offshoot-coordinator", "-p", '{"spec": {"publishNotReadyAddresses": true}}')
+    try:
+        began = time.monotonic()
+        with ThreadPoolExecutor(2) as pool:
+            texts = [pool.submit(patient) for _ in range(2)]
+            until("the trigger calls for workers", lambda: asked(trigger) > 0)
+            called = time.monotonic() - began
+            for role in ("target", "draft"):
+                cluster.replicas(role, SHAPE[role])
+            found = {text.result() for text in texts}
+        took = time.monotonic() - began
+        shape()
+        found.add(cluster.first_token().strip())
+    finally:
+        kubectl("patch", "service", "offshoot-coordinator", "-p", '{"spec": {"publishNotReadyAddresses": false}}')
+    return {"requests": 2, "failed": 0, "differing": len(found) - 1, "interrupted": 0, "longest_gap_ms": None,
+            "note": f"called for after {called:.1f} s, both texts complete after {took:.0f} s"}
+
+
+def zero_trigger():
+    """The query by which the chart scales targets from zero."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = run(os.environ.get("HELM", "helm"), "template", "small", cluster.chart(folder), "--namespace", cluster.NAMESPACE,
+                   "--values", str(cluster.ROOT / "deploy/chart/examples/pair-small.yaml"), "--set", "image.repository=any")
+    target = next(one for one in text.split("\n---\n") if "kind: ScaledObject" in one and "name: small-target" in one)
+    query = re.search(r'query: "((?:[^"\\]|\\.)*)"', target)[1].replace('\\"', '"')
+    # Prometheus of a test cluster may not keep the label of the release.
+    return query.replace(',app_kubernetes_io_instance="small"', "")
+
+
+def asked(query):
+    with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=10) as reply:
+        result = json.load(reply)["data"]["result"]
+    return float(result[0]["value"][1]) if result else 0.0
+
+
+def patient():
+    """A completion by a client that comes again as long as it is refused."""
+    return until("a completion", try_generate)
 
 
 def certificates(offshoot, folder):
