@@ -1,6 +1,9 @@
 //! Admission: how many completions of a coordinator run and wait, and when requests are refused. Which of those that
 //! wait is next is decided by the one queue, [`crate::placement`].
 
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
 use speculation::Time;
 
 /// The shortest and the longest time after which a refused client may try again.
@@ -10,8 +13,8 @@ const RETRY: (Time, Time) = (Time::from_millis(100), Time::from_secs(30));
 /// Choudhury and Hahne 1998). One client alone gets eight ninths.
 const SHARE: usize = 8;
 
-/// Weight of the newest completion in the mean running time.
-const NEWEST: f64 = 0.1;
+/// So many of the newest completions say how long one runs.
+const NEWEST: usize = 16;
 
 /// There is no room for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +36,8 @@ pub struct Admission {
     max_queued: usize,
     running: usize,
     waiting: usize,
-    /// How long completions run, in seconds; 0 until the first has ended.
-    mean_s: f64,
+    /// How long the newest completions ran, the oldest first.
+    ran: VecDeque<Time>,
 }
 
 impl Admission {
@@ -45,7 +48,7 @@ impl Admission {
             max_queued,
             running: 0,
             waiting: 0,
-            mean_s: 0.0,
+            ran: VecDeque::with_capacity(NEWEST),
         }
     }
 
@@ -72,7 +75,8 @@ impl Admission {
     fn refusal(&self) -> QueueFull {
         // The queue moves on by one whenever one of those that run ends.
         let ahead = (self.waiting + 1) as f64 / self.max_running as f64;
-        let retry = Time::from_secs_f64((ahead * self.mean_s).min(RETRY.1.as_secs_f64()));
+        let retry_s = ahead * self.usual().as_secs_f64();
+        let retry = Time::from_secs_f64(retry_s.min(RETRY.1.as_secs_f64()));
         QueueFull {
             running: self.running,
             queued: self.waiting,
@@ -100,12 +104,22 @@ impl Admission {
 
     /// One that ran for `ran` has ended.
     pub(crate) fn handle_ended(&mut self, ran: Time) {
-        let ran_s = ran.as_secs_f64();
-        self.mean_s = match self.mean_s {
-            0.0 => ran_s,
-            mean_s => mean_s + NEWEST * (ran_s - mean_s),
-        };
+        if self.ran.len() == NEWEST {
+            self.ran.pop_front();
+        }
+        self.ran.push_back(ran);
         self.running -= 1;
+    }
+
+    /// The median of how long completions run, the lower one of two; 0 until the first has ended. One that a fault held up
+    /// for half a minute does not keep those away that come after it, as it would by a mean.
+    fn usual(&self) -> Time {
+        let mut ran: Vec<Time> = self.ran.iter().copied().collect();
+        ran.sort_unstable();
+        match ran.len() {
+            0 => Time::ZERO,
+            len => ran[(len - 1) / 2],
+        }
     }
 
     /// How many more may run now.
@@ -179,5 +193,24 @@ mod tests {
         let refused = admission.enter(1, 0).unwrap_err();
         assert_eq!((refused.running, refused.queued), (1, 2));
         assert_eq!(refused.retry, Time::from_secs(12));
+    }
+
+    #[test]
+    fn one_that_was_held_up_does_not_keep_others_away() {
+        let mut admission = Admission::new(1, 0);
+        let mut hint_after = |ran: Time| {
+            admission.enter(1, 0).unwrap();
+            admission.handle_placed();
+            admission.handle_ended(ran);
+            admission.enter(1, 0).unwrap();
+            admission.handle_placed();
+            let retry = admission.enter(1, 0).unwrap_err().retry;
+            admission.handle_ended(ran);
+            retry
+        };
+        assert_eq!(hint_after(Time::from_secs(30)), RETRY.1);
+        let quick = Time::from_millis(300);
+        assert_eq!(hint_after(quick), RETRY.1, "two of each by the next");
+        assert_eq!(hint_after(quick), quick);
     }
 }
