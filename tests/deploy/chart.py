@@ -175,6 +175,8 @@ REFUSED = [
     ({"target": {"extraArgs": ["--drain-grace-s=300"]}}, "use drainGrace"),
     ({"draft": {"extraArgs": ["--device=cpu"]}}, "use device"),
     ({"coordinator": {"extraArgs": ["--tokenizer=/x"]}}, "use coordinator.tokenizer"),
+    ({"draft": {"env": {"OFFSHOOT_DRAIN_GRACE": "600"}}}, "use drainGrace"),
+    ({"target": {"env": {"OFFSHOOT_KV_MIB": "600"}}}, "use kvMib"),
 ]
 
 
