@@ -318,6 +318,18 @@ def check_values(helm):
     return "what values make of the chart"
 
 
+def check_collector():
+    """The pipelines of the OpenTelemetry collector name what its configuration defines, and its pod is restricted."""
+    objects = [one for one in yaml.safe_load_all((ROOT / "deploy/monitoring/otel-collector.yaml").read_text()) if one]
+    config = yaml.safe_load(find(objects, "ConfigMap", "collector")["data"]["config.yaml"])
+    for name, pipeline in config["service"]["pipelines"].items():
+        for part in ("receivers", "processors", "exporters"):
+            assert pipeline[part] and set(pipeline[part]) <= set(config[part]), (name, part)
+    findings = [finding for _, spec in manifests.pods(objects) for finding in manifests.check_restricted(spec)]
+    assert not findings, findings
+    return "the collector"
+
+
 # --- examples ------------------------------------------------------------------------------------------------------------
 
 def check_examples(helm, out):
@@ -345,7 +357,8 @@ def check_examples(helm, out):
 def main():
     program, kubectl, out = sys.argv[1:]
     helm = Helm(program)
-    said = [check_values(helm), check_refused(helm), check_kustomize(helm, kubectl), check_examples(helm, Path(out))]
+    said = [check_values(helm), check_refused(helm), check_kustomize(helm, kubectl), check_collector(),
+            check_examples(helm, Path(out))]
     print("; ".join(said))
 
 
