@@ -4,6 +4,7 @@ Usage: chart.py HELM KUBECTL OUT      OUT gets each example rendered, objects of
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -101,26 +102,38 @@ def strip(value):
         value.pop(INSTANCE, None)
         if value.get("selector") == {"matchLabels": {"app_kubernetes_io_instance": "offshoot"}}:
             del value["selector"]
+        if isinstance(value.get("query"), str):
+            value["query"] = value["query"].replace(',app_kubernetes_io_instance="offshoot"', "")
         for one in value.values():
             strip(one)
 
 
 def check_kustomize(helm, kubectl):
-    pairs = {"nano": ["one-node.yaml"], "gpu": ["gpu.yaml"], "mtls": ["one-node.yaml"]}
+    keda = {"autoscaling": {"enabled": True, "kind": "ScaledObject", "keda": {"serverAddress": "http://prometheus.monitoring:9090"}}}
+    pairs = [("nano", [], "one-node.yaml", {}), ("gpu", [], "gpu.yaml", {}), ("mtls", [], "one-node.yaml", {"tls": {"enabled": True}}),
+             ("nano", ["autoscaling"], "one-node.yaml", {"autoscaling": {"enabled": True}}), ("nano", ["keda"], "one-node.yaml", keda)]
     compared = 0
-    for overlay, files in pairs.items():
-        done = subprocess.run([kubectl, "kustomize", str(KUSTOMIZE / "overlays" / overlay)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        rendered = done.stdout.replace("image: OFFSHOOT-IMAGE", "image: registry.example/offshoot:0.1.0")
+    for overlay, components, example, values in pairs:
+        rendered = kustomize(kubectl, overlay, components).replace("image: OFFSHOOT-IMAGE", "image: registry.example/offshoot:0.1.0")
         theirs = essential(one for one in yaml.safe_load_all(rendered) if one)
-        values = merge(IMAGE, {"tls": {"enabled": overlay == "mtls"}})
-        ours = essential(helm.render(*(EXAMPLES / file for file in files), values=values))
+        ours = essential(helm.render(EXAMPLES / example, values=merge(IMAGE, values)))
         assert ours.keys() == theirs.keys(), (overlay, ours.keys() ^ theirs.keys())
         for key, spec in ours.items():
             difference = "\n".join(differences(spec, theirs[key], ""))
             assert not difference, f"overlay {overlay}, {key}, chart and kustomize:\n{difference}"
             compared += 1
     return f"{compared} objects are the same by kustomize"
+
+
+def kustomize(kubectl, overlay, components):
+    """An overlay with components that it does not have."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [os.path.relpath(KUSTOMIZE / path, folder) for path in (f"overlays/{overlay}", *(f"components/{one}" for one in components))]
+        Path(folder, "kustomization.yaml").write_text(json.dumps(
+            {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": paths[:1], "components": paths[1:]}))
+        done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def differences(one, other, path):
@@ -175,6 +188,8 @@ REFUSED = [
     ({"target": {"extraArgs": ["--drain-grace-s=300"]}}, "use drainGrace"),
     ({"draft": {"extraArgs": ["--device=cpu"]}}, "use device"),
     ({"coordinator": {"extraArgs": ["--tokenizer=/x"]}}, "use coordinator.tokenizer"),
+    ({"draft": {"env": {"OFFSHOOT_DRAIN_GRACE": "600"}}}, "use drainGrace"),
+    ({"target": {"env": {"OFFSHOOT_KV_MIB": "600"}}}, "use kvMib"),
 ]
 
 
@@ -316,6 +331,18 @@ def check_values(helm):
     return "what values make of the chart"
 
 
+def check_collector():
+    """The pipelines of the OpenTelemetry collector name what its configuration defines, and its pod is restricted."""
+    objects = [one for one in yaml.safe_load_all((ROOT / "deploy/monitoring/otel-collector.yaml").read_text()) if one]
+    config = yaml.safe_load(find(objects, "ConfigMap", "collector")["data"]["config.yaml"])
+    for name, pipeline in config["service"]["pipelines"].items():
+        for part in ("receivers", "processors", "exporters"):
+            assert pipeline[part] and set(pipeline[part]) <= set(config[part]), (name, part)
+    findings = [finding for _, spec in manifests.pods(objects) for finding in manifests.check_restricted(spec)]
+    assert not findings, findings
+    return "the collector"
+
+
 # --- examples ------------------------------------------------------------------------------------------------------------
 
 def check_examples(helm, out):
@@ -343,7 +370,8 @@ def check_examples(helm, out):
 def main():
     program, kubectl, out = sys.argv[1:]
     helm = Helm(program)
-    said = [check_values(helm), check_refused(helm), check_kustomize(helm, kubectl), check_examples(helm, Path(out))]
+    said = [check_values(helm), check_refused(helm), check_kustomize(helm, kubectl), check_collector(),
+            check_examples(helm, Path(out))]
     print("; ".join(said))
 
 

@@ -210,7 +210,7 @@ run_checks() {
         fi
         if [ -e "$WORK/schemas/complete" ] && have node; then
             check 'objects of other projects are valid' python3 "$here/foreign.py" "$WORK/schemas" "$WORK"/chart/foreign/*.yaml \
-                "$root"/deploy/interop/*.yaml
+                "$root"/deploy/interop/*.yaml "$root/deploy/kustomize/components/keda/scaledobjects.yaml"
             [ -n "${CRDS:-}" ] || skip 'DisaggregatedSet, InferencePool, ServingRuntime, InferenceService' \
                 'no package has their schemas; CRDS may name a folder with those of their projects'
         else

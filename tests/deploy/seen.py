@@ -39,7 +39,7 @@ class Cluster:
 
     def addresses(self):
         """The coordinator's address, and the admin ports of all processes, once the cluster says that it is ready."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while "ready; try" not in self.said():
             assert self.process.poll() is None and time.monotonic() < end, f"no cluster: {self.said()}"
             time.sleep(0.2)

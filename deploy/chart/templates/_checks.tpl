@@ -32,6 +32,10 @@
 {{- $flag := (splitn "=" 2 .)._0 -}}
 {{- if hasKey $flags $flag }}{{ fail (printf "%s.extraArgs: %s is set by the chart; use %s" $role $flag (get $flags $flag)) }}{{ end -}}
 {{- end -}}
+{{- range $flag, $instead := $flags -}}
+{{- $variable := printf "OFFSHOOT_%s" ($flag | trimPrefix "--" | trimSuffix "-s" | upper | replace "-" "_") -}}
+{{- if hasKey $own.env $variable }}{{ fail (printf "%s.env: %s is set by the chart; use %s" $role $variable $instead) }}{{ end -}}
+{{- end -}}
 {{- if and (not (eq $role "coordinator")) (or (eq $role "target") $own.enabled) -}}
 {{- if not $own.model }}{{ fail (printf "%s.model: say where the model is: a path in the image, pvc://, oci:// or hf://" $role) }}{{ end -}}
 {{- if gt (int $own.gpu.count) 1 }}{{ fail (printf "%s.gpu.count: a worker computes on one GPU; raise %s.replicas for more" $role $role) }}{{ end -}}
