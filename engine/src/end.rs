@@ -8,7 +8,7 @@ use crate::answers::is_finite;
 use crate::backend::SeqStep;
 use crate::device::Device;
 use crate::load::LoadError;
-use crate::model::{Hrad, Llama, Medusa, Tapped};
+use crate::model::{Decoder, Hrad, Medusa, Tapped};
 use crate::options::EngineOptions;
 use crate::step::{At, Plan};
 
@@ -75,7 +75,7 @@ impl<D: Device> Networks<D> {
     /// Loads what the options name, for this model, which gives up its hidden states if any of that reads them.
     pub(crate) fn load(
         device: &D,
-        model: &mut Llama<D>,
+        model: &mut Decoder<D>,
         options: &EngineOptions,
     ) -> Result<Networks<D>, LoadError> {
         let config = &model.config;
@@ -102,7 +102,7 @@ impl<D: Device> Networks<D> {
     /// What was asked there; nothing if there is no network for it.
     pub(crate) fn answer(
         &mut self,
-        (device, model): (&D, &Llama<D>),
+        (device, model): (&D, &Decoder<D>),
         sampler: &mut Sampler,
         part: &mut SeqStep<'_>,
         end: &WalkEnd,

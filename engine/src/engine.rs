@@ -12,7 +12,7 @@ use crate::end::{Networks, WalkEnd};
 use crate::error::EngineError;
 use crate::identity;
 use crate::load::LoadError;
-use crate::model::{AttentionShape, Llama, RopeTable, Tapped};
+use crate::model::{AttentionShape, Decoder, RopeTable, Tapped};
 use crate::opened::{Opened, Sizes};
 use crate::options::EngineOptions;
 use crate::sequence::{SeqId, Sequences};
@@ -35,7 +35,7 @@ pub struct RowStates<'a> {
 /// A loaded model on a device.
 pub(crate) struct Engine<D: Device> {
     pub(crate) device: D,
-    pub(crate) model: Llama<D>,
+    pub(crate) model: Decoder<D>,
     cache: D::Cache,
     sequences: Sequences,
     sampler: Sampler,
@@ -57,18 +57,18 @@ impl<D: Device> Engine<D> {
             vocab,
         } = Opened::open(dir, options)?;
         let dtype = options.dtype.unwrap_or_else(|| checkpoint.dtype());
-        let mut model = Llama::load(&device, &checkpoint, config, dtype)?;
+        let mut model = Decoder::load(&device, &checkpoint, config, dtype)?;
         let beside = Networks::load(&device, &mut model, options)?;
         let config = &model.config;
         let id = identity::numerics_id(D::ARITHMETIC, &checkpoint, config, dtype);
         let sizes = Sizes::of(config, vocab, options, id);
-        let rope = RopeTable::new(
-            config.rope,
-            checkpoint.rope_factors(),
-            config.head_dim,
-            sizes.limits.positions,
-        );
-        let cache = device.cache(AttentionShape::of(config), config.layers, sizes.pages, rope)?;
+        let ropes = RopeTable::all(config, checkpoint.rope_factors(), sizes.limits.positions);
+        let cache = device.cache(
+            AttentionShape::of(config),
+            config.layers,
+            sizes.pages,
+            ropes,
+        )?;
         let Sizes {
             sequences,
             limits,

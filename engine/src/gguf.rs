@@ -4,23 +4,16 @@ use std::path::Path;
 
 use gguf::{Element, Gguf, GgufError};
 
-use crate::config::{Bias, ModelConfig, Rope, RopeScaling, Tied};
-use crate::load::LoadError;
+use decode::math;
 
-/// The largest dimension of a model that is served.
-const MOST_DIMENSION: u64 = 1 << 24;
+use crate::config::{
+    Bias, LayerAttention, MOST_DIMENSION, MOST_LAYERS, ModelConfig, Rope, RopeScaling, Tied,
+};
+use crate::load::LoadError;
+use crate::model::Family;
 
 /// The factors by which the frequencies of rotary embedding are divided, `[head_dim / 2]`, in Llama 3.1 and later.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
-
-/// Families that GGUF files are read of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    /// Llama, Mistral, SmolLM2 and what else has their shape.
-    Llama,
-    /// Qwen 2 and 2.5: Llama with a bias of queries, keys and values.
-    Qwen2,
-}
 
 /// In which order a matrix has the outputs of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,25 +76,19 @@ fn config(file: &Gguf) -> Result<ModelConfig, LoadError> {
             metadata.wrong("attention.head_count is not a multiple of attention.head_count_kv")
         );
     }
-    if !head_dim.is_multiple_of(2) || heads.saturating_mul(head_dim) > MOST_DIMENSION as usize {
+    if !head_dim.is_multiple_of(2) || heads.saturating_mul(head_dim) > MOST_DIMENSION {
         return Err(metadata.wrong("the width of a head is odd, or heads are too wide together"));
     }
-    for key in ["attention.value_length", "rope.dimension_count"] {
-        if metadata
-            .optional(key)?
-            .is_some_and(|width| width != head_dim)
-        {
-            return Err(metadata.wrong(&format!("{key} is not the width of a head, {head_dim}")));
-        }
+    if (metadata.optional("attention.value_length")?).is_some_and(|width| width != head_dim) {
+        return Err(metadata.wrong(&format!(
+            "attention.value_length is not the width of a head, {head_dim}"
+        )));
     }
-    let scaling = file.text(&metadata.key("rope.scaling.type"))?;
-    if let Some(kind) = scaling.filter(|kind| *kind != "none") {
-        return Err(metadata.wrong(&format!("rope.scaling.type {kind:?} is not supported")));
-    }
-    let max_positions = metadata.size("context_length")?;
-    let window = file.integer(&metadata.key("attention.sliding_window"))?;
-    if window.is_some_and(|window| window > 0 && window < max_positions as u64) {
-        return Err(metadata.wrong("attention.sliding_window is not supported"));
+    let layers = metadata.size("block_count")?;
+    if layers > MOST_LAYERS {
+        return Err(metadata.wrong(&format!(
+            "block_count is {layers}, it has to be at most {MOST_LAYERS}"
+        )));
     }
     if file
         .integer(&metadata.key("expert_count"))?
@@ -115,16 +102,12 @@ fn config(file: &Gguf) -> Result<ModelConfig, LoadError> {
     if !(norm_eps.is_finite() && norm_eps > 0.0) {
         return Err(metadata.wrong("attention.layer_norm_rms_epsilon is not positive"));
     }
-    let theta = metadata.float("rope.freq_base")?.unwrap_or(10_000.0);
-    if !(theta.is_finite() && theta >= 1.0) {
-        return Err(metadata.wrong("rope.freq_base is below 1"));
-    }
     let embedding = file
         .tensors()
         .iter()
         .find(|tensor| tensor.name == EMBEDDING);
     let vocab_size = match embedding.map(|tensor| &tensor.shape[..]) {
-        Some(&[vocab, _]) if vocab as u64 <= MOST_DIMENSION => vocab,
+        Some(&[vocab, _]) if vocab <= MOST_DIMENSION => vocab,
         _ => return Err(metadata.wrong(&format!("it has no tensor {EMBEDDING} of two dimensions"))),
     };
     let mut eos = Vec::new();
@@ -132,31 +115,47 @@ fn config(file: &Gguf) -> Result<ModelConfig, LoadError> {
         let id = token(file, &format!("tokenizer.ggml.{key}_token_id"))?;
         eos.extend(id.filter(|id| !eos.contains(id)));
     }
-    Ok(ModelConfig {
+    let mut config = ModelConfig {
+        family: metadata.family,
         vocab_size,
-        max_positions,
+        max_positions: metadata.size("context_length")?,
         hidden,
         intermediate: metadata.size("feed_forward_length")?,
-        layers: metadata.size("block_count")?,
+        layers,
         heads,
         kv_heads,
         head_dim,
+        rotary_dim: head_dim,
         norm_eps,
         rope: Rope {
-            theta,
-            scaling: RopeScaling::None,
+            theta: metadata.theta("rope.freq_base", 10_000.0)?,
+            scaling: metadata.scaling()?,
         },
+        local_rope: None,
+        attention: vec![LayerAttention::FULL; layers],
+        attention_scale: math::rsqrt(head_dim as f32),
+        attention_cap: None,
+        logits_cap: None,
         tied: match file.tensors().iter().any(|tensor| tensor.name == HEAD) {
             true => Tied::Separate,
             false => Tied::Shared,
         },
-        bias: match metadata.family {
-            Family::Llama => Bias::None,
-            Family::Qwen2 => Bias::Qkv,
-        },
+        bias: Bias::None,
         bos: token(file, "tokenizer.ggml.bos_token_id")?,
         eos,
-    })
+    };
+    metadata.family.of_gguf(&metadata, &mut config)?;
+    config.forget_wide_windows();
+    let turned = metadata.optional("rope.dimension_count")?;
+    if turned.is_some_and(|width| width != config.rotary_dim) {
+        return Err(metadata.wrong("rope.dimension_count is not the width of a head"));
+    }
+    if config.rotary_dim > head_dim || !config.rotary_dim.is_multiple_of(2) {
+        return Err(
+            metadata.wrong("rope.dimension_count has to be even, and at most the width of a head")
+        );
+    }
+    Ok(config)
 }
 
 const EMBEDDING: &str = "token_embd.weight";
@@ -168,7 +167,7 @@ fn token(file: &Gguf, key: &str) -> Result<Option<u32>, GgufError> {
 }
 
 /// The metadata of a model of a family.
-struct Metadata<'a> {
+pub(crate) struct Metadata<'a> {
     file: &'a Gguf,
     architecture: &'a str,
     family: Family,
@@ -194,9 +193,10 @@ impl Metadata<'_> {
         self.file.invalid(reason).into()
     }
 
-    fn optional(&self, name: &str) -> Result<Option<usize>, LoadError> {
+    /// A size, which is positive if it is there.
+    pub(crate) fn optional(&self, name: &str) -> Result<Option<usize>, LoadError> {
         match self.file.integer(&self.key(name))? {
-            Some(n) if n == 0 || n > MOST_DIMENSION => Err(self.wrong(&format!(
+            Some(n) if n == 0 || n > MOST_DIMENSION as u64 => Err(self.wrong(&format!(
                 "{name} is {n}, it has to be between 1 and {MOST_DIMENSION}"
             ))),
             n => Ok(n.map(|n| n as usize)),
@@ -210,44 +210,77 @@ impl Metadata<'_> {
     fn float(&self, name: &str) -> Result<Option<f32>, LoadError> {
         Ok(self.file.float(&self.key(name))?)
     }
+
+    /// A number that is positive if it is there.
+    pub(crate) fn positive(&self, name: &str) -> Result<Option<f32>, LoadError> {
+        match self.float(name)? {
+            Some(number) if !(number.is_finite() && number > 0.0) => {
+                Err(self.wrong(&format!("{name} is not positive")))
+            }
+            number => Ok(number),
+        }
+    }
+
+    /// The base of rotary frequencies.
+    pub(crate) fn theta(&self, name: &str, default: f32) -> Result<f32, LoadError> {
+        match self.float(name)?.unwrap_or(default) {
+            theta if theta.is_finite() && theta >= 1.0 => Ok(theta),
+            _ => Err(self.wrong(&format!("{name} is below 1"))),
+        }
+    }
+
+    fn scaling(&self) -> Result<RopeScaling, LoadError> {
+        match self.file.text(&self.key("rope.scaling.type"))? {
+            None | Some("none") => Ok(RopeScaling::None),
+            Some("linear") => match self.positive("rope.scaling.factor")? {
+                Some(factor) if factor != 1.0 => Ok(RopeScaling::Linear { factor }),
+                _ => Ok(RopeScaling::None),
+            },
+            Some(kind) => Err(self.wrong(&format!("rope.scaling.type {kind:?} is not supported"))),
+        }
+    }
+
+    /// How many positions a row of a layer with a window sees; none where the file says that there is no window.
+    pub(crate) fn window(&self) -> Result<Option<usize>, LoadError> {
+        let window = self.file.integer(&self.key("attention.sliding_window"))?;
+        // Wider than any text is no window.
+        Ok(window
+            .filter(|window| (1..=MOST_DIMENSION as u64).contains(window))
+            .map(|window| window as usize))
+    }
+
+    /// Refuses a window where the file does not say which layers have it.
+    pub(crate) fn no_window(&self) -> Result<(), LoadError> {
+        let positions = self.size("context_length")?;
+        match self.window()?.filter(|window| *window < positions) {
+            Some(_) => Err(self.wrong("attention.sliding_window is not supported")),
+            None => Ok(()),
+        }
+    }
 }
 
 fn family(file: &Gguf, architecture: &str) -> Result<Family, LoadError> {
     match architecture {
-        "llama" => Ok(Family::Llama),
-        "qwen2" => Ok(Family::Qwen2),
-        "" => Err(file
-            .invalid("general.architecture is missing".to_owned())
-            .into()),
-        other => Err(file
-            .invalid(format!(
-                "general.architecture is {other:?}, which is not supported; llama and qwen2 are"
-            ))
-            .into()),
+        "" => Err(file.invalid("general.architecture is missing".to_owned())),
+        name => Family::of_architecture(name).map_err(|reason| file.invalid(reason)),
     }
+    .map_err(LoadError::from)
 }
 
 /// What a tensor of a file is in a Hugging Face folder; none for the factors of rotary embedding, which have no place there.
 ///
 /// # Errors
 /// [`LoadError::UnexpectedTensor`] for one that the family does not have.
-pub(crate) fn named(
-    file: &Gguf,
-    config: &ModelConfig,
-    name: &str,
-) -> Result<Option<Named>, LoadError> {
-    let family = family(file, file.text("general.architecture")?.unwrap_or_default())?;
-    let halves = |name: String| {
-        let order = RowOrder::Halves;
-        Ok(Some(Named { name, order }))
-    };
+pub(crate) fn named(config: &ModelConfig, name: &str) -> Result<Option<Named>, LoadError> {
+    let found = |name: String, order| Ok(Some(Named { name, order }));
+    let end = |name: &str| found(name.to_owned(), RowOrder::Halves);
     let unexpected = || LoadError::UnexpectedTensor {
         name: name.to_owned(),
     };
     match name {
-        EMBEDDING => return halves("model.embed_tokens.weight".to_owned()),
-        HEAD => return halves("lm_head.weight".to_owned()),
-        "output_norm.weight" => return halves("model.norm.weight".to_owned()),
+        EMBEDDING => return end("model.embed_tokens.weight"),
+        HEAD => return end("lm_head.weight"),
+        "output_norm.weight" => return end("model.norm.weight"),
         ROPE_FACTORS => return Ok(None),
         _ => {}
     }
@@ -256,39 +289,20 @@ pub(crate) fn named(
         .and_then(|rest| rest.split_once('.'));
     let (layer, part) = layer.ok_or_else(unexpected)?;
     let layer: usize = layer.parse().map_err(|_| unexpected())?;
-    let inner = |part: &str| format!("model.layers.{layer}.{part}.weight");
-    let bias = |part: &str| format!("model.layers.{layer}.self_attn.{part}.bias");
     // One name has one spelling, or two tensors could have one place.
     if layer >= config.layers || !name.starts_with(&format!("blk.{layer}.")) {
         return Err(unexpected());
     }
-    let turned = |part: &str| {
-        let order = match family {
-            Family::Llama => RowOrder::Neighbours {
-                head_dim: config.head_dim,
-            },
-            Family::Qwen2 => RowOrder::Halves,
-        };
-        Ok(Some(Named {
-            name: inner(part),
-            order,
-        }))
+    let known = config.family.tensors().find(|(known, _)| *known == part);
+    let (_, part) = known.ok_or_else(unexpected)?;
+    let is_turned = part.contains("q_proj.weight") || part.contains("k_proj.weight");
+    let order = match config.family.traits().neighbours && is_turned {
+        true => RowOrder::Neighbours {
+            head_dim: config.head_dim,
+        },
+        false => RowOrder::Halves,
     };
-    match part {
-        "attn_q.weight" => turned("self_attn.q_proj"),
-        "attn_k.weight" => turned("self_attn.k_proj"),
-        "attn_v.weight" => halves(inner("self_attn.v_proj")),
-        "attn_output.weight" => halves(inner("self_attn.o_proj")),
-        "attn_norm.weight" => halves(inner("input_layernorm")),
-        "ffn_norm.weight" => halves(inner("post_attention_layernorm")),
-        "ffn_gate.weight" => halves(inner("mlp.gate_proj")),
-        "ffn_up.weight" => halves(inner("mlp.up_proj")),
-        "ffn_down.weight" => halves(inner("mlp.down_proj")),
-        "attn_q.bias" if family == Family::Qwen2 => halves(bias("q_proj")),
-        "attn_k.bias" if family == Family::Qwen2 => halves(bias("k_proj")),
-        "attn_v.bias" if family == Family::Qwen2 => halves(bias("v_proj")),
-        _ => Err(unexpected()),
-    }
+    found(format!("model.layers.{layer}.{part}"), order)
 }
 
 /// The factors of rotary embedding, if the file has any.
@@ -304,7 +318,7 @@ pub(crate) fn rope_factors(
         return Ok(None);
     };
     let wrong = |reason: &str| Err(file.invalid(format!("{ROPE_FACTORS} {reason}")).into());
-    if tensor.element != Element::F32 || tensor.shape != [config.head_dim / 2] {
+    if tensor.element != Element::F32 || tensor.shape != [config.rotary_dim / 2] {
         return wrong("is not one F32 number for each pair of a head");
     }
     let (words, _) = file.data(tensor).as_chunks();

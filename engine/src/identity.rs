@@ -2,7 +2,7 @@
 
 use decode::sampling;
 
-use crate::config::ModelConfig;
+use crate::config::{BIASES, ModelConfig};
 use crate::load::Checkpoint;
 use crate::options::WeightDtype;
 use crate::sequence::PAGE;
@@ -53,6 +53,19 @@ pub(crate) fn numerics_id(
         config.rope,
         config.tied
     ));
+    // What a Llama has needs no mention, nor does a bias, which is among the tensors.
+    let is_plain = (config.features().iter()).all(|feature| *feature == BIASES);
+    if !is_plain {
+        let caps = [config.attention_cap, config.logits_cap].map(|cap| cap.map(f32::to_bits));
+        field(&format!(
+            "{} {} {:?} {:?} {:08x} {caps:x?}",
+            config.family.model_type(),
+            config.rotary_dim,
+            config.local_rope,
+            config.attention,
+            config.attention_scale.to_bits(),
+        ));
+    }
     if let Some(factors) = checkpoint.rope_factors() {
         field(&format!(
             "rope factors {:x?}",

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::config::{self, Bias, ModelConfig};
+use crate::config::{self, ModelConfig};
 use crate::device::Matrix;
 use crate::gguf::{RowOrder, named, rope_factors};
 use crate::options::WeightDtype;
@@ -282,7 +282,7 @@ impl Checkpoint {
         let mut checkpoint = Checkpoint::empty();
         checkpoint.rope_factors = rope_factors(&file, config)?;
         for tensor in file.tensors() {
-            let Some(named) = named(&file, config, &tensor.name)? else {
+            let Some(named) = named(config, &tensor.name)? else {
                 continue;
             };
             let (dtype, blocks) = match tensor.element {
@@ -495,9 +495,14 @@ impl Checkpoint {
         &self.files[entry.file].bytes()[entry.range.clone()]
     }
 
+    /// Whether it is a GGUF file.
+    pub(crate) fn is_gguf(&self) -> bool {
+        matches!(self.files.first(), Some(Mapped::Gguf(_)))
+    }
+
     /// How matmul weights of a model are stored unless the user says otherwise.
     pub(crate) fn dtype(&self) -> WeightDtype {
-        if let Some(Mapped::Gguf(_)) = self.files.first() {
+        if self.is_gguf() {
             return WeightDtype::AsStored;
         }
         self.dtype_of("model.embed_tokens.weight")
@@ -516,9 +521,8 @@ impl Checkpoint {
                 return false;
             };
             // Old checkpoints store the frequencies that follow from the configuration.
-            let is_part = PARTS.contains(&part)
-                || part == "self_attn.rotary_emb.inv_freq"
-                || (config.bias == Bias::Qkv && BIASES.contains(&part));
+            let is_part = part == "self_attn.rotary_emb.inv_freq"
+                || config.family.tensors().any(|(_, known)| known == part);
             is_part
                 && layer
                     .parse()
@@ -537,25 +541,6 @@ const ENDS: [&str; 3] = [
     "model.norm.weight",
     "lm_head.weight",
 ];
-/// Tensors of a layer.
-const PARTS: [&str; 9] = [
-    "input_layernorm.weight",
-    "self_attn.q_proj.weight",
-    "self_attn.k_proj.weight",
-    "self_attn.v_proj.weight",
-    "self_attn.o_proj.weight",
-    "post_attention_layernorm.weight",
-    "mlp.gate_proj.weight",
-    "mlp.up_proj.weight",
-    "mlp.down_proj.weight",
-];
-/// Further tensors of a layer where queries, keys and values have a bias.
-const BIASES: [&str; 3] = [
-    "self_attn.q_proj.bias",
-    "self_attn.k_proj.bias",
-    "self_attn.v_proj.bias",
-];
-
 /// Whether a shard's name is a plain file name: an index must not reach outside its folder.
 fn is_plain_name(file: &str) -> bool {
     let mut parts = Path::new(file).components();

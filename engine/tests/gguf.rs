@@ -298,11 +298,11 @@ fn what_cannot_be_run_is_named() {
         let error = refusal("llama.gguf", from, to).to_string();
         assert!(error.contains(part), "{error:?} does not say {part:?}");
     }
-    let error = refusal("llama.gguf", "llama", "qwen3");
+    let error = refusal("llama.gguf", "llama", "mamba");
     assert!(
-        error
-            .to_string()
-            .contains("general.architecture is \"qwen3\""),
+        error.to_string().contains(
+            "general.architecture is \"mamba\", which needs layers with a recurrent state"
+        ),
         "{error}"
     );
     assert!(matches!(error, LoadError::Gguf(_)));

@@ -1,9 +1,10 @@
 //! Attention of tree rows over their own paths.
 //!
-//! A row sees the committed positions below it and then its ancestors in the scratch region, in path order. Every
-//! score is one sequential sum over head_dim; the softmax sum runs in 16 lanes by absolute position with one fixed
+//! A row sees the committed positions below it and then its ancestors in the scratch region, in path order; in a layer with
+//! a window it sees the last of these only. Every score is one sequential sum over head_dim; the softmax sum runs in 16 lanes by absolute position with one fixed
 //! reduction; the weighted sum of values is sequential over absolute positions. None of it depends on where a
-//! key lies, on the rows computed beside it or on how positions came in.
+//! key lies, on the rows computed beside it or on how positions came in. Whole pages before the windows of a block's rows are
+//! left out; what else is before a row's own window has the weight zero, which changes no bit of a sum that begins with it.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,7 +14,8 @@ use decode::math;
 use crate::cpu::cache::{LayerCache, Layout};
 use crate::cpu::kernels::isa::per_isa;
 use crate::cpu::kernels::{Output, Rows};
-use crate::cpu::rowwise::reduce;
+use crate::cpu::rowwise::{reduce, soft_cap_body};
+use crate::device::Attends;
 use crate::sequence::PAGE;
 use crate::step::Sight;
 
@@ -38,8 +40,8 @@ pub(crate) struct HeadTask<'a> {
     pub(crate) rows: Range<usize>,
     pub(crate) sights: &'a [Sight],
     pub(crate) paths: &'a [u16],
-    /// `1 / sqrt(head_dim)`.
-    pub(crate) scale: f32,
+    /// How the layer attends.
+    pub(crate) how: &'a Attends,
 }
 
 /// A thread's working memory: scores, transposed queries and the sums of a block.
@@ -91,6 +93,9 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
     let sights: [&Sight; Q] = core::array::from_fn(|i| &task.sights[at[i].0]);
     let lengths: [usize; Q] = core::array::from_fn(|i| sights[i].committed + sights[i].path.len());
     let longest = lengths.iter().fold(0, |a, b| a.max(*b));
+    // The first position that each query sees, and the first of the first page that any of them does.
+    let firsts = lengths.map(|length| length.saturating_sub(task.how.window));
+    let start = firsts.iter().fold(usize::MAX, |a, b| a.min(*b)) / PAGE * PAGE;
     let stride = longest.next_multiple_of(PAGE) + PAGE;
     work.scores.resize((Q * stride).max(work.scores.len()), 0.0);
     work.queries.resize((Q * dim).max(work.queries.len()), 0.0);
@@ -110,7 +115,8 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
     }
 
     let committed = sights.iter().fold(0, |a, s| a.max(s.committed));
-    for (p, page) in task.pages[..committed.div_ceil(PAGE)].iter().enumerate() {
+    let pages = task.pages[..committed.div_ceil(PAGE)].iter().enumerate();
+    for (p, page) in pages.skip(start / PAGE) {
         let sums = page_scores::<Q>(task, *page, queries);
         for (i, sums) in sums.iter().enumerate() {
             scores[i * stride + p * PAGE..i * stride + (p + 1) * PAGE].copy_from_slice(sums);
@@ -136,19 +142,21 @@ fn block<const Q: usize>(task: &HeadTask<'_>, first: usize, work: &mut Work, out
     }
     let mut norms = [0.0_f32; Q];
     for (i, norm) in norms.iter_mut().enumerate() {
-        *norm = softmax(&mut scores[i * stride..(i + 1) * stride], lengths[i]);
+        let scores = &mut scores[i * stride..(i + 1) * stride];
+        scores[start..firsts[i]].fill(f32::NEG_INFINITY);
+        *norm = softmax(&mut scores[start..], lengths[i] - start);
     }
 
     sums.fill(0.0);
     let common = sights.iter().fold(usize::MAX, |a, s| a.min(s.committed));
     if task.layout.padded_dim.is_multiple_of(64) {
-        weigh::<Q, 4>(task, &sights, common, scores, stride, sums);
+        weigh::<Q, 4>(task, &sights, start..common, scores, stride, sums);
     } else if task.layout.padded_dim.is_multiple_of(48) {
-        weigh::<Q, 3>(task, &sights, common, scores, stride, sums);
+        weigh::<Q, 3>(task, &sights, start..common, scores, stride, sums);
     } else if task.layout.padded_dim.is_multiple_of(32) {
-        weigh::<Q, 2>(task, &sights, common, scores, stride, sums);
+        weigh::<Q, 2>(task, &sights, start..common, scores, stride, sums);
     } else {
-        weigh::<Q, 1>(task, &sights, common, scores, stride, sums);
+        weigh::<Q, 1>(task, &sights, start..common, scores, stride, sums);
     }
     for (i, (row, head)) in at.iter().enumerate() {
         let to = out.slice(*row, head * dim, dim);
@@ -181,8 +189,11 @@ fn page_scores<const Q: usize>(
         }
     }
     for sums in &mut sums {
-        for sum in sums {
-            *sum *= task.scale;
+        for sum in &mut *sums {
+            *sum *= task.how.scale;
+        }
+        if let Some(cap) = task.how.cap {
+            soft_cap_body(sums, cap);
         }
     }
     sums
@@ -219,21 +230,22 @@ fn softmax(scores: &mut [f32], len: usize) -> f32 {
     1.0 / reduce(sums)
 }
 
-/// Adds the weighted values: positions below `common` for all queries at once, the rest one query at a time,
-/// always ascending along the query's path. `V` vectors of 16 dimensions are summed together.
+/// Adds the weighted values from position `seen.start` on, which begins a page: those below `seen.end` for all queries at
+/// once, the rest one query at a time, always ascending along the query's path. `V` vectors of 16 dimensions are summed together.
 #[inline(always)]
 fn weigh<const Q: usize, const V: usize>(
     task: &HeadTask<'_>,
     sights: &[&Sight; Q],
-    common: usize,
+    seen: Range<usize>,
     scores: &[f32],
     stride: usize,
     sums: &mut [f32],
 ) {
-    let padded = task.layout.padded_dim;
+    let (padded, start, common) = (task.layout.padded_dim, seen.start, seen.end);
     for from in (0..padded).step_by(16 * V) {
         let mut acc = [[[0.0_f32; 16]; V]; Q];
-        for (p, page) in task.pages[..common.div_ceil(PAGE)].iter().enumerate() {
+        let pages = task.pages[..common.div_ceil(PAGE)].iter().enumerate();
+        for (p, page) in pages.skip(start / PAGE) {
             let values = &task.cache.values[task.layout.values(*page, task.head)];
             let count = PAGE.min(common - p * PAGE);
             let weights: [&[f32; PAGE]; Q] = core::array::from_fn(|i| {
@@ -251,11 +263,12 @@ fn weigh<const Q: usize, const V: usize>(
         }
         for i in 0..Q {
             let mut one = acc[i];
-            for position in common..sights[i].committed {
+            for position in common.max(start)..sights[i].committed {
                 let value = value_at::<V>(task, task.pages[position / PAGE], position % PAGE, from);
                 add_weighted(&mut one, scores[i * stride + position], value);
             }
-            for (depth, slot) in task.paths[sights[i].path.clone()].iter().enumerate() {
+            let path = task.paths[sights[i].path.clone()].iter().enumerate();
+            for (depth, slot) in path.skip(start.saturating_sub(sights[i].committed)) {
                 let (page, lane) = (usize::from(*slot) / PAGE, usize::from(*slot) % PAGE);
                 let value = value_at::<V>(task, task.scratch[page], lane, from);
                 add_weighted(

@@ -55,8 +55,8 @@ pub(crate) struct KvCache {
     pub(crate) shape: AttentionShape,
     pub(crate) layout: Layout,
     pub(crate) layers: Vec<LayerCache>,
-    /// What keys are turned by before they are stored.
-    pub(crate) rope: RopeTable,
+    /// What keys are turned by before they are stored; layers name theirs by its number.
+    pub(crate) ropes: Vec<RopeTable>,
 }
 
 impl KvCache {
@@ -65,7 +65,7 @@ impl KvCache {
         shape: AttentionShape,
         layers: usize,
         pages: usize,
-        rope: RopeTable,
+        ropes: Vec<RopeTable>,
     ) -> Result<KvCache, LoadError> {
         let layout = Layout::new(shape);
         let size = |dim: usize| {
@@ -88,7 +88,7 @@ impl KvCache {
             shape,
             layout,
             layers: layers.ok_or(LoadError::CacheTooLarge { pages })?,
-            rope,
+            ropes,
         })
     }
 

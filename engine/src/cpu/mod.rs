@@ -8,6 +8,7 @@ pub mod kernels;
 pub(crate) mod rowwise;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use gguf::{BlockFormat, quantise_q4_0, quantise_q8_0};
 use half::bf16;
@@ -15,10 +16,12 @@ use half::bf16;
 use crate::cpu::attention::{HeadTask, attend};
 use crate::cpu::cache::KvCache;
 use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Packing, Rows, RowsMut};
-use crate::cpu::rowwise::{add, add_silu, relu, rms_norm, rotate, swiglu};
-use crate::device::{Device, Matrix};
+use crate::cpu::rowwise::{
+    add, add_silu, geglu, relu, rms_norm, rms_norm_heads, rotate, scale, soft_cap, swiglu,
+};
+use crate::device::{Attends, Device, Matrix};
 use crate::identity::Arithmetic;
-use crate::load::{LoadError, Stored, TensorData};
+use crate::load::{LoadError, Stored};
 use crate::model::{AttentionShape, RopeTable};
 use crate::options::WeightDtype;
 use crate::sequence::Place;
@@ -233,8 +236,8 @@ impl Device for Cpu {
         })
     }
 
-    fn vector(&self, parts: &[TensorData<'_>]) -> Vec<f32> {
-        parts.iter().flat_map(|data| data.to_vec()).collect()
+    fn vector(&self, numbers: &[f32]) -> Vec<f32> {
+        numbers.to_vec()
     }
 
     fn tensor(&self, width: usize) -> Tensor {
@@ -246,9 +249,9 @@ impl Device for Cpu {
         shape: AttentionShape,
         layers: usize,
         pages: usize,
-        rope: RopeTable,
+        ropes: Vec<RopeTable>,
     ) -> Result<KvCache, LoadError> {
-        KvCache::new(shape, layers, pages, rope)
+        KvCache::new(shape, layers, pages, ropes)
     }
 
     fn weight_bytes(&self, weight: &PackedWeight) -> usize {
@@ -275,6 +278,26 @@ impl Device for Cpu {
         }
     }
 
+    fn norm_heads(&self, x: &mut Tensor, heads: Range<usize>, gain: &Vec<f32>, eps: f32) {
+        let dim = gain.len();
+        for x in x.rows_mut() {
+            let heads = &mut x[heads.start * dim..heads.end * dim];
+            rms_norm_heads(self.kernels.isa(), heads, gain, eps);
+        }
+    }
+
+    fn scale(&self, x: &mut Tensor, factor: f32) {
+        for x in x.rows_mut() {
+            scale(self.kernels.isa(), x, factor);
+        }
+    }
+
+    fn soft_cap(&self, x: &mut Tensor, cap: f32) {
+        for x in x.rows_mut() {
+            soft_cap(self.kernels.isa(), x, cap);
+        }
+    }
+
     fn matmul(&self, x: &Tensor, w: &PackedWeight, y: &mut Tensor) {
         let y = y.resize(x.rows);
         let mut out = RowsMut::new(&mut y.data, y.stride, y.rows);
@@ -284,20 +307,23 @@ impl Device for Cpu {
         }
     }
 
-    fn rotate_and_store(&self, qkv: &mut Tensor, plan: &Plan, cache: &mut KvCache, layer: usize) {
+    fn rotate_and_store(&self, qkv: &mut Tensor, plan: &Plan, cache: &mut KvCache, how: &Attends) {
         let isa = self.kernels.isa();
         let KvCache {
             shape,
             layout,
             layers,
-            rope,
+            ropes,
         } = cache;
         let dim = shape.head_dim;
         let (keys, values) = (shape.heads * dim, (shape.heads + shape.kv_heads) * dim);
-        let cache = &mut layers[layer];
+        let rope = how.rope.map(|rope| &ropes[rope]);
+        let cache = &mut layers[how.layer];
         for (row, qkv) in plan.rows.iter().zip(qkv.rows_mut()) {
-            let (cos, sin) = rope.at(row.position);
-            rotate(isa, &mut qkv[..values], cos, sin);
+            if let Some(rope) = rope {
+                let (cos, sin) = rope.at(row.position);
+                rotate(isa, &mut qkv[..values], dim, cos, sin);
+            }
             for head in 0..shape.kv_heads {
                 let key = &qkv[keys + head * dim..keys + (head + 1) * dim];
                 let value = &qkv[values + head * dim..values + (head + 1) * dim];
@@ -311,14 +337,14 @@ impl Device for Cpu {
         qkv: &Tensor,
         (plan, queries): (&Plan, &Queries),
         cache: &KvCache,
-        layer: usize,
+        how: &Attends,
         y: &mut Tensor,
     ) {
         let y = y.resize(qkv.rows);
         let mut out = RowsMut::new(&mut y.data, y.stride, y.rows);
         let out = out.share();
         let (shape, tiles) = (cache.shape, &queries.tiles);
-        let (isa, cache, layout) = (self.kernels.isa(), &cache.layers[layer], cache.layout);
+        let (isa, cache, layout) = (self.kernels.isa(), &cache.layers[how.layer], cache.layout);
         // One head of every tile before the next head: neighbours read the same keys.
         let run = |i: usize| {
             let tile = &tiles[i % tiles.len()];
@@ -334,13 +360,15 @@ impl Device for Cpu {
                 rows: tile.rows.clone(),
                 sights: &queries.sights,
                 paths: &plan.paths,
-                scale: decode::math::rsqrt(shape.head_dim as f32),
+                how,
             };
             attend(isa, &task, &out);
         };
         let tasks = tiles.len() * shape.kv_heads;
         let sights = queries.sights.iter();
-        let positions: usize = sights.map(|s| s.committed + s.path.len()).sum();
+        let positions: usize = sights
+            .map(|s| (s.committed + s.path.len()).min(how.window))
+            .sum();
         let pool = self.kernels.pool();
         if pool.threads() == 1 || positions * shape.heads * shape.head_dim * 2 < WORTH_SHARING {
             (0..tasks).for_each(run);
@@ -353,6 +381,13 @@ impl Device for Cpu {
         for (gate_up, y) in gate_up.rows().zip(y.resize(gate_up.rows).rows_mut()) {
             let (gate, up) = gate_up.split_at(gate_up.len() / 2);
             swiglu(self.kernels.isa(), gate, up, y);
+        }
+    }
+
+    fn geglu(&self, gate_up: &Tensor, y: &mut Tensor) {
+        for (gate_up, y) in gate_up.rows().zip(y.resize(gate_up.rows).rows_mut()) {
+            let (gate, up) = gate_up.split_at(gate_up.len() / 2);
+            geglu(self.kernels.isa(), gate, up, y);
         }
     }
 

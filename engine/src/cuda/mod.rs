@@ -24,7 +24,7 @@ use self::kernels::{ATTENTION, SOURCES};
 use self::model::{Failure, Model, Room};
 use crate::answers;
 use crate::backend::{Backend, Facts, SeqStep, StepEnd};
-use crate::config::{Bias, ModelConfig};
+use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::identity::{Arithmetic, numerics_id};
 use crate::load::LoadError;
@@ -251,8 +251,13 @@ fn check(config: &ModelConfig, options: &EngineOptions) -> Result<(), String> {
     {
         return Err("weights are bf16 there; other types are for the CPU".to_owned());
     }
-    if config.bias != Bias::None {
-        return Err("there are no kernels for a bias of queries, keys and values".to_owned());
+    let features = config.features();
+    if !features.is_empty() {
+        return Err(format!(
+            "there are no kernels for {}, which {} models need; use --device cpu",
+            features.join(", "),
+            config.family.model_type()
+        ));
     }
     if options.beside != Beside::default() {
         return Err("networks beside a model are for the CPU; name none".to_owned());

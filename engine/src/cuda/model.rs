@@ -251,14 +251,17 @@ impl Model {
         let pack = |parts: &[_], then| Weight::load(gpu, parts, then, config.head_dim);
         let mut layers = Vec::new();
         for i in 0..config.layers {
-            let tensors = LayerTensors::of(checkpoint, &config, i)?;
+            let tensors = LayerTensors::of(checkpoint, &config, i);
+            let norm = |part| -> Result<Memory, Failure> {
+                Ok(upload_f32(gpu, &tensors.vector(part)?.to_vec())?)
+            };
             layers.push(Layer {
-                attention_norm: upload_f32(gpu, &tensors.attention_norm.to_vec())?,
-                qkv: pack(&tensors.qkv, Then::Turn)?,
-                output: pack(&[tensors.output], Then::Add)?,
-                mlp_norm: upload_f32(gpu, &tensors.mlp_norm.to_vec())?,
-                gate_up: pack(&tensors.gate_up, Then::Gate)?,
-                down: pack(&[tensors.down], Then::Add)?,
+                attention_norm: norm("input_layernorm")?,
+                qkv: pack(&tensors.qkv()?, Then::Turn)?,
+                output: pack(&[tensors.output()?], Then::Add)?,
+                mlp_norm: norm("post_attention_layernorm")?,
+                gate_up: pack(&tensors.gate_up()?, Then::Gate)?,
+                down: pack(&[tensors.down()?], Then::Add)?,
             });
         }
         let EndTensors { table, norm, head } = EndTensors::of(checkpoint, &config)?;
@@ -586,7 +589,7 @@ fn slot(place: Place) -> i32 {
 
 /// Cosines and sines as kernels read them, `[position][2][head_dim / 2]`.
 fn turns(gpu: &Arc<Gpu>, config: &ModelConfig, positions: usize) -> Result<Memory, CudaError> {
-    let table = RopeTable::new(config.rope, None, config.head_dim, positions);
+    let table = RopeTable::new(config.rope, None, config.rotary_dim, positions);
     let mut turns = Vec::with_capacity(positions * config.head_dim);
     for position in 0..positions {
         let (cos, sin) = table.at(position);

@@ -75,7 +75,7 @@ impl<D: Device> Hrad<D> {
             let bias = checkpoint.tensor(&format!("{i}.bias"), &[outputs])?;
             layers.push(Layer {
                 weight: device.weight(&[matrix], checkpoint.dtype_of(&name))?,
-                bias: device.vector(&[bias]),
+                bias: device.vector(&bias.to_vec()),
                 output: device.tensor(outputs),
             });
             width = outputs;

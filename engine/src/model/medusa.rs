@@ -108,7 +108,7 @@ impl<D: Device> Medusa<D> {
                 let bias = checkpoint.tensor(&format!("{i}.{j}.linear.bias"), &[hidden])?;
                 Ok::<_, LoadError>(Block {
                     weight: matrix(&format!("{i}.{j}.linear.weight"), hidden)?,
-                    bias: device.vector(&[bias]),
+                    bias: device.vector(&bias.to_vec()),
                 })
             };
             let output = match raw.shares_lm_head {

@@ -1,16 +1,26 @@
 //! Model families, and the small networks beside a model: one file each, written in the operations of a
 //! [`Device`](crate::device::Device).
 
+mod decoder;
+mod family;
+mod gemma2;
+mod gemma3;
 mod hrad;
 mod llama;
 mod medusa;
+mod mistral;
+mod phi3;
+mod qwen2;
+mod qwen3;
 mod rope;
+mod smollm3;
 mod tensors;
 
 use crate::config::ModelConfig;
 
+pub(crate) use decoder::{Decoder, Tapped};
+pub use family::Family;
 pub(crate) use hrad::Hrad;
-pub(crate) use llama::{Llama, Tapped};
 pub(crate) use medusa::Medusa;
 pub(crate) use rope::RopeTable;
 pub(crate) use tensors::{EndTensors, LayerTensors};

@@ -2,9 +2,9 @@
 
 use decode::math;
 
-use crate::config::{Rope, RopeScaling};
+use crate::config::{ModelConfig, Rope, RopeScaling};
 
-/// Cosines and sines by absolute position, each `[position][head_dim / 2]`.
+/// Cosines and sines by absolute position, each `[position][pair of a head]`.
 pub(crate) struct RopeTable {
     half: usize,
     cos: Vec<f32>,
@@ -12,14 +12,30 @@ pub(crate) struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table for positions `0..positions`; `factors`, if there are any, are what frequencies are divided by.
+    /// The tables of a model for positions `0..positions`, in the order in which layers name them; `factors`, if there are any,
+    /// are what the frequencies of the first are divided by.
+    pub(crate) fn all(
+        config: &ModelConfig,
+        factors: Option<&[f32]>,
+        positions: usize,
+    ) -> Vec<RopeTable> {
+        let table = |rope, factors| RopeTable::new(rope, factors, config.rotary_dim, positions);
+        let local = config.local_rope.map(|rope| table(rope, None));
+        [table(config.rope, factors)]
+            .into_iter()
+            .chain(local)
+            .collect()
+    }
+
+    /// The table for positions `0..positions`, which turns `width` elements of a head; `factors`, if there are any, are what
+    /// frequencies are divided by.
     pub(crate) fn new(
         rope: Rope,
         factors: Option<&[f32]>,
-        head_dim: usize,
+        width: usize,
         positions: usize,
     ) -> RopeTable {
-        let mut frequencies = frequencies(rope, head_dim);
+        let mut frequencies = frequencies(rope, width);
         for (frequency, factor) in frequencies.iter_mut().zip(factors.unwrap_or_default()) {
             *frequency /= factor;
         }
@@ -40,7 +56,7 @@ impl RopeTable {
         table
     }
 
-    /// Cosines and sines of one position, each `head_dim / 2` long.
+    /// Cosines and sines of one position, one for each pair.
     #[inline]
     pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.half..(position + 1) * self.half;
@@ -48,16 +64,17 @@ impl RopeTable {
     }
 }
 
-/// Angle per position of each pair of a head, `theta^(-2i / head_dim)`, scaled; in radians.
-fn frequencies(rope: Rope, head_dim: usize) -> Vec<f32> {
+/// Angle per position of each pair of a head, `theta^(-2i / width)`, scaled; in radians.
+fn frequencies(rope: Rope, width: usize) -> Vec<f32> {
     let log = math::ln(f64::from(rope.theta));
-    (0..head_dim / 2)
+    (0..width / 2)
         .map(|i| {
-            let exponent = (2 * i) as f32 / head_dim as f32;
+            let exponent = (2 * i) as f32 / width as f32;
             1.0 / math::exp64(log * f64::from(exponent)) as f32
         })
         .map(|frequency| match rope.scaling {
             RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
             RopeScaling::Llama3 {
                 factor,
                 low_freq_factor,

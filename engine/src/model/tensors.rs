@@ -1,66 +1,134 @@
-//! Where a Llama checkpoint keeps what: names and shapes of its tensors, checked.
+//! Where a checkpoint keeps what: names and shapes of its tensors, checked.
 
-use crate::config::{Bias, ModelConfig, Tied};
-use crate::device::Matrix;
+use crate::config::{ModelConfig, Tied};
+use crate::device::{Device, Matrix};
 use crate::load::{Checkpoint, LoadError, TensorData};
+use crate::model::family::Source;
 
-/// The tensors of one decoder layer.
+/// The tensors of one decoder layer, by the names that they have in a Hugging Face folder.
+#[derive(Clone, Copy)]
 pub(crate) struct LayerTensors<'a> {
-    /// `[hidden]`
-    pub(crate) attention_norm: TensorData<'a>,
-    /// `hidden -> query heads`, `hidden -> key heads`, `hidden -> value heads`
-    pub(crate) qkv: [Matrix<'a>; 3],
-    /// What is added to them, if anything: `[query heads * head_dim]`, and twice `[key heads * head_dim]`.
-    pub(crate) qkv_bias: Option<[TensorData<'a>; 3]>,
-    /// `heads * head_dim -> hidden`
-    pub(crate) output: Matrix<'a>,
-    /// `[hidden]`
-    pub(crate) mlp_norm: TensorData<'a>,
-    /// `hidden -> intermediate` each: the gate and what it opens.
-    pub(crate) gate_up: [Matrix<'a>; 2],
-    /// `intermediate -> hidden`
-    pub(crate) down: Matrix<'a>,
+    checkpoint: &'a Checkpoint,
+    config: &'a ModelConfig,
+    /// The layer's number.
+    i: usize,
 }
 
 impl<'a> LayerTensors<'a> {
     /// Those of layer `i`.
     pub(crate) fn of(
         checkpoint: &'a Checkpoint,
-        config: &ModelConfig,
+        config: &'a ModelConfig,
         i: usize,
-    ) -> Result<LayerTensors<'a>, LoadError> {
-        let (hidden, inner) = (config.hidden, config.intermediate);
-        let query = config.heads * config.head_dim;
-        let key = config.kv_heads * config.head_dim;
-        let name = |part: &str| format!("model.layers.{i}.{part}.weight");
-        let vector = |part: &str| checkpoint.tensor(&name(part), &[hidden]);
-        let bias = |part: &str, width| {
-            checkpoint.tensor(&format!("model.layers.{i}.{part}.bias"), &[width])
-        };
-        let linear = |part: &str, outputs, inputs| checkpoint.matrix(&name(part), outputs, inputs);
-        Ok(LayerTensors {
-            attention_norm: vector("input_layernorm")?,
-            qkv: [
-                linear("self_attn.q_proj", query, hidden)?,
-                linear("self_attn.k_proj", key, hidden)?,
-                linear("self_attn.v_proj", key, hidden)?,
-            ],
-            qkv_bias: match config.bias {
-                Bias::None => None,
-                Bias::Qkv => Some([
-                    bias("self_attn.q_proj", query)?,
-                    bias("self_attn.k_proj", key)?,
-                    bias("self_attn.v_proj", key)?,
-                ]),
-            },
-            output: linear("self_attn.o_proj", hidden, query)?,
-            mlp_norm: vector("post_attention_layernorm")?,
-            gate_up: [
-                linear("mlp.gate_proj", inner, hidden)?,
-                linear("mlp.up_proj", inner, hidden)?,
-            ],
-            down: linear("mlp.down_proj", hidden, inner)?,
-        })
+    ) -> LayerTensors<'a> {
+        LayerTensors {
+            checkpoint,
+            config,
+            i,
+        }
+    }
+
+    fn name(&self, part: &str) -> String {
+        format!("model.layers.{}.{part}", self.i)
+    }
+
+    /// `inputs -> outputs`
+    pub(crate) fn matrix(
+        &self,
+        part: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Matrix<'a>, LoadError> {
+        let name = self.name(&format!("{part}.weight"));
+        self.checkpoint.matrix(&name, outputs, inputs)
+    }
+
+    /// `[hidden]`
+    pub(crate) fn vector(&self, part: &str) -> Result<TensorData<'a>, LoadError> {
+        let name = self.name(&format!("{part}.weight"));
+        self.checkpoint.tensor(&name, &[self.config.hidden])
+    }
+
+    /// `[head_dim]`
+    pub(crate) fn head_vector(&self, part: &str) -> Result<TensorData<'a>, LoadError> {
+        let name = self.name(&format!("{part}.weight"));
+        self.checkpoint.tensor(&name, &[self.config.head_dim])
+    }
+
+    /// Outputs of the projections to queries, keys and values.
+    fn widths(&self) -> [(&'static str, usize); 3] {
+        let query = self.config.heads * self.config.head_dim;
+        let key = self.config.kv_heads * self.config.head_dim;
+        [
+            ("self_attn.q_proj", query),
+            ("self_attn.k_proj", key),
+            ("self_attn.v_proj", key),
+        ]
+    }
+
+    /// `hidden -> query heads`, `hidden -> key heads`, `hidden -> value heads`
+    pub(crate) fn qkv(&self) -> Result<[Matrix<'a>; 3], LoadError> {
+        let [q, k, v] = self
+            .widths()
+            .map(|(part, width)| self.matrix(part, width, self.config.hidden));
+        Ok([q?, k?, v?])
+    }
+
+    /// What is added to them: `[query heads * head_dim]`, and twice `[key heads * head_dim]`.
+    pub(crate) fn qkv_bias(&self) -> Result<[TensorData<'a>; 3], LoadError> {
+        let [q, k, v] = self.widths().map(|(part, width)| {
+            let name = self.name(&format!("{part}.bias"));
+            self.checkpoint.tensor(&name, &[width])
+        });
+        Ok([q?, k?, v?])
+    }
+
+    /// `heads * head_dim -> hidden`
+    pub(crate) fn output(&self) -> Result<Matrix<'a>, LoadError> {
+        let query = self.config.heads * self.config.head_dim;
+        self.matrix("self_attn.o_proj", self.config.hidden, query)
+    }
+
+    /// `hidden -> intermediate` each: the gate and what it opens.
+    pub(crate) fn gate_up(&self) -> Result<[Matrix<'a>; 2], LoadError> {
+        let (hidden, inner) = (self.config.hidden, self.config.intermediate);
+        Ok([
+            self.matrix("mlp.gate_proj", inner, hidden)?,
+            self.matrix("mlp.up_proj", inner, hidden)?,
+        ])
+    }
+
+    /// `intermediate -> hidden`
+    pub(crate) fn down(&self) -> Result<Matrix<'a>, LoadError> {
+        let (hidden, inner) = (self.config.hidden, self.config.intermediate);
+        self.matrix("mlp.down_proj", hidden, inner)
+    }
+}
+
+impl<'a, D: Device> Source<'a, D> {
+    /// The tensors of layer `i`.
+    pub(crate) fn layer(&self, i: usize) -> LayerTensors<'a> {
+        LayerTensors::of(self.checkpoint, self.config, i)
+    }
+
+    /// Loads matrices of equal inputs, side by side, as one linear layer.
+    pub(crate) fn weight(&self, parts: &[Matrix<'_>]) -> Result<D::Weight, LoadError> {
+        self.device.weight(parts, self.dtype)
+    }
+
+    /// Loads vectors, end to end, as one.
+    pub(crate) fn vectors(&self, parts: &[TensorData<'_>]) -> D::Vector {
+        let parts: Vec<_> = parts.iter().map(|part| part.to_vec()).collect();
+        self.device.vector(&parts.concat())
+    }
+
+    /// Loads what a norm multiplies by. Some families store it less one in folders, but not in GGUF files.
+    pub(crate) fn gain(&self, stored: TensorData<'_>) -> D::Vector {
+        let mut gain = stored.to_vec();
+        if self.config.family.traits().gain_above_one && !self.checkpoint.is_gguf() {
+            gain.iter_mut().for_each(|gain| *gain += 1.0);
+        }
+        self.device.vector(&gain)
     }
 }
 

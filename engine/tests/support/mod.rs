@@ -3,6 +3,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod drawn;
+pub(crate) mod families;
 pub(crate) mod plain;
 pub(crate) mod schedule;
 pub(crate) mod steps;

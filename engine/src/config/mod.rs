@@ -1,29 +1,37 @@
 //! What a checkpoint says about its model: `config.json` and `generation_config.json`, parsed once and checked.
 
-use std::fs;
-use std::io::Read;
+mod features;
+mod fields;
+mod rope;
+
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use decode::math;
 
 use crate::load::LoadError;
+use crate::model::Family;
 
-/// Configuration files beyond this many bytes are refused before they are parsed.
-const MOST_CONFIG_BYTES: u64 = 4 << 20;
+pub(crate) use features::BIASES;
+pub(crate) use fields::{Fields, is_lfs_pointer, parse};
+pub(crate) use rope::{rope, rope_of_kind};
+
 /// No dimension of a model this engine serves comes near this.
-const MOST_DIMENSION: usize = 1 << 24;
+pub(crate) const MOST_DIMENSION: usize = 1 << 24;
+/// More layers than any model has that is served.
+pub(crate) const MOST_LAYERS: usize = 100_000;
 
-/// A Llama-family decoder, as its checkpoint describes it; every combination held here can be run.
+/// A decoder, as its checkpoint describes it; every combination held here can be run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// What its layers are made of.
+    pub family: Family,
     /// Rows of the embedding and the head, padding included.
     pub vocab_size: usize,
     /// Positions the model was trained for.
     pub max_positions: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width of the SwiGLU hidden layer.
+    /// Width of the hidden layer of the multilayer perceptron.
     pub intermediate: usize,
     /// Decoder layers.
     pub layers: usize,
@@ -33,10 +41,22 @@ pub struct ModelConfig {
     pub kv_heads: usize,
     /// Width of one head; even.
     pub head_dim: usize,
+    /// How many of a head's elements rotary embedding turns, the first ones; even, at most `head_dim`.
+    pub rotary_dim: usize,
     /// Epsilon of RMSNorm.
     pub norm_eps: f32,
     /// Rotary position embedding.
     pub rope: Rope,
+    /// Rotary position embedding of layers that look at a window, where it is another one.
+    pub local_rope: Option<Rope>,
+    /// How each layer attends.
+    pub attention: Vec<LayerAttention>,
+    /// What products of queries and keys are multiplied by.
+    pub attention_scale: f32,
+    /// Bound of scores, which `c * tanh(x / c)` maps into it (Gemma 2, arXiv 2408.00118, section 2).
+    pub attention_cap: Option<f32>,
+    /// Bound of logits, likewise.
+    pub logits_cap: Option<f32>,
     /// The head is the embedding, transposed.
     pub tied: Tied,
     /// What is added to queries, keys and values.
@@ -45,6 +65,34 @@ pub struct ModelConfig {
     pub bos: Option<u32>,
     /// Tokens that end a text; from `generation_config.json` where that names any, else from `config.json`.
     pub eos: Vec<u32>,
+}
+
+/// How one layer attends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerAttention {
+    /// How many positions a row sees, the last of them its own; none: all.
+    pub window: Option<usize>,
+    /// How queries and keys get their positions.
+    pub turn: Turn,
+}
+
+impl LayerAttention {
+    /// A layer that sees everything.
+    pub const FULL: LayerAttention = LayerAttention {
+        window: None,
+        turn: Turn::Rope,
+    };
+}
+
+/// How queries and keys of a layer get their positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// By [`ModelConfig::rope`].
+    Rope,
+    /// By [`ModelConfig::local_rope`].
+    LocalRope,
+    /// Not at all (NoPE, arXiv 2305.19466).
+    None,
 }
 
 /// Which projections of attention have a bias.
@@ -79,6 +127,11 @@ pub struct Rope {
 pub enum RopeScaling {
     /// As trained.
     None,
+    /// All positions divided by `factor`.
+    Linear {
+        /// Stretch of all wavelengths.
+        factor: f32,
+    },
     /// The Llama 3.1 scheme: long wavelengths divided by `factor`, short ones kept, a ramp between.
     Llama3 {
         /// Stretch of the long wavelengths.
@@ -90,85 +143,6 @@ pub enum RopeScaling {
         /// Context length before the stretch, in positions.
         original_positions: usize,
     },
-}
-
-/// A value for a message.
-fn short(value: &Value) -> String {
-    value.to_string().chars().take(60).collect()
-}
-
-/// The object of a JSON file. A field that is null is a field that is not there, as Hugging Face writes its files.
-struct Fields {
-    object: Map<String, Value>,
-    /// With what the names of its fields begin in messages.
-    path: &'static str,
-}
-
-impl Fields {
-    /// A field of any type.
-    fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, String> {
-        match self.object.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => T::deserialize(value)
-                .map(Some)
-                .map_err(|error| format!("{}{name} is {}: {error}", self.path, short(value))),
-        }
-    }
-
-    /// A count, which may be written as a whole number with a decimal point.
-    fn count(&self, name: &str) -> Result<Option<usize>, String> {
-        let whole = |number: &f64| number.fract() == 0.0 && (0.0..=1e15).contains(number);
-        match self.object.get(name).and_then(Value::as_f64).filter(whole) {
-            Some(number) => Ok(Some(number as usize)),
-            None => self.get(name),
-        }
-    }
-
-    /// A count that has to be there.
-    fn required(&self, name: &str) -> Result<usize, String> {
-        let missing = || format!("{}{name} is missing", self.path);
-        self.count(name)?.ok_or_else(missing)
-    }
-
-    /// An object within, unless it says nothing.
-    fn object(&self, name: &'static str) -> Result<Option<Fields>, String> {
-        let object: Option<Map<String, Value>> = self.get(name)?;
-        let path = match name {
-            "rope_scaling" => "rope_scaling.",
-            _ => "rope_parameters.",
-        };
-        Ok(object
-            .filter(|object| object.values().any(|value| !value.is_null()))
-            .map(|object| Fields { object, path }))
-    }
-
-    /// Token ids: one, or a list. What is no id, such as -1 or null, says that there is none.
-    fn token_ids(&self, name: &str) -> Result<Vec<u32>, String> {
-        let given = match self.get::<Value>(name)? {
-            None => Vec::new(),
-            Some(Value::Array(list)) => list,
-            Some(one) => vec![one],
-        };
-        let mut ids = Vec::new();
-        for value in given {
-            if value.is_null() || value.as_i64().is_some_and(i64::is_negative) {
-                continue;
-            }
-            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            let wrong = || {
-                format!(
-                    "{}{name} has {}, which is no token id",
-                    self.path,
-                    short(&value)
-                )
-            };
-            let id = id.ok_or_else(wrong)?;
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        Ok(ids)
-    }
 }
 
 impl ModelConfig {
@@ -207,6 +181,14 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// A window that no text is longer than is none.
+    pub(crate) fn forget_wide_windows(&mut self) {
+        let positions = self.max_positions;
+        for layer in &mut self.attention {
+            layer.window = layer.window.filter(|window| *window < positions);
+        }
+    }
+
     /// Query heads that share one key/value head.
     #[must_use]
     pub fn group(&self) -> usize {
@@ -220,60 +202,22 @@ impl ModelConfig {
     }
 }
 
-/// Whether a file is what Git leaves in place of a large one that was not fetched (git-lfs, `docs/spec.md`).
-pub(crate) fn is_lfs_pointer(content: &[u8]) -> bool {
-    content.starts_with(b"version https://git-lfs.github.com/spec/")
-}
-
-/// Reads a small JSON file.
-pub(crate) fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    let io = |source| LoadError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let file = fs::File::open(path).map_err(io)?;
-    let mut text = Vec::new();
-    file.take(MOST_CONFIG_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(io)?;
-    if text.len() as u64 > MOST_CONFIG_BYTES {
-        let reason = format!("larger than {MOST_CONFIG_BYTES} bytes");
-        return Err(LoadError::Config {
-            path: path.to_owned(),
-            reason,
-        });
-    }
-    if is_lfs_pointer(&text) {
-        return Err(LoadError::LfsPointer {
-            path: path.to_owned(),
-        });
-    }
-    serde_json::from_slice(&text).map_err(|e| LoadError::Config {
-        path: path.to_owned(),
-        reason: format!("not what it should be: {e}"),
-    })
-}
-
-/// Checks `config.json`. What it leaves out has the default of Hugging Face's `LlamaConfig`, unless it is a size.
+/// Checks `config.json`. What it leaves out has the default of Hugging Face's configuration of that family, unless it is a size.
 fn check(fields: &Fields) -> Result<ModelConfig, String> {
-    let bias = match fields.get::<String>("model_type")?.as_deref() {
-        None | Some("llama") => Bias::None,
-        Some("qwen2") if fields.get("use_sliding_window")? == Some(true) => {
-            return Err("use_sliding_window is not supported".to_owned());
-        }
-        Some("qwen2") => Bias::Qkv,
-        Some(other) => {
+    let family = match fields.get::<String>("model_type")? {
+        None => Family::Llama,
+        Some(name) => Family::of_model_type(&name)?,
+    };
+    let traits = family.traits();
+    for name in ["hidden_act", "hidden_activation"] {
+        if let Some(other) = fields.get::<String>(name)?
+            && other != traits.activation
+        {
             return Err(format!(
-                "model_type {other:?} is not supported, \"llama\" and \"qwen2\" are"
+                "{name} {other:?} is not supported, only {:?} is",
+                traits.activation
             ));
         }
-    };
-    if let Some(other) = fields.get::<String>("hidden_act")?
-        && other != "silu"
-    {
-        return Err(format!(
-            "hidden_act {other:?} is not supported, only \"silu\" is"
-        ));
     }
     for name in ["attention_bias", "mlp_bias"] {
         if fields.get(name)? == Some(true) {
@@ -283,7 +227,7 @@ fn check(fields: &Fields) -> Result<ModelConfig, String> {
     let hidden = fields.required("hidden_size")?;
     let heads = fields.required("num_attention_heads")?;
     let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
-    let head_dim = match fields.count("head_dim")? {
+    let head_dim = match fields.count("head_dim")?.or(traits.head_dim) {
         Some(width) => width,
         None => hidden
             .checked_div(heads)
@@ -292,29 +236,47 @@ fn check(fields: &Fields) -> Result<ModelConfig, String> {
                 "hidden_size is not a multiple of num_attention_heads, and there is no head_dim",
             )?,
     };
-    let config = ModelConfig {
+    let layers = fields.required("num_hidden_layers")?;
+    if layers == 0 || layers > MOST_LAYERS {
+        return Err(format!(
+            "num_hidden_layers is {layers}, it has to be between 1 and {MOST_LAYERS}"
+        ));
+    }
+    let mut config = ModelConfig {
+        family,
         vocab_size: fields.required("vocab_size")?,
         max_positions: fields.required("max_position_embeddings")?,
         hidden,
         intermediate: fields.required("intermediate_size")?,
-        layers: fields.required("num_hidden_layers")?,
+        layers,
         heads,
         kv_heads,
         head_dim,
+        rotary_dim: head_dim,
         norm_eps: fields.get("rms_norm_eps")?.unwrap_or(1e-6),
-        rope: rope(fields)?,
+        rope: Rope {
+            theta: traits.theta,
+            scaling: RopeScaling::None,
+        },
+        local_rope: None,
+        attention: vec![LayerAttention::FULL; layers],
+        attention_scale: math::rsqrt(head_dim as f32),
+        attention_cap: None,
+        logits_cap: None,
         tied: match fields.get("tie_word_embeddings")? {
             Some(true) => Tied::Shared,
-            Some(false) | None => Tied::Separate,
+            Some(false) => Tied::Separate,
+            None => traits.tied,
         },
-        bias,
+        bias: Bias::None,
         bos: fields.token_ids("bos_token_id")?.first().copied(),
         eos: fields.token_ids("eos_token_id")?,
     };
+    family.of_folder(fields, &mut config)?;
+    config.forget_wide_windows();
     for (name, value) in [
         ("hidden_size", config.hidden),
         ("intermediate_size", config.intermediate),
-        ("num_hidden_layers", config.layers),
         ("num_attention_heads", config.heads),
         ("num_key_value_heads", config.kv_heads),
         ("head_dim", config.head_dim),
@@ -349,119 +311,61 @@ fn check(fields: &Fields) -> Result<ModelConfig, String> {
     Ok(config)
 }
 
-/// The rotary embedding. Older files have `rope_theta` beside `rope_scaling`, newer ones both in `rope_parameters`; the
-/// kind of scaling is called `type` in the oldest, and some have it under both names.
-fn rope(fields: &Fields) -> Result<Rope, String> {
-    let (older, newer) = (
-        fields.object("rope_scaling")?,
-        fields.object("rope_parameters")?,
-    );
-    let raw = match (older, newer) {
-        (Some(older), Some(newer)) => Some(merged(older, newer)?),
-        (older, newer) => newer.or(older),
-    };
-    let within = |name: &str| match &raw {
-        Some(raw) => raw.get::<f32>(name),
-        None => Ok(None),
-    };
-    let theta = match (fields.get("rope_theta")?, within("rope_theta")?) {
-        (Some(outer), Some(inner)) if outer != inner => {
-            return Err(format!(
-                "rope_theta is {outer} in one place and {inner} in another; remove one"
-            ));
-        }
-        (outer, inner) => outer.or(inner).unwrap_or(10_000.0),
-    };
-    if !(theta.is_finite() && theta >= 1.0) {
-        return Err(format!("rope_theta is {theta}, it has to be at least 1"));
+/// The window that `sliding_window` says, in positions.
+pub(crate) fn window(fields: &Fields) -> Result<Option<usize>, String> {
+    match fields.count("sliding_window")? {
+        Some(0) => Err("sliding_window is 0, it has to be positive".to_owned()),
+        window => Ok(window),
     }
-    let scaling = match &raw {
-        Some(raw) => scaling(raw, fields)?,
-        None => RopeScaling::None,
-    };
-    Ok(Rope { theta, scaling })
 }
 
-/// What both objects say, which must not contradict each other.
-fn merged(older: Fields, newer: Fields) -> Result<Fields, String> {
-    let mut all = newer;
-    for (name, value) in older.object {
-        let other = all.object.get(&name).filter(|other| !other.is_null());
-        match other {
-            Some(other) if !value.is_null() && *other != value => {
-                return Err(format!(
-                    "rope_scaling.{name} and rope_parameters.{name} differ; remove one"
-                ));
-            }
-            Some(_) => {}
-            None => {
-                all.object.insert(name, value);
-            }
+/// What share of a head is turned: `partial_rotary_factor`, which newer files have among the settings of rotary embedding.
+pub(crate) fn share_turned(fields: &Fields) -> Result<f32, String> {
+    let mut share = fields.get("partial_rotary_factor")?;
+    for name in ["rope_scaling", "rope_parameters"] {
+        if let Some(within) = fields.object(name)? {
+            share = within.get("partial_rotary_factor")?.or(share);
         }
     }
-    Ok(all)
+    match share.unwrap_or(1.0) {
+        share if share > 0.0 && share <= 1.0 => Ok(share),
+        share => Err(format!(
+            "partial_rotary_factor is {share}, it has to be above 0 and at most 1"
+        )),
+    }
 }
 
-fn scaling(raw: &Fields, whole: &Fields) -> Result<RopeScaling, String> {
-    let path = raw.path;
-    if raw.object.values().any(Value::is_object) {
+/// Which layers look at a window only: what `layer_types` says, or what the family has where it says nothing.
+pub(crate) fn windowed(
+    fields: &Fields,
+    layers: usize,
+    default: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>, String> {
+    let Some(types) = fields.get::<Vec<String>>("layer_types")? else {
+        return Ok((0..layers).map(default).collect());
+    };
+    if types.len() != layers {
         return Err(format!(
-            "{path}{} differs by kind of layer, which is not supported",
-            raw.object.keys().next().map_or("", String::as_str)
+            "layer_types has {} layers of {layers}",
+            types.len()
         ));
     }
-    let kind: Option<String> = match (raw.get("rope_type")?, raw.get::<String>("type")?) {
-        (Some(newer), Some(older)) if newer != older => {
-            return Err(format!(
-                "{path}rope_type is {newer:?} and {path}type is {older:?}; remove one"
-            ));
-        }
-        (newer, older) => newer.or(older),
-    };
-    let factor: Option<f32> = raw.get("factor")?;
-    let positive = |name: &str, value: Option<f32>| {
-        value
-            .filter(|v| v.is_finite() && *v > 0.0)
-            .ok_or_else(|| format!("{path}{name} has to be a positive number"))
-    };
-    match kind.as_deref() {
-        // A factor without a kind would be ignored, and the model would be another one.
-        None if factor.is_some_and(|factor| factor != 1.0) => Err(format!(
-            "{path}factor is there without a rope_type; add \"llama3\" if it is that kind"
+    let one = |kind: &String| match kind.as_str() {
+        "full_attention" => Ok(false),
+        "sliding_attention" => Ok(true),
+        other => Err(format!(
+            "layer_types has {other:?}, which is not supported; \"full_attention\" and \"sliding_attention\" are"
         )),
-        None | Some("default") => Ok(RopeScaling::None),
-        // Positions divided by one.
-        Some("linear") if factor == Some(1.0) => Ok(RopeScaling::None),
-        Some("llama3") => {
-            let low = positive("low_freq_factor", raw.get("low_freq_factor")?)?;
-            let high = positive("high_freq_factor", raw.get("high_freq_factor")?)?;
-            if low >= high {
-                return Err(format!(
-                    "{path}low_freq_factor has to be below high_freq_factor"
-                ));
-            }
-            let name = "original_max_position_embeddings";
-            let original = match raw.count(name)? {
-                Some(original) => Some(original),
-                None => whole.count(name)?,
-            };
-            Ok(RopeScaling::Llama3 {
-                factor: positive("factor", factor)?,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_positions: original
-                    .filter(|positions| (1..=MOST_DIMENSION).contains(positions))
-                    .ok_or_else(|| format!("{path}{name} has to be a positive number"))?,
-            })
-        }
-        Some(other) => Err(format!(
-            "{path}rope_type {other:?} is not supported, only \"llama3\" and \"default\" are"
-        )),
-    }
+    };
+    types.iter().map(one).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use serde_json::{Map, Value};
+
     use super::*;
 
     fn read(extra: &str) -> Result<ModelConfig, String> {
@@ -490,7 +394,33 @@ mod tests {
     fn what_cannot_be_run_is_named() {
         for (extra, word) in [
             (r#", "model_type": "gpt2""#, "model_type"),
+            (r#", "model_type": "mixtral""#, "a mixture of experts"),
+            (r#", "model_type": "t5""#, "an encoder beside the decoder"),
             (r#", "hidden_act": "gelu""#, "hidden_act"),
+            (
+                r#", "model_type": "mistral", "sliding_window": 0"#,
+                "sliding_window",
+            ),
+            (
+                r#", "model_type": "phi3", "rope_scaling": {"type": "longrope"}"#,
+                "longrope",
+            ),
+            (
+                r#", "model_type": "phi3", "partial_rotary_factor": 1.5"#,
+                "partial_rotary_factor",
+            ),
+            (
+                r#", "model_type": "gemma3_text", "layer_types": ["full_attention"]"#,
+                "layer_types",
+            ),
+            (
+                r#", "model_type": "qwen3", "use_sliding_window": true, "sliding_window": 9, "layer_types": ["x", "x"]"#,
+                "layer_types",
+            ),
+            (
+                r#", "model_type": "smollm3", "no_rope_layers": [1, 1, 1]"#,
+                "no_rope_layers",
+            ),
             (r#", "attention_bias": true"#, "attention_bias"),
             (r#", "num_key_value_heads": 3"#, "key/value"),
             (r#", "num_key_value_heads": 0"#, "num_key_value_heads"),
@@ -610,8 +540,8 @@ mod tests {
                 "without a rope_type",
             ),
             (
-                r#", "rope_scaling": {"type": "linear", "factor": 2.0}"#,
-                "linear",
+                r#", "rope_scaling": {"type": "linear", "factor": 0.0}"#,
+                "rope_scaling.factor",
             ),
             (
                 r#", "rope_scaling": {"type": "default", "rope_type": "llama3"}"#,
