@@ -29,8 +29,9 @@ pub fn day(peak: f64, day: Time, seed: u64, most: usize) -> Vec<Time> {
     let (mut at, mut times) = (0.0, Vec::new());
     for turn in 0..u32::MAX {
         at -= uniform(turn, 0).ln() / peak;
-        // Also where the peak is not a number above 0.
-        if !(at < length) || times.len() == most {
+        // It is not where the peak is not a number above 0.
+        let is_today = at < length;
+        if !is_today || times.len() == most {
             break;
         }
         if uniform(turn, 1) < of_day(at / length) {

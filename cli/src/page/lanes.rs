@@ -404,9 +404,9 @@ pub(crate) fn picture(stories: &[Story]) -> Option<String> {
         if x + wide > width {
             (x, y) = (8.0, y + 22.0);
         }
-        let _ = write!(
+        let _ = writeln!(
             body,
-            "<g transform=\"translate({x:.0} {y:.0})\">{drawing}<text x=\"32\" y=\"12.5\" class=\"say\" font-size=\"13\">{words}</text></g>\n"
+            "<g transform=\"translate({x:.0} {y:.0})\">{drawing}<text x=\"32\" y=\"12.5\" class=\"say\" font-size=\"13\">{words}</text></g>"
         );
         x += wide;
     }

@@ -169,10 +169,10 @@ pub(crate) fn picture(stories: &[Story]) -> Option<String> {
             (x, y) = (LEFT, y + 24.0);
         }
         let class = guesser.class();
-        let _ = write!(
+        let _ = writeln!(
             body,
             "<rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"26\" height=\"17\" rx=\"3\" class=\"f{class}\"/><path d=\"M{x:.0} {:.0}h26\" \
-             class=\"u{class}\"/><text x=\"{:.0}\" y=\"{:.0}\" class=\"say\" font-size=\"13\">{words}</text>\n",
+             class=\"u{class}\"/><text x=\"{:.0}\" y=\"{:.0}\" class=\"say\" font-size=\"13\">{words}</text>",
             y + 16.0,
             x + 33.0,
             y + 13.5
