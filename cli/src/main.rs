@@ -17,6 +17,7 @@ mod evaluate;
 mod generate;
 mod laboratory;
 mod models;
+mod page;
 mod request;
 mod roles;
 mod sampling;

@@ -35,6 +35,13 @@ pub(crate) fn percentile(values: impl IntoIterator<Item = f64>, share: f64) -> O
     values.get(rank.max(1) - 1).copied()
 }
 
+/// The first and the third quartile (nearest rank); `None` without values.
+pub(crate) fn quartiles(values: impl IntoIterator<Item = f64>) -> Option<[f64; 2]> {
+    let values: Vec<f64> = values.into_iter().collect();
+    let of = |share| percentile(values.iter().copied(), share);
+    Some([of(0.25)?, of(0.75)?])
+}
+
 /// Tokens per second after the first arrival: the number of later tokens over the time from the first to the last
 /// arrival. `None` if everything arrived at once.
 pub(crate) fn decode_speed(arrivals: &[Arrival]) -> Option<f64> {
@@ -105,7 +112,8 @@ pub(crate) struct SourceCounts {
 }
 
 impl RoleTime {
-    fn of(activity: &v1::Activity) -> RoleTime {
+    /// Of what one worker, or several of a role, have done.
+    pub(crate) fn of(activity: &v1::Activity) -> RoleTime {
         RoleTime {
             step_ms: ratio(
                 activity.busy_us,
@@ -278,7 +286,8 @@ fn add_counts(total: &mut Vec<u64>, more: &[u64]) {
     }
 }
 
-fn add_activity(total: &mut v1::Activity, more: &v1::Activity) {
+/// Adds up activities.
+pub(crate) fn add_activity(total: &mut v1::Activity, more: &v1::Activity) {
     total.steps = total.steps.saturating_add(more.steps);
     total.rows = total.rows.saturating_add(more.rows);
     total.busy_us = total.busy_us.saturating_add(more.busy_us);

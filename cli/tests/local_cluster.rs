@@ -115,10 +115,8 @@ fn a_conversation_is_what_its_template_makes_of_it() {
 #[test]
 fn a_bench_compares_strategies_token_by_token() {
     let dir = tempfile::tempdir().unwrap();
-    let (prompts, out) = (
-        dir.path().join("prompts.jsonl"),
-        dir.path().join("out.json"),
-    );
+    let [prompts, out, page, trace] =
+        ["prompts.jsonl", "out.json", "page.html", "trace.json"].map(|name| dir.path().join(name));
     fs::write(
         &prompts,
         "{\"prompt\": \"fn main() {\"}\n{\"prompt\": \"pub struct\"}\n",
@@ -144,6 +142,14 @@ fn a_bench_compares_strategies_token_by_token() {
         "2",
         "--json",
         out.to_str().unwrap(),
+        "--html",
+        page.to_str().unwrap(),
+        "--trace",
+        trace.to_str().unwrap(),
+        "--pictures",
+        dir.path().to_str().unwrap(),
+        "--trace-prompts",
+        "1",
     ]);
     let table = String::from_utf8(output.stdout).unwrap();
     let (speeds, misses) = table.split_once("\n\n").unwrap();
@@ -169,6 +175,39 @@ fn a_bench_compares_strategies_token_by_token() {
                 && strategy["ratio_to_ar"].as_f64().unwrap() > 0.0
         );
         assert!(strategy["acceptance_length"].as_f64().unwrap() >= 1.0);
+    }
+    // Those that use as many devices stand together.
+    let devices: Vec<_> = (strategies.iter())
+        .map(|strategy| strategy["devices"].as_u64().unwrap())
+        .collect();
+    assert_eq!(devices[3], 2, "one draft and no qualifier");
+    assert!(devices[2] > 2, "{devices:?}");
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(page.contains("<caption>2 devices</caption>"), "{page}");
+    // It fetches nothing, and runs nothing.
+    for absent in ["<script", "src=", "@import", "<link", "href=\"http"] {
+        assert!(!page.contains(absent), "{absent}");
+    }
+    // Every token of every traced text is there, with whose guess it was.
+    let texts = page.matches("<span class=\"g").count();
+    assert!(texts >= 4 * 12, "{texts}");
+    assert!(page.contains("title=\"draft, first guess\""), "{page}");
+    let trace = json(&trace);
+    let events = trace["traceEvents"].as_array().unwrap();
+    let count = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+    assert!(count("target step") > 4 && count("draft step") > 4);
+    assert!(count("hit") + count("miss") > 4);
+    let committed: u64 = (events.iter())
+        .filter(|event| event["name"] == "committed")
+        .map(|event| event["args"]["tokens"].as_u64().unwrap())
+        .sum();
+    assert_eq!(committed, 4 * 12);
+    for name in ["timeline.svg", "guesses.svg"] {
+        let picture = fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(
+            picture.starts_with("<svg") && picture.ends_with("</svg>\n"),
+            "{name}"
+        );
     }
 }
 

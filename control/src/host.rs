@@ -19,7 +19,7 @@ use speculation::message::{
     StreamName, Term,
 };
 use speculation::replica::Poll;
-use speculation::session::{Capacity, Session, SessionError};
+use speculation::session::{Capacity, Session, SessionError, Trail};
 use speculation::strategy::Registry;
 
 use crate::activity::{Account, Status};
@@ -560,6 +560,11 @@ impl<L: Slots, X> Host<L, X> {
     /// The state machine of a session.
     pub fn session(&self, session: SessionId) -> Option<&Session> {
         self.table.get(session).map(|hosted| &hosted.session)
+    }
+
+    /// What the steps of a session have made of guesses since this was last asked.
+    pub fn take_trail(&mut self, session: SessionId) -> Option<Trail> {
+        (self.table.get_mut(session)).map(|hosted| hosted.session.take_trail())
     }
 
     /// What a session is doing, as the last [`poll_batch`](Self::poll_batch) found it.

@@ -17,7 +17,7 @@ use speculation::relay::{Relay, RelayConfig, WorkerKey};
 use speculation::strategy::Chosen;
 
 use crate::clock::{Clock, Event, ToCoordinator, ToWorker};
-use crate::experiment::{Contender, LabError, Load, Prompts};
+use crate::experiment::{Arrivals, Contender, LabError, Load, Prompts};
 use crate::outcome::Request;
 use crate::worker::{Sizes, Worker};
 
@@ -70,7 +70,11 @@ impl Coordinator {
         workers: &[Worker],
         sizes: Sizes,
     ) -> Self {
-        let mut fleet = Fleet::new(Admission::new(load.concurrency, 0));
+        let queued = match load.arrivals {
+            Arrivals::Closed => 0,
+            Arrivals::At(_) => load.requests,
+        };
+        let mut fleet = Fleet::new(Admission::new(load.concurrency, queued));
         for worker in workers {
             let key = key(worker.at);
             fleet.add_worker(key, Some(worker.role));
@@ -141,8 +145,7 @@ impl Coordinator {
     }
 
     fn try_place(&mut self, clock: &mut Clock, waiting: &Waiting) -> Result<bool, LabError> {
-        let (text, seed) = self.prompt(waiting.number);
-        let prompt = text.len() as u32;
+        let prompt = self.prompt_len(waiting.number);
         // Sessions are counted from 1.
         let id = SessionId(waiting.number as u64 + 1);
         let positions = prompt + self.load.tokens;
@@ -167,6 +170,7 @@ impl Coordinator {
             }
             Err(why) => return Err(broken(format!("no place: {why:?}"))),
         };
+        let (text, seed) = self.prompt(waiting.number);
         let relay = Relay::new(RelayConfig {
             session: id,
             text,
@@ -197,7 +201,7 @@ impl Coordinator {
             },
             prompt,
             began: clock.now,
-            request: Request::new(waiting.number, waiting.asked),
+            request: Request::new(waiting.number, waiting.asked, clock.now),
         };
         for reservation in reservations {
             session.reserve(reservation);
@@ -210,6 +214,14 @@ impl Coordinator {
     /// 64 bits that belong to a request.
     fn draw(&self, number: usize, place: u32) -> u64 {
         NoiseKey::new(self.load.seed, 2, place).hash(number as u32)
+    }
+
+    /// Tokens that a request begins with.
+    fn prompt_len(&self, number: usize) -> u32 {
+        match &self.load.prompts {
+            Prompts::Drawn(tokens) => *tokens,
+            Prompts::Given(prompts) => prompts[number % prompts.len()].0.len() as u32,
+        }
     }
 
     /// What a request begins with, and its seed.
@@ -368,7 +380,9 @@ impl Coordinator {
             ..session.request
         });
         (self.fleet).handle_ended(session.turn, clock.now - session.began);
-        clock.at(clock.now, Event::Ask);
+        if self.load.arrivals == Arrivals::Closed {
+            clock.at(clock.now, Event::Ask);
+        }
         if self.fleet.poll_changes().vacancy {
             self.place(clock)?;
         }

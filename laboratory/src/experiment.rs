@@ -137,6 +137,20 @@ pub struct Cluster {
     pub times: StepTimes,
     /// How long messages take.
     pub network: Network,
+    /// When sessions get the answers of a step.
+    pub answers: Answers,
+    /// What the host's own work adds to a step for each of its rows: planning, trees, messages.
+    pub host_per_row: Time,
+}
+
+/// When sessions get the answers of a step, and begin to wait for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answers {
+    /// At its end, as from a model.
+    #[default]
+    AtEnd,
+    /// At its beginning, as on a rig whose steps are computed or drawn first and then padded.
+    AtBeginning,
 }
 
 /// What requests begin with.
@@ -162,13 +176,25 @@ impl Prompts {
     }
 }
 
-/// Who asks for what. Each of `concurrency` clients sends its next request when the last one was answered.
+/// When requests are sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Arrivals {
+    /// By as many clients as requests may run at one time: each sends its next one when its last one was answered.
+    #[default]
+    Closed,
+    /// At these times, ascending, one for each request; who finds no room waits.
+    At(Vec<Time>),
+}
+
+/// Who asks for what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     /// All requests together.
     pub requests: usize,
-    /// Clients.
+    /// Requests that run at one time, at most.
     pub concurrency: usize,
+    /// When requests are sent.
+    pub arrivals: Arrivals,
     /// What they begin with.
     pub prompts: Prompts,
     /// Tokens that each request generates, at least 2: speed is measured from the first to the last.
@@ -258,6 +284,14 @@ pub(crate) fn check(cluster: &Cluster, load: &Load) -> Result<(), LabError> {
     within("qualifiers", qualifiers, 0, MAX_WORKERS)?;
     within("drafts", drafts, 0, MAX_WORKERS)?;
     within("requests", load.requests, 1, 1 << 24)?;
+    if let Arrivals::At(times) = &load.arrivals {
+        within(
+            "times of arrival",
+            times.len(),
+            load.requests,
+            load.requests,
+        )?;
+    }
     within("concurrency", load.concurrency, 1, MAX_CLIENTS)?;
     let most = MAX_TEXT as usize / 2;
     within("tokens of a prompt", load.prompts.longest(), 1, most)?;

@@ -12,6 +12,7 @@
 //! network takes.
 
 pub mod acceptance;
+pub mod arrivals;
 mod clock;
 pub mod closed;
 mod coordinator;
@@ -22,7 +23,8 @@ mod worker;
 mod world;
 
 pub use experiment::{
-    Cluster, Contender, Counts, LabError, Load, Network, Prompts, StepTime, StepTimes, Vocabulary,
+    Answers, Arrivals, Cluster, Contender, Counts, LabError, Load, Network, Prompts, StepTime,
+    StepTimes, Vocabulary,
 };
 pub use outcome::{Noted, Outcome, Request, Step};
 pub use world::run;

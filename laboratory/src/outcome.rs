@@ -1,5 +1,7 @@
 //! What was measured, as a client and the product's own statistics would have it.
 
+use std::collections::BTreeMap;
+
 use speculation::Time;
 use speculation::duty::Role;
 use speculation::recording::Recording;
@@ -12,6 +14,8 @@ pub struct Request {
     pub number: usize,
     /// When it was sent.
     pub asked: Time,
+    /// When it got its workers.
+    pub began: Time,
     /// The text.
     pub tokens: Vec<u32>,
     /// When tokens arrived, and how many.
@@ -23,10 +27,11 @@ pub struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(number: usize, asked: Time) -> Self {
+    pub(crate) fn new(number: usize, asked: Time, began: Time) -> Self {
         Request {
             number,
             asked,
+            began,
             tokens: Vec::new(),
             arrivals: Vec::new(),
             stats: SessionStats::default(),
@@ -86,6 +91,8 @@ pub struct Outcome {
     pub events: u64,
     /// The steps of each of those workers, targets first; without any if no time was noted.
     pub noted: Vec<Noted>,
+    /// The time that the workers of each role were in steps, all of them together, and how many workers there are.
+    pub busy: BTreeMap<Role, (Time, usize)>,
 }
 
 impl Outcome {
@@ -103,6 +110,20 @@ impl Outcome {
         let took = self.took.as_secs_f64();
         if took > 0.0 {
             self.tokens() as f64 / took
+        } else {
+            0.0
+        }
+    }
+
+    /// The share of its time that a worker of this role was in a step, on average.
+    #[must_use]
+    pub fn utilisation(&self, role: Role) -> f64 {
+        let Some(&(busy, workers)) = self.busy.get(&role) else {
+            return 0.0;
+        };
+        let all = self.took.as_secs_f64() * workers as f64;
+        if all > 0.0 {
+            busy.as_secs_f64() / all
         } else {
             0.0
         }

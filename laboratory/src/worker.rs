@@ -23,7 +23,7 @@ use speculation::session::Capacity;
 use speculation::strategy::Registry;
 
 use crate::clock::{Clock, Event, ToCoordinator, ToWorker};
-use crate::experiment::{Cluster, LabError, StepTime};
+use crate::experiment::{Answers, Cluster, LabError, StepTime};
 use crate::outcome::{self, Noted};
 
 /// Rows of one step, all sessions together, as the product's workers have it.
@@ -93,6 +93,8 @@ pub(crate) struct Worker {
     host: Host<Slots, Own>,
     backend: Synthetic,
     time: StepTime,
+    answers: Answers,
+    host_per_row: Time,
     arrived: VecDeque<ToWorker>,
     step: Option<Step>,
     steps: u64,
@@ -101,6 +103,8 @@ pub(crate) struct Worker {
     idle: Option<Time>,
     /// Whether it ever had a session.
     pub(crate) was_used: bool,
+    /// The time that it was in steps.
+    pub(crate) busy: Time,
     /// The time whose steps are noted down.
     watch: Option<(Time, Time)>,
     noted: Vec<outcome::Step>,
@@ -165,12 +169,15 @@ impl Worker {
             host,
             backend,
             time,
+            answers: cluster.answers,
+            host_per_row: cluster.host_per_row,
             arrived: VecDeque::new(),
             step: None,
             steps: 0,
             tick: None,
             idle: Some(Time::ZERO),
             was_used: false,
+            busy: Time::ZERO,
             watch,
             noted: Vec::new(),
         })
@@ -236,6 +243,10 @@ impl Worker {
         }
         self.steps += 1;
         let took = self.time.of(batch.rows());
+        if self.answers == Answers::AtBeginning {
+            self.hand_out(clock.now, &batch, took)?;
+        }
+        let lasts = took + self.host_per_row * batch.rows() as u32;
         self.step = Some(Step {
             number: self.steps,
             useful: Usefulness::of(&batch),
@@ -243,7 +254,7 @@ impl Worker {
             begun: clock.now,
             took,
         });
-        clock.at(clock.now + took, Event::StepEnds(self.at, self.steps));
+        clock.at(clock.now + lasts, Event::StepEnds(self.at, self.steps));
         Ok(())
     }
 
@@ -253,12 +264,20 @@ impl Worker {
             return Ok(());
         };
         let Step { batch, took, .. } = &step;
-        let answers = self.compute(batch)?;
-        (self.host).handle_answers(clock.now, batch, &answers, *took, *took);
+        if self.answers == Answers::AtEnd {
+            self.hand_out(clock.now, batch, *took)?;
+        }
         (self.host).handle_ended(clock.now, batch, *took, Outcome::Done);
         self.note(clock.now, &step, Outcome::Done);
         self.report(clock);
         self.run(clock)
+    }
+
+    /// Gives sessions the answers of a step.
+    fn hand_out(&mut self, now: Time, batch: &Batch, took: Time) -> Result<(), LabError> {
+        let answers = self.compute(batch)?;
+        (self.host).handle_answers(now, batch, &answers, took, took);
+        Ok(())
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Vec<Vec<decode::Answer>>, LabError> {
@@ -337,6 +356,7 @@ impl Worker {
     }
 
     fn note(&mut self, now: Time, step: &Step, outcome: Outcome) {
+        self.busy += now - step.begun;
         let is_noted = |(from, until): (Time, Time)| now >= from && step.begun < until;
         if self.watch.is_some_and(is_noted) {
             self.noted.push(outcome::Step {

@@ -1,12 +1,14 @@
 //! One experiment from its beginning to its end.
 
+use std::collections::BTreeMap;
+
 use speculation::Time;
 use speculation::duty::Role;
 use speculation::strategy::Registry;
 
 use crate::clock::{Clock, Event};
 use crate::coordinator::Coordinator;
-use crate::experiment::{Cluster, Contender, Counts, LabError, Load, check};
+use crate::experiment::{Arrivals, Cluster, Contender, Counts, LabError, Load, check};
 use crate::outcome::Outcome;
 use crate::worker::{Sizes, Worker};
 
@@ -64,8 +66,9 @@ pub fn run(
         &workers,
         sizes,
     );
-    for _ in 0..load.concurrency {
-        clock.at(Time::ZERO, Event::Ask);
+    match &load.arrivals {
+        Arrivals::Closed => (0..load.concurrency).for_each(|_| clock.at(Time::ZERO, Event::Ask)),
+        Arrivals::At(times) => times.iter().for_each(|&time| clock.at(time, Event::Ask)),
     }
     let (mut events, mut took) = (0, Time::ZERO);
     while let Some(event) = clock.next() {
@@ -96,8 +99,15 @@ pub fn run(
     if let Some(last) = requests.iter().filter_map(|one| one.arrivals.last()).max() {
         took = took.max(last.0);
     }
+    let mut busy = BTreeMap::new();
+    for worker in &workers {
+        let (time, count) = busy.entry(worker.role).or_insert((Time::ZERO, 0));
+        *time += worker.busy;
+        *count += 1;
+    }
     Ok(Outcome {
         took,
+        busy,
         devices: workers.iter().filter(|worker| worker.was_used).count(),
         noted: (workers.into_iter())
             .filter(|worker| worker.was_used)

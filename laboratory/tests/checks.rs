@@ -6,8 +6,8 @@ use engine::synthetic::{Profile, QualifierPick};
 use offshoot_laboratory as laboratory;
 use offshoot_laboratory::recording::{self, Text};
 use offshoot_laboratory::{
-    Cluster, Contender, Counts, Load, Network, Outcome, Prompts, Step, StepTime, StepTimes,
-    Vocabulary, acceptance, closed,
+    Answers, Arrivals, Cluster, Contender, Counts, Load, Network, Outcome, Prompts, Step, StepTime,
+    StepTimes, Vocabulary, acceptance, closed,
 };
 use speculation::Time;
 use speculation::duty::Role;
@@ -38,6 +38,8 @@ fn pair(a: f64, target_ms: f64) -> Cluster {
             trip: Time::from_micros(1),
             jitter: Time::ZERO,
         },
+        answers: Answers::AtEnd,
+        host_per_row: Time::ZERO,
     }
 }
 
@@ -49,6 +51,7 @@ fn load(requests: usize, tokens: u32) -> Load {
         tokens,
         temperature: 0.0,
         seed: 7,
+        arrivals: Arrivals::Closed,
         record: 0,
         watch: None,
     }
@@ -327,3 +330,62 @@ fn a_recording_of_a_cluster_says_what_the_cluster_was_made_of() {
 }
 
 const NANO: &[u8] = include_bytes!("../../models/profiles/nano.json");
+
+#[test]
+fn requests_that_find_no_room_wait_and_no_text_depends_on_when_they_came() {
+    let cluster = pair(0.8, 20.0);
+    let closed = load(6, 24);
+    let settings = || Settings::new("auto");
+    let at_once = Load {
+        arrivals: Arrivals::At(vec![Time::ZERO; 6]),
+        ..closed.clone()
+    };
+    let apart = Load {
+        arrivals: Arrivals::At((0..6).map(Time::from_secs).collect()),
+        ..closed.clone()
+    };
+    let [closed, at_once, apart] =
+        [closed, at_once, apart].map(|load| run(&cluster, &load, settings()));
+    let waited = |outcome: &Outcome| -> Vec<Time> {
+        let each = outcome.requests.iter();
+        each.map(|request| request.began - request.asked).collect()
+    };
+    assert!(waited(&at_once).is_sorted() && waited(&at_once)[5] > ms(500.0));
+    assert!(waited(&apart).iter().all(|&time| time == Time::ZERO));
+    for other in [&at_once, &apart] {
+        let texts = |outcome: &Outcome| -> Vec<Vec<u32>> {
+            outcome
+                .requests
+                .iter()
+                .map(|one| one.tokens.clone())
+                .collect()
+        };
+        assert_eq!(texts(other), texts(&closed));
+    }
+    assert!(at_once.utilisation(Role::Target) > 0.9);
+    assert!(apart.utilisation(Role::Target) < 0.5);
+}
+
+#[test]
+fn answers_at_the_beginning_of_a_step_and_the_hosts_own_work_change_times_and_no_text() {
+    let at_end = pair(0.8, 20.0);
+    let texts = |outcome: Outcome| -> Vec<Vec<u32>> {
+        outcome.requests.into_iter().map(|one| one.tokens).collect()
+    };
+    let slow = Cluster {
+        host_per_row: Time::from_micros(200),
+        ..at_end.clone()
+    };
+    let padded = Cluster {
+        answers: Answers::AtBeginning,
+        ..at_end.clone()
+    };
+    for name in ["serial", "parallel", "auto"] {
+        let of = |cluster: &Cluster| run(cluster, &load(4, 64), Settings::new(name));
+        let (usual, slow, padded) = (of(&at_end), of(&slow), of(&padded));
+        assert!(slow.speed() < usual.speed(), "{name}");
+        let usual = texts(usual);
+        assert_eq!(texts(slow), usual, "{name}");
+        assert_eq!(texts(padded), usual, "{name}");
+    }
+}

@@ -84,8 +84,8 @@ pub struct Inbound {
     watermark: NodeNumber,
     places: BTreeMap<NodeNumber, Place>,
     foreseen: u32,
-    /// Who foresaw the last of those tokens.
-    foreseen_by: Source,
+    /// Who foresaw the last of those tokens, and with which rank.
+    foreseen_by: (Source, u8),
 }
 
 impl Inbound {
@@ -133,7 +133,7 @@ impl Inbound {
                     }
                     if position + 1 > self.foreseen {
                         self.foreseen = position + 1;
-                        self.foreseen_by = source_of(batch, at);
+                        self.foreseen_by = (source_of(batch, at), rank_of(batch, at));
                     }
                     Place::Text(position)
                 }
@@ -249,8 +249,8 @@ impl Inbound {
         self.foreseen
     }
 
-    /// The source of the last of those tokens.
-    pub fn foreseen_by(&self) -> Source {
+    /// The source of the last of those tokens, and its place among the guesses that came with it, from 1.
+    pub fn foreseen_by(&self) -> (Source, u8) {
         self.foreseen_by
     }
 
@@ -289,6 +289,21 @@ pub(crate) fn source_of(batch: &NodeBatch, at: usize) -> Source {
         .origins
         .get(at)
         .map_or(Source::Unknown, |origin| origin.source)
+}
+
+/// The place of a guess behind so many better ones, from 1.
+pub(crate) fn rank(better: usize) -> u8 {
+    u8::try_from(better).unwrap_or(u8::MAX).saturating_add(1)
+}
+
+/// The place of a node among those of its source that the batch has behind the same parent, by probability, from 1.
+fn rank_of(batch: &NodeBatch, at: usize) -> u8 {
+    let better = (0..batch.len()).filter(|&other| {
+        batch.parents[other] == batch.parents[at]
+            && source_of(batch, other) == source_of(batch, at)
+            && batch.edges[other] > batch.edges[at]
+    });
+    rank(better.count())
 }
 
 #[derive(Clone, Copy, Debug)]

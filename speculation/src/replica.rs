@@ -133,7 +133,7 @@ impl<X: Clone + Default> Replica<X> {
     }
 
     /// See [`Inbound::foreseen_by`].
-    pub(crate) fn foreseen_by(&self) -> Source {
+    pub(crate) fn foreseen_by(&self) -> (Source, u8) {
         self.inbound.foreseen_by()
     }
 

@@ -69,6 +69,10 @@ const LONGEST: f64 = 0.6;
 const ROUND_TIMES: f64 = 4.0;
 const ROUND_SLACK_US: f64 = 2_000.0;
 
+/// What a step of a draft is taken to last at least once a round was late, microseconds: rounds that had been drafted before their
+/// commit came may have taken no time at all.
+const LEAST_STEP_US: f64 = 100.0;
+
 /// The longest wait for a round, also before the first round was seen, microseconds.
 const LONGEST_ROUND_US: f64 = 1e6;
 
@@ -186,7 +190,7 @@ impl Waits<'_> {
         }
         // Drafts may have become slower for good: the next round gets more time.
         if let Some(step_us) = &mut self.model.draft_step_us {
-            *step_us *= 1.5;
+            *step_us = (*step_us * 1.5).max(LEAST_STEP_US);
         }
         Start::Now
     }
@@ -286,5 +290,31 @@ mod tests {
             panic!("it waits again");
         };
         assert!(longer > 34 * MS, "a draft that was late gets more time");
+    }
+
+    #[test]
+    fn rounds_that_took_no_time_are_forgotten_when_others_are_late() {
+        let mut model = WaitModel::default();
+        model.round_took(4, Time::ZERO);
+        let mut limit = Time::ZERO;
+        for _ in 0..20 {
+            let next = NextStep {
+                base_since: Time::ZERO,
+                ..next(1000 * MS, 0.0)
+            };
+            let mut waits = Waits {
+                model: &mut model,
+                waiting: &mut None,
+            };
+            assert_eq!(waits.for_round(&next), Start::Now);
+            let now = NextStep {
+                now: Time::ZERO,
+                ..next
+            };
+            if let Start::WaitUntil(until) = waits.for_round(&now) {
+                limit = until;
+            }
+        }
+        assert!(limit > 100 * MS, "{limit:?}");
     }
 }

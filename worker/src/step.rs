@@ -10,6 +10,7 @@ use engine::{EngineError, SeqStep, StepEnd};
 
 use crate::stream::StreamSlots;
 use crate::thread::{ModelThread, Own};
+use crate::trace::SessionTrace;
 use crate::watch::Watch;
 
 /// Why the sessions of a batch exist: events that arrive during a step are handled after it.
@@ -111,10 +112,15 @@ impl ModelThread {
         }
     }
 
-    fn trace(&self, part: &Part, begun: Instant, took: Duration, outcome: Outcome) {
+    fn trace(&mut self, part: &Part, begun: Instant, took: Duration, outcome: Outcome) {
+        let is_traced = |own: &Own| (own.trace.as_ref()).is_some_and(SessionTrace::is_recording);
+        if !self.host.own(part.session).is_some_and(is_traced) {
+            return;
+        }
+        let trail = self.host.take_trail(part.session).unwrap_or_default();
         let own = self.host.own(part.session);
         if let Some(trace) = own.and_then(|own| own.trace.as_ref()) {
-            trace.step(begun, took, &part.plan, outcome);
+            trace.step(begun, took, &part.plan, outcome, &trail);
         }
     }
 

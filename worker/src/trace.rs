@@ -10,6 +10,7 @@ use runtime::TraceContext;
 use runtime::trace::{KeyValue, Span, SpanKind, WallClock};
 use speculation::duty::Role;
 use speculation::message::{Activity, SessionSpec};
+use speculation::session::{Guesser, Trail};
 
 /// The trace of one session; the span ends with it.
 #[derive(Debug)]
@@ -17,6 +18,15 @@ pub(crate) struct SessionTrace {
     span: Span,
     clock: WallClock,
     step: &'static str,
+}
+
+/// Who had guessed tokens: names of sources with the rank of the guess (`draft:2`), `target` where nobody had.
+fn guessed(guessers: &[Guesser]) -> String {
+    let name = |guesser: &Guesser| match guesser.source {
+        Some(source) => format!("{}:{}", source.name(), guesser.rank),
+        None => "target".to_owned(),
+    };
+    guessers.iter().map(name).collect::<Vec<_>>().join(" ")
 }
 
 /// The names of a role's spans: of a session, and of a step.
@@ -42,16 +52,34 @@ impl SessionTrace {
         }
     }
 
-    /// The session had a part in a step.
-    pub(crate) fn step(&self, begun: Instant, took: Duration, plan: &StepPlan, outcome: Outcome) {
-        if !self.span.is_recording() {
-            return;
-        }
-        let attributes = vec![
+    /// Whether steps are recorded.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.span.is_recording()
+    }
+
+    /// The session had a part in a step, from which `trail` came.
+    pub(crate) fn step(
+        &self,
+        begun: Instant,
+        took: Duration,
+        plan: &StepPlan,
+        outcome: Outcome,
+        trail: &Trail,
+    ) {
+        let mut attributes = vec![
             KeyValue::new("offshoot.append_rows", plan.append.len() as i64),
             KeyValue::new("offshoot.tree_rows", plan.rows.len() as i64),
             KeyValue::new("offshoot.abandoned", outcome == Outcome::Abandoned),
         ];
+        if trail.committed > 0 {
+            attributes.extend([
+                KeyValue::new("offshoot.committed", i64::from(trail.committed)),
+                KeyValue::new("offshoot.chain_submitted", i64::from(trail.submitted)),
+                KeyValue::new("offshoot.chain_accepted", i64::from(trail.accepted)),
+                KeyValue::new("offshoot.guessed_from", i64::from(trail.from)),
+                KeyValue::new("offshoot.guessed", guessed(&trail.guessers)),
+            ]);
+        }
         let (from, to) = (self.clock.at(begun), self.clock.at(begun + took));
         self.span.child(self.step, from, to, attributes);
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use proto::v1;
 use proto::v1::generate_request::Prompt;
 use speculation::strategy::Knobs;
 
@@ -39,6 +40,17 @@ pub(crate) struct Samples {
 }
 
 impl Rig {
+    /// The request of a contender for a prompt.
+    pub(crate) fn request(&self, contender: &Contender, prompt: usize) -> v1::GenerateRequest {
+        let mut request = self.sampling.request(
+            Prompt::Text(self.prompts[prompt].clone()),
+            self.max_tokens,
+            Some(seed(self.seed, prompt)),
+        );
+        contender.apply(&mut request);
+        request
+    }
+
     /// One completion of each of the prompts numbered `prompts`, as many at a time as there are to be.
     ///
     /// # Errors
@@ -46,12 +58,7 @@ impl Rig {
     async fn group(&self, contender: &Contender, prompts: &[usize]) -> Result<Samples> {
         let begun = Instant::now();
         let requests = prompts.iter().enumerate().map(|(at, &prompt)| async move {
-            let mut request = self.sampling.request(
-                Prompt::Text(self.prompts[prompt].clone()),
-                self.max_tokens,
-                Some(seed(self.seed, prompt)),
-            );
-            contender.apply(&mut request);
+            let request = self.request(contender, prompt);
             let completion = self
                 .client
                 .clone()

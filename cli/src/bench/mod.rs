@@ -8,6 +8,7 @@ mod contender;
 mod measure;
 mod prompts;
 mod report;
+mod traced;
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -22,14 +23,16 @@ use crate::End;
 use crate::client::Client;
 use crate::cluster::{Cluster, ClusterArgs, ClusterPlan, Use};
 use crate::console::{self, Progress};
+use crate::page;
 use crate::sampling::SamplingArgs;
 use crate::strategy::REFERENCE;
+use crate::trace::{Collector, draw_chrome};
 pub(crate) use contender::{Contender, Qualifiers};
 use measure::Rig;
 pub(crate) use measure::seed;
 pub(crate) use prompts::read as read_prompts;
-use report::{Labels, Report, Synthetic};
-pub(crate) use report::{Machine, align};
+use report::{Labels, Synthetic};
+pub(crate) use report::{Machine, Report, StrategyReport, align};
 
 /// Arguments of `offshoot bench`.
 #[derive(Args, Clone, Debug)]
@@ -39,6 +42,7 @@ Examples:
   offshoot bench --prompts prompts.jsonl --pace target=20,qualifier=7,draft=2 --json out.json
   offshoot bench --prompts prompts.jsonl --strategies ar,serial:gamma=4,auto,auto:qualifier=off --drafts 2
   offshoot bench --prompts prompts.jsonl --synthetic nano --step-ms target=1:20,64:40,qualifier=7,draft=2
+  offshoot bench --prompts prompts.jsonl --pace target=20,draft=2 --html report.html --trace trace.json
 
 Knobs follow the name of a strategy (NAME:KNOB=VALUE:...); `offshoot strategies` lists them. A strategy that has a sweep
 and is given no knobs is tuned first. The table goes to stdout; it says whether figures were taken with --pace or
@@ -80,6 +84,20 @@ pub(crate) struct BenchArgs {
     /// Also write all results to this file, as JSON
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
+    /// Also write all results to this file, as a page that needs nothing else: tables by devices, a timeline of a request, the
+    /// text by who had guessed it
+    #[arg(long, value_name = "OUT.html")]
+    html: Option<PathBuf>,
+    /// Also write what every worker did in a request of each strategy, in the format of Chrome and Perfetto
+    #[arg(long, value_name = "OUT.json")]
+    trace: Option<PathBuf>,
+    /// Also write timeline.svg, a part of a request of each strategy, and guesses.svg, the text of the last strategy by who had
+    /// guessed it, to this folder
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+    /// With --html, --trace or --pictures: prompts that are completed once more, traced, after everything is measured
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    trace_prompts: u32,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -98,10 +116,17 @@ pub(crate) async fn run(args: BenchArgs) -> Result<End> {
     if let Some(limit) = args.limit {
         prompts.truncate(limit as usize);
     }
-    if let Some(path) = &args.json {
+    for path in [&args.json, &args.html, &args.trace].into_iter().flatten() {
         check_writable(path)?;
     }
+    if let Some(dir) = &args.pictures {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
     let mut plan = args.cluster.clone().plan()?;
+    let collector = match args.draws() {
+        true => Some(collect(&mut plan, &drain).await?),
+        false => None,
+    };
     let concurrency = args.concurrency as usize;
     // A session that has just ended may still occupy its slot when the next one opens.
     plan.sessions = (concurrency > 8).then_some(2 * concurrency);
@@ -116,16 +141,71 @@ pub(crate) async fn run(args: BenchArgs) -> Result<End> {
         report = measure(&args, &plan, field, prompts, &address) => Some(report),
         () = drain.stopping() => None,
     };
+    // The last spans come when processes end.
     cluster.stop().await;
-    let Some(report) = measured.transpose()? else {
+    let Some(run) = measured.transpose()? else {
         return Ok(End::Interrupted);
     };
+    let report = &run.report;
     console::put(&report.table())?;
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
     if let Some(path) = &args.json {
-        let text = serde_json::to_string(&report).context("cannot write the report as JSON")?;
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        let text = serde_json::to_string(report).context("cannot write the report as JSON")?;
+        write(path, text)?;
+    }
+    let Some(collector) = collector else {
+        return Ok(End::Done);
+    };
+    let mut stories = traced::stories(&run.sent, &collector, &run.rig, &plan, &run.contenders)?;
+    stories.truncate(report.strategies.len());
+    if let Some(path) = &args.html {
+        write(path, page::page(report, &stories))?;
+    }
+    if let Some(path) = &args.trace {
+        let drawn = (stories.iter())
+            .filter_map(|story| Some((story.label.as_str(), story.timelines.first()?)));
+        write(path, draw_chrome(drawn))?;
+    }
+    if let Some(dir) = &args.pictures {
+        for (name, picture) in [
+            ("timeline.svg", page::timeline_picture(&stories)),
+            ("guesses.svg", page::text_picture(&stories)),
+        ] {
+            let picture = picture.with_context(|| format!("there is nothing to draw in {name}"))?;
+            write(&dir.join(name), picture)?;
+        }
     }
     Ok(End::Done)
+}
+
+impl BenchArgs {
+    /// Whether requests are traced.
+    fn draws(&self) -> bool {
+        self.html.is_some() || self.trace.is_some() || self.pictures.is_some()
+    }
+}
+
+/// Makes the processes of a plan send spans of those requests that this process traces, and of no others.
+async fn collect(plan: &mut ClusterPlan, drain: &Drain) -> Result<Collector> {
+    if plan.trace.otlp_traces_endpoint.is_some() {
+        bail!(
+            "--html, --trace and --pictures collect spans themselves: leave --otlp-traces-endpoint out"
+        );
+    }
+    let collector = Collector::start(drain).await?;
+    plan.trace.otlp_traces_endpoint = Some(collector.address.clone());
+    plan.trace.trace_sample_ratio = 0.0;
+    Ok(collector)
+}
+
+/// What was measured, and the traced requests with what they were sent by.
+struct Run {
+    report: Report,
+    sent: Vec<traced::Sent>,
+    rig: Rig,
+    contenders: Vec<Contender>,
 }
 
 /// Who takes part, and how many of them, from the first, are reported.
@@ -157,7 +237,7 @@ async fn measure(
     mut field: Field,
     prompts: Vec<String>,
     address: &str,
-) -> Result<Report> {
+) -> Result<Run> {
     let mut rig = Rig {
         client: Client::connect(address, &runtime::Caller::default()).await?,
         prompts,
@@ -184,13 +264,21 @@ async fn measure(
         "measuring",
     );
     let samples = rig.compare(&field.contenders, repeats).await?;
+    let mut sent = Vec::new();
+    if args.draws() {
+        let prompts = args.trace_prompts as usize;
+        let traced = &field.contenders[..field.listed];
+        rig.progress.clear();
+        rig.progress = Progress::counted(traced.len() * prompts, "tracing");
+        sent = traced::send(&rig, traced, prompts).await?;
+    }
     rig.progress.clear();
     let (paced, synthetic) = (pace(plan), synthetic(plan));
     let labels = Labels {
         paced: paced.is_some(),
         synthetic: synthetic.is_some(),
     };
-    Ok(Report {
+    let report = Report {
         strategies: report::strategies(&field.contenders, &samples, field.listed, labels),
         paced,
         step_ms: step_ms(plan),
@@ -204,6 +292,12 @@ async fn measure(
         max_tokens: args.max_tokens,
         temperature: args.sampling.temperature,
         seed: args.seed,
+    };
+    Ok(Run {
+        report,
+        sent,
+        rig,
+        contenders: field.contenders,
     })
 }
 

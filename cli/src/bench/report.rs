@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
+use proto::v1;
 use serde::Serialize;
 use speculation::misses::MissCause;
 
 use super::contender::{Contender, Qualifiers};
 use super::measure::Samples;
 use crate::client::Completion;
-use crate::statistics::{self, RoleTime, SourceCounts, Totals, median, milliseconds, percentile};
+use crate::statistics::{
+    self, RoleTime, SourceCounts, Totals, median, milliseconds, percentile, quartiles,
+};
 use crate::strategy::REFERENCE;
 
 /// A whole run.
@@ -105,6 +108,23 @@ pub(crate) struct StrategyReport {
     pub(crate) tokens: usize,
     /// As on the command line, knobs included.
     pub(crate) label: String,
+    /// Workers that computed for a request, each counted as a device.
+    pub(crate) devices: usize,
+    /// First and third quartile of `tok_s` over requests.
+    pub(crate) tok_s_quartiles: Option<[f64; 2]>,
+    /// How each worker spent its time.
+    pub(crate) workers: Vec<WorkerReport>,
+}
+
+/// One worker in the requests of a strategy.
+#[derive(Serialize)]
+pub(crate) struct WorkerReport {
+    /// Its role, with a number where there are several.
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) time: RoleTime,
+    /// Share of the sessions' lives that it spent in steps without a guess; of targets.
+    pub(crate) starved: Option<f64>,
 }
 
 /// What the others are compared with.
@@ -207,7 +227,57 @@ fn strategy(
         requests: completions.len(),
         tokens,
         label: contender.to_string(),
+        devices: devices(completions),
+        tok_s_quartiles: quartiles(completions.iter().filter_map(decode_speed)),
+        workers: workers(completions, &totals),
     }
+}
+
+/// Workers that had a step in a request, at most.
+fn devices(completions: &[Completion]) -> usize {
+    let of = |completion: &Completion| {
+        let statistics = &completion.statistics;
+        (statistics.target.iter())
+            .chain(&statistics.qualifiers)
+            .chain(&statistics.drafts)
+            .filter(|activity| activity.steps > 0)
+            .count()
+    };
+    completions.iter().map(of).max().unwrap_or(0)
+}
+
+/// Adds up what each worker did, by its place among those of its role.
+fn workers(completions: &[Completion], totals: &Totals) -> Vec<WorkerReport> {
+    type Of = fn(&v1::SessionStatistics) -> &[v1::Activity];
+    let roles: [(&str, Of); 3] = [
+        ("target", |one| one.target.as_slice()),
+        ("qualifier", |one| &one.qualifiers),
+        ("draft", |one| &one.drafts),
+    ];
+    let mut found = Vec::new();
+    for (role, of) in roles {
+        let mut sums: Vec<v1::Activity> = Vec::new();
+        for completion in completions {
+            for (at, activity) in of(&completion.statistics).iter().enumerate() {
+                if at == sums.len() {
+                    sums.push(v1::Activity::default());
+                }
+                statistics::add_activity(&mut sums[at], activity);
+            }
+        }
+        let several = sums.len() > 1;
+        for (number, sum) in (1..).zip(sums).filter(|(_, sum)| sum.steps > 0) {
+            found.push(WorkerReport {
+                name: match several {
+                    true => format!("{role} {number}"),
+                    false => role.to_owned(),
+                },
+                time: RoleTime::of(&sum),
+                starved: (role == "target").then(|| totals.target_starved()),
+            });
+        }
+    }
+    found
 }
 
 fn decode_speed(completion: &Completion) -> Option<f64> {
@@ -245,7 +315,7 @@ fn differing(samples: &Samples, reference: &Samples) -> usize {
 
 impl Report {
     /// How the figures were taken.
-    fn heading(&self) -> String {
+    pub(crate) fn heading(&self) -> String {
         fn by_role<T: Display>(times: &BTreeMap<&'static str, T>) -> String {
             let steps: Vec<_> = (times.iter())
                 .map(|(role, ms)| format!("{role} {ms} ms"))

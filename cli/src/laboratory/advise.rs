@@ -103,7 +103,7 @@ pub(crate) fn advise(args: &AdviseArgs) -> Result<End> {
         drafts: 1,
     };
     let base = args.traffic.cluster(most, &args.network)?;
-    let load = args.load.load();
+    let load = args.load.load()?;
     let mut choices = Vec::with_capacity(trials.len());
     for (contender, counts) in trials {
         let cluster = Cluster {

@@ -13,7 +13,7 @@ use speculation::strategy::Registry;
 use text::{Special, Tokenizer};
 
 use super::SimulateArgs;
-use super::args::{LoadArgs, TrafficArgs, run as simulate};
+use super::args::{LoadArgs, NetworkArgs, TrafficArgs, When, run as simulate};
 use super::report::Row;
 use crate::End;
 use crate::bench::{self, Contender, align};
@@ -82,6 +82,7 @@ pub(super) fn run(file: &Path, args: &SimulateArgs) -> Result<End> {
             false => PathBuf::from(&synthetic.profile),
         },
         accept: Vec::new(),
+        accept_beta: Vec::new(),
         step_ms: step_ms(&tables.join(","))
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("step_ms of {}", file.display()))?,
@@ -92,7 +93,11 @@ pub(super) fn run(file: &Path, args: &SimulateArgs) -> Result<End> {
         qualifiers: usize::from(measured.models.contains_key("qualifier")),
         drafts: measured.drafts.into(),
     };
-    let mut cluster = traffic.cluster(counts, &args.network)?;
+    let network = NetworkArgs {
+        answers: args.network.answers.or(Some(When::Beginning)),
+        ..args.network
+    };
+    let mut cluster = traffic.cluster(counts, &network)?;
     if cluster.profile.name() != synthetic.profile {
         bail!(
             "the bench was drawn from the profile {}, and this is {}; name its file with --profile",
@@ -105,9 +110,10 @@ pub(super) fn run(file: &Path, args: &SimulateArgs) -> Result<End> {
         concurrency: measured.concurrency,
         max_tokens: measured.max_tokens,
         temperature: measured.temperature,
+        arrivals: None,
         ..args.load
     }
-    .load();
+    .load()?;
     if let Some(prompts) = &args.prompts {
         take_texts(
             &mut cluster,

@@ -36,7 +36,9 @@ use timeline::Drawing;
 Examples:
   offshoot simulate --profile nano --step-ms target=20,draft=2 --strategies ar,serial,auto
   offshoot simulate --accept 0.8 --step-ms target=20,draft=2 --strategies serial:gamma=4,parallel:gamma=8
+  offshoot simulate --accept-beta 0.7,4,0.4 --step-ms target=20,draft=2 --strategies serial,branch:hrad=0,auto
   offshoot simulate --targets 4 --drafts 12 --concurrency 32 --requests 320 --strategies ar,auto
+  offshoot simulate --targets 4 --drafts 4 --concurrency 64 --requests 100000 --arrivals day:6 --strategies ar,auto
   offshoot simulate --strategies serial,auto --timeline timeline.svg
   offshoot simulate --delay-ms 5 --jitter-ms 1 --strategies serial,auto
   offshoot simulate --against bench.json --prompts prompts.jsonl   # of a bench with --synthetic and --step-ms
@@ -115,7 +117,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<End> {
         drafts: args.drafts.into(),
     };
     let cluster = args.traffic.cluster(counts, &args.network)?;
-    let (mut load, registry) = (args.load.load(), Registry::default());
+    let (mut load, registry) = (args.load.load()?, Registry::default());
     load.watch = args.timeline.as_ref().map(|_| args.timeline_ms);
     let mut drawing = Drawing::new(args.timeline_ms);
     let mut report = Report::new(&cluster, &load, &args.traffic)?;
@@ -167,7 +169,7 @@ mod tests {
             drafts: 1,
         };
         let cluster = args.traffic.cluster(counts, &args.network).unwrap();
-        let (load, registry) = (args.load.load(), Registry::default());
+        let (load, registry) = (args.load.load().unwrap(), Registry::default());
         let mut report = Report::new(&cluster, &load, &args.traffic).unwrap();
         for contender in &args.strategies {
             let outcome = args::run(&cluster, &load, contender, &registry).unwrap();

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::Result;
-use laboratory::{Cluster, Load, Outcome};
+use laboratory::{Arrivals, Cluster, Load, Outcome};
 use proto::outward;
 use serde::Serialize;
+use speculation::Time;
 use speculation::duty::Role;
 use speculation::misses::MissCause;
 
 use super::args::TrafficArgs;
 use crate::bench::{Contender, align};
-use crate::statistics::{Totals, median, milliseconds};
+use crate::statistics::{Totals, median, milliseconds, percentile};
 use crate::strategy::REFERENCE;
 
 /// All strategies of one run.
@@ -32,6 +33,8 @@ pub(crate) struct Report {
     temperature: f32,
     seed: u64,
     strategies: Vec<Row>,
+    /// Requests were sent at times of their own.
+    has_arrivals: bool,
     #[serde(skip)]
     texts: Option<Vec<Vec<u32>>>,
 }
@@ -63,9 +66,106 @@ pub(crate) struct Row {
     pub(crate) misses: BTreeMap<&'static str, f64>,
     /// Requests whose text differs from that of the first strategy.
     pub(crate) differing_requests: usize,
+    /// How long requests waited for workers: the median and the 99th percentile.
+    pub(crate) queue_ms: Option<[f64; 2]>,
+    /// From the moment a request was sent to its last token: the median and the 99th percentile.
+    pub(crate) latency_ms: Option<[f64; 2]>,
+    /// The share of their time that the workers of each role were in steps.
+    pub(crate) utilisation: BTreeMap<&'static str, f64>,
+    /// What became of the requests that were sent in each part of the whole time, with times of arrival.
+    pub(crate) parts: Vec<Part>,
     /// Virtual seconds, and events that happened in them.
     pub(crate) seconds: f64,
     pub(crate) events: u64,
+}
+
+/// An equal part of the time in which requests were sent.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Part {
+    /// When it begins, seconds.
+    from_s: f64,
+    requests: usize,
+    /// Tokens that arrived in it, per second.
+    tok_s: f64,
+    /// Median speed of a request that was sent in it.
+    request_tok_s: Option<f64>,
+    acceptance_length: f64,
+    queue_p99_ms: f64,
+}
+
+/// Parts of a run with times of arrival: three hours of a day each.
+const PARTS: usize = 8;
+
+impl Part {
+    fn all(outcome: &Outcome) -> Vec<Part> {
+        let last = outcome.requests.iter().map(|request| request.asked).max();
+        let Some(last) = last
+            .map(|last| last.as_secs_f64())
+            .filter(|&last| last > 0.0)
+        else {
+            return Vec::new();
+        };
+        let length = last / PARTS as f64;
+        let part_of = |time: Time| ((time.as_secs_f64() / length) as usize).min(PARTS - 1);
+        let mut tokens = [0; PARTS];
+        for &(at, count) in outcome
+            .requests
+            .iter()
+            .flat_map(|request| &request.arrivals)
+        {
+            if at.as_secs_f64() <= last {
+                tokens[part_of(at)] += count;
+            }
+        }
+        (0..PARTS)
+            .map(|part| {
+                let within: Vec<_> = (outcome.requests.iter())
+                    .filter(|request| part_of(request.asked) == part)
+                    .collect();
+                let statistics: Vec<_> = (within.iter())
+                    .map(|request| outward::statistics(request.stats.clone()))
+                    .collect();
+                let waits = within.iter().map(|request| waited(request));
+                Part {
+                    from_s: part as f64 * length,
+                    requests: within.len(),
+                    tok_s: tokens[part] as f64 / length,
+                    request_tok_s: median(within.iter().filter_map(|request| request.speed())),
+                    acceptance_length: Totals::of(&statistics).acceptance_length(),
+                    queue_p99_ms: percentile(waits, 0.99).unwrap_or(0.0),
+                }
+            })
+            .collect()
+    }
+
+    fn cells(&self, label: &str) -> Vec<String> {
+        vec![
+            label.to_owned(),
+            format!("{:.0}", self.from_s),
+            self.requests.to_string(),
+            format!("{:.0}", self.tok_s),
+            or_none(self.request_tok_s, 1),
+            format!("{:.2}", self.acceptance_length),
+            format!("{:.0}", self.queue_p99_ms),
+        ]
+    }
+}
+
+fn waited(request: &laboratory::Request) -> f64 {
+    milliseconds(request.began - request.asked)
+}
+
+/// The median and the 99th percentile.
+fn spread(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
+    let values: Vec<f64> = values.collect();
+    Some([
+        median(values.iter().copied())?,
+        percentile(values.iter().copied(), 0.99)?,
+    ])
+}
+
+fn or_none(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
 impl Row {
@@ -98,6 +198,15 @@ impl Row {
             ttft_ms: median(outcome.requests.iter().filter_map(first)),
             misses: totals.misses(),
             differing_requests: 0,
+            queue_ms: spread(outcome.requests.iter().map(waited)),
+            latency_ms: spread(outcome.requests.iter().filter_map(|request| {
+                let &(at, _) = request.arrivals.last()?;
+                Some(milliseconds(at - request.asked))
+            })),
+            utilisation: (outcome.busy.keys())
+                .map(|&role| (role.name(), outcome.utilisation(role)))
+                .collect(),
+            parts: Vec::new(),
             seconds: outcome.took.as_secs_f64(),
             events: outcome.events,
         }
@@ -113,9 +222,10 @@ impl Report {
         let step_ms = (Role::ALL.into_iter())
             .filter_map(|role| Some((role.name(), traffic.step_ms.get(role)?.to_string())))
             .collect();
-        let profile = match traffic.accept.as_slice() {
-            [] => cluster.profile.name().to_owned(),
-            shares => format!("independent acceptance {shares:?}"),
+        let profile = match (traffic.accept.as_slice(), traffic.accept_beta.as_slice()) {
+            ([], []) => cluster.profile.name().to_owned(),
+            ([], of) => format!("Beta-distributed acceptance {of:?}"),
+            (shares, _) => format!("independent acceptance {shares:?}"),
         };
         Ok(Report {
             simulated: true,
@@ -131,6 +241,7 @@ impl Report {
             temperature: load.temperature,
             seed: load.seed,
             strategies: Vec::new(),
+            has_arrivals: load.arrivals != Arrivals::Closed,
             texts: None,
         })
     }
@@ -138,6 +249,9 @@ impl Report {
     /// One more strategy. Its texts are compared with those of the first.
     pub(crate) fn add(&mut self, contender: &Contender, outcome: Outcome) {
         let mut row = Row::of(contender, &outcome);
+        if self.has_arrivals {
+            row.parts = Part::all(&outcome);
+        }
         let texts: Vec<Vec<u32>> = (outcome.requests.into_iter())
             .map(|request| request.tokens)
             .collect();
@@ -186,9 +300,45 @@ impl Report {
             out.push('\n');
             align(&mut out, &rows);
         }
+        if self.concurrency > 1 || self.has_arrivals {
+            let mut rows = vec![LOAD.map(str::to_owned).to_vec()];
+            rows.extend(self.strategies.iter().map(Row::load));
+            out.push('\n');
+            align(&mut out, &rows);
+        }
+        if self.has_arrivals {
+            let mut rows = vec![PART.map(str::to_owned).to_vec()];
+            for row in &self.strategies {
+                rows.extend(row.parts.iter().map(|part| part.cells(&row.label)));
+            }
+            out.push('\n');
+            align(&mut out, &rows);
+        }
         out
     }
 }
+
+const LOAD: [&str; 9] = [
+    "load",
+    "all tok/s",
+    "queue ms",
+    "p99",
+    "latency ms",
+    "p99",
+    "targets used",
+    "qualifiers",
+    "drafts",
+];
+
+const PART: [&str; 7] = [
+    "parts of the time",
+    "from s",
+    "requests",
+    "all tok/s",
+    "tok/s",
+    "M",
+    "queue p99 ms",
+];
 
 const HEADINGS: [&str; 17] = [
     "strategy",
@@ -213,10 +363,6 @@ const HEADINGS: [&str; 17] = [
 impl Row {
     fn cells(&self) -> Vec<String> {
         let percent = |share: f64| format!("{:.1}%", share * 100.0);
-        let or_none = |value: Option<f64>, digits: usize| match value {
-            Some(value) => format!("{value:.digits$}"),
-            None => "-".to_owned(),
-        };
         vec![
             self.label.clone(),
             self.devices.to_string(),
@@ -235,6 +381,26 @@ impl Row {
             format!("{:.1}", self.target_rows),
             or_none(self.ttft_ms, 1),
             self.differing_requests.to_string(),
+        ]
+    }
+
+    fn load(&self) -> Vec<String> {
+        let at =
+            |spread: Option<[f64; 2]>, index: usize| or_none(spread.map(|spread| spread[index]), 0);
+        let used = |role: Role| match self.utilisation.get(role.name()) {
+            Some(share) => format!("{:.1}%", 100.0 * share),
+            None => "-".to_owned(),
+        };
+        vec![
+            self.label.clone(),
+            format!("{:.1}", self.throughput_tok_s),
+            at(self.queue_ms, 0),
+            at(self.queue_ms, 1),
+            at(self.latency_ms, 0),
+            at(self.latency_ms, 1),
+            used(Role::Target),
+            used(Role::Qualifier),
+            used(Role::Draft),
         ]
     }
 

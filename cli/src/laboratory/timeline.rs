@@ -46,6 +46,7 @@ impl Drawing {
                             step.is_abandoned.to_string(),
                         ),
                     ],
+                    walk: None,
                 })
                 .collect(),
         });

@@ -1,18 +1,21 @@
-//! A timeline in Chrome's trace event format, which Perfetto reads too: one process per track.
+//! Timelines in Chrome's trace event format, which Perfetto reads too: one process per track.
 //!
-//! Format: "Trace Event Format", complete events (`X`) with times in microseconds.
+//! Format: "Trace Event Format", complete events (`X`), instants (`i`) and counters (`C`) with times in microseconds.
 
 use serde_json::{Map, Value, json};
 
 use super::timeline::Timeline;
 
-pub(super) fn draw(timeline: &Timeline) -> String {
+/// Draws timelines one below the other, each with a name in front of those of its processes; all of them begin at 0.
+pub(crate) fn draw<'a>(timelines: impl IntoIterator<Item = (&'a str, &'a Timeline)>) -> String {
     let mut events = Vec::new();
-    for (pid, track) in (1..).zip(&timeline.tracks) {
-        let name = format!("{} {}", track.service, track.instance);
+    let tracks = (timelines.into_iter())
+        .flat_map(|(of, timeline)| timeline.tracks.iter().map(move |track| (of, track)));
+    for (pid, (of, track)) in (1..).zip(tracks) {
+        let name = format!("{of} {} {}", track.service, track.instance);
         events.push(
             json!({"ph": "M", "name": "process_name", "pid": pid, "tid": 0,
-            "args": {"name": name.trim_end()}}),
+            "args": {"name": name.trim()}}),
         );
         events.push(
             json!({"ph": "M", "name": "process_sort_index", "pid": pid, "tid": 0,
@@ -31,6 +34,22 @@ pub(super) fn draw(timeline: &Timeline) -> String {
                 "dur": (bar.end_ns - bar.start_ns) as f64 / 1e3,
                 "args": about,
             }));
+            let Some(walk) = bar.walk else {
+                continue;
+            };
+            let ends = bar.end_ns as f64 / 1e3;
+            let mut instant = |name: String| {
+                events.push(json!({
+                    "ph": "i", "s": "p", "name": name, "pid": pid, "tid": bar.lane, "ts": ends,
+                }));
+            };
+            instant(if walk.is_hit { "hit" } else { "miss" }.to_owned());
+            if walk.submitted > walk.accepted {
+                instant(format!("rollback {}", walk.submitted - walk.accepted));
+            }
+            events.push(json!({
+                "ph": "C", "name": "committed", "pid": pid, "ts": ends, "args": {"tokens": walk.committed},
+            }));
         }
     }
     format!(
@@ -47,7 +66,7 @@ mod tests {
     #[test]
     fn every_span_is_an_event_of_its_process() {
         let timeline = Timeline::of(spans(), "ab").unwrap();
-        let json: Value = serde_json::from_str(&draw(&timeline)).unwrap();
+        let json: Value = serde_json::from_str(&draw([("", &timeline)])).unwrap();
         let events = json["traceEvents"].as_array().unwrap();
         let complete: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
         assert_eq!(complete.len(), 4);

@@ -2,9 +2,10 @@
 //!
 //! [`receive`] takes spans from any OTLP exporter and writes them as the OpenTelemetry Collector's file exporter does;
 //! [`timeline`] reads such files, [`svg`] and [`chrome`] draw one trace of them: a track for each process, on one time
-//! line. Apart from the order of the roles, nothing here is specific to Offshoot's spans.
+//! line. [`collect`] is a collector inside a command that traces its own requests. Apart from the order of the roles, nothing here is specific to Offshoot's spans.
 
 mod chrome;
+mod collect;
 mod receive;
 mod svg;
 mod timeline;
@@ -16,8 +17,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::{End, console, roles};
-pub(crate) use svg::draw as draw_svg;
-pub(crate) use timeline::{Bar, Timeline, Track};
+pub(crate) use chrome::draw as draw_chrome;
+pub(crate) use collect::Collector;
+pub(crate) use svg::{draw as draw_svg, escape, ticks};
+pub(crate) use timeline::{Bar, NOBODY, Timeline, Track, guessers};
 
 /// Traces without further software.
 #[derive(Subcommand, Clone, Debug)]
@@ -77,7 +80,7 @@ fn draw(args: &DrawArgs) -> Result<()> {
         write(path, svg::draw(&timeline))?;
     }
     if let Some(path) = &args.chrome {
-        write(path, chrome::draw(&timeline))?;
+        write(path, chrome::draw([("", &timeline)]))?;
     }
     console::say(&format!(
         "trace {}: {} spans of {} processes over {:.1} ms",

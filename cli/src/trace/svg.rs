@@ -66,10 +66,7 @@ pub(crate) fn draw(timeline: &Timeline) -> String {
 }
 
 fn band(track: &Track, y: f64, scale: f64) -> String {
-    let role = track
-        .service
-        .strip_prefix("offshoot-")
-        .unwrap_or(&track.service);
+    let role = track.role();
     let mut out = format!(
         "<g><text x=\"8\" y=\"{:.0}\" fill=\"#222222\" font-weight=\"bold\">{}</text>\
          <text x=\"8\" y=\"{:.0}\" fill=\"#666666\">{}</text>\n",
@@ -114,7 +111,7 @@ fn rectangle(bar: &Bar, y: f64, scale: f64, colour: &str) -> String {
 }
 
 /// Round times, about ten of them, up to `ms`.
-fn ticks(ms: f64) -> Vec<f64> {
+pub(crate) fn ticks(ms: f64) -> Vec<f64> {
     let rough = (ms / 10.0).max(1e-6);
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]
@@ -129,7 +126,7 @@ fn ticks(ms: f64) -> Vec<f64> {
 }
 
 /// Escapes text for XML; names and attributes come from other processes.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

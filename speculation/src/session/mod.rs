@@ -28,6 +28,7 @@ use crate::strategy::{Registry, StrategyError};
 
 use propose::Proposer;
 use verify::Verifier;
+pub use verify::{Guesser, Trail};
 
 /// What a worker offers to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +211,14 @@ impl Session {
         match &self.agent {
             Agent::Proposer(proposer) => proposer.is_obsolete(plan, update),
             Agent::Verifier(verifier) => verifier.is_obsolete(plan, update),
+        }
+    }
+
+    /// What its steps have made of guesses since this was last asked; of a target.
+    pub fn take_trail(&mut self) -> Trail {
+        match &mut self.agent {
+            Agent::Proposer(_) => Trail::default(),
+            Agent::Verifier(verifier) => verifier.take_trail(),
         }
     }
 

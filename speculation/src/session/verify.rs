@@ -3,6 +3,7 @@
 
 mod advise;
 mod count;
+mod trail;
 mod turns;
 
 use alloc::vec::Vec;
@@ -32,6 +33,7 @@ use crate::stats::WalkStats;
 use crate::strategy::{Advice, Chosen, NextStep, Shape, Verification};
 use crate::wait::{Start, Waiting, Waits};
 use crate::walk::{Walked, walk};
+pub use trail::{Guesser, Trail};
 
 /// What a verifier keeps about a node.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,6 +81,7 @@ pub(super) struct Verifier {
     /// Recent share of steps without a guess below the tip, for the cap of [`Advice::bare_share`].
     bare_share: f32,
     walks: WalkStats,
+    trail: Trail,
     offered: Offered,
     /// Which guesses are in the step that was offered last.
     way: Way,
@@ -185,6 +188,7 @@ impl Verifier {
             outlook: Outlook::default(),
             bare_share: 0.0,
             walks: WalkStats::default(),
+            trail: Trail::default(),
             offered: Offered::Nothing,
             way: Way::default(),
             is_told_to_rest: false,
@@ -222,7 +226,8 @@ impl Verifier {
             self.is_after_miss = false;
             self.walks.misses -= 1;
             self.walks.hits += 1;
-            self.walks.sources[self.replica.foreseen_by()].hits += 1;
+            self.walks.sources[self.replica.foreseen_by().0].hits += 1;
+            self.note_late();
         }
         let confirmed = update.base_len + update.commit.len() as u32;
         self.scores
@@ -703,6 +708,7 @@ impl Verifier {
         if self.strategy.heads().nodes > 0 {
             heads::learn(&self.replica, &tokens, learned);
         }
+        self.note_guessers(&tokens, &walked.path);
         let committed = self.replica.extend(&tokens);
         for (_, node) in &committed.matched {
             for source in node.payload.own.sources.iter() {

@@ -3,11 +3,11 @@
 use decode::{Answer, Ask, Basis, NodeId, Row, StepPlan};
 use proptest::prelude::*;
 use speculation::Time;
-use speculation::duty::{Duties, Duty};
+use speculation::duty::{Duties, Duty, Source};
 use speculation::message::{
-    Finish, NodeBatch, NodeNumber, Prob16, ReplicaUpdate, Scoring, SessionSpec,
+    Finish, NodeBatch, NodeNumber, Origin, Prob16, ReplicaUpdate, Scoring, SessionSpec,
 };
-use speculation::session::{Capacity, Session, SessionError};
+use speculation::session::{Capacity, Guesser, Session, SessionError, Trail};
 use speculation::strategy::{KnobError, Settings, StrategyError};
 
 use crate::rig::{AMPLE, MS, Next, VOCAB, Worker, next, registry, spec};
@@ -419,4 +419,58 @@ fn a_serial_target_submits_exactly_the_chain_it_was_given() {
         let want: Vec<_> = std::iter::once(None).chain(nodes).take(given).collect();
         assert_eq!(parents, want, "one below the other");
     }
+}
+
+#[test]
+fn a_target_says_who_had_guessed_each_token() {
+    let settings = (Settings::new("serial-tree").with("depth", 3.0)).with("width", 8.0);
+    let spec = with_strategy(Duty::Commit, settings.with("rows", 8.0));
+    let right = truth(&TEXT, 3);
+    let wrong = (right[1] + 1) % VOCAB;
+    // The first token is a draft's second guess: another one is thought more likely. The second is not guessed at all.
+    let mut update = guesses(
+        1,
+        &[(0, (right[0] + 1) % VOCAB), (0, right[0]), (2, wrong)],
+        4,
+    );
+    update.nodes.edges = vec![Prob16(40_000), Prob16(20_000), Prob16(60_000)];
+    let origin = Origin {
+        source: Source::Draft,
+        ..Origin::default()
+    };
+    update.nodes.origins = vec![origin; 3];
+    update.round_done = Some(4);
+    let (mut target, plan) = planned(&spec, &update);
+    let answers = target.answers(&plan);
+    target.finish(MS, &plan, &answers);
+    let trail = target.session.take_trail();
+    let second = Guesser {
+        source: Some(Source::Draft),
+        rank: 2,
+    };
+    assert_eq!((trail.committed, trail.from), (2, 4));
+    // The last token is told later: a guess that is on its way may name it.
+    assert_eq!(trail.guessers, [second]);
+    assert_eq!(
+        target.session.take_trail(),
+        Trail {
+            from: 5,
+            ..Trail::default()
+        }
+    );
+    let mut late = chain(4, &right[..2], 4);
+    late.nodes.origins = vec![origin; 2];
+    late.round_done = Some(6);
+    target.update(2 * MS, &late);
+    let plan = target.plan(2 * MS);
+    let answers = target.answers(&plan);
+    target.finish(3 * MS, &plan, &answers);
+    let trail = target.session.take_trail();
+    assert_eq!((trail.committed, trail.from), (1, 5));
+    let first = Guesser { rank: 1, ..second };
+    assert_eq!(
+        trail.guessers,
+        [first],
+        "it came too late for the step and in time for the next one"
+    );
 }

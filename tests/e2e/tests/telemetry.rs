@@ -143,6 +143,43 @@ async fn one_request_is_one_trace_over_all_processes() {
             "{role}"
         );
     }
+    // The target's steps say of every token who had guessed it, in the order of the text, and nothing of the text itself.
+    let mut targets: Vec<_> = spans
+        .iter()
+        .filter(|span| span.name == "target step")
+        .collect();
+    targets.sort_by_key(|step| step.end);
+    let number = |step: &&&Received, key: &str| -> u64 {
+        let found = step.attributes.get(key);
+        found.map_or(0, |value| value.parse().unwrap())
+    };
+    let total = |key: &str| targets.iter().map(|step| number(&step, key)).sum::<u64>();
+    assert_eq!(total("offshoot.committed"), 24);
+    assert!(total("offshoot.chain_submitted") > 0);
+    assert!(total("offshoot.chain_accepted") <= total("offshoot.chain_submitted"));
+    let mut guessers = Vec::new();
+    let mut first = None;
+    for step in targets
+        .iter()
+        .filter(|step| step.attributes.contains_key("offshoot.guessed"))
+    {
+        let from = number(&step, "offshoot.guessed_from");
+        let begins = *first.get_or_insert(from);
+        assert_eq!(from, begins + guessers.len() as u64, "{step:?}");
+        guessers.extend(step.attributes["offshoot.guessed"].split_whitespace());
+    }
+    assert_eq!(guessers.len(), 24);
+    for guesser in &guessers {
+        let source = guesser.split(':').next().unwrap();
+        assert!(
+            ["target", "draft", "qualifier", "lookup"].contains(&source),
+            "{guesser}"
+        );
+    }
+    assert!(
+        guessers.iter().any(|guesser| guesser.starts_with("draft:")),
+        "{guessers:?}"
+    );
     // A paced step takes at least its minimum time.
     for step in spans.iter().filter(|span| span.name == "target step") {
         if step.attributes["offshoot.abandoned"] == "false" {

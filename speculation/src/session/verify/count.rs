@@ -35,6 +35,8 @@ impl Verifier {
         let (submitted, accepted) = self.main_chain(guesses, tip, &walked.path);
         self.walks.chain_submitted += submitted;
         self.walks.chain_accepted += accepted;
+        self.trail.submitted += submitted as u32;
+        self.trail.accepted += accepted as u32;
         self.walks.guesses_submitted += guesses.len() as u64;
         self.walks.guesses_accepted += walked.path.len() as u64;
         let is_tolerated = |picked: &&Pick| picked.margin < 0.0;
