@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gguf::{BlockFormat, Element, Gguf, GgufError};
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -245,7 +246,12 @@ pub(crate) struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     /// What frequencies of rotary embedding are divided by, `[head_dim / 2]`, where a file says so with a tensor.
     rope_factors: Option<Vec<f32>>,
+    /// Bytes of files that were shown since their pages were last given back.
+    shown: AtomicUsize,
 }
+
+/// So many bytes of files stay in memory while weights are made of them.
+const MOST_SHOWN: usize = 32 << 20;
 
 /// A mapped weight file.
 enum Mapped {
@@ -258,6 +264,23 @@ impl Mapped {
         match self {
             Mapped::Safetensors(map) => map,
             Mapped::Gguf(file) => file.bytes(),
+        }
+    }
+
+    /// Gives the pages of the file that were read back to the system, which reads them again if need be.
+    fn release(&self) {
+        match self {
+            Mapped::Safetensors(map) => {
+                #[expect(
+                    unsafe_code,
+                    reason = "of other maps than this kind contents would be lost"
+                )]
+                // SAFETY: the map is of a file and nobody writes to it, so its pages have the same content when they are read again.
+                let done = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+                // Without it the pages stay, which is only a matter of memory.
+                drop(done);
+            }
+            Mapped::Gguf(file) => file.release(),
         }
     }
 }
@@ -273,6 +296,7 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             rope_factors: None,
+            shown: AtomicUsize::new(0),
         }
     }
 
@@ -491,7 +515,14 @@ impl Checkpoint {
             .map(|(name, entry)| (name.as_str(), entry, self.bytes(entry)))
     }
 
+    /// The bytes of a tensor, which are about to be read. What was read before leaves memory, so that a file is never there as a
+    /// whole beside the weights that are made of it.
     fn bytes(&self, entry: &Entry) -> &[u8] {
+        let shown = self.shown.fetch_add(entry.range.len(), Ordering::Relaxed);
+        if shown > MOST_SHOWN {
+            self.shown.store(entry.range.len(), Ordering::Relaxed);
+            self.files.iter().for_each(Mapped::release);
+        }
         &self.files[entry.file].bytes()[entry.range.clone()]
     }
 

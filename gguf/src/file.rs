@@ -5,7 +5,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::blocks::BlockFormat;
 use crate::error::GgufError;
@@ -69,6 +69,17 @@ const NAMES: [&str; 40] = [
 ];
 
 impl Element {
+    /// What the format calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Element::F32 => "F32",
+            Element::F16 => "F16",
+            Element::Bf16 => "BF16",
+            Element::Blocks(format) => format.name(),
+        }
+    }
+
     /// The type that the format has under this number.
     pub(crate) fn of(kind: u32) -> Result<Element, String> {
         Ok(Element::Blocks(match kind {
@@ -182,6 +193,20 @@ impl Gguf {
     /// As [`Gguf::open`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Gguf, GgufError> {
         Gguf::check(Path::new("memory"), Bytes::Held(bytes))
+    }
+
+    /// Gives the pages of the file that were read back to the system, which reads them again if need be.
+    pub fn release(&self) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            #[expect(
+                unsafe_code,
+                reason = "of other maps than this kind contents would be lost"
+            )]
+            // SAFETY: the map is of a file and nobody writes to it, so its pages have the same content when they are read again.
+            let done = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+            // Without it the pages stay, which is only a matter of memory.
+            drop(done);
+        }
     }
 
     fn check(path: &Path, bytes: Bytes) -> Result<Gguf, GgufError> {

@@ -10,14 +10,18 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use serde_json::Value as Json;
+
+use crate::tokenizer::MAX_INPUT_BYTES;
 
 /// The largest chat template, and the largest `tokenizer_config.json`, that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Instructions that a template may take for one conversation.
-const FUEL: u64 = 20_000_000;
+/// Instructions that a template may take for one conversation, and how many bytes of text it may make for one of them: 256 MB
+/// in all.
+const FUEL: u64 = 4_000_000;
+const BYTES_OF_FUEL: u64 = 64;
 
 /// The name of the only template of its environment.
 const NAME: &str = "chat template";
@@ -62,10 +66,20 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, why))
         });
         // As `transformers` has it: nothing is escaped for HTML.
-        environment.add_filter("tojson", |value: Value| -> Result<String, Error> {
-            serde_json::to_string(&value)
-                .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
-        });
+        environment.add_filter(
+            "tojson",
+            |state: &State, value: Value| -> Result<String, Error> {
+                // A short template can make a list of any length.
+                let mut text = Bounded {
+                    bytes: Vec::new(),
+                    most: MAX_INPUT_BYTES,
+                };
+                let bad = |why: String| Error::new(ErrorKind::BadSerialization, why);
+                serde_json::to_writer(&mut text, &value).map_err(|error| bad(error.to_string()))?;
+                state.consume_fuel(text.bytes.len() as u64 / BYTES_OF_FUEL)?;
+                String::from_utf8(text.bytes).map_err(|error| bad(error.to_string()))
+            },
+        );
         // What `transformers` leaves out of the text too: it marks what an assistant wrote, for training.
         for (open, close) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
             for name in ["generation", "endgeneration"] {
@@ -299,6 +313,13 @@ mod tests {
         let long = template("{% for a in range(90000) %}aaaaaaaaaa{% endfor %}");
         let why = long.render(&[], 1000).unwrap_err();
         assert!(why.contains("more than 1000 bytes"), "{why}");
+        for source in [
+            "{% set ns = namespace(s='a') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+            "{{ ([1] * 90000000) | tojson }}",
+            "{% set ns = namespace(l=[]) %}{% for i in range(9000) %}{% set ns.l = ns.l + [('a' * 4000000) | tojson] %}{% endfor %}",
+        ] {
+            assert!(template(source).render(&[], 1000).is_err(), "{source}");
+        }
         let why =
             template("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}").render(&[], 10);
         assert!(why.is_err());

@@ -5,6 +5,7 @@
 //! A sequence's scratch region, where tree rows live until they are committed or freed, is made of the same pages:
 //! attention reads both alike, and where a key lies can not change a result.
 
+use crate::cpu::zeroed::Zeroed;
 use crate::load::LoadError;
 use crate::model::{AttentionShape, RopeTable};
 use crate::sequence::{PAGE, Place};
@@ -46,8 +47,8 @@ impl Layout {
 
 /// One layer's keys and values, all pages.
 pub(crate) struct LayerCache {
-    pub(crate) keys: Vec<f32>,
-    pub(crate) values: Vec<f32>,
+    pub(crate) keys: Zeroed,
+    pub(crate) values: Zeroed,
 }
 
 /// Keys and values of all layers, all pages; who owns which page is not known here.
@@ -78,8 +79,8 @@ impl KvCache {
         let one = || {
             let (keys, values) = (size(layout.head_dim)?, size(layout.padded_dim)?);
             Some(LayerCache {
-                keys: zeros(keys)?,
-                values: zeros(values)?,
+                keys: Zeroed::new(keys)?,
+                values: Zeroed::new(values)?,
             })
         };
         let layers = (0..layers).map(|_| one());
@@ -112,12 +113,6 @@ impl KvCache {
             }
         }
     }
-}
-
-/// A zeroed vector, or nothing where the address space has no room; untouched pages cost no memory.
-fn zeros(len: usize) -> Option<Vec<f32>> {
-    Vec::<f32>::new().try_reserve_exact(len).ok()?;
-    Some(vec![0.0; len])
 }
 
 impl LayerCache {

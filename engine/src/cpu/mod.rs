@@ -6,6 +6,7 @@ pub(crate) mod cache;
 mod engine;
 pub mod kernels;
 pub(crate) mod rowwise;
+mod zeroed;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -219,8 +220,14 @@ impl Device for Cpu {
         let weights = match packing(&table, dtype) {
             Packing::F32 => TableWeights::F32(table.data.to_vec()),
             Packing::Bf16 => {
-                let weights = table.data.to_vec();
-                TableWeights::Bf16(weights.into_iter().map(bf16::from_f32).collect())
+                // Row by row: as f32 the whole would take twice as much.
+                let mut row = vec![0.0; table.inputs];
+                let mut weights = Vec::with_capacity(table.outputs * table.inputs);
+                for n in 0..table.outputs {
+                    table.data.read(n * table.inputs, &mut row);
+                    weights.extend(row.iter().copied().map(bf16::from_f32));
+                }
+                TableWeights::Bf16(weights)
             }
             Packing::Blocks(format) => {
                 let mut bytes = Vec::new();

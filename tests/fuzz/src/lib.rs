@@ -7,11 +7,16 @@
 //! here opens a socket.
 
 mod cache;
+pub mod config;
 mod dice;
+mod folder;
 pub mod gguf;
 pub mod messages;
 pub mod relay;
 pub mod request;
+pub mod safetensors;
+pub mod template;
+pub mod tokenizer;
 pub mod wire;
 pub mod worker;
 
@@ -30,7 +35,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "wire",
         run: wire::run,
@@ -50,6 +55,22 @@ pub const TARGETS: [Target; 5] = [
     Target {
         name: "gguf",
         run: gguf::run,
+    },
+    Target {
+        name: "safetensors",
+        run: safetensors::run,
+    },
+    Target {
+        name: "config",
+        run: config::run,
+    },
+    Target {
+        name: "tokenizer",
+        run: tokenizer::run,
+    },
+    Target {
+        name: "template",
+        run: template::run,
     },
 ];
 

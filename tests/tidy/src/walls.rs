@@ -13,6 +13,7 @@ pub const ARROWS: &[(&str, &[&str])] = &[
     ("control", &["decode", "speculation"]),
     ("simulation", &["control", "decode", "speculation"]),
     ("gguf", &[]),
+    ("hub", &[]),
     ("text", &["gguf"]),
     ("runtime", &[]),
     ("proto", &["decode", "speculation"]),
@@ -23,6 +24,7 @@ pub const ARROWS: &[(&str, &[&str])] = &[
             "control",
             "decode",
             "engine",
+            "hub",
             "proto",
             "runtime",
             "speculation",
@@ -36,6 +38,7 @@ pub const ARROWS: &[(&str, &[&str])] = &[
         &[
             "control",
             "decode",
+            "hub",
             "proto",
             "runtime",
             "speculation",
@@ -56,6 +59,7 @@ pub const ARROWS: &[(&str, &[&str])] = &[
             "engine",
             "laboratory",
             "gguf",
+            "hub",
             "proto",
             "runtime",
             "simulation",
@@ -81,7 +85,7 @@ pub const ABSENT: &[(&str, &[&str], &str)] = &[
     ),
     (
         "engine",
-        &["tonic", "tokio", "prost", "hyper", "candle-core"],
+        &["tonic", "tokio", "prost", "hyper", "ureq", "candle-core"],
         "it computes with its own kernels and knows nothing of networks",
     ),
     (
@@ -93,6 +97,11 @@ pub const ABSENT: &[(&str, &[&str], &str)] = &[
         "coordinator",
         &["candle-core", "offshoot-engine", "offshoot-worker"],
         "it serves clients and holds no model",
+    ),
+    (
+        "hub",
+        &["tokio", "aws-lc-rs", "tokenizers", "safetensors"],
+        "it fetches files and does not look into them",
     ),
     (
         "runtime",
