@@ -196,7 +196,7 @@ pub fn tanh(x: f32) -> f32 {
 #[must_use]
 pub fn gelu_tanh(x: f32) -> f32 {
     // -2 sqrt(2 / pi)
-    const FACTOR: f32 = -1.595_769_1;
+    const FACTOR: f32 = -1.595_769_2;
     let inner = (0.044_715 * x * x).mul_add(x, x);
     x / (1.0 + exp(FACTOR * inner))
 }
