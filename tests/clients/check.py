@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import tokens
 import waits
 from processes import LIMIT, PROMPT, ROOT, Process, eventually, silently
 
@@ -210,6 +211,7 @@ def main():
     for name, have, needs, run in [
         ("Python", have_python, "grpcio and grpcio-tools", lambda cluster: python_examples(cluster, work)),
         ("Python, waiting", have_python, "grpcio and grpcio-tools", lambda _: waits.checks(arguments.binary, work)),
+        ("Python, tokens", have_python, "grpcio and grpcio-tools", lambda _: tokens.checks(arguments.binary, work)),
         ("grpcurl", have_grpcurl, "grpcurl", lambda cluster: grpcurl_examples(cluster, found["calls.sh"])),
     ]:
         if have and have_binary:
