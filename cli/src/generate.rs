@@ -37,6 +37,9 @@ pub(crate) struct GenerateArgs {
         help_heading = "Decoding"
     )]
     max_tokens: u32,
+    /// Take control tokens that the prompt spells out, such as <|im_start|>, for those tokens; otherwise they are text
+    #[arg(long, help_heading = "Decoding")]
+    parse_special: bool,
     // Last, so that no knob takes the name of another flag.
     #[command(flatten)]
     request: RequestArgs,
@@ -73,7 +76,8 @@ async fn complete(
     drain: &Drain,
 ) -> Result<End> {
     let show_prompt = console::stdout_is_terminal().then(|| prompt.clone());
-    let request = (args.request).request(Prompt::Text(prompt), args.max_tokens);
+    let mut request = (args.request).request(Prompt::Text(prompt), args.max_tokens);
+    request.parse_special = args.parse_special;
     let mut span = Span::start("generate", SpanKind::Client, &TraceContext::none());
     span.set("gen_ai.operation.name", "text_completion");
     span.set("server.address", addresses.join(","));

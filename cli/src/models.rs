@@ -100,6 +100,9 @@ pub(crate) fn fit(target: &Path, beside: &Path) -> Result<Fit> {
     }
     Ok(Fit::Differs(match theirs.agrees_with(ours) {
         Err(mismatch) => mismatch.to_string(),
+        Ok(()) if ours.token_hash() == theirs.token_hash() => {
+            "it has the target's tokens, but other merges, another normaliser or another pre-tokenizer".to_owned()
+        }
         Ok(()) => format!(
             "it has {} tokens, the target has {}",
             theirs.len(),

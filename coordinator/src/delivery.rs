@@ -35,6 +35,8 @@ pub(crate) struct Delivery {
     ids: Vec<u32>,
     scores: Option<Scores>,
     text: String,
+    /// Whether the log has been told that a token has no text: once is enough.
+    is_told: bool,
 }
 
 impl Delivery {
@@ -60,6 +62,7 @@ impl Delivery {
             ids: Vec::new(),
             scores: None,
             text: String::new(),
+            is_told: false,
         }
     }
 
@@ -95,11 +98,21 @@ impl Delivery {
             }
             taken += 1;
             self.tokens += 1;
+            if let Some(number) = self.stops.token(id)
+                && self.tokens > self.min_tokens
+            {
+                let released = (self.stops).stop_at_token(number, &self.detokenizer.finish());
+                self.text.push_str(&released.text);
+                self.stopped = released.stopped;
+                break;
+            }
             let piece = match self.detokenizer.push(id) {
                 Ok(piece) => piece,
                 Err(error) => {
                     // The id itself still reaches the client.
-                    tracing::warn!(id, %error, "a token has no text");
+                    if !std::mem::replace(&mut self.is_told, true) {
+                        tracing::warn!(id, %error, "a token has no text");
+                    }
                     continue;
                 }
             };

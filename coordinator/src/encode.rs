@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use text::{Progress, Special};
+use text::{Control, Progress, Special};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
@@ -23,18 +23,19 @@ pub(crate) fn begin(cluster: Arc<Cluster>, prompt: Prompt) -> Encoding {
 
 async fn encode(cluster: &Cluster, prompt: Prompt) -> Result<Arc<[u32]>, Failure> {
     let tokenizer = cluster.registry.tokenizer();
-    let (texts, special) = match prompt {
+    let (texts, special, control) = match prompt {
         Prompt::Tokens(ids) => return Ok(ids.into()),
-        Prompt::Text(text) => (vec![text], Special::Add),
+        Prompt::Text(text, control) => (vec![text], Special::Add, control),
         Prompt::Chat(messages) => {
             let tokenizer = tokenizer.clone();
             let rendered = step(cluster, move || tokenizer.render_chat(&messages));
-            (rendered.await??, Special::Omit)
+            // Those that a message spells out lie across two of the texts.
+            (rendered.await??, Special::Omit, Control::Tokens)
         }
     };
     let mut ids = Vec::new();
     for text in texts {
-        let mut encoder = tokenizer.encoder(text, special);
+        let mut encoder = tokenizer.encoder(text, special, control);
         loop {
             let stepped = step(cluster, move || {
                 let progress = encoder.step();
@@ -83,7 +84,7 @@ pub(crate) fn check(cluster: &Cluster, prompt: &Prompt) -> Result<(), Failure> {
     let tokenizer = cluster.registry.tokenizer();
     match prompt {
         Prompt::Tokens(ids) => check_length(cluster, ids.len(), Failure::too_long),
-        Prompt::Text(text) => {
+        Prompt::Text(text, _) => {
             let tokens = tokenizer.least_tokens(text.len());
             check_length(cluster, tokens, Failure::far_too_long)
         }

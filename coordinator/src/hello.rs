@@ -124,6 +124,11 @@ pub(crate) enum Mismatch {
         ours_len: usize,
     },
     #[error(
+        "its tokenizer has the tokens of the coordinator's, but other merges, another normaliser or another pre-tokenizer: \
+         a text is not the same tokens there; models that speculate together need the same tokenizer"
+    )]
+    Rules,
+    #[error(
         "it is the same process as the worker at {address}, which is used already; list each worker under one address"
     )]
     Same { address: String },
@@ -188,7 +193,12 @@ pub(crate) fn check(
             theirs,
         });
     }
-    let is_same = reply.vocabulary_hash == ours.hash();
+    // Older workers say nothing of how texts are cut and merged.
+    let is_same = [ours.hash(), ours.token_hash()].contains(&reply.vocabulary_hash.as_str());
+    let has_same_tokens = reply.vocabulary_hash.split('-').next() == Some(ours.token_hash());
+    if !is_same && has_same_tokens {
+        return Err(Mismatch::Rules);
+    }
     if !is_same || (reply.vocabulary_len as usize) < ours.len() {
         return Err(Mismatch::Vocabulary {
             theirs: reply.vocabulary_hash,
@@ -286,7 +296,7 @@ mod tests {
     fn every_mismatch_is_told_apart() {
         type Change = fn(&mut v1::HelloReply);
         let tokenizer = tokenizer();
-        let cases: [(Change, &str); 17] = [
+        let cases: [(Change, &str); 18] = [
             (|r| r.protocol = 0, "protocol 0"),
             (
                 |r| (r.protocol, r.oldest_protocol) = (3, 0),
@@ -310,6 +320,10 @@ mod tests {
                 |r| r.vocabulary_hash = "beef".to_owned(),
                 "vocabulary is beef",
             ),
+            (
+                |r| r.vocabulary_hash = format!("{}-beef", &r.vocabulary_hash[..64]),
+                "other merges",
+            ),
             (|r| r.vocabulary_len = 1, "1 tokens"),
             (|r| r.model = "m".repeat(300), "longer than 256"),
             (|r| r.device = "m".repeat(300), "longer than 256"),
@@ -326,6 +340,18 @@ mod tests {
             let error = check(wrong, Some(Role::Draft), tokenizer.vocabulary()).unwrap_err();
             assert!(error.to_string().contains(why), "{why:?} is not in {error}");
         }
+    }
+
+    #[test]
+    fn a_worker_that_says_nothing_of_its_merges_is_taken() {
+        let tokenizer = tokenizer();
+        let ours = tokenizer.vocabulary();
+        let older = v1::HelloReply {
+            vocabulary_hash: ours.token_hash().to_owned(),
+            ..reply(ours)
+        };
+        assert_ne!(older.vocabulary_hash, ours.hash());
+        assert!(check(older, Some(Role::Draft), ours).is_ok());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use speculation::duty::Role;
 use speculation::limits::{MAX_BIASED, MAX_TOP_SCORES};
 use speculation::message::{Basis, PromptScoring, Scoring, Stopping};
 use speculation::strategy::{Chosen, Registry, Settings};
-use text::Message;
+use text::{Control, Message, Tokenizer};
 use tonic::Status;
 
 use crate::failure::Failure;
@@ -38,7 +38,7 @@ const MAX_COMPLETIONS: u32 = 16;
 /// A prompt as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Prompt {
-    Text(String),
+    Text(String, Control),
     Tokens(Vec<u32>),
     Chat(Vec<Message>),
 }
@@ -111,7 +111,11 @@ pub(crate) fn parse(
     let sampling = sampling(&request, vocab, seed)?;
     let rule = inward::rule(request.acceptance)?;
     let strategy = strategy(request.strategy, request.knobs, rule, default)?;
-    let prompt = prompt(request.prompt, vocab)?;
+    let control = match request.parse_special {
+        true => Control::Tokens,
+        false => Control::Text,
+    };
+    let prompt = prompt(request.prompt, control, vocab)?;
     if request.history.len() > MAX_HISTORY_BYTES {
         let given = format!("{} bytes", request.history.len());
         let allowed = format!("at most {MAX_HISTORY_BYTES} bytes");
@@ -320,7 +324,11 @@ pub fn check(request: v1::GenerateRequest, vocab: usize) -> Result<(), Status> {
     Ok(())
 }
 
-fn prompt(prompt: Option<v1::generate_request::Prompt>, vocab: usize) -> Result<Prompt, Failure> {
+fn prompt(
+    prompt: Option<v1::generate_request::Prompt>,
+    control: Control,
+    vocab: usize,
+) -> Result<Prompt, Failure> {
     use v1::generate_request::Prompt as Sent;
     match prompt {
         None => Err(Failure::parameter("prompt", "missing", "text or tokens")),
@@ -330,7 +338,7 @@ fn prompt(prompt: Option<v1::generate_request::Prompt>, vocab: usize) -> Result<
             let allowed = format!("at most {MAX_PROMPT_BYTES} bytes");
             Err(Failure::parameter("prompt", given, allowed))
         }
-        Some(Sent::Text(text)) => Ok(Prompt::Text(text)),
+        Some(Sent::Text(text)) => Ok(Prompt::Text(text, control)),
         Some(Sent::Chat(chat)) => Ok(Prompt::Chat(messages(chat)?)),
         Some(Sent::Tokens(tokens)) => {
             if tokens.ids.is_empty() {
@@ -370,6 +378,12 @@ fn number(parameter: &'static str, value: f32, least: f32, most: f32) -> Result<
 }
 
 impl Request {
+    /// Stop texts that are control tokens of this tokenizer are those tokens as well.
+    pub(crate) fn stopping_at_tokens(mut self, tokenizer: &Tokenizer) -> Self {
+        self.stops.name_tokens(|text| tokenizer.control_id(text));
+        self
+    }
+
     /// Positions that the text of a prompt of `prompt_len` tokens may take, if the context has room.
     pub(crate) fn most_positions(&self, prompt_len: u32) -> u32 {
         match self.max_tokens {
@@ -517,7 +531,7 @@ mod tests {
             let chat = v1::Chat {
                 messages: messages.collect(),
             };
-            prompt(Some(Sent::Chat(chat)), 10)
+            prompt(Some(Sent::Chat(chat)), Control::Text, 10)
         };
         let Prompt::Chat(messages) = conversation(&[("user", "hi"), ("tool-2", "")]).unwrap()
         else {

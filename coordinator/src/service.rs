@@ -112,6 +112,7 @@ fn enter(
         &cluster.policy.strategy,
         runtime::seed::fresh,
     )?;
+    let request = request.stopping_at_tokens(cluster.registry.tokenizer());
     encode::check(cluster, &prompt)?;
     let completions = request.completions as usize;
     let entries = (cluster.registry).enter(completions, request.priority, from)?;

@@ -6,6 +6,8 @@ use std::ops::Range;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopTexts {
     stops: Vec<String>,
+    /// The control tokens that are stop texts, with the numbers of these. They have no text in a completion.
+    tokens: Vec<(u32, usize)>,
     inclusion: Inclusion,
     /// Held back; always a proper prefix of a stop text, or empty.
     held: String,
@@ -33,8 +35,36 @@ impl StopTexts {
     pub(crate) fn new(stops: Vec<String>, inclusion: Inclusion) -> Self {
         StopTexts {
             stops,
+            tokens: Vec::new(),
             inclusion,
             held: String::new(),
+        }
+    }
+
+    /// Learns which stop texts are control tokens.
+    pub(crate) fn name_tokens(&mut self, id: impl Fn(&str) -> Option<u32>) {
+        let numbered = self.stops.iter().enumerate();
+        self.tokens = numbered
+            .filter_map(|(number, stop)| Some((id(stop)?, number)))
+            .collect();
+    }
+
+    /// The stop text that this token is, if it is one.
+    pub(crate) fn token(&self, id: u32) -> Option<usize> {
+        let found = self.tokens.iter().find(|(token, _)| *token == id);
+        found.map(|(_, number)| *number)
+    }
+
+    /// The token of this stop text has come behind all the text, of which `rest` is new.
+    pub(crate) fn stop_at_token(&mut self, number: usize, rest: &str) -> Released {
+        let mut text = self.finish();
+        text.push_str(rest);
+        if self.inclusion == Inclusion::Included {
+            text.push_str(&self.stops[number]);
+        }
+        Released {
+            text,
+            stopped: Some(number),
         }
     }
 
@@ -167,6 +197,22 @@ mod tests {
         assert_eq!(watch.push("a").text, "");
         assert_eq!(watch.pass("bab").text, "abab");
         assert_eq!(watch.push("b").stopped, None);
+    }
+
+    #[test]
+    fn a_control_token_ends_the_text_behind_what_was_held_back() {
+        for (inclusion, text) in [
+            (Inclusion::Excluded, "a<"),
+            (Inclusion::Included, "a<<end>"),
+        ] {
+            let mut watch = StopTexts::new(vec!["b".to_owned(), "<end>".to_owned()], inclusion);
+            watch.name_tokens(|text| (text == "<end>").then_some(7));
+            assert_eq!((watch.token(7), watch.token(1)), (Some(1), None));
+            let mut all = watch.push("a<").text;
+            let released = watch.stop_at_token(1, "");
+            all.push_str(&released.text);
+            assert_eq!((all.as_str(), released.stopped), (text, Some(1)));
+        }
     }
 
     proptest! {

@@ -32,6 +32,9 @@ const TLS_ALERT: u8 = 21;
 const HTTP_1: &[u8; 5] = b"HTTP/";
 /// How long an HTTP/1 server may take to answer when it is asked whether it is one.
 const HTTP_1_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a server that has accepted the connection may take for its first word. Shorter than a connection attempt may take, so
+/// that a silent one is told from one that cannot be reached.
+const FIRST_WORD: Duration = Duration::from_secs(4);
 /// Type of the frame that an HTTP/2 server sends first (RFC 9113, section 3.4).
 const SETTINGS: u8 = 4;
 /// Bytes of a server's first words that are looked at, and shown where they are not HTTP/2.
@@ -69,7 +72,7 @@ pub(crate) async fn dial(
         .into_inner();
     let Some(tls) = tls else {
         let mut first = [0; FIRST_BYTES];
-        let received = greet(&mut tcp, &mut first).await?;
+        let received = heard(greet(&mut tcp, &mut first)).await??;
         if received == 0 && speaks_http_1(connector, uri).await {
             check(HTTP_1)?;
         }
@@ -84,7 +87,7 @@ pub(crate) async fn dial(
         .expected(name.as_deref().unwrap_or(bare))
         .map_err(|error| Refusal::Lasting(error.to_string()))?;
     let handshake = tls.connector().connect(expected, tcp);
-    let mut stream = handshake.await.map_err(|error| refusal(&error))?;
+    let mut stream = heard(handshake).await?.map_err(|error| refusal(&error))?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
         let why = "it does not speak HTTP/2 over TLS";
         return Err(Refusal::Lasting(why.to_owned()).into());
@@ -94,10 +97,20 @@ pub(crate) async fn dial(
         stream.flush().await?;
         stream.fill_buf().await
     };
-    check(first.await.map_err(|error| refusal(&error))?)?;
+    check(heard(first).await?.map_err(|error| refusal(&error))?)?;
     Ok(TokioIo::new(Transport::new(Stage::Encrypted(Box::new(
         stream,
     )))))
+}
+
+/// What a server answers, if it does.
+async fn heard<T>(answer: impl Future<Output = T>) -> Result<T, Refusal> {
+    (tokio::time::timeout(FIRST_WORD, answer).await).map_err(|_| {
+        Refusal::Passing(format!(
+            "it accepts connections and does not answer: nothing within {} s; does it hang, or is it another service?",
+            FIRST_WORD.as_secs()
+        ))
+    })
 }
 
 /// Sends the preface; how many bytes of the answer are there, none if the server hangs up.

@@ -6,9 +6,7 @@ here as well. What cannot be run here is skipped and counted.
 
 import argparse
 import asyncio
-import contextlib
 import importlib
-import io
 import json
 import os
 import re
@@ -19,10 +17,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PROMPT = "fn main() {"
+import tokens
+import waits
+from processes import LIMIT, PROMPT, ROOT, Process, eventually, silently
+
 TOKENS = 32
-LIMIT = 30
 
 
 def examples(work):
@@ -45,22 +44,6 @@ def stubs(work):
     assert protoc.main([*arguments, *files]) == 0
 
 
-class Process:
-    """A role on a free port."""
-
-    def __init__(self, binary, *arguments, env=None):
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("OFFSHOOT_")}
-        command = [binary, *arguments, "--announce", "--exit-with-parent", "--log-level", "error"]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean | (env or {}), text=True
-        )
-        self.address = json.loads(self.process.stdout.readline())["addr"]
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
 class Cluster:
     def __init__(self, binary):
         models = ROOT / "models"
@@ -73,20 +56,6 @@ class Cluster:
     def stop(self):
         for process in [*self.coordinators, self.draft, self.target]:
             process.kill()
-
-
-def eventually(what, limit=LIMIT):
-    """Waits until `what` returns something true."""
-    end = time.monotonic() + limit
-    while not (found := what()):
-        assert time.monotonic() < end, f"not within {limit} s: {what}"
-        time.sleep(0.02)
-    return found
-
-
-def silently(call, *arguments):
-    with contextlib.redirect_stdout(io.StringIO()):
-        return call(*arguments)
 
 
 def python_examples(cluster, work):
@@ -241,6 +210,8 @@ def main():
     groups = []
     for name, have, needs, run in [
         ("Python", have_python, "grpcio and grpcio-tools", lambda cluster: python_examples(cluster, work)),
+        ("Python, waiting", have_python, "grpcio and grpcio-tools", lambda _: waits.checks(arguments.binary, work)),
+        ("Python, tokens", have_python, "grpcio and grpcio-tools", lambda _: tokens.checks(arguments.binary, work)),
         ("grpcurl", have_grpcurl, "grpcurl", lambda cluster: grpcurl_examples(cluster, found["calls.sh"])),
     ]:
         if have and have_binary:

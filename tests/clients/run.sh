@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the examples of docs/clients.md that are not in Rust against a cluster of real processes.
+# Runs the examples of docs/clients.md that are not in Rust, and what a foreign client sees of waiting (waits.py), against real
+# processes.
 #
 #   run.sh prepare     installs what the examples need, from package sources; never fails
 #   run.sh check       runs every example for which there is what it needs; the last line counts those that were skipped
@@ -30,5 +31,5 @@ check() {
 case ${1:-} in
     prepare) prepare ;;
     check) check ;;
-    *) sed -n '4,8s/^# \?//p' "$0" >&2; exit 2 ;;
+    *) sed -n '5,9s/^# \?//p' "$0" >&2; exit 2 ;;
 esac

@@ -19,6 +19,7 @@ mod error;
 mod from_gguf;
 mod guard;
 mod pieces;
+mod rules;
 mod tokenizer;
 mod vocabulary;
 
@@ -26,5 +27,5 @@ pub use chat::Message;
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use pieces::{Encoder, MAX_WORD_BYTES, Progress};
-pub use tokenizer::{MAX_INPUT_BYTES, MAX_TOKENIZER_BYTES, Special, Tokenizer};
+pub use tokenizer::{Control, MAX_INPUT_BYTES, MAX_TOKENIZER_BYTES, Special, Tokenizer};
 pub use vocabulary::{MAX_TOKENS, Vocabulary, VocabularyMismatch};

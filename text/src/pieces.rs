@@ -16,7 +16,7 @@ use tokenizers::{
 
 use crate::error::TextError;
 use crate::guard::guarded;
-use crate::tokenizer::{MAX_INPUT_BYTES, Special, Tokenizer};
+use crate::tokenizer::{Control, MAX_INPUT_BYTES, Special, Tokenizer};
 
 /// The longest word of a text that is cut, in bytes; a word is encoded in one step.
 pub const MAX_WORD_BYTES: usize = 256 << 10;
@@ -58,7 +58,7 @@ enum Places {
 
 impl Cuts {
     /// How this tokenizer's texts are cut; `None` if they are not.
-    pub(crate) fn of(library: &Library) -> Option<Cuts> {
+    pub(crate) fn of(library: &Library, frame: Option<&[Vec<u32>; 2]>) -> Option<Cuts> {
         let places = match library.get_normalizer() {
             None => Places::BetweenWords,
             Some(NormalizerWrapper::NFC(_)) => Places::BeforeAscii,
@@ -78,7 +78,7 @@ impl Cuts {
             return None;
         }
         Some(Cuts {
-            frame: frame(library)?,
+            frame: frame?.clone(),
             longest_added: (added.values())
                 .map(|token| token.content.len())
                 .max()
@@ -117,7 +117,7 @@ fn is_simple(split: &Split) -> bool {
 }
 
 /// What the template puts around a text.
-fn frame(library: &Library) -> Option<[Vec<u32>; 2]> {
+pub(crate) fn frame(library: &Library) -> Option<[Vec<u32>; 2]> {
     let encode = |add| {
         let encoding = guarded(|| library.encode_fast("a", add)).ok()?.ok()?;
         Some(encoding.get_ids().to_vec())
@@ -136,6 +136,7 @@ pub struct Encoder {
     tokenizer: Tokenizer,
     text: String,
     special: Special,
+    control: Control,
     /// What was encoded so far, in bytes.
     at: usize,
     ids: Vec<u32>,
@@ -153,11 +154,17 @@ pub enum Progress {
 
 impl Encoder {
     /// Nothing of the text is encoded yet.
-    pub(crate) fn new(tokenizer: Tokenizer, text: String, special: Special) -> Self {
+    pub(crate) fn new(
+        tokenizer: Tokenizer,
+        text: String,
+        special: Special,
+        control: Control,
+    ) -> Self {
         Encoder {
             tokenizer,
             text,
             special,
+            control,
             at: 0,
             ids: Vec::new(),
             sizes: SIZES,
@@ -171,11 +178,15 @@ impl Encoder {
     /// As [`Tokenizer::encode`], and [`TextError::WordTooLong`].
     pub fn step(&mut self) -> Result<Progress, TextError> {
         let (tokenizer, left) = (&self.tokenizer, self.text.len() - self.at);
+        if self.at == 0 && self.control == Control::Text && !tokenizer.spells_control(&self.text) {
+            // It makes no difference to this text.
+            self.control = Control::Tokens;
+        }
         let is_whole = self.at == 0 && left <= self.sizes.window;
         let cuts = match tokenizer.cuts() {
             Some(cuts) if !is_whole => cuts,
             _ => {
-                self.ids = tokenizer.encode(&self.text, self.special)?;
+                self.ids = tokenizer.encode_as(&self.text, self.special, self.control)?;
                 return Ok(self.finish_text());
             }
         };
@@ -189,12 +200,13 @@ impl Encoder {
             Special::Add => [&cuts.frame[0][..], &cuts.frame[1][..]],
             Special::Omit => [&[][..], &[][..]],
         };
-        if self.at == 0 {
+        let rest = &self.text[self.at..];
+        let library = tokenizer.library(self.control);
+        let piece = &rest[..piece(library, cuts, rest, self.sizes)?];
+        let ids = tokenizer.encode_as(piece, Special::Omit, self.control)?;
+        if self.at == 0 && !tokenizer.begins(&ids) {
             self.ids.extend_from_slice(before);
         }
-        let rest = &self.text[self.at..];
-        let piece = &rest[..piece(tokenizer.library(), cuts, rest, self.sizes)?];
-        let ids = tokenizer.encode(piece, Special::Omit)?;
         self.ids.extend_from_slice(&ids);
         self.at += piece.len();
         if self.at < self.text.len() {
@@ -325,7 +337,7 @@ mod tests {
         };
         let file = json!({
             "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": [added(400, "<|end|>"), added(401, "<s>"), added(402, "</s>")],
+            "added_tokens": [added(266, "<|end|>"), added(267, "<s>"), added(268, "</s>")],
             "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
             "post_processor": post_processor,
             "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
@@ -356,8 +368,8 @@ mod tests {
                 {"Sequence": {"id": "A", "type_id": 0}},
                 {"SpecialToken": {"id": "</s>", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [401], "tokens": ["<s>"]},
-                "</s>": {"id": "</s>", "ids": [402], "tokens": ["</s>"]}}});
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [267], "tokens": ["<s>"]},
+                "</s>": {"id": "</s>", "ids": [268], "tokens": ["</s>"]}}});
         vec![
             tokenizer(Value::Null, bytes(true), Value::Null),
             tokenizer(Value::Null, split(LLAMA), template),
@@ -368,7 +380,7 @@ mod tests {
     fn in_pieces(tokenizer: &Tokenizer, text: &str, sizes: Sizes) -> (Vec<u32>, usize) {
         let mut encoder = Encoder {
             sizes,
-            ..tokenizer.encoder(text.to_owned(), Special::Add)
+            ..tokenizer.encoder(text.to_owned(), Special::Add, Control::Tokens)
         };
         let mut steps = 1;
         while encoder.step().unwrap() == Progress::More {
@@ -401,6 +413,63 @@ mod tests {
         }
     }
 
+    fn encoded(tokenizer: &Tokenizer, text: &str, control: Control, sizes: Sizes) -> Vec<u32> {
+        let text = text.to_owned();
+        let mut encoder = Encoder {
+            sizes,
+            ..tokenizer.encoder(text, Special::Add, control)
+        };
+        while encoder.step().unwrap() == Progress::More {}
+        encoder.into_ids()
+    }
+
+    #[test]
+    fn control_tokens_are_text_unless_they_are_asked_for() {
+        let spelled = "a<|end|>  aa</s>".repeat(9);
+        for tokenizer in each() {
+            for sizes in [SIZES, SMALL] {
+                let tokens = encoded(&tokenizer, &spelled, Control::Tokens, sizes);
+                assert_eq!(tokens, tokenizer.encode(&spelled, Special::Add).unwrap());
+                assert_eq!(tokens.iter().filter(|&&id| id == 266).count(), 9);
+                let text = encoded(&tokenizer, &spelled, Control::Text, sizes);
+                let framed = usize::from(tokenizer.begins(&text));
+                assert!(
+                    text[framed..text.len() - framed].iter().all(|&id| id < 266),
+                    "{text:?}"
+                );
+                assert_eq!(tokenizer.decode(&text).unwrap(), spelled);
+            }
+            // A text that spells none out is the same either way.
+            let plain = "let a = 11; // <|en d|>".repeat(9);
+            let [text, tokens] = [Control::Text, Control::Tokens]
+                .map(|control| encoded(&tokenizer, &plain, control, SMALL));
+            assert_eq!(text, tokens);
+            assert_eq!(tokenizer.control_id("<|end|>"), Some(266));
+            assert_eq!(tokenizer.control_id("a"), None);
+        }
+    }
+
+    #[test]
+    fn what_a_text_begins_with_is_not_put_before_it_again() {
+        let tokenizer = &each()[1];
+        let rest = "aa aa\n".repeat(40);
+        for sizes in [SIZES, SMALL] {
+            let plain = encoded(tokenizer, &rest, Control::Tokens, sizes);
+            assert_eq!((plain[0], plain.last()), (267, Some(&268)));
+            let begun = format!("<s>{rest}");
+            assert_eq!(encoded(tokenizer, &begun, Control::Tokens, sizes), plain);
+            // A second one is somebody's own.
+            let twice = encoded(tokenizer, &format!("<s>{begun}"), Control::Tokens, sizes);
+            assert_eq!(twice[..3], [267, 267, plain[1]]);
+            let text = encoded(tokenizer, &begun, Control::Text, sizes);
+            assert_eq!(text.iter().filter(|&&id| id == 267).count(), 1);
+            assert!(text.len() > plain.len());
+        }
+        let omitted = tokenizer.encode("<s>a", Special::Omit).unwrap();
+        assert_eq!(omitted[0], 267);
+        assert!(!each()[0].begins(&[267]));
+    }
+
     #[test]
     fn long_texts_are_cut_into_small_pieces() {
         let text = "let a = b + 11; // don't\n".repeat(20_000);
@@ -414,10 +483,10 @@ mod tests {
     #[test]
     fn a_word_of_the_whole_text_is_refused_before_it_is_encoded() {
         let tokenizer = &each()[0];
-        let mut encoder = tokenizer.encoder("a".repeat(2 << 20), Special::Add);
+        let mut encoder = tokenizer.encoder("a".repeat(2 << 20), Special::Add, Control::Text);
         let error = encoder.step().unwrap_err();
         assert!(error.to_string().contains("262144"), "{error}");
-        let mut encoder = tokenizer.encoder("a".repeat(200_000), Special::Add);
+        let mut encoder = tokenizer.encoder("a".repeat(200_000), Special::Add, Control::Text);
         assert_eq!(encoder.step().unwrap(), Progress::Done);
         assert_eq!(encoder.ids().len(), 50_000);
     }

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use aho_corasick::AhoCorasick;
 use tokenizers::DecoderWrapper;
+use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::bytes::TokenBytes;
@@ -14,7 +16,8 @@ use crate::detokenizer::Detokenizer;
 use crate::error::TextError;
 use crate::from_gguf;
 use crate::guard::guarded;
-use crate::pieces::{Cuts, Encoder};
+use crate::pieces::{Cuts, Encoder, frame};
+use crate::rules;
 use crate::vocabulary::{MAX_TOKENS, Vocabulary};
 
 /// The largest tokenizer file that is read, in bytes. The largest published
@@ -26,14 +29,23 @@ pub const MAX_TOKENIZER_BYTES: usize = 64 << 20;
 pub const MAX_INPUT_BYTES: usize = 4 << 20;
 
 /// Whether the tokenizer's own template (a start-of-text token, for example)
-/// is put around the text. Written-out special tokens inside the text are
-/// recognised either way, as Hugging Face tokenizers do.
+/// is put around the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Special {
-    /// Add them: for a plain prompt (`add_special_tokens=True`).
+    /// Add them: for a plain prompt (`add_special_tokens=True`). What the text
+    /// begins with already is not put before it again.
     Add,
     /// Leave them out: for a piece of text, or a chat template that wrote them.
     Omit,
+}
+
+/// What becomes of control tokens that a text spells out, such as `<|im_end|>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// They are what they say, text like any other (`split_special_tokens=True`).
+    Text,
+    /// They are those tokens, as Hugging Face tokenizers have it by default.
+    Tokens,
 }
 
 /// A tokenizer. Cloning shares it; any number of threads may use it at once.
@@ -50,6 +62,13 @@ pub(crate) struct Shared {
     chat: Option<Result<ChatTemplate, String>>,
     /// The texts of special tokens.
     control: Vec<String>,
+    /// Finds them; `None` if there are none.
+    spelled: Option<AhoCorasick>,
+    /// The same tokenizer, to which special tokens are text. Made when the
+    /// first text spells one out: it takes as much memory again.
+    literal: OnceLock<tokenizers::Tokenizer>,
+    /// Special tokens that the template puts before a text.
+    begins: Vec<u32>,
     /// Present if the decoder is byte-level: streams then need no decoder.
     pub(crate) bytes: Option<TokenBytes>,
     /// Present if long texts are encoded in pieces.
@@ -209,13 +228,22 @@ impl Tokenizer {
         Ok(text.split(mark).map(str::to_owned).collect())
     }
 
-    /// The token ids of a text.
+    /// The token ids of a text; control tokens that it spells out are tokens.
     ///
     /// # Errors
     ///
     /// [`TextError::InputTooLong`] beyond [`MAX_INPUT_BYTES`], checked before
     /// any work; [`TextError::Encode`] if the tokenizer cannot encode it.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TextError> {
+        self.encode_as(text, special, Control::Tokens)
+    }
+
+    pub(crate) fn encode_as(
+        &self,
+        text: &str,
+        special: Special,
+        control: Control,
+    ) -> Result<Vec<u32>, TextError> {
         if text.len() > MAX_INPUT_BYTES {
             return Err(TextError::InputTooLong {
                 bytes: text.len(),
@@ -226,13 +254,16 @@ impl Tokenizer {
             Special::Add => true,
             Special::Omit => false,
         };
-        let inner = &self.shared.inner;
         match guarded(|| {
-            inner
-                .encode_fast(text, add)
+            (self.library(control).encode_fast(text, add))
                 .map(|encoding| encoding.get_ids().to_vec())
         }) {
-            Ok(Ok(ids)) => Ok(ids),
+            Ok(Ok(mut ids)) => {
+                if add && self.begins_twice(&ids) {
+                    ids.drain(..self.shared.begins.len());
+                }
+                Ok(ids)
+            }
             Ok(Err(error)) => Err(TextError::Encode {
                 reason: error.to_string(),
             }),
@@ -241,8 +272,35 @@ impl Tokenizer {
     }
 
     /// Encodes a text step by step, each of them short: see [`Encoder`].
-    pub fn encoder(&self, text: String, special: Special) -> Encoder {
-        Encoder::new(self.clone(), text, special)
+    pub fn encoder(&self, text: String, special: Special, control: Control) -> Encoder {
+        Encoder::new(self.clone(), text, special, control)
+    }
+
+    /// Whether a text spells a control token out.
+    pub(crate) fn spells_control(&self, text: &str) -> bool {
+        let spelled = self.shared.spelled.as_ref();
+        spelled.is_some_and(|spelled| spelled.is_match(text))
+    }
+
+    /// Whether ids begin with what the template puts before a text, and behind that once more.
+    fn begins_twice(&self, ids: &[u32]) -> bool {
+        let begins = self.shared.begins.as_slice();
+        let rest = ids.strip_prefix(begins);
+        !begins.is_empty() && rest.is_some_and(|rest| rest.starts_with(begins))
+    }
+
+    /// Whether a text with these ids begins with what the template puts before one.
+    pub(crate) fn begins(&self, ids: &[u32]) -> bool {
+        let begins = self.shared.begins.as_slice();
+        !begins.is_empty() && ids.starts_with(begins)
+    }
+
+    /// The control token of exactly this text, if there is one.
+    #[must_use]
+    pub fn control_id(&self, text: &str) -> Option<u32> {
+        let inner = &self.shared.inner;
+        let is_control = inner.get_added_vocabulary().is_special_token(text);
+        is_control.then(|| inner.token_to_id(text)).flatten()
     }
 
     /// Tokens that a text of so many bytes has at least, whatever it says; 0 where nothing is known.
@@ -255,8 +313,15 @@ impl Tokenizer {
         self.shared.cuts.as_ref()
     }
 
-    pub(crate) fn library(&self) -> &tokenizers::Tokenizer {
-        &self.shared.inner
+    pub(crate) fn library(&self, control: Control) -> &tokenizers::Tokenizer {
+        match control {
+            Control::Tokens => &self.shared.inner,
+            Control::Text => self.shared.literal.get_or_init(|| {
+                let mut literal = self.shared.inner.clone();
+                literal.set_encode_special_tokens(true);
+                literal
+            }),
+        }
     }
 
     /// The text of token ids, without special tokens; ids that the vocabulary
@@ -347,16 +412,28 @@ fn assemble(content: &[u8]) -> Result<Shared, String> {
         .into_iter()
         .map(|(content, id)| (id, content));
     let added = inner.get_added_tokens_decoder();
-    let control = (added.values())
+    let control: Vec<String> = (added.values())
         .filter(|token| token.special && !token.content.is_empty())
         .map(|token| token.content.clone())
         .collect();
+    let spelled = match control.is_empty() {
+        true => None,
+        false => Some(AhoCorasick::new(&control).map_err(|error| error.to_string())?),
+    };
     let added = added.into_iter().map(|(id, token)| (id, token.content));
     let vocabulary = Vocabulary::collect(model.chain(added))
         .ok_or_else(|| format!("a token id is not below {MAX_TOKENS}"))?;
     if vocabulary.is_empty() {
         return Err("it has no tokens".to_owned());
     }
+    let kind = match inner.get_model() {
+        ModelWrapper::BPE(_) => "BPE",
+        ModelWrapper::WordPiece(_) => "WordPiece",
+        ModelWrapper::WordLevel(_) => "WordLevel",
+        ModelWrapper::Unigram(_) => "Unigram",
+    };
+    let rules = rules::hash(content, kind).map_err(|error| error.to_string())?;
+    let vocabulary = vocabulary.with_rules(&rules);
 
     let bytes = match inner.get_decoder() {
         Some(DecoderWrapper::ByteLevel(_)) => {
@@ -367,13 +444,25 @@ fn assemble(content: &[u8]) -> Result<Shared, String> {
         }
         _ => None,
     };
-    let cuts = Cuts::of(&inner);
+    let frame = frame(&inner);
+    let cuts = Cuts::of(&inner, frame.as_ref());
+    let is_special = |id: &u32| {
+        let content = vocabulary.token(*id);
+        content.is_some_and(|content| inner.get_added_vocabulary().is_special_token(content))
+    };
+    let begins = match frame {
+        Some([begins, _]) if begins.iter().all(is_special) => begins,
+        Some(_) | None => Vec::new(),
+    };
     let longest = longest(&inner, cuts.as_ref(), &vocabulary);
     Ok(Shared {
         inner,
         vocabulary,
         chat: None,
         control,
+        spelled,
+        literal: OnceLock::new(),
+        begins,
         bytes,
         cuts,
         longest,

@@ -11,6 +11,8 @@ pub struct Vocabulary {
     /// `None` is an id that no token has: some published tokenizers leave gaps.
     tokens: Vec<Option<Box<str>>>,
     hash: String,
+    /// Digits of `hash` that are over the tokens alone.
+    of_tokens: usize,
 }
 
 /// Two vocabularies put different tokens behind the same id.
@@ -52,7 +54,18 @@ impl Vocabulary {
             tokens[index] = Some(content.into_boxed_str());
         }
         let hash = hash(&tokens);
-        Some(Vocabulary { tokens, hash })
+        let of_tokens = hash.len();
+        Some(Vocabulary {
+            tokens,
+            hash,
+            of_tokens,
+        })
+    }
+
+    /// With the hash of how texts become tokens.
+    pub(crate) fn with_rules(mut self, rules: &str) -> Vocabulary {
+        self.hash = format!("{}-{rules}", self.token_hash());
+        self
     }
 
     /// The highest id plus one. A model's logits may be wider (padding).
@@ -65,11 +78,19 @@ impl Vocabulary {
         self.tokens.is_empty()
     }
 
+    /// [`Vocabulary::token_hash`], a hyphen, and 16 hex digits over what makes
+    /// tokens of a text: merges, normaliser, pre-tokenizer and the settings of
+    /// the model. Tokenizers of equal hashes encode a text alike, but for what
+    /// a template puts around it.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
     /// BLAKE3, as 64 hex digits, over `(id, length, content)` of all tokens in
     /// the order of their ids. It comes from the tokenizer alone, so models
     /// whose logits are padded to different widths still have equal hashes.
-    pub fn hash(&self) -> &str {
-        &self.hash
+    pub fn token_hash(&self) -> &str {
+        &self.hash[..self.of_tokens]
     }
 
     /// The token behind `id` as the tokenizer writes it (byte-level tokenizers

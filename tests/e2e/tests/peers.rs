@@ -128,6 +128,66 @@ async fn whoever_is_no_such_worker_is_refused_with_the_reason() {
     assert_eq!(completion.ids.len(), 2);
 }
 
+/// The bundled draft, but for two merges of its tokenizer that change places.
+fn with_other_merges(dir: &std::path::Path) -> String {
+    for entry in std::fs::read_dir(model("draft")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, dir.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let file = dir.join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let merges = tokenizer["model"]["merges"].as_array_mut().unwrap();
+    let last = merges.len() - 1;
+    merges.swap(0, last);
+    std::fs::write(&file, tokenizer.to_string()).unwrap();
+    dir.display().to_string()
+}
+
+/// Guesses by ids that mean the same, for a text that would have been other ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tokenizer_with_the_same_tokens_and_other_merges_is_another_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = worker("target-worker", "target");
+    let other = with_other_merges(folder.path());
+    let draft = Process::start(&words(&["draft-worker", "--model", &other])).unwrap();
+    let flags = ["--target", &target.addr, "--draft", &draft.addr];
+    let coordinator = coordinator(&flags, &folder.path().join("log"));
+    let client = Client::connect(&coordinator.addr, 1).await.unwrap();
+    let state = state(&client, &draft.addr).await;
+    assert!(
+        state.starts_with("refused: ") && state.contains("other merges"),
+        "{state}"
+    );
+}
+
+/// It might be a worker that hangs, so it is tried again and again; but everybody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_accepts_connections_and_says_nothing_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let silent = other_service(b"").await.to_string();
+    let coordinator = coordinator(&["--target", &silent], &log);
+    let client = Client::connect(&coordinator.addr, 0).await.unwrap();
+    let why = "it accepts connections and does not answer";
+    let state = state(&client, &silent).await;
+    assert!(
+        state.starts_with("connecting: ") && state.contains(why),
+        "{state}"
+    );
+    let asked = client.generate(request("fn", 2, 0.0, "ar")).await;
+    let status = asked.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains(why), "{status}");
+    let log = std::fs::read_to_string(&log).unwrap();
+    let said = log
+        .lines()
+        .filter(|line| line.contains(&silent) && line.contains(why));
+    assert_eq!(said.count(), 1, "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_under_two_names_is_one_worker() {
     let folder = tempfile::tempdir().unwrap();
