@@ -15,6 +15,7 @@ use rustyline::error::ReadlineError;
 
 use crate::End;
 use crate::client::{Completion, Coordinators};
+use crate::cluster::ClusterArgs;
 use crate::console;
 use crate::generate::summary;
 use crate::request::RequestArgs;
@@ -40,6 +41,13 @@ pub(crate) struct ChatArgs {
     // Last, so that no knob takes the name of another flag.
     #[command(flatten)]
     request: RequestArgs,
+}
+
+impl ChatArgs {
+    /// The cluster that would be started.
+    pub(crate) fn models(&mut self) -> &mut ClusterArgs {
+        &mut self.request.serving.cluster
+    }
 }
 
 /// Talks until the input ends.

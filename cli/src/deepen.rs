@@ -6,11 +6,18 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::evaluate::{self, EvaluateArgs};
+use crate::sources::{self, InspectArgs, ListArgs, PullArgs};
 use crate::{console, models};
 
 /// What can be done to a model folder.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum ModelsCommand {
+    /// List the models that are there: bundled ones, and those of the cache of Hugging Face's tools
+    List(ListArgs),
+    /// Fetch a model from a hub into the cache
+    Pull(PullArgs),
+    /// Say what a model is, what it takes, and why it would be refused
+    Inspect(InspectArgs),
     /// Write a checkpoint that computes the same function with more layers
     Deepen(DeepenArgs),
     /// Measure a family of models on held-out text
@@ -47,6 +54,9 @@ pub(crate) struct DeepenArgs {
 /// When the source is no model, or the result cannot be written.
 pub(crate) fn run(command: &ModelsCommand) -> Result<()> {
     match command {
+        ModelsCommand::List(args) => sources::list(args),
+        ModelsCommand::Pull(args) => sources::pull(args),
+        ModelsCommand::Inspect(args) => sources::inspect(args),
         ModelsCommand::Deepen(args) => deepen(args),
         ModelsCommand::Evaluate(args) => evaluate::run(args),
     }

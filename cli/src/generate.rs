@@ -10,6 +10,7 @@ use runtime::{Caller, Drain, TraceContext};
 
 use crate::End;
 use crate::client::{Completion, Coordinators, reason_name};
+use crate::cluster::ClusterArgs;
 use crate::console;
 use crate::request::RequestArgs;
 use crate::statistics::{self, Totals};
@@ -43,6 +44,13 @@ pub(crate) struct GenerateArgs {
     // Last, so that no knob takes the name of another flag.
     #[command(flatten)]
     request: RequestArgs,
+}
+
+impl GenerateArgs {
+    /// The cluster that would be started.
+    pub(crate) fn models(&mut self) -> &mut ClusterArgs {
+        &mut self.request.serving.cluster
+    }
 }
 
 /// Completes the prompt.

@@ -22,6 +22,7 @@ mod request;
 mod roles;
 mod sampling;
 mod serving;
+mod sources;
 mod statistics;
 mod strategy;
 mod top;
@@ -90,7 +91,7 @@ enum Command {
     TrainHrad(Box<train::HradArgs>),
     /// Create a test CA and a certificate for each role, to try TLS
     Certs(certs::CertsArgs),
-    /// Modify and evaluate models
+    /// Find, fetch, inspect, modify and evaluate models
     #[command(subcommand)]
     Models(deepen::ModelsCommand),
 }
@@ -108,16 +109,24 @@ fn main() -> ExitCode {
     runtime::tls::install_provider();
     let cli: Cli = runtime::parse();
     let outcome = match cli.command {
-        Command::Generate(args) => roles::block_on(generate::run(*args)),
-        Command::Chat(args) => roles::block_on(chat::run(*args)),
-        Command::Up(args) => roles::block_on(up::run(*args)),
+        Command::Generate(mut args) => {
+            (args.models().fetch()).and_then(|()| roles::block_on(generate::run(*args)))
+        }
+        Command::Chat(mut args) => {
+            (args.models().fetch()).and_then(|()| roles::block_on(chat::run(*args)))
+        }
+        Command::Up(mut args) => {
+            (args.models().fetch()).and_then(|()| roles::block_on(up::run(*args)))
+        }
         Command::DraftWorker(args) => roles::serve(draft_worker::run(*args)),
         Command::TargetWorker(args) => roles::serve(target_worker::run(*args)),
         Command::Coordinator(args) => coordinator::run(*args).map(|()| End::Done),
         Command::Top(args) => roles::block_on(top::run(args)),
         Command::Trace(command) => trace::run(command),
         Command::Strategies => strategy::list(),
-        Command::Bench(args) => roles::block_on(bench::run(*args)),
+        Command::Bench(mut args) => {
+            (args.models().fetch()).and_then(|()| roles::block_on(bench::run(*args)))
+        }
         Command::Record(args) => roles::block_on(laboratory::record(args)),
         Command::Simulate(args) => laboratory::simulate(&args),
         Command::Advise(args) => laboratory::advise(&args),

@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use hub::{Console, Wanted};
 use text::Tokenizer;
 
 /// The models of the checkout in which this binary was built; absent on other machines.
@@ -57,11 +58,13 @@ fn holds_models(dir: &Path) -> bool {
     dir.join("target").join("config.json").is_file()
 }
 
-/// Checks that `dir` is a folder with a model or a GGUF file, before a process is started for it.
+/// The path of a model that a user named, fetched if it is one of a hub, and checked to be a folder with a model or a GGUF file
+/// before a process is started for it.
 ///
 /// # Errors
-/// When it is neither; the message says what to do.
-pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf> {
+/// When it is neither, or cannot be fetched; the message says what to do.
+pub(crate) fn checked(given: PathBuf) -> Result<PathBuf> {
+    let dir = hub::resolve(&given, Wanted::Model, &mut Console::new())?;
     if engine::is_gguf(&dir) {
         return Ok(dir);
     }

@@ -38,6 +38,13 @@ pub(crate) struct UpArgs {
     strategy: String,
 }
 
+impl UpArgs {
+    /// The cluster that would be started.
+    pub(crate) fn models(&mut self) -> &mut ClusterArgs {
+        &mut self.cluster
+    }
+}
+
 /// Starts the cluster, prints its addresses, and runs it until the process is asked to stop.
 ///
 /// # Errors

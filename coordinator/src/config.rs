@@ -51,8 +51,9 @@ pub struct Args {
     /// Where more workers come from.
     #[command(flatten)]
     pub discovery: DiscoveryArgs,
-    /// Model directory with the tokenizer.json of all models, or the file itself, or a GGUF file.
-    #[arg(long, env = "OFFSHOOT_TOKENIZER", value_name = "DIR")]
+    /// Model directory with the tokenizer.json of all models, or the file itself, or a GGUF file, or hf://owner/name[:file] of a
+    /// hub.
+    #[arg(long, env = "OFFSHOOT_TOKENIZER", value_name = "DIR | FILE | hf://...")]
     pub tokenizer: PathBuf,
     /// Requests that run at one time.
     #[arg(

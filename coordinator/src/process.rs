@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use hub::Wanted;
 use proto::MAX_REQUEST_BYTES;
 use proto::v1::generation_server::{Generation, GenerationServer};
 use runtime::{
@@ -53,8 +54,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 pub async fn serve(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.common.telemetry)?;
     let config = Config::try_from(&args)?;
-    let tokenizer =
-        Tokenizer::load(&args.tokenizer).context("--tokenizer or OFFSHOOT_TOKENIZER")?;
+    let named = "--tokenizer or OFFSHOOT_TOKENIZER";
+    let path = hub::resolve(&args.tokenizer, Wanted::Texts, &mut hub::Log::new()).context(named)?;
+    let tokenizer = Tokenizer::load(&path).context(named)?;
     let drain = Drain::new();
     drain
         .on_signals_after(args.common.stop_delay())

@@ -23,8 +23,13 @@ use crate::watchdog::StepClock;
 /// Flags about the model, the same for every role.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Hugging Face checkpoint directory (config.json, safetensors, tokenizer.json), or a GGUF file.
-    #[arg(long, env = "OFFSHOOT_MODEL", value_name = "DIR | FILE.gguf")]
+    /// Hugging Face checkpoint directory (config.json, safetensors, tokenizer.json), a GGUF file, or hf://owner/name[:file] of
+    /// a hub.
+    #[arg(
+        long,
+        env = "OFFSHOOT_MODEL",
+        value_name = "DIR | FILE.gguf | hf://..."
+    )]
     pub model: PathBuf,
     /// What the model computes on: cpu, cuda:N for an NVIDIA GPU by its number, or auto for the first GPU if there is one.
     #[arg(
@@ -328,8 +333,13 @@ fn device(args: &ModelArgs, computer: &Computer) -> String {
     }
 }
 
-/// The name of a model: that of its folder.
+/// The name of a model: that of its folder or file, or of the repository that its folder is of.
 fn folder(model: &Path) -> String {
+    if model.is_dir()
+        && let Some(name) = hub::repository_at(model)
+    {
+        return name;
+    }
     model.file_name().map_or_else(
         || model.display().to_string(),
         |name| name.to_string_lossy().into_owned(),

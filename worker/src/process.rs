@@ -1,14 +1,17 @@
 //! A worker process from its flags to its end; the same for every role.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use hub::{Source, Wanted};
 use runtime::{
     ClientAuth, CommonArgs, Drain, KeepAlive, Listener, Metrics, NetArgs, Purpose, Readiness,
     ServerLimits, TlsArgs, admin, reflection, trace,
 };
 use speculation::strategy::Registry;
+use tokio::sync::oneshot;
 
 use crate::metrics::WorkerMetrics;
 use crate::model::{self, ModelArgs, Offer};
@@ -51,12 +54,13 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     let role = offer.role.name();
     runtime::telemetry::init(&args.common.telemetry)?;
-    let model = &args.model.model;
-    anyhow::ensure!(
-        model.exists(),
-        "there is nothing at {}, which --model or OFFSHOOT_MODEL names",
-        model.display()
-    );
+    if let Source::Path(model) = Source::parse(&args.model.model)? {
+        anyhow::ensure!(
+            model.exists(),
+            "there is nothing at {}, which --model or OFFSHOOT_MODEL names",
+            model.display()
+        );
+    }
     let drain = Drain::new();
     drain.on_signals_after(args.common.stop_delay())?;
     runtime::parent::exit_with_parent(&args.common.parent, &drain)?;
@@ -82,7 +86,12 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
         port: listener.port(),
     };
     let admin = admin::start(&args.common.admin, &args.net, shown)?;
-    let model = args.model.clone();
+    let mut model = args.model.clone();
+    model.model = tokio::select! {
+        path = fetched(model.model) => path?,
+        // The process need not wait for the rest of a download, which goes on at the next start.
+        () = drain.stopping() => return Ok(()),
+    };
     let mut loaded = tokio::task::spawn_blocking(move || model::load(&model, &offer)).await??;
     loaded.metrics = counters.clone();
     let clock = Arc::clone(&loaded.clock);
@@ -133,6 +142,18 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
         // A peer that does not close its connection is not waited for.
         Err(_) => Ok(()),
     }
+}
+
+/// The path of the model. One of a hub is fetched by a thread of its own, which the end of the process does not wait for.
+async fn fetched(given: PathBuf) -> anyhow::Result<PathBuf> {
+    let (done, path) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("fetch".to_owned())
+        .spawn(move || {
+            // Nobody waits any more where the process ends.
+            let _ = done.send(hub::resolve(&given, Wanted::Model, &mut hub::Log::new()));
+        })?;
+    Ok(path.await??)
 }
 
 /// Ends the process. Nothing less would do: threads that wait for the hung one are never done, and the runtime would

@@ -104,6 +104,13 @@ pub(crate) struct BenchArgs {
     cluster: ClusterArgs,
 }
 
+impl BenchArgs {
+    /// The cluster that would be started.
+    pub(crate) fn models(&mut self) -> &mut ClusterArgs {
+        &mut self.cluster
+    }
+}
+
 /// Starts a cluster, measures and reports.
 ///
 /// # Errors

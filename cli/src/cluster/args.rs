@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use engine::DeviceName;
+use hub::{Console, Wanted};
 use runtime::{TlsArgs, TraceArgs};
 use speculation::duty::Role;
 use worker::StepTimes;
@@ -22,8 +23,13 @@ pub(crate) struct ClusterArgs {
     /// Folder with the bundled models: draft, qualifier and target
     #[arg(long, env = "OFFSHOOT_MODELS", value_name = "DIR")]
     pub(crate) models: Option<PathBuf>,
-    /// Target model, a folder in the Hugging Face layout or a GGUF file [default: the bundled one]
-    #[arg(long, visible_alias = "model", value_name = "DIR | FILE.gguf")]
+    /// Target model: a folder in the Hugging Face layout, a GGUF file, or hf://owner/name[:file] of a hub [default: the bundled
+    /// one]
+    #[arg(
+        long,
+        visible_alias = "model",
+        value_name = "DIR | FILE.gguf | hf://..."
+    )]
     pub(crate) target: Option<PathBuf>,
     /// Folder of Medusa heads beside the target, or none [default: the folder heads of the target, if there is one]
     #[arg(long, value_name = "DIR | none")]
@@ -32,10 +38,10 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "DIR | none")]
     pub(crate) hrad: Option<PathBuf>,
     /// Qualifier model [default: the bundled one, if it has the target's vocabulary]
-    #[arg(long, value_name = "DIR | FILE.gguf")]
+    #[arg(long, value_name = "DIR | FILE.gguf | hf://...")]
     pub(crate) qualifier: Option<PathBuf>,
     /// Draft model [default: the bundled one, if it has the target's vocabulary]
-    #[arg(long, value_name = "DIR | FILE.gguf")]
+    #[arg(long, value_name = "DIR | FILE.gguf | hf://...")]
     pub(crate) draft: Option<PathBuf>,
     /// Draft workers to start, or how many of a running cluster to use [default: 1, or all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
@@ -130,6 +136,20 @@ impl ClusterPlan {
 }
 
 impl ClusterArgs {
+    /// Makes paths of models that are named by a hub, and fetches them. Before anything else: Ctrl-C simply ends a download.
+    ///
+    /// # Errors
+    /// When one cannot be fetched.
+    pub(crate) fn fetch(&mut self) -> Result<()> {
+        for name in [&mut self.target, &mut self.qualifier, &mut self.draft]
+            .into_iter()
+            .flatten()
+        {
+            *name = hub::resolve(name, Wanted::Model, &mut Console::new())?;
+        }
+        Ok(())
+    }
+
     /// Finds and checks the models of all roles.
     ///
     /// # Errors
