@@ -58,6 +58,11 @@ faults *args:
     cargo build --release --workspace
     target/release/faults --repetitions 20 {{args}}
 
+# An hour of mixed traffic under random faults; figures go to docs/faults.md.
+soak *args:
+    cargo build --release --workspace
+    target/release/soak {{args}}
+
 # Search for inputs that break a target: wire, request, relay or worker.
 fuzz target minutes="60":
     tests/fuzz/run {{target}} {{minutes}}

@@ -21,7 +21,8 @@ Examples:
   offshoot up --drafts 8 --synthetic nano --step-ms target=1:20,64:40,qualifier=7,draft=2
 
 Prints one line per process: role, address, process id, model. --admin sets the address of the coordinator's admin
-port; each worker gets one on a free port, and the lines show the addresses. Ctrl-C stops the cluster.")]
+port; each worker gets one on a free port, and the lines show the addresses. A process that exits is started again, at
+its address; one that exits six times, each time within a minute, is given up. Ctrl-C stops the cluster.")]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -48,7 +49,7 @@ impl UpArgs {
 /// Starts the cluster, prints its addresses, and runs it until the process is asked to stop.
 ///
 /// # Errors
-/// When the cluster does not start, or its coordinator exits by itself.
+/// When the cluster does not start, or its target or coordinator exits again and again.
 pub(crate) async fn run(args: UpArgs) -> Result<End> {
     let drain = Drain::new();
     drain.on_signals()?;
@@ -81,13 +82,13 @@ pub(crate) async fn run(args: UpArgs) -> Result<End> {
         "ready; try: offshoot generate --connect {} \"fn main() {{\" (Ctrl-C stops the cluster)",
         cluster.address()
     ));
-    let ended = tokio::select! {
-        how = cluster.watch(|line| console::say(&format!("warning: {line}; requests fail without a target, and go on without any other worker"))) => Some(how),
+    let given_up = tokio::select! {
+        why = cluster.keep(&console::say) => Some(why),
         () = drain.stopping() => None,
     };
     cluster.stop().await;
-    match ended {
-        Some(how) => bail!("the coordinator exited ({how})"),
+    match given_up {
+        Some(why) => bail!("{why}"),
         // Ctrl-C is the normal end of this command.
         None => Ok(End::Done),
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,6 +34,8 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 /// First byte of a TLS handshake (RFC 8446, section 5.1). The HTTP/2 preface begins with a letter.
 const TLS_HANDSHAKE: u8 = 22;
+/// Lines about peers that are refused, in ten seconds: anybody can cause them.
+const REFUSALS: u32 = 10;
 /// Pause after a failed accept. The usual cause is that the process has run out of file descriptors, and retrying at
 /// once would only use up a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,6 +58,8 @@ pub(crate) struct Incoming {
     /// What is said of failed accepts, and of connections beyond the cap.
     failures: Rarely,
     closed: Rarely,
+    /// What is said of connections that are refused.
+    refusals: Arc<Mutex<Rarely>>,
 }
 
 impl Incoming {
@@ -74,6 +79,7 @@ impl Incoming {
             pause: None,
             failures: Rarely::default(),
             closed: Rarely::default(),
+            refusals: Arc::new(Mutex::new(Rarely::at_most(REFUSALS))),
         }
     }
 }
@@ -122,6 +128,7 @@ impl Stream for Incoming {
                     missing: PREFACE_BYTES,
                     deadline: Box::pin(tokio::time::sleep(self.preface_timeout)),
                 }),
+                refusals: Arc::clone(&self.refusals),
                 _permit: permit,
             })));
         }
@@ -135,6 +142,7 @@ pub(crate) struct Connection {
     stage: Stage,
     /// Present until the peer has sent the preface.
     preface: Option<Preface>,
+    refusals: Arc<Mutex<Rarely>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -167,19 +175,27 @@ impl Preface {
 }
 
 impl Connection {
+    /// Says why it is refused, if not too much was said lately.
+    fn refuse(&self, why: &str) {
+        if let Some(times) = self.refusals.lock().handle(Instant::now()) {
+            tracing::warn!(peer = %self.peer, times, reason = why, "refused a connection");
+        }
+    }
+
     /// Completes the TLS handshake, if there is one.
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Stage::Handshake(accept) = &mut self.stage else {
             return Poll::Ready(Ok(()));
         };
-        let error = match Pin::new(accept).poll(cx) {
+        let polled = Pin::new(accept).poll(cx);
+        let error = match polled {
             Poll::Pending => match self
                 .preface
                 .as_mut()
                 .map(|preface| preface.check_deadline(cx))
             {
                 Some(Err(late)) => {
-                    tracing::warn!(peer = %self.peer, "closing a connection: the TLS handshake timed out");
+                    self.refuse("the TLS handshake timed out");
                     late
                 }
                 Some(Ok(())) | None => return Poll::Pending,
@@ -193,13 +209,13 @@ impl Connection {
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(Ok(_)) => {
-                tracing::warn!(peer = %self.peer, "refused a connection: the peer did not offer HTTP/2 (ALPN h2)");
+                self.refuse("the peer did not offer HTTP/2 (ALPN h2)");
                 io::Error::new(io::ErrorKind::InvalidData, "the peer did not offer HTTP/2")
             }
             Poll::Ready(Err(error)) => {
                 match tls_cause(&error) {
                     Some(cause) => {
-                        tracing::warn!(peer = %self.peer, reason = tls::explain(cause), "refused a connection");
+                        self.refuse(&tls::explain(cause));
                     }
                     // A probe that only checks whether the port is open ends like this.
                     None => {
@@ -261,10 +277,7 @@ impl AsyncRead for Connection {
             && preface.missing == PREFACE_BYTES
             && received.first() == Some(&TLS_HANDSHAKE)
         {
-            tracing::warn!(
-                peer = %this.peer,
-                "refused a connection: the peer speaks TLS, but this process was started without --tls-cert"
-            );
+            this.refuse("the peer speaks TLS, but this process was started without --tls-cert");
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the peer speaks TLS",

@@ -6,6 +6,7 @@
 
 mod args;
 mod choice;
+mod keeping;
 mod per_role;
 mod process;
 mod profile;
@@ -30,6 +31,7 @@ pub(crate) use profile::{Drawn, Use};
 
 use crate::client::Client;
 use crate::console::Progress;
+use keeping::Kept;
 use process::{ChildSpec, ShutdownLogs};
 
 /// Seconds that a process may drain; no request runs any more when a cluster is stopped.
@@ -43,8 +45,8 @@ const READY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running local cluster. Dropping it kills its processes; [`Cluster::stop`] lets them drain.
 pub(crate) struct Cluster {
-    coordinator: Process,
-    workers: Vec<Process>,
+    coordinator: Kept,
+    workers: Vec<Kept>,
     stop_grace: Duration,
 }
 
@@ -61,9 +63,10 @@ impl Cluster {
         let caller = Caller::new(plan.tls.load(Purpose::ServeAndCall)?);
         let started = workers(plan)
             .into_iter()
-            .map(|child| Process::start(child, progress));
+            .map(|child| Kept::start(child, progress));
         let workers = try_join_all(started).await?;
-        let coordinator = Process::start(coordinator(plan, &workers), progress).await?;
+        let processes: Vec<_> = workers.iter().map(|worker| &worker.process).collect();
+        let coordinator = Kept::start(coordinator(plan, &processes), progress).await?;
         let mut cluster = Cluster {
             coordinator,
             workers,
@@ -80,12 +83,13 @@ impl Cluster {
 
     /// The address for clients on this machine.
     pub(crate) fn address(&self) -> String {
-        reachable(self.coordinator.addr()).to_string()
+        reachable(self.coordinator.process.addr()).to_string()
     }
 
     /// All processes: target, qualifier, drafts, coordinator.
     pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.workers.iter().chain([&self.coordinator])
+        let all = self.workers.iter().chain([&self.coordinator]);
+        all.map(|kept| &kept.process)
     }
 
     async fn wait_until_ready(&mut self, caller: &Caller, deadline: Instant) -> Result<()> {
@@ -93,7 +97,7 @@ impl Cluster {
             .await
             .context("cannot connect to the coordinator")?;
         loop {
-            for process in self.workers.iter_mut().chain([&mut self.coordinator]) {
+            for Kept { process, .. } in self.workers.iter_mut().chain([&mut self.coordinator]) {
                 if let Some(how) = process.ended() {
                     bail!(
                         "the {} process exited while the cluster was starting ({how})",
@@ -129,36 +133,29 @@ impl Cluster {
         }
     }
 
-    /// Waits until the coordinator exits by itself. Workers that exit are reported to `lost`.
-    pub(crate) async fn watch(&mut self, lost: impl Fn(&str)) -> String {
-        let Cluster {
-            coordinator,
-            workers,
-            ..
-        } = self;
-        let mut ends: FuturesUnordered<_> = workers
-            .iter_mut()
-            .map(|process| async move {
-                let how = process.end().await;
-                format!("the {} process exited ({how})", process.name())
-            })
+    /// Starts every process again that exits by itself, at its address, and tells `say`. Returns why when it gives up on one
+    /// without which no request is served.
+    pub(crate) async fn keep(&mut self, say: &impl Fn(&str)) -> String {
+        let all = self.workers.iter_mut().chain([&mut self.coordinator]);
+        let mut given_up: FuturesUnordered<_> = all
+            .map(|kept| async move { (kept.process.role(), kept.keep(say).await) })
             .collect();
-        let coordinator = coordinator.end();
-        tokio::pin!(coordinator);
-        loop {
-            tokio::select! {
-                how = &mut coordinator => return how,
-                Some(line) = ends.next() => lost(&line),
+        while let Some((role, why)) = given_up.next().await {
+            if role == "coordinator" || role == Role::Target.name() {
+                return why;
             }
+            say(&format!("{why}; requests go on without it"));
         }
+        // The coordinator is kept until it is given up.
+        std::future::pending().await
     }
 
     /// Lets the processes drain, the coordinator first because workers serve it, and kills those that do not exit.
     pub(crate) async fn stop(self) {
         self.processes().for_each(Process::mute);
         let grace = self.stop_grace;
-        self.coordinator.stop(grace).await;
-        join_all(self.workers.into_iter().map(|worker| worker.stop(grace))).await;
+        self.coordinator.process.stop(grace).await;
+        join_all((self.workers.into_iter()).map(|worker| worker.process.stop(grace))).await;
     }
 }
 
@@ -265,7 +262,7 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildS
     }
 }
 
-fn coordinator(plan: &ClusterPlan, workers: &[Process]) -> ChildSpec {
+fn coordinator(plan: &ClusterPlan, workers: &[&Process]) -> ChildSpec {
     let mut line = CommandLine::default();
     line.word("coordinator")
         .flag("--tokenizer", &plan.target)

@@ -26,6 +26,7 @@ const TAIL: usize = 20;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How to start a child.
+#[derive(Clone, Debug)]
 pub(crate) struct ChildSpec {
     /// Its name in messages, for example `draft 2`.
     pub(crate) name: String,
@@ -37,6 +38,24 @@ pub(crate) struct ChildSpec {
     pub(crate) limit: Duration,
     /// Whether what it logs while it is being stopped is shown.
     pub(crate) shutdown_logs: ShutdownLogs,
+}
+
+impl ChildSpec {
+    /// The same, at the addresses that it has found.
+    pub(super) fn at(mut self, addr: SocketAddr, admin: Option<SocketAddr>) -> ChildSpec {
+        self.set("--port", addr.port().to_string());
+        if let Some(admin) = admin {
+            self.set("--admin", admin.to_string());
+        }
+        self
+    }
+
+    fn set(&mut self, flag: &str, value: String) {
+        let at = self.arguments.iter().position(|word| word == flag);
+        if let Some(old) = at.and_then(|at| self.arguments.get_mut(at + 1)) {
+            *old = value.into();
+        }
+    }
 }
 
 /// What happens to the log lines of a child that was asked to stop. All children stop at the same time, so each logs

@@ -63,7 +63,7 @@ impl Scores {
         self.logprobs.is_empty()
     }
 
-    fn take(&mut self, scores: Option<TokenScores>) {
+    pub(crate) fn take(&mut self, scores: Option<TokenScores>) {
         let scores = scores.unwrap_or_default();
         self.logprobs
             .extend(scores.logprobs.iter().map(|logprob| logprob.to_bits()));

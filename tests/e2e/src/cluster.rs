@@ -1,10 +1,11 @@
 //! One process per role, on ephemeral loopback ports.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -83,7 +84,8 @@ impl Process {
             .args(["--host", &addr.ip().to_string()])
             .args(["--port", &addr.port().to_string()])
             .args(["--announce", "--exit-with-parent"])
-            .args(["--log-level", &log_level()]);
+            .args(["--log-level", &log_level()])
+            .stderr(Stdio::piped());
         Process::spawn(command, arguments)
     }
 
@@ -111,6 +113,9 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {arguments:?}"))?;
+        if let Some(stderr) = child.stderr.take() {
+            std::thread::spawn(move || pass_on(BufReader::new(stderr)));
+        }
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
@@ -134,6 +139,11 @@ impl Process {
     /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has exited by itself.
+    pub fn has_exited(&self) -> bool {
+        self.exited.try_recv() == Err(mpsc::TryRecvError::Disconnected)
     }
 
     /// `kill -9`, and nothing else.
@@ -166,6 +176,25 @@ impl Process {
     pub fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         drop(self.child.stdin.take());
         Ok(self.child.wait()?)
+    }
+}
+
+/// Panics of which processes started here have told, those with a log of their own left out. One in a task ends the task
+/// and not the process.
+pub fn panics() -> usize {
+    PANICS.load(Ordering::Relaxed)
+}
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// Passes the standard error of a process on, and counts its panics.
+fn pass_on(stderr: impl BufRead) {
+    for line in stderr.lines().map_while(Result::ok) {
+        if line.contains("panicked at") {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+        // Nobody is left to tell when this fails.
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 }
 

@@ -5,6 +5,7 @@
 //! an operator's tools would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
 //! code with the engine. [`proxy`] disturbs a connection, and [`faults`] measures what users notice of lost processes and
 //! disturbed connections. [`dns`] serves names that change, [`fake_hub`] models.
+//! disturbed connections; [`soak`] disturbs everything for an hour. [`dns`] serves names that change.
 //! [`wait`] waits for conditions, and [`usage`] says what a process uses. Nothing here is used by the product.
 
 pub mod admin;
@@ -16,6 +17,7 @@ pub mod fake_hub;
 pub mod faults;
 pub mod oracle;
 pub mod proxy;
+pub mod soak;
 pub mod usage;
 pub mod wait;
 

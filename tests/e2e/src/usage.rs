@@ -11,17 +11,21 @@ pub struct Usage {
     pub peak: f64,
     /// Time on processors so far, in steps of 10 ms.
     pub cpu: Duration,
+    /// Open files and connections.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
 }
 
 /// What a process uses now; `None` where the system does not tell.
 #[must_use]
 pub fn of(pid: u32) -> Option<Usage> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let mib = |name: &str| -> Option<f64> {
+    let number = |name: &str| -> Option<u32> {
         let line = status.lines().find(|line| line.starts_with(name))?;
-        let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kib / 1024.0)
+        line.split_whitespace().nth(1)?.parse().ok()
     };
+    let mib = |name: &str| Some(f64::from(number(name)?) / 1024.0);
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program stands in parentheses and may contain anything; user and system time are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(')')?;
@@ -31,6 +35,8 @@ pub fn of(pid: u32) -> Option<Usage> {
         resident: mib("VmRSS:")?,
         peak: mib("VmHWM:")?,
         cpu: Duration::from_millis(10 * (ticks(14)? + ticks(15)?)),
+        descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count(),
+        threads: number("Threads:")? as usize,
     })
 }
 
@@ -54,6 +60,9 @@ mod tests {
         }
         let after = of(std::process::id()).unwrap();
         assert!(sum > 0 && after.peak >= after.resident);
+        let _file = std::fs::File::open("/proc/self/stat").unwrap();
+        let more = of(std::process::id()).unwrap();
+        assert!(more.descriptors > 3 && more.threads >= 1, "{more:?}");
         assert!(
             after.resident > before.resident + 32.0,
             "{before:?} {after:?}"

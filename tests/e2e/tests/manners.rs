@@ -218,6 +218,23 @@ async fn many_quick_cancels_on_a_connection_break_no_neighbour() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_so_many_streams_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator = coordinator(&[], &folder.path().join("log"), None);
+    let mut connection = Connection::open(&coordinator.addr);
+    let stream = |number: u32| 1 + 2 * number;
+    // Streams that never end.
+    for number in 0..=1024 {
+        connection.call(stream(number), "/grpc.health.v1.Health/Watch", &[]);
+    }
+    for number in 0..1024 {
+        // It lives and has no target: NOT_SERVING.
+        assert_eq!(connection.message_of(stream(number)), [0x08, 2]);
+    }
+    assert_eq!(connection.reset_of(stream(1024)), raw::REFUSED_STREAM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_without_descriptors_says_so_now_and_then_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
@@ -250,6 +267,54 @@ async fn a_process_without_descriptors_says_so_now_and_then_and_recovers() {
     .unwrap();
 }
 
+/// One line for a request that fails after it was taken in, none for one that is refused, waits, or is hung up on.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_do_not_fill_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let coordinator = coordinator(&["--failover-wait", "1"], &log, None);
+    let client = Client::connect(&coordinator.addr, 0).await.unwrap();
+    let lines = || std::fs::read_to_string(&log).unwrap().lines().count();
+    // Of the target that is nowhere.
+    until(LIMIT, async || Ok(met(lines() > 0, "nothing was logged")))
+        .await
+        .unwrap();
+    let before = lines();
+    for _ in 0..50 {
+        let status = client
+            .generate(request("fn", 4, -1.0, "ar"))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+    for _ in 0..50 {
+        let asked = Request::new(request("fn", 4, 0.0, "ar"));
+        let channel = Caller::default().connect(&coordinator.addr).await.unwrap();
+        let mut outside = v1::generation_client::GenerationClient::new(channel);
+        drop(outside.generate(asked).await.unwrap());
+    }
+    client.wait_for_completions(0).await.unwrap();
+    let mut failing = Vec::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        failing.push(tokio::spawn(async move {
+            client
+                .generate(request("fn", 4, 0.0, "ar"))
+                .await
+                .unwrap_err()
+        }));
+    }
+    for failed in failing {
+        assert_eq!(failed.await.unwrap().code(), Code::Unavailable);
+    }
+    let said = lines() - before;
+    assert!(
+        said <= 20,
+        "{said} lines of {}",
+        std::fs::read_to_string(&log).unwrap()
+    );
+}
+
 /// HTTP/2 by hand (RFC 9113), because no client library sends what is sent here.
 mod raw {
     use std::collections::BTreeMap;
@@ -259,6 +324,8 @@ mod raw {
 
     /// The error code by which a server ends a connection that asks too much of it.
     pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
+    /// The one of a stream that was not looked at; it may be tried again.
+    pub(super) const REFUSED_STREAM: u32 = 7;
 
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
@@ -273,6 +340,8 @@ mod raw {
         addr: String,
         /// The data of each stream.
         streams: BTreeMap<u32, Vec<u8>>,
+        /// The error codes of streams that the server has reset.
+        resets: BTreeMap<u32, u32>,
         goodbye: Option<u32>,
     }
 
@@ -299,6 +368,7 @@ mod raw {
                 tcp,
                 addr: addr.to_owned(),
                 streams: BTreeMap::new(),
+                resets: BTreeMap::new(),
                 goodbye: None,
             }
         }
@@ -356,6 +426,12 @@ mod raw {
                 let code = payload[4..8].try_into().unwrap();
                 self.goodbye = Some(u32::from_be_bytes(code));
             }
+            if kind == RST_STREAM {
+                let code = payload[..4].try_into().unwrap();
+                self.resets
+                    .entry(stream)
+                    .or_insert(u32::from_be_bytes(code));
+            }
             if kind == DATA {
                 self.streams.entry(stream).or_default().extend(payload);
             }
@@ -374,6 +450,14 @@ mod raw {
                 assert_eq!(self.goodbye, None, "the connection ends");
                 self.read().expect("the connection lives");
             }
+        }
+
+        /// The error code with which the server resets a stream.
+        pub(super) fn reset_of(&mut self, stream: u32) -> u32 {
+            while !self.resets.contains_key(&stream) {
+                self.read().expect("the connection lives");
+            }
+            self.resets[&stream]
         }
 
         /// The error code with which the server ends the connection.

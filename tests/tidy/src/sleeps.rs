@@ -21,6 +21,10 @@ pub const MAY_SLEEP: &[MaySleep] = &[
         reason: "the fault table is an experiment in real time: how long a fault lasts is what is measured",
     },
     MaySleep {
+        path: "tests/e2e/src/soak/",
+        reason: "the soak lasts as long as it is asked to, and clients that are slow or pause are what it is about",
+    },
+    MaySleep {
         path: "tests/e2e/src/client.rs",
         reason: "a client that is refused waits as long as the server tells it to, as clients do",
     },

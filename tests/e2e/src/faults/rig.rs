@@ -24,7 +24,7 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a `Cluster` call may take; a coordinator that answers at all does so at once.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// How long a process may take to exit when it is asked to. Longer than its drain time, which it needs while requests run.
-const EXIT_LIMIT: Duration = Duration::from_secs(20);
+const EXIT_LIMIT: Duration = Duration::from_secs(40);
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,17 @@ impl Layout {
     }
 }
 
+/// Flags of the processes of a rig beyond those that its layout gives them.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// Of workers of every role.
+    pub workers: Vec<String>,
+    /// Of targets.
+    pub targets: Vec<String>,
+    /// Of coordinators.
+    pub coordinators: Vec<String>,
+}
+
 /// One process, running or not, with the proxies in front of it.
 #[derive(Debug)]
 struct Member {
@@ -130,6 +141,7 @@ struct Member {
 #[derive(Debug)]
 pub struct Rig {
     layout: Layout,
+    flags: Flags,
     members: Vec<Member>,
 }
 
@@ -139,6 +151,14 @@ impl Rig {
     /// # Errors
     /// When a process does not start or the cluster is not complete in time.
     pub async fn start(layout: Layout) -> anyhow::Result<Rig> {
+        Rig::start_with(layout, Flags::default()).await
+    }
+
+    /// As [`Rig::start`], with further flags.
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn start_with(layout: Layout, flags: Flags) -> anyhow::Result<Rig> {
         let mut members = Vec::new();
         for role in Role::ALL {
             for index in 0..layout.count(role) {
@@ -159,7 +179,11 @@ impl Rig {
                 });
             }
         }
-        let mut rig = Rig { layout, members };
+        let mut rig = Rig {
+            layout,
+            flags,
+            members,
+        };
         for at in 0..rig.members.len() {
             rig.members[at].arguments = rig.arguments(rig.members[at].instance);
         }
@@ -176,7 +200,8 @@ impl Rig {
             let model = model(name).display().to_string();
             let pace = pace.to_string();
             let flags = ["--model", &model, "--pace", &pace];
-            (words.iter().chain(&flags).map(|&word| word.to_owned())).collect()
+            let words = words.iter().chain(&flags).map(|&word| word.to_owned());
+            words.chain(self.flags.workers.clone()).collect()
         };
         match instance.role {
             Role::Draft => worker(&["draft-worker"], "draft", pace.draft),
@@ -185,7 +210,10 @@ impl Rig {
                 "qualifier",
                 pace.qualifier,
             ),
-            Role::Target => worker(&["target-worker"], "target", pace.target),
+            Role::Target => {
+                let words: Vec<String> = worker(&["target-worker"], "target", pace.target);
+                (words.into_iter().chain(self.flags.targets.clone())).collect()
+            }
             Role::Coordinator => {
                 let tokenizer = model("target").display().to_string();
                 let mut words = vec!["coordinator".to_owned(), "--tokenizer".into(), tokenizer];
@@ -199,6 +227,7 @@ impl Rig {
                         words.extend([format!("--{role}"), proxy.to_string()]);
                     }
                 }
+                words.extend(self.flags.coordinators.clone());
                 words
             }
         }
@@ -208,6 +237,18 @@ impl Rig {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Its processes, running or not.
+    #[must_use]
+    pub fn instances(&self) -> Vec<Instance> {
+        self.members.iter().map(|member| member.instance).collect()
+    }
+
+    /// The process, if it is running or has exited by itself.
+    #[must_use]
+    pub fn process(&self, instance: Instance) -> Option<&Process> {
+        self.member(instance).process.as_ref()
     }
 
     fn member(&self, instance: Instance) -> &Member {
