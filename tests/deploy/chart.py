@@ -165,7 +165,7 @@ REFUSED = [
     ({"target": {"resources": {"limit": {}}}}, "limit"),
     ({"target": {"extraArgs": ["max-num-seqs=3"]}}, "/target/extraArgs/0"),
     ({"target": {"env": {"not a name": "x"}}}, "not a name"),
-    ({"target": {"model": "hf://org/name"}}, "huggingFace.image"),
+    ({"target": {"model": "hf://name"}}, "/target/model"),
     ({"image": {"repository": ""}}, "image.repository"),
     ({"image": {"digest": "sha256:12"}}, "/image/digest"),
     ({"fullnameOverride": "Not_A_Name"}, "fullnameOverride"),
@@ -247,15 +247,14 @@ def check_values(helm):
     assert spec["volumes"] == [{"name": "models", "image": {"reference": "registry.example:5000/m/llama:8b"}}]
     spec, variables = source("oci://registry.example/m/llama@sha256:" + "0" * 64, "coordinator")
     assert variables["OFFSHOOT_TOKENIZER"] == "/models" and spec["volumes"][0]["image"]["reference"].endswith("0" * 64)
-    hub = {"huggingFace": {"image": "registry.example/hub:1", "tokenSecret": "token"}}
+    hub = {"huggingFace": {"tokenSecret": "token"}}
     spec, variables = source("hf://org/name@abc", **hub)
-    fetch = spec["initContainers"][0]
-    assert variables["OFFSHOOT_MODEL"] == "/models/org/name"
-    assert fetch["command"] == ["hf", "download", "org/name", "--revision=abc", "--local-dir=/models/org/name"], fetch["command"]
-    assert fetch["env"][-1]["valueFrom"]["secretKeyRef"] == {"name": "token", "key": "token"}
-    assert [volume["name"] for volume in spec["volumes"]] == ["models", "tmp"] and "emptyDir" in spec["volumes"][0]
-    spec, _ = source("hf://org/name", "coordinator", **merge(hub, {"huggingFace": {"cache": {"claim": "cache"}}}))
-    assert spec["initContainers"][0]["command"][-2:] == ["--include=*.json", "--include=*.jinja"]
+    assert variables["OFFSHOOT_MODEL"] == "hf://org/name@abc" and variables["HF_HOME"] == "/models"
+    token = [one for one in spec["containers"][0]["env"] if one["name"] == "HF_TOKEN"]
+    assert token[0]["valueFrom"]["secretKeyRef"] == {"name": "token", "key": "token"}
+    assert [volume["name"] for volume in spec["volumes"]] == ["models"] and "emptyDir" in spec["volumes"][0]
+    assert spec["containers"][0]["volumeMounts"] == [{"name": "models", "mountPath": "/models", "readOnly": False}]
+    spec, _ = source("hf://org/name:Q8_0", "coordinator", **merge(hub, {"huggingFace": {"cache": {"claim": "cache"}}}))
     assert spec["volumes"][0]["persistentVolumeClaim"] == {"claimName": "cache"}
     workers = find(render({"target": {"model": "hf://org/name"}, **hub}), "NetworkPolicy", "offshoot-workers")
     assert {443, 53} <= {port["port"] for rule in workers["spec"]["egress"] for port in rule["ports"]}

@@ -18,7 +18,9 @@ import gguf
 import numpy as np
 import torch
 import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.convert_slow_tokenizer import generate_merges
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROMPT, STEPS, ROWS = 28, 16, [0, 8, 9, 27]
@@ -181,6 +183,8 @@ def save_gguf(name, model):
         out.add_rope_scaling_factor(rope["factor"])
     if rope.get("rope_type") == "llama3":
         out.add_tensor("rope_freqs.weight", llama3_factors(rope, head_dim))
+    if name == "gemma3":
+        LINES_OF[name] = gemma_lines(*add_gemma_tokenizer(out, config.vocab_size))
     tied = config.tie_word_embeddings
     for key, weight in model.state_dict().items():
         if tied and key == "lm_head.weight":
@@ -204,6 +208,49 @@ def save_gguf(name, model):
     out.close()
 
 
+# Pieces of a SentencePiece vocabulary as Gemma has it: control tokens, those that users define, and 114 others.
+CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>"]
+DEFINED = ["\n", "\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<b>"]
+PIECES = ["▁t", "he", "▁the", "in", "▁a", "er", "lo", "low", "ing", "▁w", "or", "ld", "orld", "▁world", "b>", "▁▁a"] + list(
+    "▁etaoinshrdlcumwfgypbvkjxqzETAOINSHRDLCUMWFGYPBVKJXQZ0123456789.,'!?:;<>()[]{}+-*/=_#@&%$éüßñ")
+# What became of those lines.
+LINES_OF = {}
+LINES = ["Hello world, lower the ring", "a  b   c    the     world", "\n  x\n\n\n   y", "<b>the</b> <start_of_turn>a", "", " ", "naïve", "▁▁a"]
+
+
+def add_gemma_tokenizer(out, count):
+    """As llama.cpp's converter writes it: spaces in place of the marks of tokens that users define, all of one score."""
+    tokens = (CONTROL + DEFINED + PIECES)[:count]
+    tokens += [f"<unused{n}>" for n in range(count - len(tokens))]
+    kinds = [3] * len(CONTROL) + [4] * len(DEFINED) + [1] * (count - len(CONTROL) - len(DEFINED))
+    out.add_tokenizer_model("llama")
+    out.add_tokenizer_pre("default")
+    out.add_token_list([token.replace("▁", " ") if kind == 4 else token for token, kind in zip(tokens, kinds)])
+    out.add_token_scores([-1000.0 if kind != 1 else -float(n) for n, kind in enumerate(kinds)])
+    out.add_token_types(kinds)
+    out.add_bos_token_id(2)
+    out.add_eos_token_id(1)
+    out.add_unk_token_id(3)
+    out.add_add_bos_token(True)
+    out.add_add_space_prefix(False)
+    return tokens, kinds
+
+
+def gemma_lines(tokens, kinds):
+    """The ids of lines, as transformers converts such a vocabulary. In the original, what users define has the score 0."""
+    vocab = {token: n for n, token in enumerate(tokens)}
+    scores = {token: 0.0 if kind != 1 else -float(n) for n, (token, kind) in enumerate(zip(tokens, kinds))}
+    found = Tokenizer(models.BPE(
+        vocab=vocab, merges=generate_merges(vocab, scores), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    found.normalizer = normalizers.Replace(" ", "▁")
+    found.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    found.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    for token, kind in zip(tokens, kinds):
+        if kind != 1:
+            found.add_tokens([AddedToken(token, normalized=False, special=kind == 3)])
+    return [[2] + found.encode(line).ids for line in LINES]
+
+
 def main():
     expected = {}
     for name, settings in FAMILIES.items():
@@ -214,6 +261,7 @@ def main():
             save_gguf(name, model)
             expected[name + ".gguf"] = expectation(name, as_gguf_says(name, model))
     with open(os.path.join(HERE, "expected.json"), "w", encoding="utf-8") as file:
+        expected["lines"], expected["tokens"] = LINES, LINES_OF["gemma3"]
         json.dump({"made_with": f"transformers {transformers.__version__}, torch {torch.__version__}", **expected}, file)
         file.write("\n")
 

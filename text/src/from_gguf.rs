@@ -4,6 +4,7 @@
 //! before it is merged, and a file of a rule that is not known is refused, because with another rule the ids would be wrong.
 //! `llama` is SentencePiece BPE: pieces with scores, whose merges follow from them as transformers' converter derives them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use gguf::Gguf;
@@ -33,7 +34,7 @@ enum Kind {
 
 /// The tokens of a file, by id.
 struct Tokens<'a> {
-    contents: Vec<&'a str>,
+    contents: Vec<Cow<'a, str>>,
     kinds: Vec<Kind>,
 }
 
@@ -46,10 +47,13 @@ pub(crate) fn definition(file: &Gguf) -> Result<Vec<u8>, TextError> {
     let model = file
         .text("tokenizer.ggml.model")?
         .ok_or_else(|| unsupported("tokenizer.ggml.model is missing".to_owned()))?;
-    let tokens = Tokens::of(file)?;
+    let mut tokens = Tokens::of(file)?;
     let definition = match model {
         "gpt2" => byte_level(file, &tokens)?,
-        "llama" => sentence_pieces(file, &tokens)?,
+        "llama" => {
+            tokens.mark_spaces();
+            sentence_pieces(file, &tokens)?
+        }
         other => {
             return Err(unsupported(format!(
                 "tokenizer.ggml.model is {other:?}; gpt2 and llama are supported"
@@ -90,14 +94,25 @@ impl<'a> Tokens<'a> {
                 return Err(file.invalid(reason).into());
             }
         };
+        let contents = contents.into_iter().map(Cow::Borrowed).collect();
         Ok(Tokens { contents, kinds })
+    }
+
+    /// Writes runs of spaces as SentencePiece does. llama.cpp's converter writes those that a user has defined as spaces, as they
+    /// stand in a text.
+    fn mark_spaces(&mut self) {
+        for (content, kind) in self.contents.iter_mut().zip(&self.kinds) {
+            if *kind == Kind::UserDefined && is_run(content, ' ') {
+                *content = Cow::Owned(content.replace(' ', "▁"));
+            }
+        }
     }
 
     /// Ids, contents and kinds. Ids that only pad the model's logits are left out: the tokenizer that the model was published
     /// with does not have them either.
-    fn iter(&self) -> impl Iterator<Item = (usize, &'a str, Kind)> + Clone {
+    fn iter(&self) -> impl Iterator<Item = (usize, &str, Kind)> + Clone {
         let all = self.contents.iter().zip(&self.kinds).enumerate();
-        all.map(|(id, (content, kind))| (id, *content, *kind))
+        all.map(|(id, (content, kind))| (id, &**content, *kind))
             .filter(|(_, content, kind)| *kind != Kind::Unused || !is_padding(content))
     }
 
@@ -123,10 +138,15 @@ impl<'a> Tokens<'a> {
             .collect()
     }
 
-    fn get(&self, id: u64) -> Option<&'a str> {
+    fn get(&self, id: u64) -> Option<&str> {
         let id = usize::try_from(id).ok()?;
-        self.contents.get(id).copied()
+        self.contents.get(id).map(|content| &**content)
     }
+}
+
+/// Whether a token is nothing but repetitions of a character.
+fn is_run(content: &str, of: char) -> bool {
+    !content.is_empty() && content.chars().all(|c| c == of)
 }
 
 /// Whether a token that is not used has a name that converters give to ids without a token.
@@ -199,7 +219,7 @@ fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError> {
     }))
 }
 
-/// SentencePiece BPE, as transformers writes it for Llama 2 and Mistral.
+/// SentencePiece BPE, as transformers writes it for Llama 2, Mistral and Gemma.
 fn sentence_pieces(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError> {
     let scores = file.floats("tokenizer.ggml.scores")?;
     let scores = required(file, "tokenizer.ggml.scores", scores)?;
@@ -213,6 +233,10 @@ fn sentence_pieces(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError>
         .truth("tokenizer.ggml.add_space_prefix")?
         .unwrap_or(true);
     let unknown = tokens.iter().find(|(_, _, kind)| *kind == Kind::Unknown);
+    let unknown = match (unknown, file.integer("tokenizer.ggml.unknown_token_id")?) {
+        (Some((_, content, _)), _) => Some(content),
+        (None, id) => id.and_then(|id| tokens.get(id)),
+    };
     let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
     let mut normalizers = Vec::new();
     let mut decoders = vec![
@@ -233,28 +257,35 @@ fn sentence_pieces(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError>
         "post_processor": template(file, tokens, begins)?,
         "decoder": { "type": "Sequence", "decoders": decoders },
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": unknown.map(|(_, content, _)| content),
+            "type": "BPE", "dropout": null, "unk_token": unknown,
             "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
             "ignore_merges": false, "vocab": tokens.vocabulary(), "merges": merges,
         },
     }))
 }
 
-/// Every way to make a piece of two others, best score first; of equal scores those with longer parts first.
-fn merges<'a>(tokens: &Tokens<'a>, scores: &[f32]) -> Result<Vec<[&'a str; 2]>, String> {
-    let normal = tokens.iter().filter(|(_, _, kind)| *kind == Kind::Normal);
+/// Every way to make a piece of two others, best score first; of equal scores those with longer parts first. Runs of spaces that a
+/// user has defined come before all pieces, whatever their scores: SentencePiece finds them first.
+fn merges<'a>(tokens: &'a Tokens<'_>, scores: &[f32]) -> Result<Vec<[&'a str; 2]>, String> {
+    let is_defined = |content: &str, kind| kind == Kind::UserDefined && is_run(content, '▁');
+    let normal = tokens
+        .iter()
+        .filter(|(_, content, kind)| *kind == Kind::Normal || is_defined(content, *kind));
     let ids: HashMap<&str, usize> = normal
         .clone()
         .map(|(id, content, _)| (content, id))
         .collect();
     let mut found = Vec::new();
-    for (id, content, _) in normal {
+    for (id, content, kind) in normal {
         if content.chars().nth(LONGEST_PIECE).is_some() {
             return Err(format!(
                 "token {id} has more than {LONGEST_PIECE} characters"
             ));
         }
-        let score = scores[id];
+        let score = match kind {
+            Kind::UserDefined => f32::INFINITY,
+            _ => scores[id],
+        };
         if score.is_nan() {
             return Err(format!("the score of token {id} is no number"));
         }

@@ -90,6 +90,21 @@ fn sentence_pieces_are_merged_by_their_scores() {
     assert_eq!(tokenizer.encode("é", Special::Omit).unwrap().len(), 3);
 }
 
+/// Gemma: no space in front, and tokens that users define, runs of spaces and line breaks among them.
+#[test]
+fn runs_of_spaces_that_a_user_has_defined_come_first() {
+    let oracle = file("../oracle/expected.json");
+    let all: Value = serde_json::from_slice(&std::fs::read(oracle).unwrap()).unwrap();
+    let lines: Vec<String> = serde_json::from_value(all["lines"].clone()).unwrap();
+    let ids: Vec<Vec<u32>> = serde_json::from_value(all["tokens"].clone()).unwrap();
+    assert!(lines.len() == ids.len() && lines.len() > 5);
+    let tokenizer = Tokenizer::load(&file("../oracle/gemma3.gguf")).unwrap();
+    for (line, ids) in lines.iter().zip(&ids) {
+        let found = tokenizer.encode(line, Special::Add).unwrap();
+        assert_eq!(found, *ids, "{line:?}");
+    }
+}
+
 #[test]
 fn what_a_byte_level_text_says_comes_back() {
     let tokenizer = Tokenizer::load(&file("llama.gguf")).unwrap();

@@ -40,7 +40,6 @@
 {{- if not $own.model }}{{ fail (printf "%s.model: say where the model is: a path in the image, pvc://, oci:// or hf://" $role) }}{{ end -}}
 {{- if gt (int $own.gpu.count) 1 }}{{ fail (printf "%s.gpu.count: a worker computes on one GPU; raise %s.replicas for more" $role $role) }}{{ end -}}
 {{- if and $own.affinity $own.gpu.products }}{{ fail (printf "%s.gpu.products: %s.affinity is said too; put the products there" $role $role) }}{{ end -}}
-{{- if and (hasPrefix "hf://" $own.model) (not $values.huggingFace.image) }}{{ fail (printf "huggingFace.image: say which image fetches %s.model (one with the program hf)" $role) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- if not $values.image.repository }}{{ fail "image.repository: say which image; no registry has one of Offshoot" }}{{ end -}}

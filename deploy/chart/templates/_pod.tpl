@@ -82,11 +82,6 @@ spec:
   {{- toYaml . | nindent 2 }}
   {{- end }}
   {{- end }}
-  {{- /* Of a model a coordinator reads the tokenizer and the chat template alone. */}}
-  {{- with include "offshoot.model.fetch" (list $root $source (ternary (list "*.json" "*.jinja") (list) $coordinates)) }}
-  initContainers:
-    {{- . | nindent 2 }}
-  {{- end }}
   containers:
   - name: offshoot
     image: {{ include "offshoot.image" (list $root $values) }}
@@ -130,6 +125,7 @@ spec:
     {{- end }}
     - {name: OFFSHOOT_STOP_DELAY, value: {{ $values.stopDelay | quote }}}
     - {name: OFFSHOOT_DRAIN_GRACE, value: {{ $values.drainGrace | quote }}}
+    {{- include "offshoot.model.hub" (list $root $source) | nindent 4 }}
     {{- with $root.Values.tracing.endpoint }}
     - {name: OFFSHOOT_OTLP_TRACES_ENDPOINT, value: {{ . | quote }}}
     {{- end }}
@@ -176,7 +172,7 @@ spec:
     {{- if or $volume $root.Values.tls.enabled }}
     volumeMounts:
     {{- if $volume }}
-    - {name: models, mountPath: /models, readOnly: true}
+    - {name: models, mountPath: /models, readOnly: {{ not (hasPrefix "hf://" $source) }}}
     {{- end }}
     {{- if $root.Values.tls.enabled }}
     - {name: tls, mountPath: /tls, readOnly: true}

@@ -4,8 +4,7 @@
 //! coordinator as a user's program would; [`collector`] receives traces and [`admin`] reads metrics as
 //! an operator's tools would; [`oracle`] decodes with candle-transformers' own Llama, which shares no
 //! code with the engine. [`proxy`] disturbs a connection, and [`faults`] measures what users notice of lost processes and
-//! disturbed connections. [`dns`] serves names that change, [`fake_hub`] models.
-//! disturbed connections; [`soak`] disturbs everything for an hour. [`dns`] serves names that change.
+//! disturbed connections; [`soak`] disturbs everything for an hour. [`dns`] serves names that change, [`fake_hub`] models.
 //! [`wait`] waits for conditions, and [`usage`] says what a process uses. Nothing here is used by the product.
 
 pub mod admin;
