@@ -139,7 +139,7 @@ fn a_variable_that_is_not_text_is_named() {
 fn what_is_missing_can_also_be_a_variable() {
     let targets = ("OFFSHOOT_TARGETS", "127.0.0.1:1");
     let stderr = fails(&["coordinator"], &[targets], 2);
-    let note = "--tokenizer <DIR> can also be given as the environment variable OFFSHOOT_TOKENIZER";
+    let note = "can also be given as the environment variable OFFSHOOT_TOKENIZER";
     assert!(stderr.contains(note), "{stderr}");
     let stderr = fails(&["coordinator"], &[targets, ("OFFSHOOT_TOKENIZER", "")], 2);
     assert!(stderr.contains("OFFSHOOT_TOKENIZER"), "{stderr}");

@@ -144,9 +144,12 @@ mod tests {
             assert!(error.contains("differ at token id"), "{error}");
             assert!(error.contains("the target's tokenizer"), "{error}");
         }
-        let own = Helper::Named(fixture("qwen2.gguf"));
+        let other_rules = Helper::Named(fixture("qwen2.gguf"));
+        let error = choice(target.clone(), other_rules).choose().unwrap_err();
+        assert!(error.to_string().contains("pre-tokenizer"), "{error}");
+        let own = Helper::Named(fixture("llama.gguf"));
         let chosen = choice(target, own).choose().unwrap();
-        assert_eq!(chosen.draft, Some(fixture("qwen2.gguf")));
+        assert_eq!(chosen.draft, Some(fixture("llama.gguf")));
     }
 
     #[test]

@@ -364,8 +364,6 @@ pub(crate) fn windowed(
 mod tests {
     use std::fs;
 
-    use serde_json::{Map, Value};
-
     use super::*;
 
     fn read(extra: &str) -> Result<ModelConfig, String> {
