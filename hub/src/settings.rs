@@ -164,18 +164,18 @@ mod tests {
                 .map(|(_, value)| (*value).to_owned())
                 .ok_or(VarError::NotPresent)
         };
-        Settings::read(&find, Some("/home/u".into()))
+        Settings::read(&find, Some("/users/u".into()))
     }
 
     #[test]
     fn folders_are_those_of_the_other_tools() {
         for (variables, cache) in [
-            (&[][..], "/home/u/.cache/huggingface/hub"),
+            (&[][..], "/users/u/.cache/huggingface/hub"),
             (&[("XDG_CACHE_HOME", "/c")], "/c/huggingface/hub"),
             (&[("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/c")], "/h/hub"),
-            (&[("HF_HOME", "~/h")], "/home/u/h/hub"),
+            (&[("HF_HOME", "~/h")], "/users/u/h/hub"),
             (&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/x")], "/x"),
-            (&[("HF_HOME", " ")], "/home/u/.cache/huggingface/hub"),
+            (&[("HF_HOME", " ")], "/users/u/.cache/huggingface/hub"),
         ] {
             assert_eq!(
                 read(variables).unwrap().cache,

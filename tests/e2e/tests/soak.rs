@@ -13,9 +13,9 @@ async fn nothing_fails_nothing_differs_and_nothing_is_left_over() {
     let time = Duration::from_secs(if full() { 600 } else { 60 });
     let plan = Plan {
         time,
-        between_rests: time / 3,
+        between_rests: time / 2,
         clients: 6,
-        requests: 24,
+        requests: 16,
         seed: 1,
     };
     let bounds = Bounds {
