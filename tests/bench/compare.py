@@ -13,38 +13,19 @@ import argparse
 import json
 import math
 import pathlib
-import random
 import statistics
-import subprocess
 import sys
-import tempfile
+
+from rounds import bench, interval
 
 
 def run(binary, prompts, args):
     """One build on some prompts: by strategy, the speed and the tokens of each."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        given, out = folder / "prompts.jsonl", folder / "out.json"
-        given.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-        command = [binary, "bench", "--prompts", given, "--json", out, "--tune-prompts", "0"]
-        command += ["--strategies", args.strategies, "--max-tokens", str(args.max_tokens)]
-        command += ["--temperature", str(args.temperature), "--models", args.models]
-        if args.pace:
-            command += ["--pace", args.pace]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"{binary} failed: {done.stderr}")
-        report = json.loads(out.read_text())
-        return {entry["label"]: entry for entry in report["strategies"]}
-
-
-def interval(logs):
-    """The mean and a 95 % bootstrap interval of it."""
-    dice = random.Random(1)
-    means = sorted(
-        statistics.fmean(dice.choices(logs, k=len(logs))) for _ in range(10_000)
-    )
-    return statistics.fmean(logs), means[250], means[9750]
+    own = ["--strategies", args.strategies, "--max-tokens", args.max_tokens]
+    own += ["--temperature", args.temperature, "--models", args.models]
+    if args.pace:
+        own += ["--pace", args.pace]
+    return bench(binary, [json.dumps({"prompt": prompt}) for prompt in prompts], own)
 
 
 def main():

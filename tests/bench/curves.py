@@ -11,46 +11,27 @@ percentile of inter-token latency. Options after `--` go to `offshoot bench`. It
 """
 
 import argparse
-import json
 import math
 import pathlib
-import random
 import statistics
-import subprocess
 import sys
-import tempfile
+
+from rounds import bench, interval, options
 
 
 def run(args, concurrency, extra):
     """One round: the report's entry of each strategy."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = pathlib.Path(folder) / "out.json"
-        limit = max(concurrency * args.groups, args.least)
-        # Of the prompts in the file, as often as needed.
-        prompts = pathlib.Path(folder) / "prompts.jsonl"
-        lines = pathlib.Path(args.prompts).read_text().splitlines()
-        prompts.write_text("\n".join(lines[at % len(lines)] for at in range(limit)) + "\n")
-        command = [args.binary, "bench", "--prompts", prompts, "--json", out]
-        command += ["--tune-prompts", 0, "--strategies", args.strategies, "--concurrency", concurrency]
-        command += ["--max-tokens", args.max_tokens, "--temperature", args.temperature, *extra]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"offshoot bench failed: {done.stderr}")
-        return {entry["label"]: entry for entry in json.loads(out.read_text())["strategies"]}
-
-
-def interval(logs):
-    """The mean and a 95 % bootstrap interval of it."""
-    dice = random.Random(1)
-    means = sorted(statistics.fmean(dice.choices(logs, k=len(logs))) for _ in range(10_000))
-    return [math.exp(value) for value in (statistics.fmean(logs), means[250], means[9750])]
+    limit = max(concurrency * args.groups, args.least)
+    # Of the prompts in the file, as often as needed.
+    lines = pathlib.Path(args.prompts).read_text().splitlines()
+    prompts = [lines[at % len(lines)] for at in range(limit)]
+    own = ["--strategies", args.strategies, "--concurrency", concurrency]
+    own += ["--max-tokens", args.max_tokens, "--temperature", args.temperature]
+    return bench(args.binary, prompts, [*own, *extra])
 
 
 def main():
-    own, extra = sys.argv[1:], []
-    if "--" in own:
-        at = own.index("--")
-        own, extra = own[:at], own[at + 1 :]
+    own, extra = options(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("binary")
     parser.add_argument("--prompts", default="tests/prompts/heldout.jsonl")
@@ -73,7 +54,7 @@ def main():
                 math.log(entries[label]["throughput_tok_s"] / entries["ar"]["throughput_tok_s"])
                 for entries in rounds
             ]
-            mean, low, high = interval(logs)
+            mean, low, high = (math.exp(value) for value in interval(logs))
             differ = sum(entry["differing_requests"] for entry in each)
             print(
                 f"{concurrency:>9} {label:<16} {middle('throughput_tok_s'):>8.1f} {mean:>6.3f}"

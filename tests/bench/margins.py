@@ -10,15 +10,13 @@ It needs nothing but Python.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import statistics
 import subprocess
 import sys
-import tempfile
 
-from compare import interval
+from rounds import bench, interval, options
 
 STRATEGIES = [
     "ar", "serial", "serial:gamma=4", "serial-tree", "serial-tree:depth=5:width=8:rows=32",
@@ -28,23 +26,12 @@ STRATEGIES = [
 
 def run(args, prompt, extra):
     """The report's entry of each strategy, on one prompt."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, out = pathlib.Path(folder) / "prompts.jsonl", pathlib.Path(folder) / "out.json"
-        given.write_text(prompt + "\n")
-        command = [args.binary, "bench", "--prompts", given, "--json", out, "--tune-prompts", 0]
-        command += ["--strategies", args.strategies, "--max-tokens", args.max_tokens]
-        command += ["--temperature", args.temperature, *extra]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"offshoot bench failed: {done.stderr}")
-        return {entry["label"]: entry for entry in json.loads(out.read_text())["strategies"]}
+    own = ["--strategies", args.strategies, "--max-tokens", args.max_tokens, "--temperature", args.temperature]
+    return bench(args.binary, [prompt], [*own, *extra])
 
 
 def main():
-    own, extra = sys.argv[1:], []
-    if "--" in own:
-        at = own.index("--")
-        own, extra = own[:at], own[at + 1 :]
+    own, extra = options(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("binary")
     parser.add_argument("--of", default="auto:qualifier=off", help="the label of the strategy that is compared")
