@@ -12,7 +12,7 @@ use engine::{Backend, CpuEngine, EngineOptions, Family, ModelConfig, WeightDtype
 use offshoot_engine as engine;
 use support::families::{self, Expected};
 use support::plain::Plain;
-use support::schedule::{Check, Schedule, run};
+use support::schedule::{Schedule, run};
 use support::{Asked, append_to, argmax, bits};
 
 /// The engine against what transformers computed with the same weights in f32.
@@ -74,16 +74,7 @@ fn random_schedules_on_every_family() {
         let load = || CpuEngine::load(&families::path(name), &families::options()).unwrap();
         let mut plain = Plain::new(load());
         for seed in 0..4 {
-            let schedule = Schedule {
-                seed,
-                operations: 25,
-                tokens: 3,
-                max_len: 90,
-                scratch_rows: 40,
-                max_chunk: 40,
-                max_tree: 24,
-                check: Check::Either,
-            };
+            let schedule = Schedule::small(seed);
             let verdict = run(&mut load(), &mut plain, &schedule);
             assert!(verdict.is_ok(), "{name}: {}", verdict.unwrap_err());
         }

@@ -11,7 +11,7 @@ use engine::{Backend, CpuEngine, EngineOptions, LoadError, ModelConfig, Tied, We
 use offshoot_engine as engine;
 use serde_json::Value;
 use support::plain::Plain;
-use support::schedule::{Check, Schedule, run};
+use support::schedule::{Schedule, run};
 use support::{Asked, append_to, argmax, bits};
 use tempfile::TempDir;
 
@@ -150,14 +150,8 @@ fn other_models_are_quantised_on_demand() {
         distances.push(found.iter().zip(&wide).map(far).fold(0.0, f32::max));
         let mut plain = Plain::new(load(Some(dtype)));
         let schedule = Schedule {
-            seed: 3,
             operations: 12,
-            tokens: 3,
-            max_len: 90,
-            scratch_rows: 40,
-            max_chunk: 40,
-            max_tree: 24,
-            check: Check::Either,
+            ..Schedule::small(3)
         };
         run(&mut load(Some(dtype)), &mut plain, &schedule).unwrap();
     }
@@ -174,16 +168,7 @@ fn rows_do_not_see_each_other() {
     for (name, _) in FILES {
         let mut plain = Plain::new(load(name, None));
         for seed in 0..8 {
-            let schedule = Schedule {
-                seed,
-                operations: 25,
-                tokens: 3,
-                max_len: 90,
-                scratch_rows: 40,
-                max_chunk: 40,
-                max_tree: 24,
-                check: Check::Either,
-            };
+            let schedule = Schedule::small(seed);
             run(&mut load(name, None), &mut plain, &schedule).unwrap();
         }
     }

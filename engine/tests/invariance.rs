@@ -35,19 +35,6 @@ fn load(dir: &Path, dtype: WeightDtype) -> CpuEngine {
     CpuEngine::load(dir, &options(dtype)).unwrap()
 }
 
-fn schedule(seed: u64) -> Schedule {
-    Schedule {
-        seed,
-        operations: 25,
-        tokens: 3,
-        max_len: 90,
-        scratch_rows: 40,
-        max_chunk: 40,
-        max_tree: 24,
-        check: Check::Either,
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -56,7 +43,7 @@ proptest! {
         let dir = synthetic::checkpoint(Dtype::F32, 2);
         let dtype = if bf16 { WeightDtype::Bf16 } else { WeightDtype::F32 };
         let mut plain = Plain::new(load(dir.path(), dtype));
-        let result = run(&mut load(dir.path(), dtype), &mut plain, &schedule(seed));
+        let result = run(&mut load(dir.path(), dtype), &mut plain, &Schedule::small(seed));
         prop_assert!(result.is_ok(), "{}", result.unwrap_err());
     }
 }
@@ -66,7 +53,7 @@ fn random_schedules_on_the_bundled_draft() {
     let mut plain = Plain::new(load(&model("draft"), WeightDtype::Bf16));
     for seed in 0..6 {
         let mut engine = load(&model("draft"), WeightDtype::Bf16);
-        run(&mut engine, &mut plain, &schedule(seed)).unwrap();
+        run(&mut engine, &mut plain, &Schedule::small(seed)).unwrap();
     }
 }
 
@@ -142,7 +129,7 @@ fn the_same_check_fails_with_the_stock_matmul() {
     ] {
         let schedule = Schedule {
             check,
-            ..schedule(1)
+            ..Schedule::small(1)
         };
         let verdict = run(&mut stock(), &mut plain, &schedule);
         let message =

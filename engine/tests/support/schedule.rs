@@ -118,6 +118,22 @@ pub(crate) struct Schedule {
     pub(crate) check: Check,
 }
 
+impl Schedule {
+    /// One for tiny models.
+    pub(crate) fn small(seed: u64) -> Schedule {
+        Schedule {
+            seed,
+            operations: 25,
+            tokens: 3,
+            max_len: 90,
+            scratch_rows: 40,
+            max_chunk: 40,
+            max_tree: 24,
+            check: Check::Either,
+        }
+    }
+}
+
 /// What is looked at after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
