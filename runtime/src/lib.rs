@@ -36,6 +36,7 @@
 //! depends on no other Offshoot crate.
 
 mod accept;
+mod arrivals;
 pub mod admin;
 pub mod announce;
 pub mod args;
@@ -47,7 +48,7 @@ pub mod health;
 pub mod metrics;
 pub mod outbox;
 pub mod parent;
-mod peer;
+pub mod peer;
 pub mod port;
 mod rarely;
 pub mod reflection;
@@ -67,7 +68,6 @@ pub use drain::{Drain, Drained};
 pub use health::{Latch, Readiness};
 pub use metrics::Metrics;
 pub use parent::ParentArgs;
-pub use peer::Peer;
 pub use port::Port;
 pub use report::{ended, report};
 pub use serve::{BindError, Listener, ServerLimits};

@@ -1,10 +1,10 @@
 //! The gRPC reflection service, by which tools such as grpcurl learn what a process serves. It is off unless asked for
 //! (`--reflection`): it tells everybody who can connect.
 
-use tonic::transport::server::Router;
 use tonic_reflection::server::{Builder, Error};
 
 use crate::NetArgs;
+use crate::serve::Router;
 
 /// Adds both versions of the service (`grpc.reflection.v1`, and `v1alpha` for older tools) to `router`, if `args` ask for
 /// it. `descriptors` is an encoded `FileDescriptorSet` that describes the services in `names`; the health service is

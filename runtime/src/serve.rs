@@ -8,10 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tonic::transport::Server;
-use tonic::transport::server::Router;
+use tonic::transport::{Server, server};
+use tower::layer::util::{Identity, Stack};
 
 use crate::accept::Incoming;
+use crate::arrivals::Arrivals;
 use crate::port::{Port, Visits};
 use crate::tls::Acceptor;
 use crate::{Drain, KeepAlive, NetArgs};
@@ -28,6 +29,11 @@ pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
 /// stream window in frames of a few bytes, which a link can have after a stall, must stay below that.
 pub(crate) const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
+/// The layers of a server of [`server`].
+pub type Layers = Stack<Arrivals, Identity>;
+/// The services of a server of [`server`].
+pub type Router = server::Router<Layers>;
+
 /// Limits of a gRPC server; the defaults suit every role.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
@@ -43,6 +49,10 @@ pub struct ServerLimits {
     /// UNAVAILABLE), because what comes so fast is an attack. As many as may be open, so that a client may cancel all its
     /// calls at once.
     pub reset_streams: usize,
+    /// Bytes of messages that have not arrived completely, of one client. More wait.
+    pub arriving_of_client: u32,
+    /// The same of all clients together.
+    pub arriving: u32,
     /// How long a call may take until its response starts. A stream may then last as long as it likes.
     pub response_start: Duration,
     /// How soon a silent peer is considered lost.
@@ -56,6 +66,8 @@ impl Default for ServerLimits {
             streams: 1024,
             header_list: 16 * 1024,
             reset_streams: 1024,
+            arriving_of_client: 32 << 20,
+            arriving: 256 << 20,
             response_start: Duration::from_secs(60),
             keep_alive: KeepAlive::default(),
         }
@@ -189,8 +201,9 @@ pub(crate) fn is_loopback(ip: IpAddr) -> bool {
 
 /// A gRPC server builder with `limits` and keep-alive set.
 #[must_use]
-pub fn server(limits: &ServerLimits) -> Server {
+pub fn server(limits: &ServerLimits) -> Server<Layers> {
     Server::builder()
+        .layer(Arrivals::new(limits.arriving, limits.arriving_of_client))
         .concurrency_limit_per_connection(limits.pending_calls)
         .load_shed(true)
         .timeout(limits.response_start)
