@@ -10,7 +10,7 @@ use http_body::Frame;
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::Process;
 use offshoot_e2e::wait::{met, until};
-use offshoot_e2e::{model, usage};
+use offshoot_e2e::{model, root, usage};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::{Bytes, Service, http};
@@ -66,7 +66,9 @@ async fn call(addr: &str, calls: usize, bytes: u32) -> Calls {
 async fn cluster() -> (Process, Process, Client) {
     let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let model = model("target").display().to_string();
-    let target = format!("target-worker --model {model} --synthetic nano");
+    let profile = root().join("models/profiles/nano.json");
+    let profile = profile.display();
+    let target = format!("target-worker --model {model} --synthetic {profile}");
     let target = Process::start(&words(target)).unwrap();
     let coordinator = format!("coordinator --tokenizer {model} --target {}", target.addr);
     let coordinator = Process::start(&words(coordinator)).unwrap();
