@@ -53,6 +53,14 @@ clients:
     cargo build --release -p offshoot
     tests/clients/run.sh check
 
+# Models that people really run: token ids, tokens that differ under any strategy, load time and memory; figures go to docs/models.md.
+real *args:
+    python3 tests/real/fetch.py
+    cargo build --release --workspace --bins
+    cargo test --release --workspace --test real -- --nocapture
+    python3 tests/real/memory.py target/release/offshoot
+    python3 tests/real/strategies.py target/release/offshoot {{args}}
+
 # What users notice of lost processes and disturbed links; figures go to docs/faults.md.
 faults *args:
     cargo build --release --workspace

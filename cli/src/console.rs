@@ -69,6 +69,15 @@ impl Progress {
         self.bar.inc(1);
     }
 
+    /// Says what is going on: beside the spinner, or in a line where there is none to be seen.
+    pub(crate) fn tell(&self, message: &str) {
+        if self.bar.is_hidden() {
+            say(message);
+        } else {
+            self.bar.set_message(message.to_owned());
+        }
+    }
+
     /// Writes a line above the bar.
     pub(crate) fn say(&self, line: &str) {
         self.bar.suspend(|| say(line));

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use hub::{Console, Wanted};
-use text::Tokenizer;
 
 /// The models of the checkout in which this binary was built; absent on other machines.
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
@@ -96,12 +95,11 @@ pub(crate) fn checked(given: PathBuf) -> Result<PathBuf> {
 /// # Errors
 /// When a tokenizer cannot be read.
 pub(crate) fn fit(target: &Path, beside: &Path) -> Result<Fit> {
-    let (ours, theirs) = (Tokenizer::load(target)?, Tokenizer::load(beside)?);
-    let (ours, theirs) = (ours.vocabulary(), theirs.vocabulary());
+    let (ours, theirs) = (text::vocabulary(target)?, text::vocabulary(beside)?);
     if ours.hash() == theirs.hash() {
         return Ok(Fit::Fits);
     }
-    Ok(Fit::Differs(match theirs.agrees_with(ours) {
+    Ok(Fit::Differs(match theirs.agrees_with(&ours) {
         Err(mismatch) => mismatch.to_string(),
         Ok(()) if ours.token_hash() == theirs.token_hash() => {
             "it has the target's tokens, but other merges, another normaliser or another pre-tokenizer".to_owned()

@@ -14,6 +14,8 @@ use crate::step::{Plan, Queries};
 /// A matrix of a checkpoint, `[outputs][inputs]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
+    /// Its name in a Hugging Face folder.
+    pub(crate) name: &'a str,
     pub(crate) data: TensorData<'a>,
     /// The order of its rows in `data`.
     pub(crate) order: RowOrder,

@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::end::{Networks, WalkEnd};
 use crate::error::EngineError;
 use crate::identity;
-use crate::load::LoadError;
+use crate::load::{LoadError, Progress, trim};
 use crate::model::{AttentionShape, Decoder, RopeTable, Tapped};
 use crate::opened::{Opened, Sizes};
 use crate::options::EngineOptions;
@@ -50,17 +50,19 @@ impl<D: Device> Engine<D> {
         dir: &Path,
         options: &EngineOptions,
         device: D,
+        watch: &mut dyn FnMut(Progress),
     ) -> Result<Engine<D>, LoadError> {
         let Opened {
             config,
             checkpoint,
             vocab,
         } = Opened::open(dir, options)?;
+        trim();
         let dtype = options.dtype.unwrap_or_else(|| checkpoint.dtype());
-        let mut model = Decoder::load(&device, &checkpoint, config, dtype)?;
+        let mut model = Decoder::load(&device, &checkpoint, config, dtype, watch)?;
         let beside = Networks::load(&device, &mut model, options)?;
         let config = &model.config;
-        let id = identity::numerics_id(D::ARITHMETIC, &checkpoint, config, dtype);
+        let id = identity::numerics_id(D::ARITHMETIC, &checkpoint, config, dtype, options.threads);
         let sizes = Sizes::of(config, vocab, options, id);
         let ropes = RopeTable::all(config, checkpoint.rope_factors(), sizes.limits.positions);
         let cache = device.cache(

@@ -1,5 +1,7 @@
 //! The numerics identity: two engines with the same one compute the same bits.
 
+use std::num::NonZeroUsize;
+
 use decode::sampling;
 
 use crate::config::{BIASES, ModelConfig};
@@ -18,12 +20,14 @@ pub(crate) struct Arithmetic<'a> {
 }
 
 /// Hex blake3 over everything a logit depends on besides its token path: configuration, weights as in the
-/// checkpoint, their storage type here, the cache's type and page size, the kernel order class and the sampler.
+/// checkpoint, their storage type here, the cache's type and page size, the kernel order class and the sampler. `threads` read
+/// the weights.
 pub(crate) fn numerics_id(
     arithmetic: Arithmetic<'_>,
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     dtype: WeightDtype,
+    threads: NonZeroUsize,
 ) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut field = |text: &str| {
@@ -72,12 +76,12 @@ pub(crate) fn numerics_id(
             factors.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
         ));
     }
-    for (name, entry, bytes) in checkpoint.entries() {
+    for ((name, entry, _), hash) in checkpoint.entries().zip(checkpoint.hashes(threads)) {
         match entry.blocks {
             None => field(&format!("{name} {:?} {:?}", entry.dtype, entry.shape)),
             Some(format) => field(&format!("{name} {} {:?}", format.name(), entry.shape)),
         }
-        field(blake3::hash(bytes).to_hex().as_str());
+        field(hash.to_hex().as_str());
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -53,13 +53,14 @@ pub use deepen::{DeepenError, DeepenReport, deepen};
 pub use engine::RowStates;
 pub use error::EngineError;
 pub use inspect::{Inspection, TensorType};
-pub use load::LoadError;
+pub use load::{LoadError, Progress};
 pub use model::Family;
 pub use options::{Beside, EngineOptions, WeightDtype};
 pub use proposing::{Maker, Proposing, ProposingSpec};
 pub use sequence::{PAGE, SeqId};
 
-/// Loads a Hugging Face checkpoint folder or a GGUF file for a worker.
+/// Loads a Hugging Face checkpoint folder or a GGUF file for a worker. `watch` hears now and then how far it is, if it is loaded
+/// for the CPU.
 ///
 /// # Errors
 /// As [`CpuEngine::load`]; [`LoadError::Device`] where the model does not fit a GPU or is not one that its kernels serve.
@@ -67,9 +68,10 @@ pub fn load(
     dir: &Path,
     options: &EngineOptions,
     computer: &Computer,
+    watch: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Backend>, LoadError> {
     Ok(match computer {
-        Computer::Cpu => Box::new(CpuEngine::load(dir, options)?),
+        Computer::Cpu => Box::new(CpuEngine::load_watched(dir, options, watch)?),
         Computer::Cuda(device) => Box::new(CudaEngine::load(dir, options, device)?),
     })
 }

@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use gguf::{BlockFormat, Element, Gguf, GgufError};
 use half::{bf16, f16};
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -161,6 +165,15 @@ pub enum LoadError {
     Threads(std::io::Error),
 }
 
+/// How far the loading of a model is, in bytes of its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Those that are loaded.
+    pub done: usize,
+    /// All of them.
+    pub total: usize,
+}
+
 /// Element types of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
@@ -175,6 +188,8 @@ pub(crate) enum Stored {
 pub(crate) struct TensorData<'a> {
     pub(crate) stored: Stored,
     pub(crate) bytes: &'a [u8],
+    /// The file, and where in it the bytes begin; none where they are held.
+    pub(crate) file: Option<(&'a Mapped, usize)>,
 }
 
 impl<'a> TensorData<'a> {
@@ -187,17 +202,30 @@ impl<'a> TensorData<'a> {
         };
         let mut all = vec![0.0; elements];
         self.read(0, &mut all);
+        self.release(0, elements);
         all
+    }
+
+    /// How many bytes `elements` elements have; of blocks they are whole blocks.
+    pub(crate) fn bytes_of(self, elements: usize) -> usize {
+        match self.stored {
+            Stored::F32 => elements * 4,
+            Stored::Bf16 | Stored::F16 => elements * 2,
+            Stored::Blocks(format) => elements / format.shape().inputs * format.bytes(),
+        }
     }
 
     /// The bytes of `count` elements from `first` on; of blocks both are whole blocks.
     pub(crate) fn part(self, first: usize, count: usize) -> &'a [u8] {
-        let bytes = |elements: usize| match self.stored {
-            Stored::F32 => elements * 4,
-            Stored::Bf16 | Stored::F16 => elements * 2,
-            Stored::Blocks(format) => elements / format.shape().inputs * format.bytes(),
-        };
-        &self.bytes[bytes(first)..bytes(first + count)]
+        &self.bytes[self.bytes_of(first)..self.bytes_of(first + count)]
+    }
+
+    /// Gives the memory behind elements that were read back, so that a file is never there as a whole beside the weights that are
+    /// made of it. They can be read again.
+    pub(crate) fn release(self, first: usize, count: usize) {
+        if let Some((file, at)) = self.file {
+            file.release(at + self.bytes_of(first)..at + self.bytes_of(first + count));
+        }
     }
 
     /// Elements from `first` on, widened to f32; of blocks whole blocks.
@@ -237,7 +265,7 @@ pub(crate) struct Entry {
     /// The order in which the outputs of heads are stored.
     order: RowOrder,
     pub(crate) shape: Vec<usize>,
-    range: core::ops::Range<usize>,
+    range: Range<usize>,
 }
 
 /// The mapped weight files of a checkpoint and their tensors, by name.
@@ -246,15 +274,13 @@ pub(crate) struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     /// What frequencies of rotary embedding are divided by, `[head_dim / 2]`, where a file says so with a tensor.
     rope_factors: Option<Vec<f32>>,
-    /// Bytes of files that were shown since their pages were last given back.
-    shown: AtomicUsize,
 }
 
-/// So many bytes of files stay in memory while weights are made of them.
-const MOST_SHOWN: usize = 32 << 20;
+/// So many bytes of a tensor are read at once where that is enough.
+pub(crate) const AT_ONCE: usize = 512 << 10;
 
 /// A mapped weight file.
-enum Mapped {
+pub(crate) enum Mapped {
     Safetensors(Mmap),
     Gguf(Gguf),
 }
@@ -267,20 +293,11 @@ impl Mapped {
         }
     }
 
-    /// Gives the pages of the file that were read back to the system, which reads them again if need be.
-    fn release(&self) {
+    /// Gives memory behind bytes that were read back; see [`gguf::release`].
+    fn release(&self, range: Range<usize>) {
         match self {
-            Mapped::Safetensors(map) => {
-                #[expect(
-                    unsafe_code,
-                    reason = "of other maps than this kind contents would be lost"
-                )]
-                // SAFETY: the map is of a file and nobody writes to it, so its pages have the same content when they are read again.
-                let done = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
-                // Without it the pages stay, which is only a matter of memory.
-                drop(done);
-            }
-            Mapped::Gguf(file) => file.release(),
+            Mapped::Safetensors(map) => gguf::release(map, range),
+            Mapped::Gguf(file) => file.release(range),
         }
     }
 }
@@ -296,7 +313,6 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             rope_factors: None,
-            shown: AtomicUsize::new(0),
         }
     }
 
@@ -325,6 +341,8 @@ impl Checkpoint {
             };
             checkpoint.tensors.insert(named.name, entry);
         }
+        // Of the metadata, which hold a tokenizer, nothing more is read.
+        file.release(0..file.bytes().len());
         checkpoint.files.push(Mapped::Gguf(file));
         Ok(checkpoint)
     }
@@ -465,7 +483,8 @@ impl Checkpoint {
                 });
             }
         };
-        let bytes = self.bytes(entry);
+        let file = &self.files[entry.file];
+        let bytes = &file.bytes()[entry.range.clone()];
         let elements = shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
         if elements.and_then(|n| (n / per).checked_mul(size)) != Some(bytes.len()) {
             return Err(LoadError::Shape {
@@ -474,7 +493,11 @@ impl Checkpoint {
                 expected: shape.to_vec(),
             });
         }
-        Ok(TensorData { stored, bytes })
+        Ok(TensorData {
+            stored,
+            bytes,
+            file: Some((file, entry.range.start)),
+        })
     }
 
     /// The matrix `name` of `outputs` rows.
@@ -485,22 +508,16 @@ impl Checkpoint {
         inputs: usize,
     ) -> Result<Matrix<'_>, LoadError> {
         let data = self.tensor(name, &[outputs, inputs])?;
-        let order = self.tensors.get(name).map(|entry| entry.order);
-        let finite = |format: BlockFormat| {
-            let blocks = data.bytes.chunks_exact(format.bytes());
-            blocks.into_iter().all(|block| format.is_finite(block))
-        };
-        match data.stored {
-            Stored::Blocks(format) if !finite(format) => Err(LoadError::Scale {
-                name: name.to_owned(),
-            }),
-            _ => Ok(Matrix {
-                data,
-                order: order.unwrap_or(RowOrder::Halves),
-                outputs,
-                inputs,
-            }),
-        }
+        let entry = self.tensors.get_key_value(name);
+        let (name, order) =
+            entry.map_or(("", RowOrder::Halves), |(name, entry)| (name, entry.order));
+        Ok(Matrix {
+            name,
+            data,
+            order,
+            outputs,
+            inputs,
+        })
     }
 
     /// What frequencies of rotary embedding are divided by, where the checkpoint says so with a tensor.
@@ -510,20 +527,53 @@ impl Checkpoint {
 
     /// All tensors by name, with their raw bytes.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Entry, &[u8])> {
-        self.tensors
-            .iter()
-            .map(|(name, entry)| (name.as_str(), entry, self.bytes(entry)))
+        self.tensors.iter().map(|(name, entry)| {
+            let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
+            (name.as_str(), entry, bytes)
+        })
     }
 
-    /// The bytes of a tensor, which are about to be read. What was read before leaves memory, so that a file is never there as a
-    /// whole beside the weights that are made of it.
-    fn bytes(&self, entry: &Entry) -> &[u8] {
-        let shown = self.shown.fetch_add(entry.range.len(), Ordering::Relaxed);
-        if shown > MOST_SHOWN {
-            self.shown.store(entry.range.len(), Ordering::Relaxed);
-            self.files.iter().for_each(Mapped::release);
+    /// The BLAKE3 hashes of all tensors, in the order of [`Checkpoint::entries`].
+    pub(crate) fn hashes(&self, threads: NonZeroUsize) -> Vec<blake3::Hash> {
+        let entries: Vec<(&Entry, OnceLock<blake3::Hash>)> = (self.tensors.values())
+            .map(|entry| (entry, OnceLock::new()))
+            .collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((entry, hash)) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
+                hash.get_or_init(|| self.hash(entry));
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads.get() {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let hashes = entries.into_iter().map(|(_, hash)| hash.into_inner());
+        hashes
+            .map(|hash| hash.expect("every entry was taken by a thread"))
+            .collect()
+    }
+
+    fn hash(&self, entry: &Entry) -> blake3::Hash {
+        let file = &self.files[entry.file];
+        let mut hasher = blake3::Hasher::new();
+        for start in entry.range.clone().step_by(AT_ONCE) {
+            let part = start..(start + AT_ONCE).min(entry.range.end);
+            hasher.update(&file.bytes()[part.clone()]);
+            file.release(part);
         }
-        &self.files[entry.file].bytes()[entry.range.clone()]
+        hasher.finalize()
+    }
+
+    /// Bytes of the tensors whose names begin like this.
+    pub(crate) fn bytes_of(&self, prefix: &str) -> usize {
+        let named = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix));
+        named.map(|(_, entry)| entry.range.len()).sum()
     }
 
     /// Whether it is a GGUF file.
@@ -572,6 +622,17 @@ const ENDS: [&str; 3] = [
     "model.norm.weight",
     "lm_head.weight",
 ];
+
+/// Gives freed memory back to the system. Weights are large, and would come on top of what a tokenizer has left behind.
+pub(crate) fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "the C library has no other name for it")]
+    // SAFETY: it touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Whether a shard's name is a plain file name: an index must not reach outside its folder.
 fn is_plain_name(file: &str) -> bool {
     let mut parts = Path::new(file).components();

@@ -167,6 +167,28 @@ pub fn is_gguf(path: &Path) -> bool {
     (begins.is_ok() && magic == MAGIC) || path.extension().is_some_and(|name| name == "gguf")
 }
 
+/// Pages that come along with one that is read, in bytes (Linux, `fault_around_bytes`).
+const AROUND: usize = 64 << 10;
+
+/// Gives the pages of a mapped file with these bytes back to the system, which reads them again if need be.
+///
+/// Pages of a file count as memory of a process for as long as they are mapped. A file that is read once is never there as a
+/// whole if what was read is given back.
+pub fn release(map: &Mmap, range: Range<usize>) {
+    let start = range.start / AROUND * AROUND;
+    let end = range.end.next_multiple_of(AROUND).min(map.len());
+    #[expect(
+        unsafe_code,
+        reason = "of other maps than this kind contents would be lost"
+    )]
+    // SAFETY: the map is of a file and nobody writes to it, so its pages have the same content when they are read again.
+    let done = unsafe {
+        map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end.saturating_sub(start))
+    };
+    // Without it the pages stay, which is only a matter of memory.
+    drop(done);
+}
+
 impl Gguf {
     /// Maps a file and checks its structure.
     ///
@@ -195,17 +217,10 @@ impl Gguf {
         Gguf::check(Path::new("memory"), Bytes::Held(bytes))
     }
 
-    /// Gives the pages of the file that were read back to the system, which reads them again if need be.
-    pub fn release(&self) {
+    /// Gives the pages of the file with these bytes back to the system, which reads them again if need be.
+    pub fn release(&self, range: Range<usize>) {
         if let Bytes::Mapped(map) = &self.bytes {
-            #[expect(
-                unsafe_code,
-                reason = "of other maps than this kind contents would be lost"
-            )]
-            // SAFETY: the map is of a file and nobody writes to it, so its pages have the same content when they are read again.
-            let done = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
-            // Without it the pages stay, which is only a matter of memory.
-            drop(done);
+            release(map, range);
         }
     }
 

@@ -17,5 +17,5 @@ mod quantise;
 
 pub use blocks::{Block, BlockFormat, MOST_GROUPS, MOST_INPUTS, Shape};
 pub use error::GgufError;
-pub use file::{Element, Gguf, Tensor, is_gguf};
+pub use file::{Element, Gguf, Tensor, is_gguf, release};
 pub use quantise::{quantise_q4_0, quantise_q8_0};

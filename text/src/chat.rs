@@ -9,22 +9,14 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use serde_json::Value as Json;
 
+use crate::metered::{self, BYTES_OF_FUEL, weigh};
 use crate::tokenizer::MAX_INPUT_BYTES;
 
 /// The largest chat template, and the largest `tokenizer_config.json`, that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-
-/// Instructions that a template may take for one conversation, and how many bytes of text it may make for one of them: 256 MB
-/// in all.
-const FUEL: u64 = 4_000_000;
-const BYTES_OF_FUEL: u64 = 64;
-
-/// The name of the only template of its environment.
-const NAME: &str = "chat template";
 
 /// What one side has said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +38,7 @@ pub(crate) struct Marks {
 #[derive(Debug)]
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     marks: Marks,
 }
 
@@ -53,18 +46,14 @@ impl ChatTemplate {
     /// # Errors
     /// With what is wrong with `source`.
     pub(crate) fn new(mut source: String, marks: Marks) -> Result<ChatTemplate, String> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
-        environment.set_syntax(syntax.map_err(|error| describe(&error))?);
-        environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |why: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, why))
-        });
+        let mut environment = metered::environment();
+        environment.add_function(
+            "raise_exception",
+            |state: &State, why: Value| -> Result<Value, Error> {
+                weigh(state, &why)?;
+                Err(Error::new(ErrorKind::InvalidOperation, why.to_string()))
+            },
+        );
         // As `transformers` has it: nothing is escaped for HTML.
         environment.add_filter(
             "tojson",
@@ -87,8 +76,13 @@ impl ChatTemplate {
                 source = source.replace(&tag, &as_comment(&tag));
             }
         }
-        (environment.add_template_owned(NAME, source)).map_err(|error| describe(&error))?;
-        Ok(ChatTemplate { environment, marks })
+        let source = metered::prepare(&source).map_err(|error| describe(&error))?;
+        metered::compile(&source).map_err(|error| describe(&error))?;
+        Ok(ChatTemplate {
+            environment,
+            source,
+            marks,
+        })
     }
 
     /// The text in which the assistant is to speak next, of at most `most` bytes.
@@ -96,7 +90,6 @@ impl ChatTemplate {
     /// # Errors
     /// With the template's own refusal (many want roles to alternate), or that the text would be too long.
     pub(crate) fn render(&self, messages: &[Message], most: usize) -> Result<String, String> {
-        let template = (self.environment.get_template(NAME)).map_err(|error| describe(&error))?;
         let messages: Vec<Value> = (messages.iter())
             .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
             .collect();
@@ -108,12 +101,12 @@ impl ChatTemplate {
             tools => (),
             documents => (),
         };
-        let mut text = Bounded {
-            bytes: Vec::new(),
-            most,
-        };
-        (template.render_captured_to(context, &mut text)).map_err(|error| describe(&error))?;
-        String::from_utf8(text.bytes).map_err(|error| error.to_string())
+        let text = metered::render(&self.environment, &self.source, context)
+            .map_err(|error| describe(&error))?;
+        match text.len() > most {
+            true => Err(too_long(most)),
+            false => Ok(text),
+        }
     }
 }
 
@@ -134,6 +127,10 @@ fn describe(error: &Error) -> String {
     text
 }
 
+fn too_long(most: usize) -> String {
+    format!("the conversation makes more than {most} bytes of text")
+}
+
 /// A text that cannot grow beyond a bound.
 struct Bounded {
     bytes: Vec<u8>,
@@ -143,11 +140,7 @@ struct Bounded {
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.bytes.len() + bytes.len() > self.most {
-            let why = format!(
-                "the conversation makes more than {} bytes of text",
-                self.most
-            );
-            return Err(io::Error::other(why));
+            return Err(io::Error::other(too_long(self.most)));
         }
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -314,6 +307,14 @@ mod tests {
         let why = long.render(&[], 1000).unwrap_err();
         assert!(why.contains("more than 1000 bytes"), "{why}");
         for source in [
+            "{{ ([messages] * 90000001) ~ 'a' }}",
+            "{{ ([1] * 90000001) ~ '' }}",
+            "{{ ([1] * 90000001) in 'a' }}",
+            "{{ 'a' in [[1] * 10000 * 9000] }}",
+            "{{ [1] * 90000001 == 90000000 * [1] }}",
+            "{{ ([1] * 90000001) | string }}",
+            "{{ 'a'.startswith([1] * 90000001) }}",
+            "{% set x = [1] * 90000001 %}{{ x == [1] * 90000001 }}",
             "{% set ns = namespace(s='a') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
             "{{ ([1] * 90000000) | tojson }}",
             "{% set ns = namespace(l=[]) %}{% for i in range(9000) %}{% set ns.l = ns.l + [('a' * 4000000) | tojson] %}{% endfor %}",
@@ -323,6 +324,130 @@ mod tests {
         let why =
             template("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}").render(&[], 10);
         assert!(why.is_err());
+    }
+
+    /// Each would take longer than anybody lives, or more memory than there is.
+    #[test]
+    fn values_inside_of_values_are_bounded() {
+        let doubled = "{% set ns = namespace(x=[1]) %}{% for i in range(90) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+        let deep = "{% set ns = namespace(x=[1]) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        let again = "{% set ns = namespace() %}{% set ns.x = ns %}";
+        for end in [
+            "{{ ns.x }}",
+            "{{ ns.x ~ 'a' }}",
+            "{{ ns.x | tojson }}",
+            "{{ ns.x | string }}",
+            "{{ [ns.x] | join }}",
+            "{{ [ns.x, ns.x] | sort }}",
+            "{{ ns.x in 'a' }}",
+            "{{ {ns.x: 1} }}",
+            "{{ {}[ns.x] }}",
+            "{{ 'a'.join([ns.x]) }}",
+            "{{ raise_exception(ns.x) }}",
+            "{% set y %}{{ ns.x }}{% endset %}",
+        ] {
+            for begin in [doubled, deep, again] {
+                let source = format!("{begin}{end}");
+                let why = template(&source).render(&[], 1000).unwrap_err();
+                assert!(
+                    why.contains("fuel") || why.contains("levels"),
+                    "{source}: {why}"
+                );
+            }
+        }
+        for compared in ["==", "!=", "<", ">=", "is eq"] {
+            let twice = format!(
+                "{doubled}{}{{{{ ns.x {compared} m.x }}}}",
+                doubled.replace("ns", "m")
+            );
+            let why = template(&twice).render(&[], 1000).unwrap_err();
+            assert!(why.contains("fuel") || why.contains("levels"), "{why}");
+        }
+        // What is only made, and dropped.
+        assert_eq!(template(deep).render(&[], 10).unwrap(), "");
+        for refused in [
+            "{% set a = 1 %}{{ 0 < a < 3 }}",
+            "{% for a in [1] %}{{ loop.changed(a) }}{% endfor %}",
+        ] {
+            let why = ChatTemplate::new(refused.to_owned(), Marks::default()).unwrap_err();
+            assert!(why.contains("not supported"), "{why}");
+        }
+    }
+
+    /// A value that says when it is dropped.
+    #[derive(Debug)]
+    struct Seen(std::sync::Arc<()>);
+
+    impl minijinja::value::Object for Seen {}
+
+    #[test]
+    fn a_namespace_that_holds_itself_is_dropped() {
+        for end in ["", "{{ raise_exception('no') }}"] {
+            let source =
+                format!("{{% set ns = namespace(a=seen()) %}}{{% set ns.b = [ns] %}}{end}");
+            let (seen, mut chat) = (std::sync::Arc::new(()), template(&source));
+            let given = std::sync::Arc::clone(&seen);
+            let seen_by = move || Value::from_object(Seen(std::sync::Arc::clone(&given)));
+            chat.environment.add_function("seen", seen_by);
+            assert_eq!(chat.render(&[], 10).is_ok(), end.is_empty());
+            drop(chat);
+            assert_eq!(std::sync::Arc::strong_count(&seen), 1, "{end}");
+        }
+    }
+
+    #[test]
+    fn what_is_metered_says_the_same() {
+        for (source, text) in [
+            (
+                "{{ 'a' ~ 1 ~ [2, 'b'] ~ none ~ missing }}",
+                "a1[2, 'b']None",
+            ),
+            (
+                "{{ 1 == 1.0 }} {{ 'a' != 'b' }} {{ [1, 2] < [1, 3] }} {{ 2 >= 3 }} {{ missing == 'a' }}",
+                "True True True False False",
+            ),
+            (
+                "{{ 'b' in 'abc' }} {{ 2 in [1, 2] }} {{ 'a' in {'a': 1} }} {{ 'x' not in 'abc' }}",
+                "True True True True",
+            ),
+            (
+                "{{ {'b': 1, 'a': [2]}['a'][0] }} {{ {'a': 1}['c'] is defined }} {{ 'abc'[-1] }}",
+                "2 False c",
+            ),
+            (
+                "{{ [3, 1, 2] | sort(reverse=true) | join('-') }} {{ 'a b' | replace(' ', '_') | upper }}",
+                "3-2-1 A_B",
+            ),
+            (
+                "{{ [1, 2, 3] | select('gt', 1) | list | length }} {{ 3 is odd }} {{ 'a' is in ['a'] }} {{ 4 is divisibleby 2 }}",
+                "2 True True True",
+            ),
+            (
+                "{{ 3 * 4 }} {{ '-' * 3 }} {{ 2 * [1] * 1 }} {{ range(*[2]) | length }} 5 * 5",
+                "12 --- [1, 1] 2 5 * 5",
+            ),
+            (
+                "{{ messages[::-1][0].content }} {{ messages[1:] | length }}",
+                "b 1",
+            ),
+            (
+                "{{ ' a '.strip() }} {{ 'a,b'.split(',')[1] }} {{ {'a': 1}.get('a') }} {{ {'x': 2} | tojson }}",
+                "a b 1 {\"x\":2}",
+            ),
+        ] {
+            let found = template(source).render(&said(&[("user", "a"), ("user", "b")]), 1000);
+            assert_eq!(found.as_deref(), Ok(text), "{source}");
+        }
+        // A long conversation takes a part of what there is.
+        let two = [("user", "a question"), ("assistant", "an answer")];
+        let many = two.repeat(2000);
+        let chat = template(
+            "{% for m in messages %}{% if m['role'] == 'user' and loop.index0 < messages | length %}{{ '<' ~ m['content'] | trim ~ '>' }}{% endif %}{% endfor %}",
+        );
+        assert_eq!(
+            chat.render(&said(&many), 1 << 20).unwrap().len(),
+            2000 * "<a question>".len()
+        );
     }
 
     #[test]

@@ -9,9 +9,12 @@ use std::collections::HashMap;
 
 use gguf::Gguf;
 use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::{AddedToken, Tokenizer as Library};
 
 use crate::error::TextError;
-use crate::vocabulary::MAX_TOKENS;
+use crate::rules;
+use crate::vocabulary::{MAX_TOKENS, Vocabulary};
 
 /// The longest SentencePiece piece that is taken apart into merges, in characters. Their number grows with it.
 const LONGEST_PIECE: usize = 256;
@@ -38,8 +41,61 @@ struct Tokens<'a> {
     kinds: Vec<Kind>,
 }
 
-/// Writes the file's tokenizer as the content of a `tokenizer.json`.
-pub(crate) fn definition(file: &Gguf) -> Result<Vec<u8>, TextError> {
+/// A file's tokenizer as the parts of a `tokenizer.json`. The large ones are kept apart: written as JSON and read again they take
+/// ten times as long and as much memory.
+pub(crate) struct Definition<'a> {
+    /// Without tokens and merges.
+    rest: Value,
+    tokens: Tokens<'a>,
+    /// In the order of their ranks.
+    merges: Vec<[u32; 2]>,
+}
+
+impl Definition<'_> {
+    /// What stands behind each id.
+    pub(crate) fn vocabulary(&self) -> Result<Vocabulary, String> {
+        // Of two ids with one content the later one has it.
+        let ids = self.tokens.ids();
+        let tokens = ids.iter().map(|(content, id)| (*id, (*content).to_owned()));
+        let vocabulary = Vocabulary::collect(tokens).ok_or("a token id is too large")?;
+        let definition: rules::Definition =
+            serde_json::from_value(self.rest.clone()).map_err(|error| error.to_string())?;
+        let rules = rules::hash(definition.with_merges(self.merges()), "BPE");
+        Ok(vocabulary.with_rules(&rules))
+    }
+
+    /// The library's tokenizer.
+    pub(crate) fn library(&self) -> Result<Library, String> {
+        let mut library = Library::from_bytes(self.rest.to_string().as_bytes())
+            .map_err(|error| error.to_string())?;
+        let model = &self.rest["model"];
+        let vocabulary: Vocab = (self.tokens.ids().into_iter())
+            .map(|(content, id)| (content.to_owned(), id))
+            .collect();
+        let merges = self.merges();
+        let merges = merges.map(|[left, right]| (left.to_owned(), right.to_owned()));
+        let mut builder = BPE::builder()
+            .vocab_and_merges(vocabulary, merges.collect())
+            .fuse_unk(model["fuse_unk"] == true)
+            .byte_fallback(model["byte_fallback"] == true)
+            .ignore_merges(model["ignore_merges"] == true);
+        if let Some(unknown) = model["unk_token"].as_str() {
+            builder = builder.unk_token(unknown.to_owned());
+        }
+        library.with_model(builder.build().map_err(|error| error.to_string())?);
+        let added = self.tokens.added();
+        (library.add_tokens(added)).map_err(|error| error.to_string())?;
+        Ok(library)
+    }
+
+    fn merges(&self) -> impl Iterator<Item = [&str; 2]> {
+        let content = |id: u32| &*self.tokens.contents[id as usize];
+        self.merges.iter().map(move |parts| parts.map(content))
+    }
+}
+
+/// Reads the tokenizer of a file.
+pub(crate) fn definition(file: &Gguf) -> Result<Definition<'_>, TextError> {
     let unsupported = |reason: String| TextError::Unsupported {
         path: file.path().to_owned(),
         reason,
@@ -48,7 +104,7 @@ pub(crate) fn definition(file: &Gguf) -> Result<Vec<u8>, TextError> {
         .text("tokenizer.ggml.model")?
         .ok_or_else(|| unsupported("tokenizer.ggml.model is missing".to_owned()))?;
     let mut tokens = Tokens::of(file)?;
-    let definition = match model {
+    let (rest, merges) = match model {
         "gpt2" => byte_level(file, &tokens)?,
         "llama" => {
             tokens.mark_spaces();
@@ -60,7 +116,11 @@ pub(crate) fn definition(file: &Gguf) -> Result<Vec<u8>, TextError> {
             )));
         }
     };
-    Ok(definition.to_string().into_bytes())
+    Ok(Definition {
+        rest,
+        tokens,
+        merges,
+    })
 }
 
 impl<'a> Tokens<'a> {
@@ -110,32 +170,27 @@ impl<'a> Tokens<'a> {
 
     /// Ids, contents and kinds. Ids that only pad the model's logits are left out: the tokenizer that the model was published
     /// with does not have them either.
-    fn iter(&self) -> impl Iterator<Item = (usize, &str, Kind)> + Clone {
-        let all = self.contents.iter().zip(&self.kinds).enumerate();
-        all.map(|(id, (content, kind))| (id, &**content, *kind))
+    fn iter(&self) -> impl Iterator<Item = (u32, &str, Kind)> + Clone {
+        // There are at most MAX_TOKENS.
+        let all = self.contents.iter().zip(&self.kinds).zip(0_u32..);
+        all.map(|((content, kind), id)| (id, &**content, *kind))
             .filter(|(_, content, kind)| *kind != Kind::Unused || !is_padding(content))
     }
 
-    fn vocabulary(&self) -> serde_json::Map<String, Value> {
-        self.iter()
-            .map(|(id, content, _)| (content.to_owned(), json!(id)))
-            .collect()
+    /// The ids by content; of two with one content the later one.
+    fn ids(&self) -> HashMap<&str, u32> {
+        self.iter().map(|(id, content, _)| (content, id)).collect()
     }
 
     /// What is found in a text before it is cut.
-    fn added(&self) -> Vec<Value> {
+    fn added(&self) -> impl Iterator<Item = AddedToken> {
         let added = self.iter().filter(|(_, content, kind)| {
             let is_added = matches!(kind, Kind::Unknown | Kind::Control | Kind::UserDefined);
             is_added && !content.is_empty()
         });
-        added
-            .map(|(id, content, kind)| {
-                json!({
-                    "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": kind != Kind::UserDefined,
-                })
-            })
-            .collect()
+        added.map(|(_, content, kind)| {
+            AddedToken::from(content, kind != Kind::UserDefined).normalized(false)
+        })
     }
 
     fn get(&self, id: u64) -> Option<&str> {
@@ -159,7 +214,7 @@ fn required<T>(file: &Gguf, key: &str, value: Option<T>) -> Result<T, TextError>
 }
 
 /// Byte-level BPE.
-fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError> {
+fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<(Value, Vec<[u32; 2]>), TextError> {
     let unsupported = |reason: String| TextError::Unsupported {
         path: file.path().to_owned(),
         reason,
@@ -194,19 +249,28 @@ fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError> {
     };
     let merges = file.texts("tokenizer.ggml.merges")?;
     let merges = required(file, "tokenizer.ggml.merges", merges)?;
-    let pairs: Option<Vec<[&str; 2]>> = merges
-        .iter()
-        .map(|merge| merge.split_once(' ').map(|(left, right)| [left, right]))
-        .collect();
-    let pairs =
-        pairs.ok_or_else(|| file.invalid("a merge has no space between its parts".to_owned()))?;
+    let ids = tokens.ids();
+    let mut pairs = Vec::with_capacity(merges.len());
+    for merge in merges {
+        let parts = merge.split_once(' ');
+        let (left, right) = parts
+            .ok_or_else(|| file.invalid("a merge has no space between its parts".to_owned()))?;
+        match (ids.get(left), ids.get(right)) {
+            (Some(left), Some(right)) => pairs.push([*left, *right]),
+            _ => {
+                return Err(file
+                    .invalid(format!("the parts of the merge {merge:?} are no tokens"))
+                    .into());
+            }
+        }
+    }
     let begins = match file.truth("tokenizer.ggml.add_bos_token")? {
         Some(begins) => begins,
         None => ignores_merges,
     };
-    Ok(json!({
+    let rest = json!({
         "version": "1.0",
-        "added_tokens": tokens.added(),
+        "added_tokens": [],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": template(file, tokens, begins)?,
@@ -214,13 +278,14 @@ fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError> {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": ignores_merges, "vocab": tokens.vocabulary(), "merges": pairs,
+            "ignore_merges": ignores_merges, "vocab": {}, "merges": [],
         },
-    }))
+    });
+    Ok((rest, pairs))
 }
 
 /// SentencePiece BPE, as transformers writes it for Llama 2, Mistral and Gemma.
-fn sentence_pieces(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError> {
+fn sentence_pieces(file: &Gguf, tokens: &Tokens<'_>) -> Result<(Value, Vec<[u32; 2]>), TextError> {
     let scores = file.floats("tokenizer.ggml.scores")?;
     let scores = required(file, "tokenizer.ggml.scores", scores)?;
     if scores.len() != tokens.contents.len() {
@@ -249,9 +314,9 @@ fn sentence_pieces(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError>
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
     normalizers.push(spaces);
-    Ok(json!({
+    let rest = json!({
         "version": "1.0",
-        "added_tokens": tokens.added(),
+        "added_tokens": [],
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
         "pre_tokenizer": null,
         "post_processor": template(file, tokens, begins)?,
@@ -259,19 +324,20 @@ fn sentence_pieces(file: &Gguf, tokens: &Tokens<'_>) -> Result<Value, TextError>
         "model": {
             "type": "BPE", "dropout": null, "unk_token": unknown,
             "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
-            "ignore_merges": false, "vocab": tokens.vocabulary(), "merges": merges,
+            "ignore_merges": false, "vocab": {}, "merges": [],
         },
-    }))
+    });
+    Ok((rest, merges))
 }
 
 /// Every way to make a piece of two others, best score first; of equal scores those with longer parts first. Runs of spaces that a
 /// user has defined come before all pieces, whatever their scores: SentencePiece finds them first.
-fn merges<'a>(tokens: &'a Tokens<'_>, scores: &[f32]) -> Result<Vec<[&'a str; 2]>, String> {
+fn merges(tokens: &Tokens<'_>, scores: &[f32]) -> Result<Vec<[u32; 2]>, String> {
     let is_defined = |content: &str, kind| kind == Kind::UserDefined && is_run(content, '▁');
     let normal = tokens
         .iter()
         .filter(|(_, content, kind)| *kind == Kind::Normal || is_defined(content, *kind));
-    let ids: HashMap<&str, usize> = normal
+    let ids: HashMap<&str, u32> = normal
         .clone()
         .map(|(id, content, _)| (content, id))
         .collect();
@@ -284,7 +350,7 @@ fn merges<'a>(tokens: &'a Tokens<'_>, scores: &[f32]) -> Result<Vec<[&'a str; 2]
         }
         let score = match kind {
             Kind::UserDefined => f32::INFINITY,
-            _ => scores[id],
+            _ => scores[id as usize],
         };
         if score.is_nan() {
             return Err(format!("the score of token {id} is no number"));
@@ -293,7 +359,7 @@ fn merges<'a>(tokens: &'a Tokens<'_>, scores: &[f32]) -> Result<Vec<[&'a str; 2]
             let (left, right) = content.split_at(at);
             if let (Some(first), Some(second)) = (ids.get(left), ids.get(right)) {
                 let lengths = (left.chars().count(), right.chars().count());
-                found.push((score, lengths, (id, *first, *second), [left, right]));
+                found.push((score, lengths, [id, *first, *second]));
             }
         }
     }
@@ -301,7 +367,10 @@ fn merges<'a>(tokens: &'a Tokens<'_>, scores: &[f32]) -> Result<Vec<[&'a str; 2]
         let by_score = b.0.total_cmp(&a.0);
         by_score.then(b.1.cmp(&a.1)).then(a.2.cmp(&b.2))
     });
-    Ok(found.into_iter().map(|(_, _, _, pair)| pair).collect())
+    let pairs = found.into_iter();
+    Ok(pairs
+        .map(|(_, _, [_, first, second])| [first, second])
+        .collect())
 }
 
 /// What is put around a whole text: the token that begins one, if the file says so.

@@ -18,6 +18,7 @@ mod detokenizer;
 mod error;
 mod from_gguf;
 mod guard;
+mod metered;
 mod pieces;
 mod rules;
 mod tokenizer;
@@ -27,5 +28,7 @@ pub use chat::Message;
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use pieces::{Encoder, MAX_WORD_BYTES, Progress};
-pub use tokenizer::{Control, MAX_INPUT_BYTES, MAX_TOKENIZER_BYTES, Special, Tokenizer};
+pub use tokenizer::{
+    Control, MAX_INPUT_BYTES, MAX_TOKENIZER_BYTES, Special, Tokenizer, vocabulary,
+};
 pub use vocabulary::{MAX_TOKENS, Vocabulary, VocabularyMismatch};

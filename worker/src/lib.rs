@@ -12,6 +12,7 @@ mod admitted;
 mod error;
 mod event;
 pub mod handle;
+mod loading;
 pub mod metrics;
 pub mod model;
 pub mod process;

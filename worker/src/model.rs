@@ -16,6 +16,7 @@ use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::message::WorkerInfo;
 use text::{TextError, Tokenizer};
 
+use crate::loading;
 use crate::metrics::WorkerMetrics;
 use crate::step_times::{MOST_MS, Pace, StepTimes};
 use crate::watchdog::StepClock;
@@ -206,8 +207,7 @@ fn positions(count: usize) -> u32 {
 /// When the model or its tokenizer cannot be read, or do not belong together.
 pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     let config = ModelConfig::read(&args.model)?;
-    let tokenizer = Tokenizer::load(&args.model)?;
-    let vocabulary = tokenizer.vocabulary();
+    let vocabulary = text::vocabulary(&args.model)?;
     if vocabulary.len() > config.vocab_size {
         return Err(ModelError::Vocabulary {
             tokens: vocabulary.len(),
@@ -215,6 +215,8 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         });
     }
     let vocabulary_len = vocabulary.len() as u32;
+    let vocabulary_hash = vocabulary.hash().to_owned();
+    drop(vocabulary);
     let computer = Computer::open(args.device)?;
     let position_bytes =
         config.layers * 2 * config.kv_heads * config.head_dim * computer.cache_bytes();
@@ -232,28 +234,34 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         max_rows: MAX_ROWS,
         beside: beside(args, offer, &computer),
     };
-    let spec = |profile: Profile| Spec {
-        profile,
-        member: member(offer.role),
-        vocab: vocabulary_len,
-        tokens: tokenizer.printable_ids(),
-        max_positions: config.max_positions,
-        eos: config.eos.clone(),
+    let spec = |profile: Profile| -> Result<Spec, TextError> {
+        Ok(Spec {
+            profile,
+            member: member(offer.role),
+            vocab: vocabulary_len,
+            tokens: Tokenizer::load(&args.model)?.printable_ids(),
+            max_positions: config.max_positions,
+            eos: config.eos.clone(),
+        })
     };
     let model = &args.model;
+    let name_of = folder(model);
+    let real = || engine::load(model, &options, &computer, &mut loading::watch(&name_of));
     let (backend, name): (Box<dyn Backend>, String) = match (&args.synthetic, &args.overlay) {
         (Some(profile), _) => {
             let profile = Profile::read(profile)?;
             let name = format!("synthetic-{}", profile.name());
-            (Box::new(Synthetic::new(spec(profile), &options)?), name)
+            (Box::new(Synthetic::new(spec(profile)?, &options)?), name)
         }
         (None, Some(profile)) => {
             let profile = Profile::read(profile)?;
-            let name = format!("synthetic-{}-over-{}", profile.name(), folder(model));
-            let real = engine::load(model, &options, &computer)?;
-            (Box::new(Overlay::new(real, spec(profile), &options)?), name)
+            let name = format!("synthetic-{}-over-{name_of}", profile.name());
+            (
+                Box::new(Overlay::new(real()?, spec(profile)?, &options)?),
+                name,
+            )
         }
-        (None, None) => (engine::load(model, &options, &computer)?, folder(model)),
+        (None, None) => (real()?, name_of.clone()),
     };
     let info = WorkerInfo {
         role: offer.role,
@@ -262,9 +270,9 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         numerics_id: format!(
             "{}-{}",
             backend.facts().numerics_id,
-            vocabulary.hash().get(..16).unwrap_or_default()
+            vocabulary_hash.get(..16).unwrap_or_default()
         ),
-        vocabulary_hash: vocabulary.hash().to_owned(),
+        vocabulary_hash,
         vocabulary_len,
         // A context that could never fit the cache is not offered.
         max_context: positions(config.max_positions.min(kv_pages * PAGE)),

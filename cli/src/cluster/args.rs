@@ -230,8 +230,8 @@ impl ClusterPlan {
     }
 }
 
-/// The log filter of the processes without `-v`.
-pub(super) const QUIET: &str = "warn";
+/// The log filter of the processes without `-v`: warnings, and how far a model is that takes long to load.
+pub(super) const QUIET: &str = "warn,loading=info";
 
 /// The log filter for a number of `-v`.
 fn level(verbose: u8) -> &'static str {

@@ -22,6 +22,8 @@ use crate::console::Progress;
 
 /// Lines of a failed child's standard error that are part of the error message.
 const TAIL: usize = 20;
+/// What a worker's line has in front of how far its model is.
+const LOADING: &str = " INFO loading: ";
 /// How long the last lines of a child may take to arrive after it exited.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -274,6 +276,7 @@ impl LogForwarder {
                 // Lines first, so that everything that was written before the exit is part of the tail.
                 biased;
                 line = next(&mut lines) => match line {
+                    Some(line) if self.tell(&line) => {}
                     Some(line) => {
                         held.push_back(line);
                         if held.len() > TAIL {
@@ -295,6 +298,16 @@ impl LogForwarder {
             self.forward(&line);
         }
         Vec::new()
+    }
+
+    /// Shows how far the child's model is, if that is what a line says.
+    fn tell(&self, line: &str) -> bool {
+        let told = line.split_once(LOADING);
+        if let Some((_, how_far)) = told {
+            self.progress
+                .tell(&format!("{}: loading {how_far}", self.name));
+        }
+        told.is_some()
     }
 
     fn forward(&self, line: &str) {

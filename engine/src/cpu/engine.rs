@@ -13,7 +13,7 @@ use crate::cpu::kernels::{Isa, LaneKernels, Matmul, Pool};
 use crate::device::Device;
 use crate::engine::{Engine, RowStates};
 use crate::error::EngineError;
-use crate::load::LoadError;
+use crate::load::{LoadError, Progress};
 use crate::options::EngineOptions;
 use crate::sequence::SeqId;
 
@@ -27,10 +27,22 @@ impl CpuEngine {
     /// # Errors
     /// A typed [`LoadError`] that says what to do. Everything is checked before it is allocated.
     pub fn load(dir: &Path, options: &EngineOptions) -> Result<CpuEngine, LoadError> {
+        CpuEngine::load_watched(dir, options, &mut |_| ())
+    }
+
+    /// As [`CpuEngine::load`], telling how far it is now and then.
+    ///
+    /// # Errors
+    /// As [`CpuEngine::load`].
+    pub fn load_watched(
+        dir: &Path,
+        options: &EngineOptions,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<CpuEngine, LoadError> {
         options.check()?;
         let pool = Pool::new(options.threads).map_err(LoadError::Threads)?;
         let device = Cpu::new(LaneKernels::new(Isa::best(), pool), options.max_rows);
-        Engine::load(dir, options, device).map(CpuEngine)
+        Engine::load(dir, options, device, watch).map(CpuEngine)
     }
 
     /// The model's configuration.

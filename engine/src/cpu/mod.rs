@@ -5,24 +5,26 @@ pub mod bench;
 pub(crate) mod cache;
 mod engine;
 pub mod kernels;
+mod repack;
 pub(crate) mod rowwise;
 mod zeroed;
 
-use std::borrow::Cow;
+use std::alloc::Layout;
 use std::ops::Range;
 
-use gguf::{BlockFormat, quantise_q4_0, quantise_q8_0};
+use gguf::BlockFormat;
 use half::bf16;
 
 use crate::cpu::attention::{HeadTask, attend};
 use crate::cpu::cache::KvCache;
-use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Packing, Rows, RowsMut};
+use crate::cpu::kernels::{LaneKernels, Matmul, PANEL, PackedWeight, Rows, RowsMut};
 use crate::cpu::rowwise::{
     add, add_silu, geglu, relu, rms_norm, rms_norm_heads, rotate, scale, soft_cap, swiglu,
 };
+use crate::cpu::zeroed::Zeroed;
 use crate::device::{Attends, Device, Matrix};
 use crate::identity::Arithmetic;
-use crate::load::{LoadError, Stored};
+use crate::load::LoadError;
 use crate::model::{AttentionShape, RopeTable};
 use crate::options::WeightDtype;
 use crate::sequence::Place;
@@ -35,7 +37,7 @@ const WORTH_SHARING: usize = 100_000;
 
 /// Activations, row-major: `rows` rows of `width` elements, each padded to whole panels.
 pub(crate) struct Tensor {
-    data: Vec<f32>,
+    data: Zeroed,
     rows: usize,
     width: usize,
     stride: usize,
@@ -45,8 +47,9 @@ impl Tensor {
     /// Room for `most_rows` rows; none is there yet. Memory that is never written costs nothing.
     fn new(most_rows: usize, width: usize) -> Tensor {
         let stride = width.next_multiple_of(PANEL);
+        let len = most_rows * stride;
         Tensor {
-            data: vec![0.0; most_rows * stride],
+            data: Zeroed::new(len).unwrap_or_else(|| no_memory(len)),
             rows: 0,
             width,
             stride,
@@ -76,6 +79,12 @@ impl Tensor {
         self.rows = rows;
         self
     }
+}
+
+/// Ends as an allocation does that fails.
+fn no_memory(numbers: usize) -> ! {
+    let layout = Layout::array::<f32>(numbers).unwrap_or(Layout::new::<f32>());
+    std::alloc::handle_alloc_error(layout)
 }
 
 /// An embedding table, `[vocab][width]`.
@@ -109,52 +118,6 @@ impl Table {
     }
 }
 
-/// How a matrix lies in memory if the user wants it in a way.
-fn packing(matrix: &Matrix<'_>, dtype: WeightDtype) -> Packing {
-    let quantised = |format: BlockFormat| match matrix.inputs % format.shape().inputs {
-        0 => Packing::Blocks(format),
-        _ => Packing::F32,
-    };
-    match (dtype, matrix.data.stored) {
-        (WeightDtype::F32, _) | (WeightDtype::AsStored, Stored::F32 | Stored::F16) => Packing::F32,
-        (WeightDtype::Bf16, _) | (WeightDtype::AsStored, Stored::Bf16) => Packing::Bf16,
-        (WeightDtype::Q8_0, _) => quantised(BlockFormat::Q8_0),
-        (WeightDtype::Q4_0, _) => quantised(BlockFormat::Q4_0),
-        (WeightDtype::AsStored, Stored::Blocks(format)) => Packing::Blocks(format),
-    }
-}
-
-/// The blocks of row `n` of a matrix, quantised unless it is stored in this format.
-fn row_in_blocks<'a>(
-    matrix: &Matrix<'a>,
-    n: usize,
-    format: BlockFormat,
-) -> Result<Cow<'a, [u8]>, LoadError> {
-    let Matrix {
-        data,
-        order,
-        inputs,
-        ..
-    } = *matrix;
-    let first = order.stored(n) * inputs;
-    if data.stored == Stored::Blocks(format) {
-        return Ok(Cow::Borrowed(data.part(first, inputs)));
-    }
-    let mut row = vec![0.0; inputs];
-    data.read(first, &mut row);
-    let mut bytes = Vec::with_capacity(inputs / format.shape().inputs * format.bytes());
-    for block in row.as_chunks().0 {
-        let quantised = match format {
-            BlockFormat::Q8_0 => quantise_q8_0(block).map(|block| bytes.extend(block)),
-            BlockFormat::Q4_0 => quantise_q4_0(block).map(|block| bytes.extend(block)),
-            _ => None,
-        };
-        let format = format.name();
-        quantised.ok_or(LoadError::Quantise { format })?;
-    }
-    Ok(Cow::Owned(bytes))
-}
-
 /// The device: kernels, and how many rows a step may have.
 pub(crate) struct Cpu {
     kernels: LaneKernels,
@@ -186,61 +149,11 @@ impl Device for Cpu {
     };
 
     fn weight(&self, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<PackedWeight, LoadError> {
-        let inputs = parts.first().map_or(0, |part| part.inputs);
-        let packings: Vec<_> = parts
-            .iter()
-            .map(|part| (packing(part, dtype), part.outputs))
-            .collect();
-        let mut packed = PackedWeight::side_by_side(inputs, &packings)?;
-        // As many rows as share a panel are read at once.
-        let mut rows = vec![0.0; PANEL * inputs];
-        let mut first = 0;
-        for part in parts {
-            if let Packing::Blocks(format) = packed.packing(first) {
-                for n in 0..part.outputs {
-                    let bytes = row_in_blocks(part, n, format)?;
-                    let blocks = bytes.chunks_exact(format.bytes());
-                    packed.set_blocks(first + n, blocks.map(|block| format.unpack(block)));
-                }
-            } else {
-                for start in (0..part.outputs).step_by(PANEL) {
-                    let count = PANEL.min(part.outputs - start);
-                    for (n, row) in rows.chunks_exact_mut(inputs).take(count).enumerate() {
-                        part.data.read(part.order.stored(start + n) * inputs, row);
-                    }
-                    packed.set_outputs(first + start, count, |n, k| rows[n * inputs + k]);
-                }
-            }
-            first += part.outputs;
-        }
-        Ok(packed)
+        repack::weight(self.kernels.pool(), parts, dtype)
     }
 
     fn table(&self, table: Matrix<'_>, dtype: WeightDtype) -> Result<Table, LoadError> {
-        let weights = match packing(&table, dtype) {
-            Packing::F32 => TableWeights::F32(table.data.to_vec()),
-            Packing::Bf16 => {
-                // Row by row: as f32 the whole would take twice as much.
-                let mut row = vec![0.0; table.inputs];
-                let mut weights = Vec::with_capacity(table.outputs * table.inputs);
-                for n in 0..table.outputs {
-                    table.data.read(n * table.inputs, &mut row);
-                    weights.extend(row.iter().copied().map(bf16::from_f32));
-                }
-                TableWeights::Bf16(weights)
-            }
-            Packing::Blocks(format) => {
-                let mut bytes = Vec::new();
-                for n in 0..table.outputs {
-                    bytes.extend_from_slice(&row_in_blocks(&table, n, format)?);
-                }
-                TableWeights::Blocks(format, bytes)
-            }
-        };
-        Ok(Table {
-            width: table.inputs,
-            weights,
-        })
+        repack::table(&table, dtype)
     }
 
     fn vector(&self, numbers: &[f32]) -> Vec<f32> {

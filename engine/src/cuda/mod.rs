@@ -137,7 +137,13 @@ impl CudaEngine {
             kernels: &kernels,
             cache: "cache-bf16",
         };
-        let id = numerics_id(arithmetic, &checkpoint, &config, WeightDtype::Bf16);
+        let id = numerics_id(
+            arithmetic,
+            &checkpoint,
+            &config,
+            WeightDtype::Bf16,
+            options.threads,
+        );
         let Sizes {
             sequences,
             limits,

@@ -63,6 +63,9 @@ impl Weight {
             // The next tiles are packed over these.
             gpu.wait()?;
         }
+        for part in parts {
+            part.data.release(0, part.outputs * part.inputs);
+        }
         Ok(Weight {
             memory,
             outputs: padded,
@@ -90,6 +93,7 @@ pub(super) fn upload_bf16(gpu: &Arc<Gpu>, data: TensorData<'_>) -> Result<Memory
         read(data, first, &mut row[..count]);
         memory.write(first * 2, &row[..count])?;
         gpu.wait()?;
+        data.release(first, count);
     }
     Ok(memory)
 }
@@ -213,9 +217,14 @@ mod tests {
     use crate::gguf::RowOrder;
 
     fn matrix(bytes: &[u8], outputs: usize, inputs: usize) -> Matrix<'_> {
-        let stored = Stored::Bf16;
+        let data = TensorData {
+            stored: Stored::Bf16,
+            bytes,
+            file: None,
+        };
         Matrix {
-            data: TensorData { stored, bytes },
+            name: "matrix",
+            data,
             order: RowOrder::Halves,
             outputs,
             inputs,

@@ -6,7 +6,7 @@ use half::bf16;
 
 use crate::config::ModelConfig;
 use crate::device::{Attends, Device};
-use crate::load::{Checkpoint, LoadError};
+use crate::load::{Checkpoint, LoadError, Progress};
 use crate::model::AttentionShape;
 use crate::model::family::Source;
 use crate::model::tensors::EndTensors;
@@ -124,6 +124,7 @@ impl<D: Device> Decoder<D> {
         checkpoint: &Checkpoint,
         config: ModelConfig,
         dtype: WeightDtype,
+        watch: &mut dyn FnMut(Progress),
     ) -> Result<Decoder<D>, LoadError> {
         let from = Source {
             device,
@@ -131,9 +132,15 @@ impl<D: Device> Decoder<D> {
             config: &config,
             dtype,
         };
+        let mut progress = Progress {
+            done: 0,
+            total: checkpoint.bytes_of(""),
+        };
         let mut layers = Vec::new();
         for i in 0..config.layers {
             layers.push((Attends::of(&config, i), config.family.layer(&from, i)?));
+            progress.done += checkpoint.bytes_of(&format!("model.layers.{i}."));
+            watch(progress);
         }
         let EndTensors { table, norm, head } = EndTensors::of(checkpoint, &config)?;
         let norm = from.gain(norm);
@@ -144,6 +151,10 @@ impl<D: Device> Decoder<D> {
                 (device.weight(&[head], dtype)?, Some(embedding))
             }
         };
+        watch(Progress {
+            done: progress.total,
+            ..progress
+        });
         Ok(Decoder {
             embedding,
             embedding_scale: embedding_scale(&config, dtype),

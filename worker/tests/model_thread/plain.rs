@@ -29,7 +29,7 @@ impl Model {
             vocab: Some(4096),
             ..EngineOptions::for_sequences(256, 1)
         };
-        let mut backend = engine::load(&dir(model), &options, &Computer::Cpu).unwrap();
+        let mut backend = engine::load(&dir(model), &options, &Computer::Cpu, &mut |_| ()).unwrap();
         let seq = backend.open(256).unwrap();
         Model {
             backend,

@@ -181,8 +181,29 @@ impl BlockPanels {
         (0..self.blocks).map(move |block| self.block(panel, block))
     }
 
-    /// Writes the block of one output.
-    pub(crate) fn set(&mut self, panel: usize, block: usize, output: usize, from: &Block) {
+    /// The panels, to be written one by one.
+    pub(crate) fn panels_mut(&mut self) -> impl Iterator<Item = BlockPanel<'_>> {
+        let (layout, lines) = (self.layout, self.blocks * self.layout.bytes / 64);
+        let format = self.format;
+        let all = self.lines.chunks_exact_mut(lines.max(1));
+        all.map(move |lines| BlockPanel {
+            format,
+            layout,
+            lines,
+        })
+    }
+}
+
+/// One panel, to be written.
+pub(crate) struct BlockPanel<'a> {
+    pub(crate) format: BlockFormat,
+    layout: Layout,
+    lines: &'a mut [ByteLine],
+}
+
+impl BlockPanel<'_> {
+    /// Writes the n-th block of an output, once.
+    pub(crate) fn set(&mut self, n: usize, output: usize, from: &Block) {
         let Layout {
             shape,
             minimum,
@@ -192,15 +213,14 @@ impl BlockPanels {
             high,
             bytes,
         } = self.layout;
-        let first = (panel * self.blocks + block) * bytes / 64;
-        let lines = &mut self.lines[first..first + bytes / 64];
-        let mut put = |at: usize, byte: u8| lines[at / 64].0[at % 64] |= byte;
-        for (n, byte) in from.scale.to_le_bytes().into_iter().enumerate() {
-            put(2 * output + n, byte);
+        let lines = &mut self.lines[n * bytes / 64..(n + 1) * bytes / 64];
+        let mut put = |at: usize, byte: u8| lines[at / 64].0[at % 64] = byte;
+        for (i, byte) in from.scale.to_le_bytes().into_iter().enumerate() {
+            put(2 * output + i, byte);
         }
         if shape.minimum {
-            for (n, byte) in from.minimum.to_le_bytes().into_iter().enumerate() {
-                put(minimum + 2 * output + n, byte);
+            for (i, byte) in from.minimum.to_le_bytes().into_iter().enumerate() {
+                put(minimum + 2 * output + i, byte);
             }
         }
         if shape.nested {
@@ -211,19 +231,32 @@ impl BlockPanels {
                 }
             }
         }
-        for (k, code) in from.codes[..shape.inputs].iter().enumerate() {
-            let low = low + k * Layout::low_bytes(shape);
-            if shape.bits == 8 {
-                put(low + output, *code);
-                continue;
-            }
-            put(low + output % 16, (code & 15) << (4 * (output / 16)));
-            let bits = shape.bits as usize - 4;
-            let high = high + k * Layout::high_bytes(shape);
-            if bits > 0 {
-                let bit = output * bits;
-                put(high + bit / 8, (code >> 4) << (bit % 8));
-            }
+        let (low_bytes, high_bytes) = (Layout::low_bytes(shape), Layout::high_bytes(shape));
+        let (lows, highs) = lines[low / 64..].split_at_mut((high - low) / 64);
+        let codes = &from.codes[..shape.inputs];
+        if shape.bits == 8 {
+            return each(lows, low_bytes, codes, |to, code| to[output] = code);
+        }
+        let (at, shift) = (output % 16, 4 * (output / 16));
+        each(lows, low_bytes, codes, |to, code| {
+            to[at] |= (code & 15) << shift;
+        });
+        if high_bytes > 0 {
+            let bit = output * (shape.bits as usize - 4);
+            let (at, shift) = (bit / 8, bit % 8);
+            each(highs, high_bytes, codes, |to, code| {
+                to[at] |= (code >> 4) << shift;
+            });
+        }
+    }
+}
+
+/// Shows the `width` bytes of every input together with its code.
+#[inline(always)]
+fn each(lines: &mut [ByteLine], width: usize, codes: &[u8], put: impl Fn(&mut [u8], u8)) {
+    for (line, codes) in lines.iter_mut().zip(codes.chunks(64 / width)) {
+        for (to, code) in line.0.chunks_exact_mut(width).zip(codes) {
+            put(to, *code);
         }
     }
 }

@@ -18,6 +18,7 @@ mod portable;
 pub mod reference;
 
 pub use isa::Isa;
+pub(crate) use pack::Panel;
 pub use pack::{PANEL, PackTooLarge, PackedWeight, Packing};
 pub use pool::Pool;
 

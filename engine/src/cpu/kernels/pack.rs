@@ -5,7 +5,7 @@ use core::ops::Range;
 use gguf::{Block, BlockFormat};
 use half::bf16;
 
-use super::blocks::BlockPanels;
+use super::blocks::{BlockPanel, BlockPanels};
 use crate::load::LoadError;
 
 /// Output columns of one panel: two 16-lane vectors.
@@ -54,6 +54,69 @@ pub struct PackedWeight {
     inputs: usize,
     outputs: usize,
     segments: Vec<Segment>,
+}
+
+/// One panel of a weight, to be written.
+pub(crate) struct Panel<'a> {
+    /// Its first output.
+    pub(crate) first: usize,
+    /// How many it has, padding not counted.
+    pub(crate) outputs: usize,
+    lines: PanelLines<'a>,
+}
+
+enum PanelLines<'a> {
+    F32(&'a mut [Line]),
+    Bf16(&'a mut [PairLine]),
+    Blocks(BlockPanel<'a>),
+}
+
+impl Panel<'_> {
+    /// The format of its blocks; none where it has numbers.
+    pub(crate) fn blocks(&self) -> Option<BlockFormat> {
+        match &self.lines {
+            PanelLines::F32(_) | PanelLines::Bf16(_) => None,
+            PanelLines::Blocks(blocks) => Some(blocks.format),
+        }
+    }
+
+    /// Writes some outputs of the panel; `at(n, k)` is the weight from input k to the n-th of them. bf16 storage rounds to nearest
+    /// even.
+    ///
+    /// # Panics
+    /// When the panel has blocks.
+    pub(crate) fn set(&mut self, outputs: Range<usize>, at: impl Fn(usize, usize) -> f32) {
+        match &mut self.lines {
+            PanelLines::F32(lines) => {
+                for (k, row) in lines.chunks_exact_mut(2).enumerate() {
+                    for (n, lane) in outputs.clone().enumerate() {
+                        row[lane / 16].0[lane % 16] = at(n, k);
+                    }
+                }
+            }
+            PanelLines::Bf16(lines) => {
+                for (k, row) in lines.iter_mut().enumerate() {
+                    for (n, lane) in outputs.clone().enumerate() {
+                        let bits = u32::from(bf16::from_f32(at(n, k)).to_bits());
+                        let (word, shift) = (&mut row.0[lane % 16], 16 * (lane / 16));
+                        *word = (*word & !(0xffff << shift)) | (bits << shift);
+                    }
+                }
+            }
+            PanelLines::Blocks(_) => panic!("output {} is in blocks", self.first),
+        }
+    }
+
+    /// Writes a block of the n-th output of the panel, once.
+    ///
+    /// # Panics
+    /// When the panel has no blocks.
+    pub(crate) fn set_block(&mut self, n: usize, block: usize, from: &Block) {
+        let PanelLines::Blocks(panel) = &mut self.lines else {
+            panic!("output {} is not in blocks", self.first + n);
+        };
+        panel.set(block, n, from);
+    }
 }
 
 /// The packed matrix would not fit in memory.
@@ -210,6 +273,28 @@ impl PackedWeight {
         }
     }
 
+    /// The panels in order, to be written; several threads may each take some.
+    pub(crate) fn panels_mut(&mut self) -> impl Iterator<Item = Panel<'_>> {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let lines = self.segments.iter_mut().flat_map(move |segment| {
+            let lines: Box<dyn Iterator<Item = PanelLines<'_>> + '_> = match &mut segment.storage {
+                Storage::F32(lines) => {
+                    Box::new(lines.chunks_exact_mut(2 * inputs).map(PanelLines::F32))
+                }
+                Storage::Bf16(lines) => {
+                    Box::new(lines.chunks_exact_mut(inputs).map(PanelLines::Bf16))
+                }
+                Storage::Blocks(panels) => Box::new(panels.panels_mut().map(PanelLines::Blocks)),
+            };
+            lines
+        });
+        lines.enumerate().map(move |(n, lines)| Panel {
+            first: n * PANEL,
+            outputs: PANEL.min(outputs - n * PANEL),
+            lines,
+        })
+    }
+
     /// Writes the columns of outputs `first .. first + count`, which are not in blocks; `at(n, k)` is the weight from input k to
     /// the n-th of them. bf16 storage rounds to nearest even.
     ///
@@ -221,34 +306,13 @@ impl PackedWeight {
             "outputs {first}+{count} of {}",
             self.outputs
         );
-        let inputs = self.inputs;
-        let mut n = 0;
-        while n < count {
-            let column = first + n;
-            let (segment, panel) = self.segment(column);
-            let lane = column % PANEL;
-            let width = (PANEL - lane).min(count - n);
-            let base = panel * inputs;
-            for k in 0..inputs {
-                match &mut self.segments[segment].storage {
-                    Storage::F32(lines) => {
-                        let row = &mut lines[2 * (base + k)..2 * (base + k) + 2];
-                        for j in 0..width {
-                            row[(lane + j) / 16].0[(lane + j) % 16] = at(n + j, k);
-                        }
-                    }
-                    Storage::Bf16(lines) => {
-                        let row = &mut lines[base + k].0;
-                        for j in 0..width {
-                            let bits = u32::from(bf16::from_f32(at(n + j, k)).to_bits());
-                            let (word, shift) = ((lane + j) % 16, 16 * ((lane + j) / 16));
-                            row[word] = (row[word] & !(0xffff << shift)) | (bits << shift);
-                        }
-                    }
-                    Storage::Blocks(_) => panic!("output {column} is in blocks"),
-                }
+        for mut panel in self.panels_mut() {
+            let begin = first.max(panel.first);
+            let end = (first + count).min(panel.first + panel.outputs);
+            if begin < end {
+                let lanes = begin - panel.first..end - panel.first;
+                panel.set(lanes, |n, k| at(begin - first + n, k));
             }
-            n += width;
         }
     }
 
@@ -257,12 +321,10 @@ impl PackedWeight {
     /// # Panics
     /// When the output is not in blocks.
     pub fn set_blocks(&mut self, output: usize, blocks: impl Iterator<Item = Block>) {
-        let (segment, panel) = self.segment(output);
-        let Storage::Blocks(panels) = &mut self.segments[segment].storage else {
-            panic!("output {output} is not in blocks");
-        };
-        for (b, block) in blocks.enumerate() {
-            panels.set(panel, b, output % PANEL, &block);
+        let mut panel =
+            (self.panels_mut().nth(output / PANEL)).expect("the output is one of the matrix");
+        for (n, block) in blocks.enumerate() {
+            panel.set_block(output % PANEL, n, &block);
         }
     }
 
