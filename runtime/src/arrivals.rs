@@ -279,7 +279,11 @@ mod tests {
     }
 
     /// A body of this client with the first bytes of a message, and where the rest is sent.
-    fn begun(rooms: &Arrivals, client: Client, bytes: usize) -> (Reading, mpsc::UnboundedSender<Vec<u8>>) {
+    fn begun(
+        rooms: &Arrivals,
+        client: Client,
+        bytes: usize,
+    ) -> (Reading, mpsc::UnboundedSender<Vec<u8>>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         sender.send(message(bytes)[..100].to_vec()).unwrap();
         let body = Body::new(Pieces(receiver));

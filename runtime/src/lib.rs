@@ -36,10 +36,10 @@
 //! depends on no other Offshoot crate.
 
 mod accept;
-mod arrivals;
 pub mod admin;
 pub mod announce;
 pub mod args;
+mod arrivals;
 pub mod client;
 mod command_line;
 mod dial;

@@ -34,7 +34,9 @@ impl Client {
         }
         Client::Address(match peer.address {
             // A host usually has all addresses of a /64 (RFC 6177).
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+            IpAddr::V6(address) => {
+                Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into()
+            }
             address @ IpAddr::V4(_) => address,
         })
     }
