@@ -6,6 +6,10 @@
 The two images are built by images.sh and have to be where the nodes find them. Everything happens in the namespace
 `offshoot`, which is created, and deleted with --clean. Needs kubectl; the rows of helm need that too (HELM names it). Rows that the cluster cannot serve are skipped
 and named. --results keeps figures from run to run, so that rows can be run one after the other.
+
+Two rows need to be reached by pods: OFFSHOOT_TEST_ADDRESS is an address of this machine at which they do. The one of
+EndpointSlices needs an image that was built with the feature endpointslice and, on clusters before 1.21, OFFSHOOT_CLUSTER_CA
+(old_slices.py).
 """
 
 import argparse
@@ -13,6 +17,7 @@ import base64
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,13 +25,18 @@ import time
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import cluster
+import hub
+import old_slices
 from cluster import Failed, Load, kubectl, run, say, settled, until
 
 IMAGE = os.environ.get("OFFSHOOT_IMAGE", "")
 LOAD_IMAGE = os.environ.get("OFFSHOOT_LOAD_IMAGE", "")
+ADDRESS = os.environ.get("OFFSHOOT_TEST_ADDRESS", "")
+CLUSTER_CA = os.environ.get("OFFSHOOT_CLUSTER_CA", "")
 PROMETHEUS = os.environ.get("PROMETHEUS", "")
 # Pods of each role while nothing else is said.
 SHAPE = {"coordinator": 2, "target": 2, "qualifier": 1, "draft": 2}
@@ -437,6 +447,118 @@ def row_helm_certificates():
     plain = tested("offshoot")
     return {"requests": 2, "failed": 0, "differing": int(text.split("\n")[0] != plain.split("\n")[0]), "interrupted": 0,
             "longest_gap_ms": None, "note": "the same text as without"}
+
+
+def row_helm_hub():
+    """models of hf://, which every pod fetches from a hub; `helm test`; then a target is killed, and the new one fetches again"""
+    if not ADDRESS:
+        return {"skipped": "OFFSHOOT_TEST_ADDRESS names no address at which pods reach this machine"}
+    served = hub.Hub(cluster.ROOT / "models", ADDRESS)
+    try:
+        models = {role: {"model": f"hf://offshoot/{role}@main", "env": {}} for role in ("target", "qualifier", "draft")}
+        real = {role: {"env": {}} for role in models}
+        # The same text by real models, from the image and from the hub.
+        release("upgrade", **real)
+        # An old pod that drains would still answer.
+        for role in SHAPE:
+            settled(role)
+        wanted = tested("offshoot").split("\n")[0]
+        cluster.helm("uninstall", "offshoot", "--wait", check=False)
+        began = time.monotonic()
+        release("install", huggingFace={"endpoint": served.url}, **models)
+        took, fetched = time.monotonic() - began, served.sent
+        text = tested("offshoot").split("\n")[0]
+
+        def event():
+            name = cluster.kill("target")
+            until(f"{name} is gone", lambda: name not in cluster.pods("target"))
+            settled("target")
+
+        figures = under_load(event, clients=1)
+        if served.sent <= fetched:
+            raise Failed("the new target has fetched nothing")
+    finally:
+        served.close()
+        cluster.helm("uninstall", "offshoot", "--wait", check=False)
+        release("install")
+    if text != wanted:
+        raise Failed(f"by models in the image {wanted!r}, by models of the hub {text!r}")
+    figures["note"] = f"available after {took:.0f} s, with {fetched} files fetched; the text is that of models in the image"
+    return figures
+
+
+def row_helm_endpointslice():
+    """workers by EndpointSlices in place of DNS: how soon a new draft is used; then the API server is away, and a draft is killed"""
+    extra, proxy = {}, None
+    with tempfile.TemporaryDirectory() as folder:
+        if cluster.minor() < 21:
+            if not ADDRESS or not CLUSTER_CA:
+                return {"skipped": "the cluster is older than 1.21, and OFFSHOOT_TEST_ADDRESS or OFFSHOOT_CLUSTER_CA is missing"}
+            server = old_slices.api_server(run("kubectl", "config", "view", "--raw", "-o", "json"))
+            proxy = old_slices.OldSlices(folder, CLUSTER_CA, ADDRESS, server)
+            extra = {"KUBERNETES_SERVICE_HOST": ADDRESS, "KUBERNETES_SERVICE_PORT": str(proxy.port)}
+        try:
+            release("upgrade")
+            by_name = followed()
+            release("upgrade", discovery="endpointslice", coordinator={"env": extra})
+            by_slices = followed()
+            note = f"used by every coordinator {spread(by_slices)} after it serves, with DNS {spread(by_name)}"
+            if proxy is None:
+                figures = under_load(lambda: None)
+            else:
+                figures = under_load(lambda: without_api_server(proxy))
+                note += "; without the API server nobody leaves, and the new draft is found when it is back"
+        finally:
+            if proxy:
+                proxy.stop()
+            release("upgrade")
+    figures["note"] = note
+    return figures
+
+
+def followed(times=6):
+    """Seconds from when a new draft serves until the last coordinator has it, for some drafts."""
+    found = []
+    for _ in range(times):
+        before = set(cluster.pods("draft"))
+        cluster.replicas("draft", SHAPE["draft"] + 1)
+        name, = until("a new draft", lambda: set(cluster.pods("draft")) - before)
+        settled("draft")
+        address = cluster.get("pod", name)["status"]["podIP"] + ":7001"
+        serves = moments(name, "worker ready")[0]
+        last = max(moments(one, "a worker is ready", address)[-1] for one in cluster.pods("coordinator"))
+        found.append(last - serves)
+        cluster.replicas("draft", SHAPE["draft"])
+        settled("draft")
+    return found
+
+
+def moments(pod, message, worker=None):
+    """When a pod has logged a message, in seconds."""
+    lines = (json.loads(line) for line in kubectl("logs", pod).splitlines() if line.startswith("{"))
+    return [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines
+            if line["message"] == message and worker in (None, line.get("worker"))]
+
+
+def spread(seconds):
+    return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+
+
+def without_api_server(proxy):
+    """A draft is killed while coordinators cannot ask; they keep the workers that they know, and find the new draft afterwards."""
+    proxy.stop()
+    name = cluster.kill("draft")
+    until(f"{name} is gone", lambda: name not in cluster.pods("draft"))
+    new = until("its successor has an address", lambda: [pod for pod in cluster.get(
+        "pods", "-l", "app.kubernetes.io/component=draft")["items"] if pod["status"].get("podIP")][-1:])
+    until("coordinators note that they cannot ask", lambda: all(
+        moments(one, "a source of workers fails; what it said before stays") for one in cluster.pods("coordinator")))
+    for one in cluster.pods("coordinator"):
+        left = moments(one, "a worker is no longer listed")
+        if left and time.time() - left[-1] < 5:
+            raise Failed("a worker left although nobody said so")
+    proxy.start()
+    settled("draft")
 
 
 def row_helm_autoscaling():
