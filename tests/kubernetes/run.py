@@ -516,9 +516,11 @@ def row_helm_endpointslice():
     return figures
 
 
-def followed(times=6):
+def followed(times=5):
     """Seconds from when a new draft serves until the last coordinator has it, for some drafts."""
     found = []
+    for role in SHAPE:
+        settled(role)
     for _ in range(times):
         before = set(cluster.pods("draft"))
         cluster.replicas("draft", SHAPE["draft"] + 1)

@@ -17,6 +17,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort as SlicePort, Endpo
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config};
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 use super::flags::{DiscoveryConfig, EndpointPort, Endpoints};
 use super::{Address, Kind, MAX_ADDRESSES, Source};
@@ -136,6 +138,8 @@ async fn watch(endpoints: &Endpoints, kubeconfig: Option<&Path>) -> Result<Watch
     };
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.read_timeout = Some(SILENCE_LIMIT);
+    // A connection that was not used for a while is not silent.
+    config.reset_reader_on_write = true;
     let client = Client::try_from(config)?;
     let slices: Api<EndpointSlice> = match &endpoints.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
@@ -166,7 +170,8 @@ impl Source for EndpointSliceSource {
     }
 
     async fn next(&mut self) -> Result<BTreeSet<Address>, SliceError> {
-        let changed = self.changed().await;
+        // The client would log each failure, and so would the watch; one line when it begins is enough.
+        let changed = self.changed().with_subscriber(NoSubscriber::new()).await;
         if changed.is_err() {
             self.watch = None;
         }

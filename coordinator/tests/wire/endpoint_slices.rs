@@ -100,7 +100,7 @@ async fn an_api_server_that_fails_removes_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_ends_goes_on_where_it_was_and_one_that_breaks_does_too() {
+async fn a_watch_goes_on_after_it_has_ended_or_broken() {
     let api = FakeApiServer::start().await;
     let (rig, _target, addr) = found(&api).await;
     let drafts = [FakeDraft::start().await, FakeDraft::start().await];
@@ -118,5 +118,13 @@ async fn a_watch_that_ends_goes_on_where_it_was_and_one_that_breaks_does_too() {
     api.cut_watches();
     api.put("drafts", second);
     rig.until_workers(&[(addr, "ready"), (first, "ready"), (second, "ready")])
+        .await;
+
+    // The same for a server that has not kept what happened.
+    api.cluster.send_modify(|cluster| {
+        cluster.remove("drafts", first);
+        cluster.forget();
+    });
+    rig.until_workers(&[(addr, "ready"), (second, "ready")])
         .await;
 }
