@@ -31,8 +31,13 @@ def check_deployment(deployment, budgets, services):
     asks_cluster = any("OFFSHOOT_WORKERS_ENDPOINTSLICE" in environment(container) for container in pod["containers"])
     if pod.get("automountServiceAccountToken") is not asks_cluster:
         yield "a token is missing" if asks_cluster else "a token is mounted that nothing uses"
-    if ("serviceAccountName" in pod) is not asks_cluster:
-        yield "it has the namespace's account" if asks_cluster else "it has an account that nothing uses"
+    account = pod.get("serviceAccountName")
+    if asks_cluster and account in (None, "default"):
+        yield "it has the namespace's account"
+    if not asks_cluster and account not in (None, "default"):
+        yield "it has an account that nothing uses"
+    if role == "coordinator" and account is None:
+        yield "no account is named: one that was named before would stay"
     if pod.get("enableServiceLinks") is not False:
         yield "service links put variables into the pod that its flags read"
     security = pod.get("securityContext", {})
@@ -162,7 +167,7 @@ def check_policies(policies, deployments):
 def check_accounts(by_kind, deployments):
     """Accounts may list and watch EndpointSlices of their namespace, and nothing else."""
     accounts = {one["metadata"]["name"] for one in by_kind.get("ServiceAccount", [])}
-    used = {name for deployment in deployments if (name := deployment["spec"]["template"]["spec"].get("serviceAccountName"))}
+    used = {name for deployment in deployments if (name := deployment["spec"]["template"]["spec"].get("serviceAccountName", "default")) != "default"}
     if accounts != used:
         yield f"accounts are {sorted(accounts)}, and pods use {sorted(used)}"
     for kind in ("ClusterRole", "ClusterRoleBinding"):

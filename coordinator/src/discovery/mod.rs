@@ -105,7 +105,7 @@ impl Kind {
 /// Something that knows addresses of workers; its `Display` names it in logs.
 pub(crate) trait Source: fmt::Display + Send + 'static {
     /// Why it could not be asked.
-    type Error: std::error::Error + Send;
+    type Error: std::error::Error + Send + 'static;
 
     /// What kind of source it is.
     fn kind(&self) -> Kind;
@@ -220,7 +220,8 @@ async fn follow<S: Source>(
             Err(error) => {
                 metrics.discovery_failed(source.kind());
                 if !std::mem::replace(&mut is_failing, true) {
-                    tracing::warn!(%source, %error, "a source of workers fails; what it said before stays");
+                    let error = runtime::report(&error);
+                    tracing::warn!(%source, error, "a source of workers fails; what it said before stays");
                 }
                 (None, pauses.next().unwrap_or(source.longest_pause()))
             }

@@ -22,8 +22,9 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  {{- if $asksCluster }}
-  serviceAccountName: {{ $name }}-coordinator
+  {{- if $coordinates }}
+  # Said in any case: where a name is taken out of a manifest, the cluster keeps the old one (in the field serviceAccount).
+  serviceAccountName: {{ ternary (printf "%s-coordinator" $name) "default" $asksCluster }}
   {{- end }}
   automountServiceAccountToken: {{ $asksCluster }}
   enableServiceLinks: false
