@@ -14,6 +14,7 @@ EndpointSlices needs an image that was built with the feature endpointslice and,
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import re
@@ -40,6 +41,10 @@ CLUSTER_CA = os.environ.get("OFFSHOOT_CLUSTER_CA", "")
 PROMETHEUS = os.environ.get("PROMETHEUS", "")
 # Pods of each role while nothing else is said.
 SHAPE = {"coordinator": 2, "target": 2, "qualifier": 1, "draft": 2}
+
+
+class Skipped(Exception):
+    """The cluster cannot serve a row, for the reason that it names."""
 
 
 def shape(**changed):
@@ -487,32 +492,52 @@ def row_helm_hub():
     return figures
 
 
-def row_helm_endpointslice():
-    """workers by EndpointSlices in place of DNS: how soon a new draft is used; then the API server is away, and a draft is killed"""
-    extra, proxy = {}, None
+@contextlib.contextmanager
+def slices():
+    """Values by which coordinators watch EndpointSlices, and what stands in for the API server of an old cluster, if it has to."""
+    if cluster.minor() >= 21:
+        yield {"discovery": "endpointslice"}, None
+        return
+    if not ADDRESS or not CLUSTER_CA:
+        raise Skipped("the cluster is older than 1.21, and OFFSHOOT_TEST_ADDRESS or OFFSHOOT_CLUSTER_CA is missing")
+    server = old_slices.api_server(run("kubectl", "config", "view", "--raw", "-o", "json"))
     with tempfile.TemporaryDirectory() as folder:
-        if cluster.minor() < 21:
-            if not ADDRESS or not CLUSTER_CA:
-                return {"skipped": "the cluster is older than 1.21, and OFFSHOOT_TEST_ADDRESS or OFFSHOOT_CLUSTER_CA is missing"}
-            server = old_slices.api_server(run("kubectl", "config", "view", "--raw", "-o", "json"))
-            proxy = old_slices.OldSlices(folder, CLUSTER_CA, ADDRESS, server)
-            extra = {"KUBERNETES_SERVICE_HOST": ADDRESS, "KUBERNETES_SERVICE_PORT": str(proxy.port)}
+        proxy = old_slices.OldSlices(folder, CLUSTER_CA, ADDRESS, server)
+        variables = {"KUBERNETES_SERVICE_HOST": ADDRESS, "KUBERNETES_SERVICE_PORT": str(proxy.port)}
         try:
-            release("upgrade")
-            by_name = followed()
-            release("upgrade", discovery="endpointslice", coordinator={"env": extra})
-            by_slices = followed()
-            note = f"used by every coordinator {spread(by_slices)} after it serves, with DNS {spread(by_name)}"
-            if proxy is None:
-                figures = under_load(lambda: None)
-            else:
-                figures = under_load(lambda: without_api_server(proxy))
-                note += "; without the API server nobody leaves, and the new draft is found when it is back"
+            yield {"discovery": "endpointslice", "coordinator": {"env": variables}}, proxy
         finally:
-            if proxy:
-                proxy.stop()
+            proxy.stop()
+
+
+def row_helm_discovery():
+    """`helm upgrade` from DNS to EndpointSlices, and `helm rollback`"""
+    with slices() as (values, _):
+        def event():
+            release("upgrade", **values)
+            settled("coordinator")
+            cluster.helm("rollback", "offshoot", "--wait", "--timeout", "5m", limit=330)
+            settled("coordinator")
+
+        release("upgrade")
+        settled("coordinator")
+        return under_load(event)
+
+
+def row_helm_endpointslice():
+    """workers by EndpointSlices: how soon a new draft is used; then the API server is away, and a draft is killed"""
+    with slices() as (values, proxy):
+        release("upgrade")
+        by_name = followed()
+        release("upgrade", **values)
+        try:
+            by_slices = followed()
+            figures = under_load(lambda: without_api_server(proxy) if proxy else None)
+        finally:
             release("upgrade")
-    figures["note"] = note
+    figures["note"] = f"used by every coordinator {spread(by_slices)} after it serves, with DNS {spread(by_name)}"
+    if proxy:
+        figures["note"] += "; without the API server nobody leaves, and the new draft is found when it is back"
     return figures
 
 
@@ -706,6 +731,8 @@ def main():
         say(f"{name}: {ROWS[name].__doc__}")
         try:
             figures = ROWS[name]()
+        except Skipped as why:
+            figures = {"skipped": str(why)}
         except (Failed, subprocess.TimeoutExpired) as error:
             figures = {"error": str(error)}
         say(f"  {json.dumps(figures)}")
