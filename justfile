@@ -42,6 +42,10 @@ deploy:
     cargo build --release -p offshoot
     tests/deploy/run.sh check
 
+# Workers by EndpointSlices, which the default leaves out, against a fake API server.
+endpointslice:
+    cargo test --release -p offshoot-coordinator --features endpointslice
+
 # Fires every alert by the fault that it is for; figures go to docs/deploy.md. Needs Prometheus and PyYAML.
 alerts prometheus="prometheus":
     cargo build --release -p offshoot

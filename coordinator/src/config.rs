@@ -11,7 +11,9 @@ use runtime::{
 use speculation::duty::Role;
 use speculation::strategy::{Registry, Settings, StrategyError};
 
-pub use crate::discovery::flags::{DiscoveryArgs, DiscoveryConfig, DiscoveryError, HostPort};
+pub use crate::discovery::flags::{
+    DiscoveryArgs, DiscoveryConfig, DiscoveryError, EndpointPort, Endpoints, HostPort,
+};
 
 /// The flags of a coordinator. Each has an environment variable; lists are separated by commas there.
 #[derive(ClapArgs, Clone, Debug)]

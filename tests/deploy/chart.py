@@ -83,7 +83,7 @@ def essential(objects):
         if one["kind"] in ("Namespace", "Pod"):
             continue
         strip(one)
-        spec = one["spec"]
+        spec = one.get("spec") or {key: one[key] for key in one if key not in ("apiVersion", "kind", "metadata")}
         if one["kind"] == "Deployment":
             for container in spec["template"]["spec"]["containers"]:
                 container["env"] = manifests.environment(container)
@@ -111,6 +111,7 @@ def strip(value):
 def check_kustomize(helm, kubectl):
     keda = {"autoscaling": {"enabled": True, "kind": "ScaledObject", "keda": {"serverAddress": "http://prometheus.monitoring:9090"}}}
     pairs = [("nano", [], "one-node.yaml", {}), ("gpu", [], "gpu.yaml", {}), ("mtls", [], "one-node.yaml", {"tls": {"enabled": True}}),
+             ("nano", ["endpointslice"], "one-node.yaml", {"discovery": "endpointslice"}),
              ("nano", ["autoscaling"], "one-node.yaml", {"autoscaling": {"enabled": True}}), ("nano", ["keda"], "one-node.yaml", keda)]
     compared = 0
     for overlay, components, example, values in pairs:
@@ -178,6 +179,9 @@ REFUSED = [
     ({"autoscaling": {"enabled": True}, "workload": {"kind": "DisaggregatedSet"}}, "autoscaling.enabled"),
     ({"autoscaling": {"enabled": True}, "draft": {"enabled": False}}, "autoscaling.enabled"),
     ({"workload": {"kind": "StatefulSet"}}, "/workload/kind"),
+    ({"discovery": "consul"}, "/discovery"),
+    ({"coordinator": {"extraArgs": ["--workers-endpointslice=a"]}}, "use discovery"),
+    ({"coordinator": {"env": {"OFFSHOOT_WORKERS_DNS": "a:1"}}}, "use discovery"),
     ({"monitoring": {"monitor": "podMonitor"}}, "/monitoring/monitor"),
     # What is computed or has another name: what to use instead.
     ({"replicaCount": 3}, "target.replicas"),
@@ -210,6 +214,21 @@ def check_values(helm):
     assert environment(plain, "coordinator")["OFFSHOOT_WORKERS_DNS"] == "offshoot-target:7001,offshoot-draft:7001"
     assert environment(plain, "coordinator")["OFFSHOOT_TOKENIZER"] == "/models/target"
     assert not any(one["kind"] == "HorizontalPodAutoscaler" for one in plain)
+
+    # Discovery by the API server: an account for coordinators alone, which may do nothing else.
+    objects = helm.render(EXAMPLES / "one-node.yaml", release="pair", values=merge(IMAGE, {"discovery": "endpointslice"}))
+    findings = list(manifests.check(objects))
+    assert not findings, findings
+    found = environment(objects, "coordinator", "pair-offshoot")
+    assert "OFFSHOOT_WORKERS_DNS" not in found
+    assert found["OFFSHOOT_WORKERS_ENDPOINTSLICE"] == ",".join(f"pair-offshoot-{role}:grpc" for role in ("target", "qualifier", "draft"))
+    assert pod(objects, "coordinator", "pair-offshoot")["serviceAccountName"] == "pair-offshoot-coordinator"
+    assert find(objects, "RoleBinding", "pair-offshoot-coordinator")["subjects"][0]["namespace"] == "offshoot"
+    ways = find(objects, "NetworkPolicy", "pair-offshoot-coordinators")["spec"]["egress"]
+    assert {"ports": [{"port": 443}, {"port": 6443}]} in ways, ways
+    for spoiled in ({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]}, {"kind": "ClusterRole"}):
+        wrong = [{**one, **spoiled} if one["kind"] == "Role" else one for one in objects]
+        assert list(manifests.check(wrong)), spoiled
 
     # The grace period follows from what it has room for.
     for role in ("coordinator", "target", "draft"):
@@ -259,6 +278,13 @@ def check_values(helm):
     workers = find(render({"target": {"model": "hf://org/name"}, **hub}), "NetworkPolicy", "offshoot-workers")
     assert {443, 53} <= {port["port"] for rule in workers["spec"]["egress"] for port in rule["ports"]}
     assert find(plain, "NetworkPolicy", "offshoot-workers")["spec"]["egress"] == []
+    objects = render({"coordinator": {"tokenizer": "hf://org/name"}})
+    assert {"ports": [{"port": 443}]} in find(objects, "NetworkPolicy", "offshoot-coordinators")["spec"]["egress"]
+    for endpoint, port in (("https://hub.example", 443), ("http://hub.example/", 80), ("http://hub.example:8080/a", 8080), ("https://hub:8443", 8443)):
+        objects = render({"target": {"model": "hf://org/name"}, "huggingFace": {"endpoint": endpoint}})
+        for role in ("workers", "coordinators"):
+            ways = find(objects, "NetworkPolicy", f"offshoot-{role}")["spec"]["egress"]
+            assert {"ports": [{"port": port}]} in ways, (endpoint, role, ways)
 
     # GPUs.
     slice_of = {"count": 1, "resource": "nvidia.com/mig-1g.10gb", "products": ["NVIDIA-A100-SXM4-80GB"]}

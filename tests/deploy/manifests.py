@@ -28,8 +28,16 @@ def check_deployment(deployment, budgets, services):
     spec, pod = deployment["spec"], deployment["spec"]["template"]["spec"]
     if role not in ROLES:
         yield f"the component {role!r} is no role"
-    if pod.get("automountServiceAccountToken") is not False:
-        yield "a token is mounted that nothing uses"
+    asks_cluster = any("OFFSHOOT_WORKERS_ENDPOINTSLICE" in environment(container) for container in pod["containers"])
+    if pod.get("automountServiceAccountToken") is not asks_cluster:
+        yield "a token is missing" if asks_cluster else "a token is mounted that nothing uses"
+    account = pod.get("serviceAccountName")
+    if asks_cluster and account in (None, "default"):
+        yield "it has the namespace's account"
+    if not asks_cluster and account not in (None, "default"):
+        yield "it has an account that nothing uses"
+    if role == "coordinator" and account is None:
+        yield "no account is named: one that was named before would stay"
     if pod.get("enableServiceLinks") is not False:
         yield "service links put variables into the pod that its flags read"
     security = pod.get("securityContext", {})
@@ -156,6 +164,26 @@ def check_policies(policies, deployments):
                     yield f"{policy['metadata']['name']} lets others than coordinators at workers"
 
 
+def check_accounts(by_kind, deployments):
+    """Accounts may list and watch EndpointSlices of their namespace, and nothing else."""
+    accounts = {one["metadata"]["name"] for one in by_kind.get("ServiceAccount", [])}
+    used = {name for deployment in deployments if (name := deployment["spec"]["template"]["spec"].get("serviceAccountName", "default")) != "default"}
+    if accounts != used:
+        yield f"accounts are {sorted(accounts)}, and pods use {sorted(used)}"
+    for kind in ("ClusterRole", "ClusterRoleBinding"):
+        if by_kind.get(kind):
+            yield f"a {kind} is more than one namespace"
+    allowed = [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]
+    roles = {one["metadata"]["name"]: one["rules"] for one in by_kind.get("Role", [])}
+    for name, rules in roles.items():
+        if rules != allowed:
+            yield f"the role {name} may do more or less than list and watch EndpointSlices"
+    bound = {subject["name"] for binding in by_kind.get("RoleBinding", []) if binding["roleRef"]["name"] in roles
+             for subject in binding["subjects"] if subject.get("namespace") == binding["metadata"].get("namespace", "offshoot")}
+    if bound != used:
+        yield f"pods use the accounts {sorted(used)}, and {sorted(bound)} have a role"
+
+
 def check_autoscalers(autoscalers, deployments):
     names = {deployment["metadata"]["name"]: deployment for deployment in deployments}
     for autoscaler in autoscalers:
@@ -181,6 +209,7 @@ def check(objects, foreign=()):
     roles = {deployment["metadata"]["labels"]["app.kubernetes.io/component"] for deployment in deployments}
     if not {"coordinator", "target", "draft"} <= roles:
         yield f"roles are missing: there are {sorted(roles)}"
+    yield from check_accounts(by_kind, deployments)
     yield from check_policies(by_kind.get("NetworkPolicy", []), deployments)
     for name, pod in pods((*objects, *foreign)):
         yield from (f"{name}: {finding}" for finding in check_restricted(pod))
@@ -188,13 +217,14 @@ def check(objects, foreign=()):
     yield from check_autoscalers(scaled, deployments)
     if len({one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"}) != 1:
         yield "not everything is in one namespace"
-    # Names that coordinators look up, against the Services that there are.
-    ports = {(one["metadata"]["name"], str(port["port"])) for one in services for port in one["spec"]["ports"]}
-    for deployment in deployments:
-        names = environment(deployment["spec"]["template"]["spec"]["containers"][0]).get("OFFSHOOT_WORKERS_DNS")
-        for name in (names or "").split(","):
-            if name and tuple(name.split(":")) not in ports:
-                yield f"there is no Service {name}"
+    # Names that coordinators look up, against the Services that there are. EndpointSlices name ports, DNS does not.
+    for variable, key in (("DNS", "port"), ("ENDPOINTSLICE", "name")):
+        ports = {(one["metadata"]["name"], str(port[key])) for one in services for port in one["spec"]["ports"]}
+        for deployment in deployments:
+            names = environment(deployment["spec"]["template"]["spec"]["containers"][0]).get(f"OFFSHOOT_WORKERS_{variable}")
+            for name in (names or "").split(","):
+                if name and tuple(name.split(":")) not in ports:
+                    yield f"there is no Service {name}"
 
 
 def main():

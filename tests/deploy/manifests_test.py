@@ -29,6 +29,8 @@ CONTAINER = [*POD, "containers", 0]
 SPOILED = [
     ("Deployment", "offshoot-draft", [*POD, "enableServiceLinks"], None, "service links"),
     ("Deployment", "offshoot-draft", [*POD, "automountServiceAccountToken"], True, "token"),
+    ("Deployment", "offshoot-draft", [*POD, "serviceAccountName"], "a", "account that nothing uses"),
+    ("Deployment", "offshoot-coordinator", [*POD, "serviceAccountName"], None, "no account is named"),
     ("Deployment", "offshoot-target", [*POD, "terminationGracePeriodSeconds"], 60, "grace"),
     ("Deployment", "offshoot-target", [*POD, "securityContext", "runAsNonRoot"], None, "65532"),
     ("Deployment", "offshoot-target", [*CONTAINER, "readinessProbe"], None, "/ready"),

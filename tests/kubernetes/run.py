@@ -6,13 +6,19 @@
 The two images are built by images.sh and have to be where the nodes find them. Everything happens in the namespace
 `offshoot`, which is created, and deleted with --clean. Needs kubectl; the rows of helm need that too (HELM names it). Rows that the cluster cannot serve are skipped
 and named. --results keeps figures from run to run, so that rows can be run one after the other.
+
+Two rows need to be reached by pods: OFFSHOOT_TEST_ADDRESS is an address of this machine at which they do. The one of
+EndpointSlices needs an image that was built with the feature endpointslice and, on clusters before 1.21, OFFSHOOT_CLUSTER_CA
+(old_slices.py).
 """
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,16 +26,25 @@ import time
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import cluster
+import hub
+import old_slices
 from cluster import Failed, Load, kubectl, run, say, settled, until
 
 IMAGE = os.environ.get("OFFSHOOT_IMAGE", "")
 LOAD_IMAGE = os.environ.get("OFFSHOOT_LOAD_IMAGE", "")
+ADDRESS = os.environ.get("OFFSHOOT_TEST_ADDRESS", "")
+CLUSTER_CA = os.environ.get("OFFSHOOT_CLUSTER_CA", "")
 PROMETHEUS = os.environ.get("PROMETHEUS", "")
 # Pods of each role while nothing else is said.
 SHAPE = {"coordinator": 2, "target": 2, "qualifier": 1, "draft": 2}
+
+
+class Skipped(Exception):
+    """The cluster cannot serve a row, for the reason that it names."""
 
 
 def shape(**changed):
@@ -439,6 +454,140 @@ def row_helm_certificates():
             "longest_gap_ms": None, "note": "the same text as without"}
 
 
+def row_helm_hub():
+    """models of hf://, which every pod fetches from a hub; `helm test`; then a target is killed, and the new one fetches again"""
+    if not ADDRESS:
+        return {"skipped": "OFFSHOOT_TEST_ADDRESS names no address at which pods reach this machine"}
+    served = hub.Hub(cluster.ROOT / "models", ADDRESS)
+    try:
+        models = {role: {"model": f"hf://offshoot/{role}@main", "env": {}} for role in ("target", "qualifier", "draft")}
+        real = {role: {"env": {}} for role in models}
+        # The same text by real models, from the image and from the hub.
+        release("upgrade", **real)
+        # An old pod that drains would still answer.
+        for role in SHAPE:
+            settled(role)
+        wanted = tested("offshoot").split("\n")[0]
+        cluster.helm("uninstall", "offshoot", "--wait", check=False)
+        began = time.monotonic()
+        release("install", huggingFace={"endpoint": served.url}, **models)
+        took, fetched = time.monotonic() - began, served.sent
+        text = tested("offshoot").split("\n")[0]
+
+        def event():
+            name = cluster.kill("target")
+            until(f"{name} is gone", lambda: name not in cluster.pods("target"))
+            settled("target")
+
+        figures = under_load(event, clients=1)
+        if served.sent <= fetched:
+            raise Failed("the new target has fetched nothing")
+    finally:
+        served.close()
+        cluster.helm("uninstall", "offshoot", "--wait", check=False)
+        release("install")
+    if text != wanted:
+        raise Failed(f"by models in the image {wanted!r}, by models of the hub {text!r}")
+    figures["note"] = f"available after {took:.0f} s, with {fetched} files fetched; the text is that of models in the image"
+    return figures
+
+
+@contextlib.contextmanager
+def slices():
+    """Values by which coordinators watch EndpointSlices, and what stands in for the API server of an old cluster, if it has to."""
+    if cluster.minor() >= 21:
+        yield {"discovery": "endpointslice"}, None
+        return
+    if not ADDRESS or not CLUSTER_CA:
+        raise Skipped("the cluster is older than 1.21, and OFFSHOOT_TEST_ADDRESS or OFFSHOOT_CLUSTER_CA is missing")
+    server = old_slices.api_server(run("kubectl", "config", "view", "--raw", "-o", "json"))
+    with tempfile.TemporaryDirectory() as folder:
+        proxy = old_slices.OldSlices(folder, CLUSTER_CA, ADDRESS, server)
+        variables = {"KUBERNETES_SERVICE_HOST": ADDRESS, "KUBERNETES_SERVICE_PORT": str(proxy.port)}
+        try:
+            yield {"discovery": "endpointslice", "coordinator": {"env": variables}}, proxy
+        finally:
+            proxy.stop()
+
+
+def row_helm_discovery():
+    """`helm upgrade` from DNS to EndpointSlices, and `helm rollback`"""
+    with slices() as (values, _):
+        def event():
+            release("upgrade", **values)
+            settled("coordinator")
+            cluster.helm("rollback", "offshoot", "--wait", "--timeout", "5m", limit=330)
+            settled("coordinator")
+
+        release("upgrade")
+        settled("coordinator")
+        return under_load(event)
+
+
+def row_helm_endpointslice():
+    """workers by EndpointSlices: how soon a new draft is used; then the API server is away, and a draft is killed"""
+    with slices() as (values, proxy):
+        release("upgrade")
+        by_name = followed()
+        release("upgrade", **values)
+        try:
+            by_slices = followed()
+            figures = under_load(lambda: without_api_server(proxy) if proxy else None)
+        finally:
+            release("upgrade")
+    figures["note"] = f"used by every coordinator {spread(by_slices)} after it serves, with DNS {spread(by_name)}"
+    if proxy:
+        figures["note"] += "; without the API server nobody leaves, and the new draft is found when it is back"
+    return figures
+
+
+def followed(times=5):
+    """Seconds from when a new draft serves until the last coordinator has it, for some drafts."""
+    found = []
+    for role in SHAPE:
+        settled(role)
+    for _ in range(times):
+        before = set(cluster.pods("draft"))
+        cluster.replicas("draft", SHAPE["draft"] + 1)
+        name, = until("a new draft", lambda: set(cluster.pods("draft")) - before)
+        settled("draft")
+        address = cluster.get("pod", name)["status"]["podIP"] + ":7001"
+        serves = moments(name, "worker ready")[0]
+        last = max(moments(one, "a worker is ready", address)[-1] for one in cluster.pods("coordinator"))
+        found.append(last - serves)
+        cluster.replicas("draft", SHAPE["draft"])
+        settled("draft")
+    return found
+
+
+def moments(pod, message, worker=None):
+    """When a pod has logged a message, in seconds."""
+    lines = (json.loads(line) for line in kubectl("logs", pod).splitlines() if line.startswith("{"))
+    return [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines
+            if line["message"] == message and worker in (None, line.get("worker"))]
+
+
+def spread(seconds):
+    return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+
+
+def without_api_server(proxy):
+    """A draft is killed while coordinators cannot ask; they keep the workers that they know, and find the new draft afterwards."""
+    proxy.stop()
+    name = cluster.kill("draft")
+    until(f"{name} is gone", lambda: name not in cluster.pods("draft"))
+    new = until("its successor has an address", lambda: [pod for pod in cluster.get(
+        "pods", "-l", "app.kubernetes.io/component=draft")["items"] if pod["status"].get("podIP")][-1:])
+    until("coordinators note that they cannot ask", lambda: all(
+        moments(one, "a source of workers fails; what it said before stays") for one in cluster.pods("coordinator")))
+    for one in cluster.pods("coordinator"):
+        left = moments(one, "a worker is no longer listed")
+        if left and time.time() - left[-1] < 5:
+            raise Failed("a worker left although nobody said so")
+    proxy.start()
+    settled("draft")
+
+
 def row_helm_autoscaling():
     """the chart's autoscalers, whose metrics are those of their release: drafts from one to three"""
     metric = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{cluster.NAMESPACE}/offshoot_draft_hunger_percent"
@@ -582,6 +731,8 @@ def main():
         say(f"{name}: {ROWS[name].__doc__}")
         try:
             figures = ROWS[name]()
+        except Skipped as why:
+            figures = {"skipped": str(why)}
         except (Failed, subprocess.TimeoutExpired) as error:
             figures = {"error": str(error)}
         say(f"  {json.dumps(figures)}")

@@ -1,5 +1,6 @@
 //! The flags about sources of workers ([`DiscoveryArgs`]) and what they mean ([`DiscoveryConfig`]).
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +38,19 @@ pub struct DiscoveryArgs {
         value_delimiter = ','
     )]
     pub files: Vec<PathBuf>,
+    /// Kubernetes service whose EndpointSlices have the addresses of workers; they are watched. NAMESPACE is that of the pod
+    /// or of the kubeconfig if it is not given, PORT the name or number of a port; not needed if there is one only. May be
+    /// repeated.
+    #[arg(
+        long = "workers-endpointslice",
+        env = "OFFSHOOT_WORKERS_ENDPOINTSLICE",
+        value_name = "[NAMESPACE/]SERVICE[:PORT]",
+        value_delimiter = ','
+    )]
+    pub endpoints: Vec<String>,
+    /// Kubeconfig with the cluster whose EndpointSlices are watched; the cluster of this pod if it is not given.
+    #[arg(long, env = "OFFSHOOT_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
     /// DNS server to ask instead of those of the system.
     #[arg(long, env = "OFFSHOOT_DNS_SERVER", value_name = "IP:PORT")]
     pub dns_server: Option<SocketAddr>,
@@ -60,6 +74,26 @@ pub struct HostPort {
     pub port: u16,
 }
 
+/// A Kubernetes service, and which port of its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoints {
+    /// The namespace; that of the pod, or of the kubeconfig, if there is none.
+    pub namespace: Option<String>,
+    /// The name of the service.
+    pub service: String,
+    /// The port; the only one that endpoints have if it is not said.
+    pub port: Option<EndpointPort>,
+}
+
+/// A port of endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointPort {
+    /// The port that the service gives this name.
+    Name(String),
+    /// This port, from 1, whatever the service says.
+    Number(u16),
+}
+
 /// Checked sources of workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiscoveryConfig {
@@ -69,6 +103,10 @@ pub struct DiscoveryConfig {
     pub services: Vec<String>,
     /// Files with addresses.
     pub files: Vec<PathBuf>,
+    /// Kubernetes services.
+    pub endpoints: Vec<Endpoints>,
+    /// Where the kubeconfig is; the pod's own cluster if there is none.
+    pub kubeconfig: Option<PathBuf>,
     /// The DNS server; the system's if there is none.
     pub dns_server: Option<SocketAddr>,
     /// The longest time between two lookups, at least a second.
@@ -94,6 +132,31 @@ pub enum DiscoveryError {
         "--workers-srv or OFFSHOOT_WORKERS_SRV: {0:?} is not the name of a service; give _SERVICE._PROTOCOL.DOMAIN"
     )]
     Service(String),
+    /// It is no Kubernetes service.
+    #[error(
+        "--workers-endpointslice or OFFSHOOT_WORKERS_ENDPOINTSLICE: {0:?} is not [NAMESPACE/]SERVICE[:PORT]"
+    )]
+    Endpoints(String),
+    /// The source is not in this binary.
+    #[error(
+        "--workers-endpointslice or OFFSHOOT_WORKERS_ENDPOINTSLICE: this binary was built without the feature endpointslice; \
+         use --workers-dns"
+    )]
+    NotBuilt,
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        f.write_str(&self.service)?;
+        match &self.port {
+            None => Ok(()),
+            Some(EndpointPort::Name(name)) => write!(f, ":{name}"),
+            Some(EndpointPort::Number(number)) => write!(f, ":{number}"),
+        }
+    }
 }
 
 impl DiscoveryConfig {
@@ -107,6 +170,14 @@ impl DiscoveryConfig {
             Some(name) if name.num_labels() >= 2 && given.starts_with('_') => Ok(given.to_owned()),
             Some(_) | None => Err(DiscoveryError::Service(given.to_owned())),
         });
+        let endpoints: Vec<_> = items(&args.endpoints)
+            .map(|given| {
+                endpoints(given).ok_or_else(|| DiscoveryError::Endpoints(given.to_owned()))
+            })
+            .collect::<Result<_, _>>()?;
+        if !endpoints.is_empty() && !cfg!(feature = "endpointslice") {
+            return Err(DiscoveryError::NotBuilt);
+        }
         Ok(DiscoveryConfig {
             names: names.collect::<Result<_, _>>()?,
             services: services.collect::<Result<_, _>>()?,
@@ -114,6 +185,8 @@ impl DiscoveryConfig {
                 .filter(|path| !path.as_os_str().is_empty())
                 .cloned()
                 .collect(),
+            endpoints,
+            kubeconfig: args.kubeconfig.clone(),
             dns_server: args.dns_server,
             dns_refresh: Duration::from_secs(args.dns_refresh.max(1)),
         })
@@ -122,7 +195,12 @@ impl DiscoveryConfig {
     /// Whether there is no source.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.services.is_empty() && self.files.is_empty()
+        self.count() == 0
+    }
+
+    /// How many sources there are.
+    pub(crate) fn count(&self) -> usize {
+        self.names.len() + self.services.len() + self.files.len() + self.endpoints.len()
     }
 }
 
@@ -143,6 +221,43 @@ fn host_port(given: &str, caller: &Caller) -> Result<HostPort, DiscoveryError> {
         }),
         _ => Err(DiscoveryError::Name(host.to_owned())),
     }
+}
+
+/// `[NAMESPACE/]SERVICE[:PORT]`.
+fn endpoints(given: &str) -> Option<Endpoints> {
+    let (namespace, rest) = match given.split_once('/') {
+        Some((namespace, rest)) => (Some(namespace), rest),
+        None => (None, given),
+    };
+    let (service, port) = match rest.split_once(':') {
+        Some((service, port)) => (service, Some(port)),
+        None => (rest, None),
+    };
+    if !is_label(service) || !namespace.is_none_or(is_label) {
+        return None;
+    }
+    let port = match port {
+        None => None,
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let number = port.parse().ok().filter(|&number| number > 0)?;
+            Some(EndpointPort::Number(number))
+        }
+        Some(port) => is_label(port).then(|| Some(EndpointPort::Name(port.to_owned())))?,
+    };
+    Some(Endpoints {
+        namespace: namespace.map(str::to_owned),
+        service: service.to_owned(),
+        port,
+    })
+}
+
+/// Whether Kubernetes takes it as the name of a namespace, a service or a port (RFC 1123, label).
+fn is_label(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 #[cfg(test)]
@@ -181,5 +296,62 @@ mod tests {
             let error = config(names, services).unwrap_err();
             assert!(error.contains(why), "{names:?} {services:?} gave {error}");
         }
+    }
+    #[test]
+    fn a_kubernetes_service_may_have_a_namespace_and_a_port() {
+        let of = |namespace: Option<&str>, port: Option<EndpointPort>| Endpoints {
+            namespace: namespace.map(str::to_owned),
+            service: "drafts".to_owned(),
+            port,
+        };
+        for (given, meant) in [
+            ("drafts", of(None, None)),
+            ("ns/drafts", of(Some("ns"), None)),
+            (
+                "ns/drafts:grpc",
+                of(Some("ns"), Some(EndpointPort::Name("grpc".to_owned()))),
+            ),
+            ("drafts:7001", of(None, Some(EndpointPort::Number(7001)))),
+        ] {
+            assert_eq!(meant.to_string(), given);
+            assert_eq!(endpoints(given), Some(meant), "{given}");
+        }
+        let long = "a".repeat(64);
+        for wrong in [
+            "",
+            "/drafts",
+            "a/b/c",
+            "Drafts",
+            "drafts.ns",
+            "drafts:",
+            "drafts:0",
+            "drafts:65536",
+            "drafts:a:b",
+            "-a",
+            &long,
+        ] {
+            assert_eq!(endpoints(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_was_not_built_is_refused_and_not_left_out() {
+        let args = |given: &str| DiscoveryArgs {
+            endpoints: vec![given.to_owned()],
+            ..DiscoveryArgs::default()
+        };
+        let config = |given| DiscoveryConfig::new(&args(given), &Caller::default());
+        let error = config("Drafts").unwrap_err().to_string();
+        assert!(error.contains("[NAMESPACE/]SERVICE[:PORT]"), "{error}");
+        if cfg!(feature = "endpointslice") {
+            assert!(!config("drafts").unwrap().is_empty());
+        } else {
+            let error = config("drafts").unwrap_err().to_string();
+            assert!(
+                error.contains("without the feature endpointslice"),
+                "{error}"
+            );
+        }
+        assert!(config("").unwrap().is_empty());
     }
 }

@@ -13,11 +13,11 @@
 //! A source that fails keeps the set that it gave before, and disturbs no other. An address that a set no longer has is
 //! retired: its worker gets no new sessions, finishes those that it has, and is forgotten then.
 //!
-//! A source for Kubernetes EndpointSlices is not built. It would implement [`Source`] over a list-and-watch request:
-//! [`Source::next`] answers with the ready endpoints of all slices of a service whenever an event has changed them, and
-//! with an error when the request breaks; [`follow`] asks again after a pause.
+//! The source for Kubernetes EndpointSlices is behind the feature `endpointslice`, since its client takes a while to compile.
 
 mod dns;
+#[cfg(feature = "endpointslice")]
+mod endpoint_slice;
 mod file;
 pub(crate) mod flags;
 mod merge;
@@ -85,16 +85,19 @@ pub(crate) enum Kind {
     Srv,
     /// A file.
     File,
+    /// A Kubernetes service.
+    EndpointSlice,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 3] = [Kind::Dns, Kind::Srv, Kind::File];
+    pub(crate) const ALL: [Kind; 4] = [Kind::Dns, Kind::Srv, Kind::File, Kind::EndpointSlice];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Dns => "dns",
             Kind::Srv => "srv",
             Kind::File => "file",
+            Kind::EndpointSlice => "endpointslice",
         }
     }
 }
@@ -102,7 +105,7 @@ impl Kind {
 /// Something that knows addresses of workers; its `Display` names it in logs.
 pub(crate) trait Source: fmt::Display + Send + 'static {
     /// Why it could not be asked.
-    type Error: std::error::Error + Send;
+    type Error: std::error::Error + Send + 'static;
 
     /// What kind of source it is.
     fn kind(&self) -> Kind;
@@ -142,7 +145,7 @@ impl Discovery {
         registry: &Registry,
         metrics: &Arc<CoordinatorMetrics>,
     ) -> Self {
-        let count = config.names.len() + config.services.len() + config.files.len();
+        let count = config.count();
         let (sender, updates) = mpsc::channel(count.max(1));
         let (answers, awaited) = watch::channel(count);
         let names = config
@@ -160,6 +163,11 @@ impl Discovery {
         }
         for path in &config.files {
             let source = FileSource::new(path, caller);
+            registry.spawn(follow(source, slot(), Arc::clone(metrics)));
+        }
+        #[cfg(feature = "endpointslice")]
+        for endpoints in &config.endpoints {
+            let source = endpoint_slice::EndpointSliceSource::new(endpoints, config);
             registry.spawn(follow(source, slot(), Arc::clone(metrics)));
         }
         if count > 0 {
@@ -212,7 +220,8 @@ async fn follow<S: Source>(
             Err(error) => {
                 metrics.discovery_failed(source.kind());
                 if !std::mem::replace(&mut is_failing, true) {
-                    tracing::warn!(%source, %error, "a source of workers fails; what it said before stays");
+                    let error = runtime::report(&error);
+                    tracing::warn!(%source, error, "a source of workers fails; what it said before stays");
                 }
                 (None, pauses.next().unwrap_or(source.longest_pause()))
             }

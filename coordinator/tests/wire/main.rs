@@ -4,6 +4,8 @@
 mod clients;
 mod completions;
 mod discovery;
+#[cfg(feature = "endpointslice")]
+mod endpoint_slices;
 mod fakes;
 mod generate;
 mod latency;

@@ -4,7 +4,7 @@
 {{- /* Values that other charts have, or that are computed here: what to use instead. */ -}}
 {{- $removed := dict
     "replicaCount" "coordinator.replicas, target.replicas and draft.replicas"
-    "serviceAccount" "nothing: the pods use no account, and no token is mounted"
+    "serviceAccount" "nothing: pods use no account and have no token, but for coordinators with discovery: endpointslice, whose account the chart makes"
     "models" "target.model, draft.model and qualifier.model" -}}
 {{- range $key, $instead := $removed -}}
 {{- if hasKey $values $key }}{{ fail (printf "%s: there is no such value (any more); use %s" $key $instead) }}{{ end -}}
@@ -20,7 +20,7 @@
     "--allow-plaintext-bind" "tls.enabled" "--role" "nothing: it is fixed"
     "--model" "model" "--device" "device" "--kv-mib" "kvMib" "--tokenizer" "coordinator.tokenizer"
     "--stop-delay" "stopDelay, which the grace period follows" "--drain-grace-s" "drainGrace, which the grace period follows"
-    "--failover-wait" "coordinator.failoverWait" "--workers-dns" "nothing: it is fixed"
+    "--failover-wait" "coordinator.failoverWait" "--workers-dns" "discovery" "--workers-endpointslice" "discovery"
     "--tls-cert" "tls.enabled" "--tls-key" "tls.enabled" "--tls-ca" "tls.enabled"
     "--otlp-traces-endpoint" "tracing.endpoint" "--trace-sample-ratio" "tracing.sampleRatio" -}}
 {{- range $role := list "coordinator" "target" "qualifier" "draft" -}}

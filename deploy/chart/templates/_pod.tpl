@@ -8,6 +8,7 @@
 {{- $source := ternary (default $root.Values.target.model $root.Values.coordinator.tokenizer) $values.model $coordinates -}}
 {{- $gpu := default (dict) $values.gpu -}}
 {{- $onGpu := gt (int $gpu.count) 0 -}}
+{{- $asksCluster := and $coordinates (eq $root.Values.discovery "endpointslice") -}}
 metadata:
   labels:
     {{- include "offshoot.selector" (list $root $role) | nindent 4 }}
@@ -21,7 +22,11 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  automountServiceAccountToken: false
+  {{- if $coordinates }}
+  # Said in any case: where a name is taken out of a manifest, the cluster keeps the old one (in the field serviceAccount).
+  serviceAccountName: {{ ternary (printf "%s-coordinator" $name) "default" $asksCluster }}
+  {{- end }}
+  automountServiceAccountToken: {{ $asksCluster }}
   enableServiceLinks: false
   # Stop delay + drain + margin.
   terminationGracePeriodSeconds: {{ include "offshoot.grace" $values }}
@@ -104,9 +109,9 @@ spec:
     - {name: OFFSHOOT_TOKENIZER, value: {{ include "offshoot.model.path" $source | quote }}}
     {{- $names := list }}
     {{- range fromJsonArray (include "offshoot.workers" $root) }}
-    {{- $names = append $names (printf "%s-%s:7001" $name .) }}
+    {{- $names = append $names (printf "%s-%s:%s" $name . (ternary "grpc" "7001" $asksCluster)) }}
     {{- end }}
-    - {name: OFFSHOOT_WORKERS_DNS, value: {{ join "," $names | quote }}}
+    - {name: {{ ternary "OFFSHOOT_WORKERS_ENDPOINTSLICE" "OFFSHOOT_WORKERS_DNS" $asksCluster }}, value: {{ join "," $names | quote }}}
     - {name: OFFSHOOT_FAILOVER_WAIT, value: {{ $values.failoverWait | quote }}}
     {{- else }}
     {{- if eq $role "qualifier" }}

@@ -2,6 +2,8 @@
 //! drafts that guess by it.
 //!
 //! They are driven by what they are told, never by a clock: a fake target takes one step per acknowledged text.
+#[cfg(feature = "endpointslice")]
+pub(crate) mod api_server;
 #[path = "../../../../tests/e2e/src/dns.rs"]
 #[allow(
     unreachable_pub,
