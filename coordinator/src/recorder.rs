@@ -1,4 +1,5 @@
-//! How the models agreed in the newest completions, for whoever asks. It holds places and distances of guesses, and no token.
+//! How the models agreed in the newest completions, and what the steps of their targets were, for whoever asks. It holds places,
+//! distances and numbers of guesses, and no token.
 
 use std::collections::VecDeque;
 
@@ -12,7 +13,12 @@ pub(crate) struct Recorder {
     /// Positions of all of them.
     held: usize,
     most: usize,
+    /// Numbers in the journals of all of them.
+    numbers: usize,
 }
+
+/// Numbers in journals that are kept, at most: they travel in one message.
+const MOST_NUMBERS: usize = 1 << 17;
 
 impl Recorder {
     /// Room for this many positions.
@@ -21,6 +27,7 @@ impl Recorder {
             texts: VecDeque::new(),
             held: 0,
             most,
+            numbers: 0,
         }
     }
 
@@ -31,11 +38,21 @@ impl Recorder {
             return;
         }
         self.held += text.positions.len();
+        self.numbers += numbers(&text);
         self.texts.push_back(text);
         while self.held > self.most
             && let Some(oldest) = self.texts.pop_front()
         {
             self.held -= oldest.positions.len();
+            self.numbers -= numbers(&oldest);
+        }
+        // Positions are small, so that the steps of older completions make room first.
+        for text in &mut self.texts {
+            if self.numbers <= MOST_NUMBERS {
+                break;
+            }
+            self.numbers -= numbers(text);
+            text.runs.clear();
         }
     }
 
@@ -45,10 +62,26 @@ impl Recorder {
     }
 }
 
+/// Numbers in the journals of a completion.
+fn numbers(text: &v1::RecordedText) -> usize {
+    let journals = text.runs.iter().filter_map(|run| run.journal.as_ref());
+    journals
+        .map(|journal| {
+            // Each step has a handful of its own.
+            let steps = 8 * journal.node_counts.len();
+            steps + journal.parents.len() + journal.rescored.len() + journal.picks.len()
+        })
+        .sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use speculation::Time;
+    use speculation::journal::{Arrived, Run, Taken};
+    use speculation::message::Term;
     use speculation::recording::Seen;
+    use speculation::strategy::Settings;
 
     fn recording(positions: usize) -> Recording {
         let mut recording = Recording::new(64);
@@ -69,5 +102,33 @@ mod tests {
         let mut off = Recorder::new(0);
         off.add(0.0, &recording(1));
         assert!(off.texts().is_empty());
+    }
+
+    #[test]
+    fn steps_of_the_newest_completions_are_kept() {
+        let arrived = Arrived {
+            parent: 0,
+            edge: 0.5,
+            source: speculation::duty::Source::Draft,
+        };
+        let step = Taken {
+            nodes: vec![arrived; 50_000],
+            took: Time::from_millis(1),
+            ..Taken::default()
+        };
+        let mut recorder = Recorder::new(100);
+        for _ in 0..4 {
+            let mut recording = recording(5);
+            recording.extend_run(Term(1), &[step.clone()], || Run {
+                strategy: Settings::new("serial"),
+                room: 9,
+                steps: Vec::new(),
+            });
+            recorder.add(0.0, &recording);
+        }
+        let texts = recorder.texts();
+        let runs: Vec<usize> = texts.iter().map(|text| text.runs.len()).collect();
+        assert_eq!(runs, [0, 0, 1, 1]);
+        assert!(texts.iter().all(|text| text.positions.len() == 5));
     }
 }

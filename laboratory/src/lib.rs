@@ -19,6 +19,7 @@ mod coordinator;
 mod experiment;
 mod outcome;
 pub mod recording;
+pub mod replay;
 mod worker;
 mod world;
 

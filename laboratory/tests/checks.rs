@@ -5,12 +5,15 @@
 use engine::synthetic::{Profile, QualifierPick};
 use offshoot_laboratory as laboratory;
 use offshoot_laboratory::recording::{self, Text};
+use offshoot_laboratory::replay::replay;
 use offshoot_laboratory::{
     Answers, Arrivals, Cluster, Contender, Counts, Load, Network, Outcome, Prompts, Step, StepTime,
     StepTimes, Vocabulary, acceptance, closed,
 };
 use speculation::Time;
 use speculation::duty::Role;
+use speculation::journal::{Run, Taken};
+use speculation::replay::ReplayError;
 use speculation::strategy::{Registry, Settings};
 
 const DRAFT_MS: f64 = 2.0;
@@ -388,4 +391,83 @@ fn answers_at_the_beginning_of_a_step_and_the_hosts_own_work_change_times_and_no
         assert_eq!(texts(slow), usual, "{name}");
         assert_eq!(texts(padded), usual, "{name}");
     }
+}
+
+#[test]
+fn the_steps_of_every_strategy_are_taken_again_as_they_were() {
+    let mut cluster = pair(0.7, 20.0);
+    cluster.profile = Profile::parse(NANO, "nano").unwrap();
+    cluster.counts = Counts {
+        targets: 2,
+        qualifiers: 1,
+        drafts: 2,
+    };
+    cluster.network.jitter = ms(1.0);
+    let load = Load {
+        record: 1 << 16,
+        concurrency: 3,
+        ..load(4, 96)
+    };
+    let registry = Registry::default();
+    let also = [
+        Settings::new("serial").with("gamma", 3.0),
+        Settings::new("auto").with("rows", 5.0),
+    ];
+    let entries = registry.entries().iter();
+    let all = entries.map(|entry| Settings::new(entry.name)).chain(also);
+    for settings in all {
+        let outcome = run(&cluster, &load, settings.clone());
+        for request in &outcome.requests {
+            let recording = request.recording.as_ref().unwrap();
+            let [run] = &recording.runs().collect::<Vec<_>>()[..] else {
+                panic!("one target has the text");
+            };
+            let again = replay(run, &registry).unwrap();
+            assert_eq!(again.first_difference(), None, "{settings:?}");
+            // What the client has seen: every step is reported on its own here.
+            let arrived: Vec<usize> = request.arrivals.iter().map(|&(_, tokens)| tokens).collect();
+            let tokens: Vec<usize> = again.steps.iter().map(|step| step.tokens).collect();
+            assert_eq!(tokens, arrived, "{settings:?}");
+            let walks = request.stats.walks;
+            assert_eq!(again.walks.steps, walks.steps);
+            assert_eq!(again.walks.guesses_submitted, walks.guesses_submitted);
+            assert_eq!(again.walks.guesses_accepted, walks.guesses_accepted);
+            assert_eq!(again.walks.chain_accepted, walks.chain_accepted);
+            assert!((again.possible.iter().zip(&tokens)).all(|(most, tokens)| most >= tokens));
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_was_changed_is_noticed() {
+    let load = Load {
+        record: 1 << 10,
+        ..load(1, 64)
+    };
+    let registry = Registry::default();
+    let settings = Settings::new("auto").with("rows", 4.0);
+    let outcome = run(&pair(0.8, 20.0), &load, settings);
+    let recording = outcome.requests[0].recording.as_ref().unwrap();
+    let run = recording.runs().next().unwrap();
+    let accepted = |step: &Taken| step.picks.len() > 2;
+    let at = run.steps.iter().position(accepted).unwrap();
+    let guess = run.steps[at].picks[0];
+    let changed = |change: &dyn Fn(&mut Run)| {
+        let mut changed = run.clone();
+        change(&mut changed);
+        replay(&changed, &registry).map(|again| again.first_difference())
+    };
+    assert_eq!(changed(&|_| {}), Ok(None));
+    let unlikely = changed(&|run| run.steps[at].rescored.push((guess, 0.0)));
+    assert_eq!(unlikely, Ok(Some(at)));
+    let other = changed(&|run| run.steps[at].picks[0] = 0);
+    assert_eq!(other, Ok(Some(at)));
+    let fewer = changed(&|run| run.steps[at].submitted -= 1);
+    assert!(fewer.unwrap().is_none_or(|step| step >= at));
+    let unknown = changed(&|run| run.steps[at].picks[0] = 1 << 20);
+    assert_eq!(unknown, Err(ReplayError::Guess(1 << 20)));
+    let orphan = changed(&|run| run.steps[0].nodes[0].parent = 7);
+    assert_eq!(orphan, Err(ReplayError::Guess(7)));
+    let stranger = changed(&|run| run.strategy = Settings::new("warp"));
+    assert!(matches!(stranger, Err(ReplayError::Session(_))));
 }

@@ -17,7 +17,8 @@ use speculation::recording::{MAX_GUESSES, Picked, Seen};
 use speculation::stats::{SourceStats, WalkStats};
 use speculation::strategy::{Knobs, Settings};
 
-use crate::{MAX_SESSIONS_PER_FRAME, groups, scores, v1};
+pub use crate::journal::run;
+use crate::{MAX_SESSIONS_PER_FRAME, groups, journal, scores, v1};
 
 /// An invalid message. The text names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,6 +229,7 @@ pub fn open(request: v1::OpenRequest) -> Result<(SessionSpec, Sampling), WireErr
         shard: request.shard.map_or(Ok(Shard::default()), shard)?,
         is_shared: request.shared_device,
         history,
+        has_journal: request.journal,
     };
     let sampling = self::sampling(sampling, &spec.stopping.stop_ids)?;
     Ok((spec, sampling))
@@ -478,6 +480,7 @@ fn report(report: v1::SessionReport) -> Result<Addressed<FromWorker>, WireError>
             activity: activity(report.activity),
             walks: walks(report.walks),
             misses: misses(report.misses),
+            journal: journal::report(report.journal)?,
         }),
     })
 }

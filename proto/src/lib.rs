@@ -8,6 +8,7 @@
 pub mod codec;
 mod groups;
 pub mod inward;
+mod journal;
 pub mod outward;
 mod scores;
 pub mod stream;

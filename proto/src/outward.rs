@@ -15,7 +15,7 @@ use speculation::stats::{SourceStats, WalkStats};
 
 pub use crate::groups::acceptance;
 pub use crate::scores::sent as token_scores;
-use crate::{OLDEST_PROTOCOL, PROTOCOL, groups, scores, v1};
+use crate::{OLDEST_PROTOCOL, PROTOCOL, groups, journal, scores, v1};
 
 fn nodes(nodes: NodeBatch) -> Option<v1::Nodes> {
     if nodes.is_empty() {
@@ -144,6 +144,7 @@ pub fn open(stream: StreamName, spec: SessionSpec, sampling: Sampling) -> v1::Op
         shared_device: spec.is_shared,
         acceptance: acceptance(spec.strategy.rule),
         history: spec.history.map_or(Vec::new(), |key| key.0.to_vec()),
+        journal: spec.has_journal,
     }
 }
 
@@ -251,6 +252,7 @@ pub fn report(report: Addressed<Report>) -> v1::SessionReport {
         misses: (message.misses != Misses::default()).then(|| misses(message.misses)),
         forecast: forecast(message.outlook.forecast).into(),
         step_us: message.outlook.step_us,
+        journal: journal::sent(&message.journal),
     }
 }
 
@@ -354,6 +356,7 @@ pub fn recorded(temperature: f32, recording: &Recording) -> v1::RecordedText {
         temperature,
         positions: recording.seen().iter().map(position).collect(),
         unseen: recording.unseen(),
+        runs: recording.runs().map(journal::sent_run).collect(),
     }
 }
 

@@ -4,10 +4,12 @@
 use decode::{Drawn, Rule, Sampling, Surprisal, Tolerance};
 use offshoot_proto::{OLDEST_PROTOCOL, PROTOCOL, inward, outward, v1};
 use prost::Message;
+use speculation::Time;
 use speculation::by_source::BySource;
 use speculation::bypass::Mode;
 use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::history::HistoryKey;
+use speculation::journal::{Arrived, Run, Taken};
 use speculation::limits::MAX_KNOBS;
 use speculation::message::{
     Activity, Addressed, Finish, Forecast, FromWorker, Margin, NodeBatch, Origin, Outlook, Prob16,
@@ -30,6 +32,36 @@ fn addressed<T>(message: T) -> Addressed<T> {
 fn drawn(support: &[(u32, u16)], order: &[u8]) -> Drawn {
     let (ids, weights) = support.iter().copied().unzip();
     Drawn::from_parts(ids, weights, order.to_vec()).unwrap()
+}
+
+fn journal() -> Vec<Taken> {
+    let arrived = |parent, edge, source| Arrived {
+        parent,
+        edge,
+        source,
+    };
+    vec![
+        Taken {
+            nodes: vec![
+                arrived(0, 0.1, Source::Draft),
+                arrived(1, f32::MIN_POSITIVE, Source::Lookup),
+            ],
+            room: 64,
+            submitted: 2,
+            picks: vec![1, 0],
+            ended: Time::from_micros(17),
+            took: Time::from_micros(3),
+            ..Taken::default()
+        },
+        Taken {
+            nodes: vec![arrived(0, 1.0, Source::Unknown)],
+            rescored: vec![(3, 0.0), (3, 0.7)],
+            picks: vec![3],
+            forecast: Some(Forecast::Everything),
+            ended: Time::from_secs(1),
+            ..Taken::default()
+        },
+    ]
 }
 
 fn nodes() -> NodeBatch {
@@ -111,6 +143,7 @@ fn a_report_arrives_whole() {
             }
             misses
         },
+        journal: journal(),
     };
     let frame = v1::WorkerFrame {
         reports: vec![outward::report(addressed(report.clone()))],
@@ -202,6 +235,7 @@ fn spec(duties: Duties, strategy: Settings) -> SessionSpec {
         shard: Shard { index: 1, count: 2 },
         is_shared: true,
         history: Some(HistoryKey([7; 32])),
+        has_journal: true,
     }
 }
 
@@ -231,6 +265,7 @@ fn an_open_call_carries_strategy_knobs_and_duties() {
         assert_eq!(read, spec);
         let alone = SessionSpec {
             history: None,
+            has_journal: false,
             ..spec
         };
         let (read, _) = inward::open(over_the_wire(&request(alone.clone()))).unwrap();

@@ -13,6 +13,7 @@ mod delivery;
 mod network;
 mod placement;
 pub mod reference;
+mod replayed;
 mod request;
 mod scenario;
 pub mod served;

@@ -22,6 +22,7 @@ use crate::delivery::Unsent;
 use crate::network::{Answer, Event, Message, Network, StreamId, note};
 use crate::placement::{Place, Requester};
 use crate::reference::VOCAB;
+use crate::replayed;
 use crate::scenario::{Numerics, Request};
 
 /// Messages handled before the workers are told.
@@ -316,6 +317,7 @@ impl Task {
         // Some requests share their texts, some of them with few others.
         let shared = self.id.0 % 5;
         let relay = relay.with_history((shared > 0).then_some(HistoryKey([shared as u8; 32])));
+        let relay = relay.with_recording(if self.id.0 % 3 == 0 { 1 << 10 } else { 0 });
         let patience = Patience {
             failover: home.failover_wait,
             client: home.park_after,
@@ -572,6 +574,9 @@ impl Task {
                     assert!(!is_broken, "an honest report is taken: {loss:?}");
                 }
                 Action::End(ended) => {
+                    if let Some(recording) = running.machine.take_recording() {
+                        replayed::check(&recording, &home.registry);
+                    }
                     let ending = running.judge(network.now, home.failover_wait, ended);
                     return (Some(ending), has_looked);
                 }

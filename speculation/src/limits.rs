@@ -26,3 +26,9 @@ pub const MAX_KNOBS: usize = 32;
 
 /// Prompt rows of one session that may be scored in one step, times the vocabulary: a bound on the work of a step.
 pub const MAX_SCORED_LOGITS: usize = 1 << 22;
+
+/// Steps of a journal one report may carry.
+pub const MAX_JOURNAL_STEPS: usize = 1024;
+
+/// Guesses, new estimates and picks of a journal one report may carry, all together.
+pub const MAX_JOURNAL_NODES: usize = 16_384;

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use crate::bypass::Mode;
 use crate::duty::{Duties, Role, Source};
 use crate::history::HistoryKey;
+use crate::journal::Taken;
 use crate::misses::Misses;
 use crate::stats::WalkStats;
 use crate::strategy::Settings;
@@ -200,6 +201,8 @@ pub struct Report {
     pub walks: WalkStats,
     /// Of a worker that proposes: the target's misses by cause.
     pub misses: Misses,
+    /// Of a worker that commits, where its journal is wanted: the steps since the last report.
+    pub journal: Vec<Taken>,
 }
 
 /// A worker's message about one session.
@@ -305,6 +308,8 @@ pub struct SessionSpec {
     /// Whose completed texts a target may look up, and is to keep this one with; none where the request does not ask for
     /// that.
     pub history: Option<HistoryKey>,
+    /// Whether a target is to report the journal of its steps.
+    pub has_journal: bool,
 }
 
 /// One message about one session.

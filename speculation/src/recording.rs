@@ -3,10 +3,14 @@
 
 use alloc::vec::Vec;
 
-use crate::message::{Margin, Prob16};
+use crate::journal::{Run, Taken};
+use crate::message::{Margin, Prob16, Term};
 
 /// Guesses of a position that are recorded, at most.
 pub const MAX_GUESSES: usize = 12;
+
+/// Guesses, estimates and picks of the journals of one text that are recorded, at most.
+pub const MAX_JOURNAL: usize = 1 << 16;
 
 /// What a qualifier made of a position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +42,13 @@ pub struct Seen {
 }
 
 /// The recording of one text, bounded when it is made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Recording {
     seen: Vec<Seen>,
+    /// The steps of each target that had the text, with the term that it had it under.
+    runs: Vec<(Term, Run)>,
+    /// Numbers in them.
+    numbers: usize,
     /// Committed positions that no draft had reached, or for which there was no room.
     unseen: u64,
     most: usize,
@@ -51,6 +59,8 @@ impl Recording {
     pub fn new(most: usize) -> Self {
         Recording {
             seen: Vec::new(),
+            runs: Vec::new(),
+            numbers: 0,
             unseen: 0,
             most,
         }
@@ -69,6 +79,30 @@ impl Recording {
     /// Committed positions that are not recorded.
     pub fn unseen(&self) -> u64 {
         self.unseen
+    }
+
+    /// The steps of each target that had the text, one after the other. Those of a target of an older version are not known,
+    /// nor those for which there was no room: then the last ones are missing.
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().map(|(_, run)| run)
+    }
+
+    /// More steps of the target that has the text under this term; its run is made where they are its first.
+    pub fn extend_run(&mut self, term: Term, steps: &[Taken], run: impl FnOnce() -> Run) {
+        let more: usize = steps.iter().map(|step| 1 + step.numbers()).sum();
+        let is_known = self.runs.last().is_some_and(|(last, _)| *last == term);
+        // Beyond the bound, nothing more fits in: later steps mean nothing without these.
+        self.numbers = self.numbers.saturating_add(more);
+        if self.numbers > MAX_JOURNAL {
+            self.numbers = usize::MAX;
+            return;
+        }
+        if !is_known {
+            self.runs.push((term, run()));
+        }
+        if let Some((_, run)) = self.runs.last_mut() {
+            run.steps.extend_from_slice(steps);
+        }
     }
 
     /// More positions; none where no draft had reached one.

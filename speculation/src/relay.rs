@@ -318,6 +318,7 @@ impl Relay {
             shard: Shard::default(),
             is_shared,
             history: self.history.filter(|_| duties.has(Duty::Commit)),
+            has_journal: self.recording.is_some() && duties.has(Duty::Commit),
         })
     }
 
@@ -416,6 +417,7 @@ impl Relay {
         }
         if duties.has(Duty::Commit) {
             self.commit(report)?;
+            self.record_steps(term, report);
             self.outlook = report.outlook;
         } else if duties.has(Duty::Advise) {
             self.take_advice(key, report);
@@ -480,7 +482,7 @@ impl Relay {
             }
         }
         self.drafted_nodes += report.nodes.len() as u64;
-        let mut places: Vec<Option<NodeId>> = Vec::new();
+        let mut places: Vec<Option<NodeId>> = Vec::with_capacity(named.len());
         for (at, grafted) in named {
             places.extend(self.tree.get(grafted.id()).map(|node| node.parent));
             let edge = report.nodes.edges[at].to_f32();

@@ -40,6 +40,14 @@ impl Contender {
         }
     }
 
+    /// These settings, with all workers of a cluster.
+    pub(crate) fn of(settings: Settings) -> Contender {
+        Contender {
+            settings,
+            ..Contender::new("")
+        }
+    }
+
     /// Every registered strategy, each with its defaults.
     pub(crate) fn all() -> Vec<Contender> {
         let registry = Registry::default();

@@ -7,7 +7,9 @@ mod advise;
 mod against;
 mod args;
 mod record;
+mod replay;
 mod report;
+mod runs;
 mod timeline;
 
 pub(crate) use advise::{AdviseArgs, advise};
@@ -42,6 +44,7 @@ Examples:
   offshoot simulate --strategies serial,auto --timeline timeline.svg
   offshoot simulate --delay-ms 5 --jitter-ms 1 --strategies serial,auto
   offshoot simulate --against bench.json --prompts prompts.jsonl   # of a bench with --synthetic and --step-ms
+  offshoot simulate --replay traffic.json                          # of offshoot record: the very steps of the cluster
 
 Everything happens in virtual time: strategies, sessions, relay and hosts are those of the product, answers are drawn from
 the profile, steps last as long as the tables say. The table goes to stdout.")]
@@ -95,6 +98,14 @@ pub(crate) struct SimulateArgs {
         requires = "against"
     )]
     within: f64,
+    /// Take the steps of a recorded cluster again instead, one by one: the file of `offshoot record`. The command fails when one of
+    /// them commits something else than it did
+    #[arg(
+        long,
+        value_name = "RECORDING",
+        conflicts_with_all = ["strategies", "targets", "qualifiers", "drafts", "against", "timeline", "profile"]
+    )]
+    replay: Option<PathBuf>,
     /// Also write all results to this file, as JSON
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
@@ -110,6 +121,9 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<End> {
     }
     if let Some(measured) = &args.against {
         return against::run(measured, args);
+    }
+    if let Some(recording) = &args.replay {
+        return replay::run(recording, args.json.as_deref());
     }
     let counts = Counts {
         targets: args.targets.into(),

@@ -11,6 +11,7 @@ use laboratory::recording::{self, Text};
 use proto::inward;
 use runtime::{Caller, Purpose, TlsArgs};
 
+use super::runs;
 use crate::End;
 use crate::bench;
 use crate::client::Client;
@@ -25,7 +26,8 @@ Examples:
   offshoot advise --recording traffic.json --step-ms target=20,qualifier=7,draft=2
 
 The file is a profile (docs/synthetic.md): at each position the place of the text's token among the draft's guesses, their
-distances, and whether a qualifier picked it. It holds no text and no token.")]
+distances, and whether a qualifier picked it. Beside it stand the steps of the target (docs/laboratory.md), which
+offshoot simulate --replay takes again. It holds no text and no token.")]
 pub(crate) struct RecordArgs {
     /// Address of the coordinator
     #[arg(long, value_name = "HOST:PORT", env = "OFFSHOOT_CONNECT")]
@@ -51,6 +53,7 @@ pub(crate) async fn record(args: RecordArgs) -> Result<End> {
     let mut client = Client::connect(&args.connect, &caller).await?;
     let reply = client.recording().await?;
     let mut texts = Vec::with_capacity(reply.texts.len());
+    let mut runs = Vec::new();
     let (mut positions, mut unseen) = (0, 0_u64);
     for text in reply.texts {
         let seen = (text.positions.into_iter())
@@ -59,6 +62,7 @@ pub(crate) async fn record(args: RecordArgs) -> Result<End> {
             .context("the coordinator sent a recording that is none")?;
         positions += seen.len();
         unseen = unseen.saturating_add(text.unseen);
+        runs.extend(text.runs);
         texts.push(Text {
             temperature: text.temperature,
             seen,
@@ -72,10 +76,12 @@ pub(crate) async fn record(args: RecordArgs) -> Result<End> {
         texts.len()
     );
     let profile = recording::profile(args.name, about, &texts)?;
-    fs::write(&args.out, profile.to_json())
+    let recorded = runs.len();
+    let content = runs::write(profile.to_json(), runs)?;
+    fs::write(&args.out, content)
         .with_context(|| format!("cannot write {}", args.out.display()))?;
     console::say(&format!(
-        "{positions} positions of {} completions ({unseen} more were not seen) are in {}",
+        "{positions} positions of {} completions ({unseen} more were not seen), and the steps of {recorded}, are in {}",
         texts.len(),
         args.out.display()
     ));

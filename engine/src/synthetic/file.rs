@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::synthetic::position::Position;
@@ -14,8 +15,10 @@ use crate::synthetic::stated::Stated;
 
 /// What the file says it is.
 const FORMAT: &str = "offshoot-profile";
-/// The version that is read and written.
+/// The version that is written.
 const VERSION: u32 = 1;
+/// The newest version that is read: it may also say what the steps of the recorded cluster were, which is not looked at here.
+const NEWEST: u32 = 2;
 /// Files beyond this many bytes are refused before they are parsed.
 const MOST_BYTES: u64 = 16 << 20;
 
@@ -30,6 +33,9 @@ struct Content {
     guesses: usize,
     block: usize,
     temperatures: Vec<At>,
+    #[serde(default, skip_serializing)]
+    #[expect(dead_code, reason = "it is only passed over")]
+    runs: IgnoredAny,
 }
 
 /// One temperature: recorded or stated.
@@ -71,9 +77,9 @@ pub(super) fn parse(content: &[u8]) -> Result<Profile, String> {
     if content.format != FORMAT {
         return Err(format!("is not one: its format is not {FORMAT:?}"));
     }
-    if content.version != VERSION {
+    if !(VERSION..=NEWEST).contains(&content.version) {
         return Err(format!(
-            "has version {}; this program reads version {VERSION}",
+            "has version {}; this program reads versions {VERSION} to {NEWEST}",
             content.version
         ));
     }
@@ -160,6 +166,7 @@ pub(super) fn write(profile: &Profile) -> String {
         guesses: profile.guesses,
         block: profile.block,
         temperatures: temperatures.collect(),
+        runs: IgnoredAny,
     };
     let mut json =
         serde_json::to_string_pretty(&content).expect("strings, lists and finite numbers are JSON");
@@ -194,11 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn a_recording_with_steps_is_the_same_profile() {
+        let with = STATED.replace("\"version\": 1", "\"version\": 2, \"runs\": [{\"x\": 1}]");
+        let [with, without] =
+            [&with, STATED].map(|content| Profile::parse(content.as_bytes(), "p.json").unwrap());
+        assert_eq!(with, without);
+    }
+
+    #[test]
     fn mistakes_are_explained() {
         assert!(refusal("{").contains("p.json cannot be parsed"));
         for (part, other, why) in [
             ("offshoot-profile", "profile", "is not one"),
-            ("\"version\": 1", "\"version\": 2", "has version 2"),
+            ("\"version\": 1", "\"version\": 3", "has version 3"),
             ("\"guesses\": 4", "\"guesses\": 99", "has 99 guesses"),
             ("\"guesses\": 4", "\"guesses\": 2", "3 places"),
             ("\"block\": 32", "\"block\": 0", "has 0 block"),

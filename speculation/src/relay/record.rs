@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use super::{Merged, Relay};
-use crate::message::Margin;
+use crate::journal::Run;
+use crate::message::{Margin, Report, Term};
 use crate::recording::{MAX_GUESSES, Picked, Recording, Seen};
 use crate::tree::{NodeId, Tree};
 
@@ -18,6 +19,25 @@ impl Relay {
     /// Ends the recording, if there is one.
     pub fn take_recording(&mut self) -> Option<Recording> {
         self.recording.take()
+    }
+
+    /// The target has taken these steps under this term.
+    pub(super) fn record_steps(&mut self, term: Term, report: &Report) {
+        let Some(recording) = self
+            .recording
+            .as_mut()
+            .filter(|_| !report.journal.is_empty())
+        else {
+            return;
+        };
+        // What was committed with the first steps of a term is all that it has committed.
+        let tokens: usize = report.journal.iter().map(|step| step.picks.len()).sum();
+        let before = self.text.len().saturating_sub(tokens) as u32;
+        recording.extend_run(term, &report.journal, || Run {
+            strategy: self.config.strategy.settings.clone(),
+            room: self.config.stopping.max_len.saturating_sub(before),
+            steps: Vec::new(),
+        });
     }
 
     /// These tokens are about to be committed, picked by margins that the target has told.

@@ -10,6 +10,7 @@ mod find;
 mod heads;
 mod outline;
 mod propose;
+mod replaying;
 mod rules;
 mod verify;
 

@@ -3,6 +3,7 @@
 
 mod advise;
 mod count;
+mod journal;
 mod trail;
 mod turns;
 
@@ -22,6 +23,7 @@ use crate::by_source::{BySource, Sources};
 use crate::bypass::{Mode, Way};
 use crate::calibration::Feature;
 use crate::duty::Duty;
+use crate::journal::Journal;
 use crate::learned::{Evaluated, Learned};
 use crate::logprobs::TargetScores;
 use crate::message::{
@@ -82,6 +84,7 @@ pub(super) struct Verifier {
     bare_share: f32,
     walks: WalkStats,
     trail: Trail,
+    journal: Option<Journal>,
     offered: Offered,
     /// Which guesses are in the step that was offered last.
     way: Way,
@@ -189,6 +192,7 @@ impl Verifier {
             bare_share: 0.0,
             walks: WalkStats::default(),
             trail: Trail::default(),
+            journal: Self::new_journal(now, spec, duty),
             offered: Offered::Nothing,
             way: Way::default(),
             is_told_to_rest: false,
@@ -217,6 +221,7 @@ impl Verifier {
                 own.came_from(source, walks);
             }
         })?;
+        self.note_guesses();
         if update.outlook.accepted.is_some() {
             // A target decides that itself.
             self.is_told_to_rest = self.advice.is_some() && update.outlook.mode != Mode::Speculate;
@@ -359,8 +364,10 @@ impl Verifier {
             (Vec::new(), Vec::new())
         } else {
             self.look_up(learned);
+            self.note_guesses();
             self.choose(tip, base_rows, room)
         };
+        self.note_room(room - base_rows);
         self.end = self.end_ask(learned);
         let choice = self.strategy.choice();
         let taken = match choice {
@@ -620,11 +627,13 @@ impl Verifier {
             let step_us = learned.cost.measured_us(plan.len());
             self.outlook.step_us = step_us.map(|step_us| step_us as u32);
             self.judge_heads(&walked, learned);
+            self.note_step(now, took, &plan.rows, &walked);
             self.commit(now, &walked, learned);
             let ended_at = place(walked.path.last().copied());
             let end =
                 (walked.picks.last()).and_then(|pick| heads::at_end(answers, ended_at, pick.token));
             let evaluated = self.take_end(end, learned);
+            self.note_forecast();
             if self.strategy.heads().nodes > 0 {
                 let expected = learned.cost.estimate_us(plan.len());
                 let times = took.as_micros() as f64 / expected.max(1.0);
@@ -780,6 +789,7 @@ impl Verifier {
             },
             activity,
             walks: self.walks,
+            journal: self.take_journal(),
             ..Report::default()
         })
     }

@@ -101,6 +101,7 @@ pub(crate) fn spec(text: &[u32]) -> SessionSpec {
         shard: Shard::default(),
         is_shared: false,
         history: None,
+        has_journal: false,
     }
 }
 

@@ -112,6 +112,7 @@ fn spec(session: u64, tokens: u32) -> SessionSpec {
         shard: Shard::default(),
         is_shared: false,
         history: None,
+        has_journal: false,
     }
 }
 

@@ -177,6 +177,7 @@ fn spec(rows: u16, asked: &Asked, allowed_len: u32) -> SessionSpec {
         shard: Shard::default(),
         is_shared: false,
         history: None,
+        has_journal: false,
     }
 }
 

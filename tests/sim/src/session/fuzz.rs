@@ -37,6 +37,7 @@ fn spec(role: Role, strategy: Settings, prompt_len: usize, max_len: u32) -> Sess
         shard: Shard::default(),
         is_shared: false,
         history: None,
+        has_journal: false,
     }
 }
 
