@@ -20,6 +20,9 @@ pub(crate) struct Recorder {
 /// Numbers in journals that are kept, at most: they travel in one message.
 const MOST_NUMBERS: usize = 1 << 17;
 
+/// Completions that are kept, at most: a message has no more parts than [`MAX_FIELDS`](proto::codec::MAX_FIELDS).
+const MOST_TEXTS: usize = proto::codec::MAX_FIELDS / 2;
+
 impl Recorder {
     /// Room for this many positions.
     pub(crate) fn new(most: usize) -> Self {
@@ -34,13 +37,14 @@ impl Recorder {
     /// A completion has ended. The oldest ones make room for it.
     pub(crate) fn add(&mut self, temperature: f32, recording: &Recording) {
         let text = outward::recorded(temperature, recording);
-        if text.positions.is_empty() || text.positions.len() > self.most {
+        let is_nothing = text.positions.is_empty() && text.runs.is_empty();
+        if is_nothing || text.positions.len() > self.most || self.most == 0 {
             return;
         }
         self.held += text.positions.len();
         self.numbers += numbers(&text);
         self.texts.push_back(text);
-        while self.held > self.most
+        while (self.held > self.most || self.texts.len() > MOST_TEXTS)
             && let Some(oldest) = self.texts.pop_front()
         {
             self.held -= oldest.positions.len();
@@ -54,6 +58,8 @@ impl Recorder {
             self.numbers -= numbers(text);
             text.runs.clear();
         }
+        self.texts
+            .retain(|text| !(text.positions.is_empty() && text.runs.is_empty()));
     }
 
     /// The newest completions, oldest first.

@@ -45,7 +45,12 @@ pub(crate) struct Sequence {
     pub(crate) scratch: Vec<u32>,
     /// The rows of the scratch region, by slot.
     slots: Vec<Option<Held>>,
+    /// By the index of a node: the newest generation that had a row, and its slot then.
+    newest: Vec<Option<(u32, u16)>>,
 }
+
+/// Nodes with an index from here on are looked for in every slot. No tree of a session has so many.
+const INDEXED: usize = 1 << 16;
 
 impl Sequence {
     /// Where an absolute position of the text lies.
@@ -67,9 +72,21 @@ impl Sequence {
 
     /// The slot that holds a node's row.
     pub(crate) fn slot_of(&self, node: NodeId) -> Option<u16> {
-        (0..)
-            .zip(&self.slots)
-            .find_map(|(slot, held)| held.is_some_and(|held| held.node == node).then_some(slot))
+        let holds = |held: &Option<Held>| held.is_some_and(|held| held.node == node);
+        let index = node.index as usize;
+        if index < INDEXED {
+            match self.newest.get(index).copied().flatten() {
+                None => return None,
+                Some((generation, _)) if generation < node.generation => return None,
+                Some((generation, slot)) if generation == node.generation => {
+                    return holds(&self.slots[usize::from(slot)]).then_some(slot);
+                }
+                // An older one may still have its row.
+                Some(_) => {}
+            }
+        }
+        let mut slots = (0..).zip(&self.slots);
+        slots.find_map(|(slot, held)| holds(held).then_some(slot))
     }
 
     /// What the row in a slot hangs from.
@@ -86,30 +103,52 @@ impl Sequence {
     /// Enters a computed row.
     pub(crate) fn hold(&mut self, slot: u16, held: Held) {
         self.slots[usize::from(slot)] = Some(held);
+        let NodeId { index, generation } = held.node;
+        let index = index as usize;
+        if index < INDEXED {
+            if self.newest.len() <= index {
+                self.newest.resize(index + 1, None);
+            }
+            let newest = &mut self.newest[index];
+            if newest.is_none_or(|(newest, _)| newest <= generation) {
+                *newest = Some((generation, slot));
+            }
+        }
     }
 
     /// Drops every tree row.
     pub(crate) fn drop_rows(&mut self) {
         self.slots.fill(None);
+        self.newest.clear();
     }
 
     /// Drops rows until each row's parent is held.
     fn drop_orphans(&mut self) {
-        loop {
-            let mut changed = false;
-            for i in 0..self.slots.len() {
-                if let Some(Held {
-                    parent: Some(parent),
-                    ..
-                }) = self.slots[i]
-                    && self.slots[usize::from(parent)].is_none()
-                {
-                    self.slots[i] = None;
-                    changed = true;
+        // Whether the row in a slot is known to hang from the text, or not to.
+        let mut hangs: Vec<Option<bool>> = vec![None; self.slots.len()];
+        let mut path: Vec<usize> = Vec::new();
+        for slot in 0..self.slots.len() {
+            let mut at = slot;
+            let is_held = loop {
+                if let Some(known) = hangs[at] {
+                    break known;
                 }
-            }
-            if !changed {
-                return;
+                let Some(held) = self.slots[at] else {
+                    break false;
+                };
+                // So that a walk ends whatever parents are.
+                hangs[at] = Some(true);
+                path.push(at);
+                match held.parent {
+                    None => break true,
+                    Some(parent) => at = usize::from(parent),
+                }
+            };
+            for at in path.drain(..) {
+                hangs[at] = Some(is_held);
+                if !is_held {
+                    self.slots[at] = None;
+                }
             }
         }
     }
@@ -138,6 +177,7 @@ impl Sequences {
                 pages: Vec::new(),
                 scratch: (first..first + each).map(page).collect(),
                 slots: vec![None; usize::from(scratch_rows)],
+                newest: Vec::new(),
             }
         };
         Sequences {

@@ -503,3 +503,39 @@ fn recorded_positions_arrive_as_they_were_and_others_are_refused() {
     wrong(|position| position.q = vec![1; 13], "q");
     wrong(|position| position.q[1] = 65_536, "q");
 }
+
+#[test]
+fn recorded_steps_arrive_as_they_were_and_others_are_refused() {
+    let run = Run {
+        strategy: Settings::new("auto").with("rows", 5.0),
+        room: 40,
+        steps: journal(),
+    };
+    let mut recording = Recording::new(8);
+    recording.extend_run(Term(3), &run.steps, || Run {
+        steps: Vec::new(),
+        ..run.clone()
+    });
+    let sent = outward::recorded(0.5, &recording).runs.remove(0);
+    assert_eq!(inward::run(over_the_wire(&sent)).unwrap(), run);
+    let wrong = |change: fn(&mut v1::Journal), field: &str| {
+        let mut changed = sent.clone();
+        change(changed.journal.as_mut().unwrap());
+        let error = inward::run(changed).unwrap_err().to_string();
+        assert!(error.starts_with(field), "{error}");
+    };
+    wrong(|journal| journal.rooms.truncate(1), "journal is 2 steps");
+    wrong(|journal| journal.edges.truncate(1), "journal is 2 steps");
+    wrong(|journal| journal.edges[0] = f32::NAN, "journal.edges");
+    wrong(|journal| journal.rescored_edges[0] = 1.5, "journal.edges");
+    wrong(|journal| journal.rooms[1] = 1 << 16, "journal.rooms");
+    wrong(|journal| journal.pick_counts[1] = 2, "journal.pick_counts");
+    wrong(
+        |journal| journal.node_counts[0] = 1,
+        "journal is 1 numbers of no step",
+    );
+    wrong(
+        |journal| journal.picks = vec![0; 1 << 17],
+        "journal is 2 steps with",
+    );
+}

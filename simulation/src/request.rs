@@ -317,7 +317,7 @@ impl Task {
         // Some requests share their texts, some of them with few others.
         let shared = self.id.0 % 5;
         let relay = relay.with_history((shared > 0).then_some(HistoryKey([shared as u8; 32])));
-        let relay = relay.with_recording(if self.id.0 % 3 == 0 { 1 << 10 } else { 0 });
+        let relay = relay.with_recording(usize::from(self.id.0.is_multiple_of(3)) << 10);
         let patience = Patience {
             failover: home.failover_wait,
             client: home.park_after,

@@ -36,6 +36,7 @@ mod logprobs;
 pub mod lookup;
 pub mod message;
 pub mod misses;
+mod node_map;
 pub mod numbering;
 pub mod recording;
 pub mod relay;

@@ -10,6 +10,7 @@ use crate::duty::Source;
 use crate::groups::Groups;
 use crate::limits::{MAX_GROUPS_PER_UPDATE, MAX_NODES_PER_UPDATE, MAX_TREE};
 use crate::message::{NodeBatch, NodeNumber, Origin, Prob16, ROOT};
+use crate::node_map::NodeMap;
 use crate::tree::{Committed, Graft, Grafted, Node, NodeId, Tree};
 
 /// A message that a correct peer would not send.
@@ -82,7 +83,10 @@ enum Place {
 #[derive(Clone, Debug, Default)]
 pub struct Inbound {
     watermark: NodeNumber,
-    places: BTreeMap<NodeNumber, Place>,
+    /// By their numbers, ascending.
+    places: Vec<(NodeNumber, Place)>,
+    /// No number stands for a place in the text before this position.
+    oldest: u32,
     foreseen: u32,
     /// Who foresaw the last of those tokens, and with which rank.
     foreseen_by: (Source, u8),
@@ -111,17 +115,17 @@ impl Inbound {
         if self.places.len() + batch.len() > MAX_NAMES {
             return Err(PeerError::TooManyNames(self.places.len() + batch.len()));
         }
-        let mut named = Vec::new();
+        let mut named = Vec::with_capacity(batch.tokens.len());
         for at in 0..batch.len() {
             let id = batch.first_id + at as NodeNumber;
             let (parent_node, position) = match batch.parents[at] {
                 ROOT => (None, sender_len),
-                parent => match self.places.get(&parent) {
-                    Some(&Place::Node(node)) => match tree.get(node) {
+                parent => match self.place(parent) {
+                    Some(Place::Node(node)) => match tree.get(node) {
                         Some(found) => (Some(node), found.position + 1),
                         None => continue,
                     },
-                    Some(&Place::Text(position)) => (None, position + 1),
+                    Some(Place::Text(position)) => (None, position + 1),
                     // It was named, and has been decided since: the branch below it is void.
                     None => continue,
                 },
@@ -154,14 +158,39 @@ impl Inbound {
                     Place::Node(grafted.id())
                 }
             };
-            self.places.insert(id, place);
+            // Numbers only grow.
+            self.places.push((id, place));
+            self.note(place);
         }
         if !batch.tokens.is_empty() {
             self.watermark = batch.first_id + (batch.len() as NodeNumber - 1);
         }
-        self.places
-            .retain(|_, place| !matches!(place, Place::Text(position) if *position < sender_len));
+        if self.oldest < sender_len {
+            let mut oldest = u32::MAX;
+            self.places.retain(|(_, place)| match *place {
+                Place::Node(_) => true,
+                Place::Text(position) if position < sender_len => false,
+                Place::Text(position) => {
+                    oldest = oldest.min(position);
+                    true
+                }
+            });
+            self.oldest = oldest;
+        }
         Ok(named)
+    }
+
+    fn place(&self, number: NodeNumber) -> Option<Place> {
+        let at = self
+            .places
+            .binary_search_by_key(&number, |&(number, _)| number);
+        Some(self.places[at.ok()?].1)
+    }
+
+    fn note(&mut self, place: Place) {
+        if let Place::Text(position) = place {
+            self.oldest = self.oldest.min(position);
+        }
     }
 
     fn check(&self, batch: &NodeBatch, vocab: u32) -> Result<(), PeerError> {
@@ -233,7 +262,7 @@ impl Inbound {
         let len = tree.committed_len();
         let parent = |number: NodeNumber| match number {
             ROOT => (sender_len == len).then_some(None),
-            _ => match *self.places.get(&number)? {
+            _ => match self.place(number)? {
                 Place::Node(id) => tree.get(id).map(|_| Some(id)),
                 Place::Text(position) => (position + 1 == len).then_some(None),
             },
@@ -256,30 +285,35 @@ impl Inbound {
 
     /// The live node a number stands for.
     pub fn node(&self, id: NodeNumber) -> Option<NodeId> {
-        match self.places.get(&id) {
-            Some(&Place::Node(node)) => Some(node),
-            Some(&Place::Text(_)) | None => None,
+        match self.place(id) {
+            Some(Place::Node(node)) => Some(node),
+            Some(Place::Text(_)) | None => None,
         }
     }
 
     /// Follows a commit of the receiver's own tree.
     pub fn committed<P>(&mut self, committed: &Committed<P>) {
-        let matched: BTreeMap<NodeId, u32> = committed
-            .matched
-            .iter()
-            .map(|(id, node)| (*id, node.position))
-            .collect();
-        let removed: BTreeSet<NodeId> = committed.removed.iter().map(|(id, _)| *id).collect();
-        self.places.retain(|_, place| match *place {
+        let removed: NodeMap<()> = committed.removed.iter().map(|&(id, _)| id).collect();
+        let matched = |id| {
+            let found = committed
+                .matched
+                .iter()
+                .find(|&&(matched, _)| matched == id);
+            found.map(|(_, node)| node.position)
+        };
+        let mut oldest = self.oldest;
+        self.places.retain_mut(|(_, place)| match *place {
             Place::Text(_) => true,
-            Place::Node(id) => match matched.get(&id) {
-                Some(&position) => {
+            Place::Node(id) if removed.get(id).is_some() => false,
+            Place::Node(id) => {
+                if let Some(position) = matched(id) {
                     *place = Place::Text(position);
-                    true
+                    oldest = oldest.min(position);
                 }
-                None => !removed.contains(&id),
-            },
+                true
+            }
         });
+        self.oldest = oldest;
     }
 }
 
@@ -316,7 +350,7 @@ struct Known {
 #[derive(Clone, Debug, Default)]
 pub struct Outbound {
     last_id: NodeNumber,
-    known: BTreeMap<NodeId, Known>,
+    known: NodeMap<Known>,
     /// The numbers of the groups that were sent.
     told: BTreeSet<u64>,
     /// What was sent of nodes.
@@ -335,15 +369,15 @@ const RESCORE_STEP: u16 = 1600;
 impl Outbound {
     /// Notes that the other side has sent this node or its edge, so that neither is sent back.
     pub fn received(&mut self, id: NodeId, edge: Prob16) {
-        self.known
-            .entry(id)
-            .and_modify(|known| known.edge = edge)
-            .or_insert(Known { id: None, edge });
+        match self.known.get_mut(id) {
+            Some(known) => known.edge = edge,
+            None => self.known.insert(id, Known { id: None, edge }),
+        }
     }
 
     /// Forgets nodes that are gone.
     pub fn committed<P>(&mut self, tree: &Tree<P>) {
-        self.known.retain(|&id, _| tree.get(id).is_some());
+        self.known.retain(|id| tree.get(id).is_some());
         self.surprisals.retain(|&id, _| tree.get(id).is_some());
     }
 
@@ -364,7 +398,7 @@ impl Outbound {
             let number = match parent {
                 None => Some(ROOT),
                 Some(id) => (tree.get(id))
-                    .and_then(|_| self.known.get(&id))
+                    .and_then(|_| self.known.get(id))
                     .and_then(|known| known.id),
             };
             if let Some(number) = number
@@ -386,7 +420,7 @@ impl Outbound {
     ) -> Vec<(NodeNumber, Surprisal)> {
         let mut batch = Vec::new();
         for (id, node) in tree.iter() {
-            let number = self.known.get(&id).and_then(|known| known.id);
+            let number = self.known.get(id).and_then(|known| known.id);
             let (Some(surprisal), Some(number)) = (of(&node.payload), number) else {
                 continue;
             };
@@ -411,19 +445,25 @@ impl Outbound {
     ) -> (NodeBatch, Vec<(NodeNumber, Prob16)>) {
         let room = room.min(MAX_NODES_PER_UPDATE);
         let mut rescored = Vec::new();
-        let mut unsent: Vec<(NodeId, &Node<P>)> = Vec::new();
+        // By what they are sorted.
+        let mut unsent: Vec<(f32, u32, NodeId)> = Vec::new();
         let is_same_limit = self.min_path.to_bits() == min_path.to_bits();
         let changes = tree.changes(self.seen);
         let ids = match changes.filter(|_| is_same_limit && !self.is_behind) {
-            Some(changes) => changes.iter().copied().collect::<BTreeSet<_>>(),
+            Some(changes) => {
+                let mut ids = changes.to_vec();
+                ids.sort_unstable();
+                ids.dedup();
+                ids
+            }
             None => tree.iter().map(|(id, _)| id).collect(),
         };
         (self.seen, self.min_path, self.is_behind) = (tree.change_count(), min_path, false);
         for id in ids {
             let Some(node) = tree.get(id) else { continue };
             let edge = Prob16::from_f32(node.edge());
-            match self.known.get_mut(&id) {
-                None if node.path() >= min_path => unsent.push((id, node)),
+            match self.known.get_mut(id) {
+                None if node.path() >= min_path => unsent.push((node.path(), node.position, id)),
                 None => {}
                 Some(known) if known.edge.0.abs_diff(edge.0) < RESCORE_STEP => {}
                 Some(Known {
@@ -433,24 +473,35 @@ impl Outbound {
                     *known_edge = edge;
                     rescored.push((*number, edge));
                 }
-                Some(Known { id: None, .. }) => unsent.push((id, node)),
+                Some(Known { id: None, .. }) => unsent.push((node.path(), node.position, id)),
             }
         }
-        unsent.sort_by(|(a_id, a), (b_id, b)| {
-            (b.path().total_cmp(&a.path()))
-                .then(a.position.cmp(&b.position))
+        unsent.sort_unstable_by(|(a_path, a, a_id), (b_path, b, b_id)| {
+            (b_path.total_cmp(a_path))
+                .then(a.cmp(b))
                 .then(a_id.cmp(b_id))
         });
         let mut batch = NodeBatch {
             first_id: self.last_id.saturating_add(1),
             ..NodeBatch::default()
         };
-        'unsent: for (id, _) in unsent {
+        let more = unsent.len().min(room);
+        batch.parents.reserve(more);
+        batch.tokens.reserve(more);
+        batch.edges.reserve(more);
+        batch.owners.reserve(more);
+        batch
+            .origins
+            .reserve(if origin.is_some() { more } else { 0 });
+        let mut unnamed: Vec<(NodeId, &Node<P>)> = Vec::new();
+        'unsent: for (_, _, id) in unsent {
             // The other side may know an ancestor only by its own number; then it gets one of ours first.
-            let mut unnamed: Vec<(NodeId, &Node<P>)> = tree
-                .ancestors(id)
-                .take_while(|(id, _)| self.known.get(id).is_none_or(|known| known.id.is_none()))
-                .collect();
+            unnamed.clear();
+            unnamed.extend(
+                (tree.ancestors(id)).take_while(|(id, _)| {
+                    self.known.get(*id).is_none_or(|known| known.id.is_none())
+                }),
+            );
             while let Some((id, node)) = unnamed.pop() {
                 // The upper part of a branch is worth sending even if the rest has to wait.
                 if batch.len() >= room {
@@ -459,7 +510,7 @@ impl Outbound {
                 }
                 let parent = match node.parent {
                     None => ROOT,
-                    Some(parent) => match self.known.get(&parent).and_then(|known| known.id) {
+                    Some(parent) => match self.known.get(parent).and_then(|known| known.id) {
                         Some(parent) => parent,
                         None => break,
                     },

@@ -52,6 +52,8 @@ pub struct Replica<X> {
     pub(crate) groups: Groups,
     /// Positions of the text that the cache holds.
     pub(crate) cached: u32,
+    /// Nodes whose rows it holds.
+    held: usize,
     inbound: Inbound,
     ops: Vec<CacheOp>,
 }
@@ -68,6 +70,7 @@ impl<X: Clone + Default> Replica<X> {
             groups: Groups::default(),
             // The last token is computed again, because its row has to answer.
             cached: cached.min(len_u32(&spec.text).saturating_sub(1)),
+            held: 0,
             inbound: Inbound::default(),
             ops: Vec::new(),
         }
@@ -80,9 +83,13 @@ impl<X: Clone + Default> Replica<X> {
 
     /// Tree rows that the cache holds once the pending operations are done.
     pub(crate) fn rows_held(&self) -> usize {
-        (self.tree.iter())
-            .filter(|(_, node)| node.payload.computed)
-            .count()
+        debug_assert_eq!(
+            self.held,
+            (self.tree.iter())
+                .filter(|(_, node)| node.payload.computed)
+                .count()
+        );
+        self.held
     }
 
     /// See [`Inbound::foreseen`].
@@ -142,6 +149,8 @@ impl<X: Clone + Default> Replica<X> {
         let up_to_date = self.cached == self.len();
         self.text.extend_from_slice(tokens);
         let committed = self.tree.commit(tokens);
+        let gone = committed.matched.iter().chain(&committed.removed);
+        self.held -= gone.filter(|(_, node)| node.payload.computed).count();
         self.inbound.committed(&committed);
         self.groups.committed(&committed, &self.tree);
         let keep: Vec<NodeId> = if up_to_date {
@@ -231,6 +240,7 @@ impl<X: Clone + Default> Replica<X> {
         if self.cached >= self.len() {
             self.cached = self.len().saturating_sub(1);
             self.ops.push(CacheOp::Shorten(self.cached));
+            self.held = 0;
             for id in self.tree.iter().map(|(id, _)| id).collect::<Vec<_>>() {
                 if let Some(row) = self.tree.payload_mut(id) {
                     row.computed = false;
@@ -279,16 +289,20 @@ impl<X: Clone + Default> Replica<X> {
     pub(crate) fn computed(&mut self, plan: &StepPlan) {
         self.cached += plan.append.len() as u32;
         for row in &plan.rows {
-            if let Some(payload) = self.tree.payload_mut(row.node) {
-                payload.computed = true;
+            if let Some(payload) = self.tree.payload_mut(row.node)
+                && !core::mem::replace(&mut payload.computed, true)
+            {
+                self.held += 1;
             }
         }
     }
 
     pub(crate) fn drop_rows(&mut self, rows: Vec<NodeId>) {
         for &id in &rows {
-            if let Some(row) = self.tree.payload_mut(id) {
-                row.computed = false;
+            if let Some(row) = self.tree.payload_mut(id)
+                && core::mem::replace(&mut row.computed, false)
+            {
+                self.held -= 1;
             }
         }
         if !rows.is_empty() {

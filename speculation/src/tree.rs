@@ -5,7 +5,9 @@
 //! length. Scores are probabilities: the *edge* of a node estimates how likely its token is committed given that its
 //! parent is, the *path* is the product of the edges from the root down.
 
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 pub use decode::NodeId;
 
@@ -104,10 +106,15 @@ pub struct Tree<P> {
     changes: Vec<NodeId>,
     /// Number of changes before those.
     forgotten: u64,
+    /// Empty lists of children of nodes that are gone, for those to come.
+    lists: Vec<Vec<NodeId>>,
 }
 
 /// Changes that are remembered at least.
 const CHANGES: usize = 1024;
+
+/// Empty lists that are kept, at most.
+const LISTS: usize = 256;
 
 impl<P> Tree<P> {
     /// An empty tree behind `committed_len` committed tokens.
@@ -120,6 +127,7 @@ impl<P> Tree<P> {
             len: 0,
             changes: Vec::new(),
             forgotten: 0,
+            lists: Vec::new(),
         }
     }
 
@@ -297,11 +305,16 @@ impl<P> Tree<P> {
         };
         match parent {
             None => self.roots.push(id),
-            Some(parent) => self
-                .node_mut(parent)
-                .expect("the parent was live a moment ago")
-                .children
-                .push(id),
+            Some(parent) => {
+                let node = self.slots[parent.index as usize].node.as_mut();
+                let children = &mut node.expect("the parent was live a moment ago").children;
+                if children.capacity() == 0
+                    && let Some(list) = self.lists.pop()
+                {
+                    *children = list;
+                }
+                children.push(id);
+            }
         }
         self.len += 1;
         self.changed(id);
@@ -322,8 +335,8 @@ impl<P> Tree<P> {
     }
 
     fn refresh_paths(&mut self, top: NodeId, parent_path: f32) {
-        let mut stack = alloc::vec![(top, parent_path)];
-        while let Some((id, above)) = stack.pop() {
+        let (mut next, mut stack) = (Some((top, parent_path)), Vec::new());
+        while let Some((id, above)) = next.take().or_else(|| stack.pop()) {
             let Some(node) = self.node_mut(id) else {
                 continue;
             };
@@ -337,15 +350,22 @@ impl<P> Tree<P> {
         }
     }
 
-    fn remove_below(&mut self, mut stack: Vec<NodeId>) -> Vec<(NodeId, Node<P>)> {
-        let mut removed = Vec::new();
+    fn remove_below(&mut self, mut stack: Vec<NodeId>, removed: &mut Vec<(NodeId, Node<P>)>) {
         while let Some(id) = stack.pop() {
             if let Some(mut node) = self.take(id) {
-                stack.append(&mut node.children);
+                let mut children = core::mem::take(&mut node.children);
+                stack.append(&mut children);
+                self.recycle(children);
                 removed.push((id, node));
             }
         }
-        removed
+    }
+
+    /// Keeps an empty list for later.
+    fn recycle(&mut self, list: Vec<NodeId>) {
+        if list.capacity() > 0 && self.lists.len() < LISTS {
+            self.lists.push(list);
+        }
     }
 
     fn take(&mut self, id: NodeId) -> Option<Node<P>> {
@@ -370,7 +390,7 @@ impl<P> Tree<P> {
     /// last of them is rolled back, and the rest hangs off the new end of the text.
     pub fn commit(&mut self, tokens: &[u32]) -> Committed<P> {
         let mut matched = Vec::new();
-        let mut removed = Vec::new();
+        let mut removed = Vec::with_capacity(if tokens.is_empty() { 0 } else { self.len });
         let mut hit = true;
         for &token in tokens {
             let chosen = if hit { self.child(None, token) } else { None };
@@ -381,10 +401,12 @@ impl<P> Tree<P> {
                 .filter(|&id| Some(id) != chosen)
                 .collect();
             self.roots.clear();
-            removed.append(&mut self.remove_below(losers));
+            self.remove_below(losers, &mut removed);
             match chosen.and_then(|id| self.take(id).map(|node| (id, node))) {
                 Some((id, mut node)) => {
-                    self.roots = core::mem::take(&mut node.children);
+                    let roots =
+                        core::mem::replace(&mut self.roots, core::mem::take(&mut node.children));
+                    self.recycle(roots);
                     matched.push((id, node));
                 }
                 None => hit = false,
@@ -432,24 +454,47 @@ impl<P> Tree<P> {
     /// its children, leaving out what scores below `min_path`.
     pub fn best_below(&self, top: Option<NodeId>, limit: usize, min_path: f32) -> Vec<NodeId> {
         let mut chosen = Vec::new();
-        let mut frontier: Vec<NodeId> = self.children(top).to_vec();
-        while chosen.len() < limit {
-            let best = frontier
-                .iter()
-                .enumerate()
-                .filter_map(|(at, &id)| self.get(id).map(|node| (at, id, node)))
-                .filter(|(_, _, node)| node.path >= min_path)
-                .max_by(|(_, a_id, a), (_, b_id, b)| {
-                    a.path.total_cmp(&b.path).then(b_id.cmp(a_id))
-                });
-            let Some((at, id, node)) = best else { break };
+        let open = |&id: &NodeId| {
+            let path = self.get(id)?.path;
+            (path >= min_path).then_some(Open { path, id })
+        };
+        let mut frontier: BinaryHeap<Open> = self.children(top).iter().filter_map(open).collect();
+        while chosen.len() < limit
+            && let Some(Open { id, .. }) = frontier.pop()
+        {
             chosen.push(id);
-            frontier.swap_remove(at);
-            frontier.extend_from_slice(&node.children);
+            frontier.extend(self.children(Some(id)).iter().filter_map(open));
         }
         chosen
     }
 }
+
+/// A node that could be chosen next: the one with the best path, of equals the one that is earlier in the arena.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    path: f32,
+    id: NodeId,
+}
+
+impl Ord for Open {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.path.total_cmp(&other.path)).then(other.id.cmp(&self.id))
+    }
+}
+
+impl PartialOrd for Open {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Open {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Open {}
 
 fn sane(probability: f32) -> f32 {
     if probability.is_nan() {

@@ -95,6 +95,23 @@ pub(crate) struct EvaluateArgs {
     /// Texts that the target continues for the profile, at each temperature
     #[arg(long, value_name = "N", default_value_t = 32, requires = "profile", value_parser = clap::value_parser!(u32).range(1..=1024))]
     profile_texts: u32,
+    /// Temperatures that the profile is recorded at, ascending
+    #[arg(
+        long,
+        value_name = "T,...",
+        value_delimiter = ',',
+        default_values_t = [0.0_f32, 1.0],
+        requires = "profile"
+    )]
+    profile_temperatures: Vec<f32>,
+    /// What the draft knows of the target's noise: all of it, as under the rule exact, or nothing, as under rejection
+    #[arg(
+        long,
+        value_name = "NOISE",
+        default_value = "shared",
+        requires = "profile"
+    )]
+    profile_noise: profile::DraftNoise,
 }
 
 /// What every measurement needs to know.
@@ -173,6 +190,8 @@ fn record(
         name: &args.profile_name,
         source: source.into_owned(),
         texts: args.profile_texts as usize,
+        temperatures: &args.profile_temperatures,
+        noise: args.profile_noise,
     };
     let profile = profile::record(&mut family, documents, settings, &what)?;
     fs::write(file, profile.to_json())

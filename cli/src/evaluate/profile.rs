@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result, ensure};
 use decode::Sampler;
-use decode::sampling::{Guess, NotFinite, SamplingParams};
+use decode::sampling::{Drawn, Guess, JudgeNoise, NotFinite, SamplingParams};
 use engine::synthetic::{Class, Gap, Position, Profile, Q_BUCKETS, QualifierPick};
 use engine::{Backend, SeqId};
 use text::Special;
@@ -17,8 +17,6 @@ use super::family::{CHUNK, Family, append};
 use super::text_file::Document;
 use crate::console::Progress;
 
-/// Temperatures that a profile is recorded at.
-const TEMPERATURES: [f32; 2] = [0.0, 1.0];
 /// Guesses at a position: as many as the widest strategy asks for.
 const GUESSES: usize = 24;
 /// Tokens that the target writes behind a prompt, and positions that are replayed in one go.
@@ -34,6 +32,22 @@ pub(super) struct Recorded<'a> {
     pub(super) source: String,
     /// Texts to continue, at each temperature.
     pub(super) texts: usize,
+    /// Ascending.
+    pub(super) temperatures: &'a [f32],
+    /// What the draft knows of the target's noise.
+    pub(super) noise: DraftNoise,
+}
+
+/// What a draft knows of the target's noise, at temperatures above 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum DraftNoise {
+    /// All of it, as under the rule `exact`.
+    #[default]
+    Shared,
+    /// Nothing, as under the rule `rejection` and in SSD (arXiv 2603.03251): its first guess is drawn from its own distribution and
+    /// accepted with min(1, p/q); where it is not, the text goes on with a token of the residual, and the other guesses are the
+    /// draft's likeliest.
+    Independent,
 }
 
 /// Records a profile from texts all over `documents`.
@@ -52,10 +66,10 @@ pub(super) fn record(
     );
     let every = documents.len().div_ceil(what.texts).max(1);
     let chosen: Vec<&Document> = documents.iter().step_by(every).collect();
-    let progress = Progress::counted(chosen.len() * TEMPERATURES.len(), "recording");
+    let progress = Progress::counted(chosen.len() * what.temperatures.len(), "recording");
     let mut classes = Vec::new();
-    for temperature in TEMPERATURES {
-        let mut recording = Recording::new(family, settings);
+    for &temperature in what.temperatures {
+        let mut recording = Recording::new(family, settings, what.noise);
         for (number, document) in chosen.iter().enumerate() {
             let params = SamplingParams {
                 temperature,
@@ -69,10 +83,14 @@ pub(super) fn record(
     }
     progress.clear();
     let about = format!(
-        "{}, continued by the target for up to {TOKENS} tokens each; {} texts at each temperature, seed {}",
+        "{}, continued by the target for up to {TOKENS} tokens each; {} texts at each temperature, seed {}{}",
         what.source,
         chosen.len(),
-        settings.seed
+        settings.seed,
+        match what.noise {
+            DraftNoise::Shared => "",
+            DraftNoise::Independent => "; drafts draw with noise of their own",
+        }
     );
     let profile = Profile::new(what.name.to_owned(), about, GUESSES, TOKENS, classes);
     profile.context("what was recorded is not a profile")
@@ -83,17 +101,19 @@ struct Recording<'a> {
     family: &'a mut Family,
     sampler: Sampler,
     window: usize,
+    noise: DraftNoise,
     positions: Vec<Position>,
     /// By place and bucket: sum of the draft's probabilities, and how many they are.
     q: Vec<[(f64, u32); Q_BUCKETS]>,
 }
 
 impl Recording<'_> {
-    fn new(family: &mut Family, settings: Settings) -> Recording<'_> {
+    fn new(family: &mut Family, settings: Settings, noise: DraftNoise) -> Recording<'_> {
         Recording {
             sampler: Sampler::new(family.vocabulary),
             family,
             window: settings.window,
+            noise,
             positions: Vec::new(),
             q: vec![[(0.0, 0); Q_BUCKETS]; GUESSES],
         }
@@ -152,8 +172,21 @@ impl Recording<'_> {
             let logits = &logits[..self.family.vocabulary as usize];
             (self.sampler).guesses(logits, params, position, GUESSES, guesses)?;
         }
+        let mut token = found[0].first().ok_or(NotFinite)?.token;
+        if self.noise == DraftNoise::Independent && params.temperature > 0.0 {
+            let [target, _, draft] = &self.family.models;
+            let logits = |output: &[Vec<f32>]| -> Result<Vec<f32>> {
+                let logits = output.last().context("a step gave no logits")?;
+                Ok(logits[..self.family.vocabulary as usize].to_vec())
+            };
+            let (target, draft) = (logits(&target.output)?, logits(&draft.output)?);
+            let drawn = self.sampler.draw(&draft, params, position, 1)?;
+            let noise = JudgeNoise::at(params, position);
+            let picked = (self.sampler).reject(&target, params, position, (&drawn, &noise))?;
+            token = picked.token;
+            found[2] = guesses_of(&drawn);
+        }
         let [target, qualifier, draft] = &found;
-        let token = target.first().ok_or(NotFinite)?.token;
         self.positions.push(seen(token, target, qualifier, draft));
         for (cells, guess) in self.q.iter_mut().zip(draft) {
             let cell = &mut cells[Gap::from_nats(guess.margin.abs()).bucket()];
@@ -181,6 +214,38 @@ impl Recording<'_> {
             positions: self.positions,
         }
     }
+}
+
+/// What a draft that has drawn its guess guesses besides: the likeliest of what it could have drawn. None of them has a lead; how far
+/// they lie behind it is by their probability.
+fn guesses_of(drawn: &Drawn) -> Vec<Guess> {
+    let first = drawn.tokens().next();
+    let mut support: Vec<(u32, u16)> = drawn.support().collect();
+    let total: f32 = support.iter().map(|&(_, weight)| f32::from(weight)).sum();
+    support.sort_by_key(|&(token, weight)| (Some(token) != first, std::cmp::Reverse(weight)));
+    let own = support
+        .first()
+        .map_or(1.0, |&(_, weight)| f32::from(weight));
+    let mut guesses: Vec<Guess> = (support.into_iter().take(GUESSES).enumerate())
+        .map(|(place, (token, weight))| Guess {
+            token,
+            q: f32::from(weight) / total,
+            margin: match place {
+                0 => 0.0,
+                _ => (f32::from(weight) / own).ln().min(0.0),
+            },
+            weight: 0.0,
+        })
+        .collect();
+    // Where it could have drawn fewer, those that are missing are no token.
+    let none = Guess {
+        token: u32::MAX,
+        q: 0.0,
+        margin: guesses.last().map_or(0.0, |last| last.margin),
+        weight: 0.0,
+    };
+    guesses.resize(GUESSES, none);
+    guesses
 }
 
 /// A position from the guesses of the three models, of which the target's first is `token`.

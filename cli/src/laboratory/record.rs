@@ -21,7 +21,7 @@ use crate::console;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  offshoot coordinator --record 32768 ...      # or OFFSHOOT_RECORD=32768 offshoot up
+  offshoot coordinator --record 32768 ...      # or OFFSHOOT_RECORD=32768 in its environment
   offshoot record --connect 127.0.0.1:7000 --out traffic.json
   offshoot advise --recording traffic.json --step-ms target=20,qualifier=7,draft=2
 

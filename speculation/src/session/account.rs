@@ -1,6 +1,5 @@
 //! A proposer's account of the target's misses, see [`MissCause`].
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use decode::NodeId;
@@ -10,6 +9,7 @@ use crate::bypass::Mode;
 use crate::calibration::Calibration;
 use crate::message::Outlook;
 use crate::misses::{MissCause, Misses};
+use crate::node_map::NodeMap;
 use crate::replica::{Held, Replica};
 use crate::tree::Committed;
 
@@ -22,19 +22,39 @@ pub(super) struct MissAccount {
     /// The cause of the newest commit's miss, if it was one.
     newest: Option<MissCause>,
     /// What was ranked below a node and not made, and why.
-    left_out: BTreeMap<Option<NodeId>, Vec<(u32, MissCause)>>,
+    left_out: NodeMap<LeftOut>,
+    /// The same behind the end of the text.
+    left_out_first: Option<LeftOut>,
 }
+
+/// Tokens that were ranked and not made, and why.
+type LeftOut = Vec<(u32, MissCause)>;
 
 /// An advised token makes the others at its position this much less likely, or it has contradicted none.
 const CONTRADICTED: f32 = 0.5;
 
 impl MissAccount {
-    /// A guess was ranked and not made.
-    pub(super) fn left_out(&mut self, parent: Option<NodeId>, token: u32, cause: MissCause) {
-        self.left_out
-            .entry(parent)
-            .or_default()
-            .push((token, cause));
+    /// These guesses were ranked and not made.
+    pub(super) fn left_out(&mut self, parent: Option<NodeId>, more: LeftOut) {
+        if more.is_empty() {
+            return;
+        }
+        let before = match parent {
+            None => self.left_out_first.as_mut(),
+            Some(id) => self.left_out.get_mut(id),
+        };
+        match (before, parent) {
+            (Some(before), _) => before.extend(more),
+            (None, None) => self.left_out_first = Some(more),
+            (None, Some(id)) => self.left_out.insert(id, more),
+        }
+    }
+
+    fn left_out_below(&self, parent: Option<NodeId>) -> Option<&LeftOut> {
+        match parent {
+            None => self.left_out_first.as_ref(),
+            Some(id) => self.left_out.get(id),
+        }
     }
 
     /// The target has committed `fresh`, which the replica does not have yet. `step` counts the draft's steps. Whether the
@@ -93,14 +113,14 @@ impl MissAccount {
                 MissCause::Withheld
             };
         }
-        if let Some(&(_, cause)) = (self.left_out.get(&parent).into_iter().flatten())
+        if let Some(&(_, cause)) = (self.left_out_below(parent).into_iter().flatten())
             .find(|&&(left_out, _)| left_out == token)
         {
             return cause;
         }
         let is_expanded = match parent.and_then(|id| tree.get(id)) {
             Some(node) => node.payload.own.expanded,
-            None => self.left_out.contains_key(&None) || !tree.children(None).is_empty(),
+            None => self.left_out_first.is_some() || !tree.children(None).is_empty(),
         };
         let is_contradicted = path.iter().filter_map(|&id| tree.get(id)).any(|node| {
             node.payload
@@ -121,12 +141,9 @@ impl MissAccount {
         committed: &Committed<Held<Grown>>,
         replica: &Replica<Grown>,
     ) {
-        let root = (committed.matched.last())
+        self.left_out_first = (committed.matched.last())
             .filter(|_| committed.hit)
-            .and_then(|(id, _)| self.left_out.remove(&Some(*id)));
-        self.left_out.remove(&None);
-        self.left_out
-            .retain(|parent, _| parent.is_some_and(|id| replica.tree.get(id).is_some()));
-        self.left_out.extend(root.map(|left_out| (None, left_out)));
+            .and_then(|(id, _)| self.left_out.remove(*id));
+        self.left_out.retain(|id| replica.tree.get(id).is_some());
     }
 }

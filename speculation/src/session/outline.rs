@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::node_map::NodeMap;
 use crate::strategy::{Frontier, Rated};
 use crate::tree::{Node, NodeId, Tree};
 
@@ -12,43 +13,64 @@ pub(super) struct Outline {
     pub(super) places: Vec<(NodeId, Frontier)>,
     /// The best guess at every place, from the end of the text down.
     pub(super) main_chain: Vec<Rated>,
+    /// Where each node stands in `places`.
+    at: NodeMap<usize>,
 }
 
 impl Outline {
-    /// The outline of a tree. `owns` says whether a node is this draft's to expand, `rate` how sure its source is of it.
-    pub(super) fn of<P>(
+    /// Looks at a tree. `owns` says whether a node is this draft's to expand, `rate` how sure its source is of it.
+    pub(super) fn look<P>(
+        &mut self,
         tree: &Tree<P>,
         owns: impl Fn(&Node<P>) -> bool,
         rate: impl Fn(&Node<P>) -> f32,
-    ) -> Self {
-        let mut outline = Outline {
-            places: Vec::with_capacity(tree.len()),
-            main_chain: Vec::new(),
-        };
-        let mut left = alloc::vec![(None, Frontier::TEXT)];
-        while let Some((parent, above)) = left.pop() {
-            let children = tree.children(parent).iter();
-            let mut children: Vec<_> = children
-                .filter_map(|&id| Some((id, tree.get(id)?)))
-                .collect();
+    ) {
+        let Outline {
+            places,
+            main_chain,
+            at,
+        } = self;
+        places.clear();
+        main_chain.clear();
+        let mut left = alloc::vec![(Frontier::TEXT, tree.children(None))];
+        let mut siblings: Vec<(NodeId, &Node<P>)> = Vec::new();
+        while let Some((above, children)) = left.pop() {
+            siblings.clear();
+            siblings.extend(children.iter().filter_map(|&id| Some((id, tree.get(id)?))));
             // Of two that are thought equally likely the earlier one leads, as in `Tree::best_child`.
-            children.sort_by(|(_, a), (_, b)| b.edge().total_cmp(&a.edge()));
-            for (rank, (id, node)) in (0..).zip(children) {
+            let leads = |(_, a): &(NodeId, &Node<P>), (_, b): &(NodeId, &Node<P>)| {
+                b.edge().total_cmp(&a.edge())
+            };
+            if !siblings.is_sorted_by(|a, b| leads(a, b).is_le()) {
+                siblings.sort_by(leads);
+            }
+            for (rank, &(id, node)) in (0..).zip(&siblings) {
                 let place = Frontier {
                     is_own: owns(node),
                     ..above.child(node.path(), rank)
                 };
                 if place.is_on_main_chain() {
-                    outline.main_chain.push(Rated {
+                    main_chain.push(Rated {
                         q: rate(node),
                         path: node.path(),
                     });
                 }
-                outline.places.push((id, place));
-                left.push((Some(id), place));
+                at.insert(id, places.len());
+                places.push((id, place));
+                if !node.children().is_empty() {
+                    left.push((place, node.children()));
+                }
             }
         }
-        outline
+    }
+
+    /// The place of a node; that of the end of the text for one that was not there.
+    pub(super) fn place(&self, node: Option<NodeId>) -> Frontier {
+        let place = node.and_then(|id| {
+            let place = self.places.get(*self.at.get(id)?);
+            place.filter(|(found, _)| *found == id)
+        });
+        place.map_or(Frontier::TEXT, |(_, place)| *place)
     }
 }
 
@@ -76,11 +98,10 @@ mod tests {
         let side = graft(&mut tree, Some(best), 4, 0.2);
         let behind = graft(&mut tree, Some(side), 5, 0.9);
         let other = graft(&mut tree, Some(weak), 6, 0.9);
-        let outline = Outline::of(&tree, |node| node.token != 6, |node| node.edge() / 2.0);
+        let mut outline = Outline::default();
+        outline.look(&tree, |node| node.token != 6, |node| node.edge() / 2.0);
         let place = |id| {
-            let (_, place) = *(outline.places.iter())
-                .find(|(at, _)| *at == id)
-                .expect("every node is there");
+            let place = outline.place(Some(id));
             (
                 place.depth,
                 place.rank,
@@ -109,7 +130,8 @@ mod tests {
         let mut tree = Tree::new(0);
         let first = graft(&mut tree, None, 8, 0.5);
         graft(&mut tree, None, 9, 0.5);
-        let outline = Outline::of(&tree, |_| true, |_| 1.0);
+        let mut outline = Outline::default();
+        outline.look(&tree, |_| true, |_| 1.0);
         let on_chain: Vec<NodeId> = (outline.places.iter())
             .filter(|(_, place)| place.is_on_main_chain())
             .map(|&(id, _)| id)

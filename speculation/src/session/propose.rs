@@ -1,6 +1,5 @@
 //! The duty to propose: grows the tree best-first, whatever the target is doing.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use decode::{Answer, Guess, NodeId, Rule, StepPlan};
@@ -70,6 +69,8 @@ pub(super) struct Proposer {
     root_expanded: bool,
     /// Behind the end of the text.
     root_spare: Spare,
+    /// There was one anywhere.
+    has_spares: bool,
     pub(super) outbound: Outbound,
     /// Steps since the last commit.
     round_steps: u16,
@@ -124,6 +125,7 @@ impl Proposer {
             outlook: Outlook::default(),
             root_expanded: false,
             root_spare: Spare::default(),
+            has_spares: false,
             outbound: Outbound::default(),
             round_steps: 0,
             levels_before: 0,
@@ -226,7 +228,7 @@ impl Proposer {
             return;
         }
         let Shard { index, count } = self.shard;
-        self.outline = Outline::of(
+        self.outline.look(
             &self.replica.tree,
             |node| node.owner % count.max(1) == index,
             |node| match node.payload.own.guess {
@@ -339,12 +341,18 @@ impl Proposer {
                 (worth >= self.growth.min_path).then_some((worth, id))
             })
             .collect();
-        candidates.sort_by(|(a, a_id), (b, b_id)| b.total_cmp(a).then(a_id.cmp(b_id)));
         let base_rows = if self.root_expanded { 0 } else { 1 };
         let width = usize::from(self.growth.width)
             .saturating_sub(base_rows)
             .min(room);
-        candidates.truncate(width);
+        let better = |(a, a_id): &(f32, NodeId), (b, b_id): &(f32, NodeId)| {
+            b.total_cmp(a).then(a_id.cmp(b_id))
+        };
+        if width < candidates.len() {
+            candidates.select_nth_unstable_by(width, better);
+            candidates.truncate(width);
+        }
+        candidates.sort_unstable_by(better);
         let worth: Vec<f64> = candidates.iter().map(|(p, _)| f64::from(*p)).collect();
         candidates.truncate(self.strategy().expands(&worth, &round));
         candidates
@@ -354,19 +362,17 @@ impl Proposer {
     /// worth.
     fn with_ancestors(&self, nodes: &[(f32, NodeId)], room: usize) -> (Vec<NodeId>, Vec<f64>) {
         let tree = &self.replica.tree;
-        let mut taken = BTreeSet::new();
-        let mut rows = Vec::new();
+        let mut rows: Vec<NodeId> = Vec::new();
         let mut values = Vec::new();
         for &(worth, id) in nodes {
             let mut missing: Vec<NodeId> = tree
                 .ancestors(id)
-                .take_while(|(id, node)| !node.payload.computed && !taken.contains(id))
+                .take_while(|(id, node)| !node.payload.computed && !rows.contains(id))
                 .map(|(id, _)| id)
                 .collect();
             // What does not fit is cut off at the bottom: a branch deeper than the room still advances by a few rows.
             missing.reverse();
             missing.truncate(room - rows.len());
-            taken.extend(missing.iter().copied());
             values.resize(values.len() + missing.len(), f64::from(worth));
             rows.append(&mut missing);
         }
@@ -455,7 +461,7 @@ impl Proposer {
         guesses: &[Guess],
         calibration: &Calibration,
     ) {
-        let place = self.place(parent);
+        let place = self.outline.place(parent);
         let wanted = (self.strategy()).children(&place, guesses, &self.round_now());
         let wanted = wanted.min(guesses.len());
         self.make(parent, owner, &guesses[..wanted], 0, calibration);
@@ -470,16 +476,8 @@ impl Proposer {
         self.set_spare(parent, spare);
     }
 
-    fn place(&self, node: Option<NodeId>) -> Frontier {
-        let Some(id) = node else {
-            return Frontier::TEXT;
-        };
-        (self.outline.places.iter())
-            .find(|(other, _)| *other == id)
-            .map_or(Frontier::TEXT, |(_, place)| *place)
-    }
-
     fn set_spare(&mut self, parent: Option<NodeId>, spare: Spare) {
+        self.has_spares |= !spare.ranked.is_empty();
         match parent {
             None => self.root_spare = spare,
             Some(id) => {
@@ -492,6 +490,9 @@ impl Proposer {
 
     /// Makes guesses that were ranked before and are wanted only now.
     fn make_spares(&mut self, learned: &mut Learned) {
+        if !self.has_spares {
+            return;
+        }
         let tree = &self.replica.tree;
         let has_spare = |spare: &Spare| spare.made < spare.ranked.len();
         let is_any = has_spare(&self.root_spare)
@@ -558,6 +559,7 @@ impl Proposer {
         let tree = &mut self.replica.tree;
         let above = tree.path_score(parent);
         let (rule, made) = (self.rule, self.steps);
+        let mut left_out = Vec::new();
         for (rank, guess) in guesses.iter().enumerate().skip(done) {
             let feature = Feature::new(rank, guess.weight);
             let edge = calibration.probability(feature);
@@ -567,7 +569,10 @@ impl Proposer {
                     true => MissCause::Pruned,
                     false => MissCause::Full,
                 };
-                self.misses.left_out(parent, guess.token, cause);
+                if left_out.is_empty() {
+                    left_out.reserve(guesses.len() - rank);
+                }
+                left_out.push((guess.token, cause));
                 continue;
             }
             let origin = Origin {
@@ -603,6 +608,7 @@ impl Proposer {
                 }
             }
         }
+        self.misses.left_out(parent, left_out);
     }
 
     fn is_round_done(&mut self) -> bool {
