@@ -71,7 +71,7 @@ pub fn load(
     watch: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Backend>, LoadError> {
     Ok(match computer {
-        Computer::Cpu => Box::new(CpuEngine::load_watched(dir, options, watch)?),
+        Computer::Cpu => Box::new(CpuEngine::load_with_progress(dir, options, watch)?),
         Computer::Cuda(device) => Box::new(CudaEngine::load(dir, options, device)?),
     })
 }

@@ -38,7 +38,7 @@ NUMBERS = ["0", "7", "42", "007", "123", "1234", "12345", "1234567890", "3.14159
            "2026-11-27", "23:59:60", "192.168.0.1", "+49 30 1234", "50%", "1/2", "x86_64", "10²"]
 CODE = ["fn main() {", "    let x = &mut y[..n];", "if (a&&b||!c) { return -1; }", "def f(x: int=0, *args, **kw) -> None:", "\t\tfor i in range(10):",
         "#include <stdio.h>", "SELECT * FROM t WHERE a<>'b';", "<div class=\"x\">&nbsp;</div>", "{\"a\": [1, 2.5, null]}", "$ grep -rn 'foo\\b' | wc -l", "// TODO: ???",
-        "a->b::c<d>()", "x = y if z else w", "===", "!==", "...", "…", "—", "``", "```python", "~~~", "\\n\\t", "C:\\Users\\x", "https://a.b/c?d=e&f=g#h", "snake_case_name",
+        "a->b::c<d>()", "x = y if z else w", "===", "!==", "...", "…", "—", "``", "```python", "~~~", "\\n\\t", "C" ":\\Users\\x", "https://a.b/c?d=e&f=g#h", "snake_case_name",
         "camelCaseName", "SCREAMING_CASE", "__init__", "@property", "λx.x", "∀x∈ℝ", "½±∞≠≤"]
 MARKS = ["'", "''", "\"", "'s", "'S", "'ll", "'LL", "don't", "I'M", "we're", "o'clock", "’s", "rock'n'roll", "-", "--", "---", "(", ")", "[]", "{}", "!!!", "?!", "#", "&", "*",
          "**bold**", "_", "__", "|", "\\", "/", "//", "^", "<", ">", "<<", ">>", "=>", ":)", ";-)", "«", "»", "„", "“", "¿", "¡", "。", "、", "·", "▁", "▁▁", "Ġ", "Ċ", "<0x0A>"]

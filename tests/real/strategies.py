@@ -36,12 +36,15 @@ def differing(ours, plain):
 
 
 def run(binary, name, args, folder):
-    target = FOLDER / f"{name}.gguf"
+    target, prompts = FOLDER / f"{name}.gguf", folder / "prompts.jsonl"
+    lines = PROMPTS.read_text().splitlines()[: args.prompts]
+    cut = [json.dumps({"prompt": json.loads(line)["prompt"][: args.characters]}) + "\n" for line in lines]
+    prompts.write_text("".join(cut))
     helpers = {"draft": 0.3, "qualifier": 0.1}
     for helper, by in helpers.items():
         hurt(target, folder / f"{helper}.gguf", by)
     out = folder / "out.json"
-    command = [binary, "bench", "--prompts", PROMPTS, "--limit", args.prompts, "--max-tokens", args.max_tokens]
+    command = [binary, "bench", "--prompts", prompts, "--max-tokens", args.max_tokens]
     command += ["--temperature", args.temperature, "--tune-prompts", 0, "--json", out, "--target", target]
     command += ["--strategies", ",".join(strategies(binary))]
     for helper in helpers:
@@ -66,6 +69,7 @@ def main():
     parser.add_argument("binary", type=pathlib.Path)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--characters", type=int, default=200, help="of a prompt, from its beginning")
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--temperature", type=float, default=0.0)
     args = parser.parse_args()

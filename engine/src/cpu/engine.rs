@@ -27,14 +27,14 @@ impl CpuEngine {
     /// # Errors
     /// A typed [`LoadError`] that says what to do. Everything is checked before it is allocated.
     pub fn load(dir: &Path, options: &EngineOptions) -> Result<CpuEngine, LoadError> {
-        CpuEngine::load_watched(dir, options, &mut |_| ())
+        CpuEngine::load_with_progress(dir, options, &mut |_| ())
     }
 
     /// As [`CpuEngine::load`], telling how far it is now and then.
     ///
     /// # Errors
     /// As [`CpuEngine::load`].
-    pub fn load_watched(
+    pub fn load_with_progress(
         dir: &Path,
         options: &EngineOptions,
         watch: &mut dyn FnMut(Progress),
