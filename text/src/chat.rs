@@ -244,6 +244,11 @@ pub(crate) fn break_control(content: &str, control: &[String], mark: char) -> Op
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use minijinja::value::Object;
+
     use super::*;
 
     fn said(all: &[(&str, &str)]) -> Vec<Message> {
@@ -374,24 +379,29 @@ mod tests {
         }
     }
 
-    /// A value that says when it is dropped.
+    /// A value that counts how often it is dropped.
     #[derive(Debug)]
-    struct Seen(std::sync::Arc<()>);
+    struct Counted(Arc<AtomicUsize>);
 
-    impl minijinja::value::Object for Seen {}
+    impl Object for Counted {}
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn a_namespace_that_holds_itself_is_dropped() {
         for end in ["", "{{ raise_exception('no') }}"] {
             let source =
-                format!("{{% set ns = namespace(a=seen()) %}}{{% set ns.b = [ns] %}}{end}");
-            let (seen, mut chat) = (std::sync::Arc::new(()), template(&source));
-            let given = std::sync::Arc::clone(&seen);
-            let seen_by = move || Value::from_object(Seen(std::sync::Arc::clone(&given)));
-            chat.environment.add_function("seen", seen_by);
+                format!("{{% set ns = namespace(a=counted()) %}}{{% set ns.b = [ns] %}}{end}");
+            let (dropped, mut chat) = (Arc::new(AtomicUsize::new(0)), template(&source));
+            let given = Arc::clone(&dropped);
+            let counted = move || Value::from_object(Counted(Arc::clone(&given)));
+            chat.environment.add_function("counted", counted);
             assert_eq!(chat.render(&[], 10).is_ok(), end.is_empty());
-            drop(chat);
-            assert_eq!(std::sync::Arc::strong_count(&seen), 1, "{end}");
+            assert_eq!(dropped.load(Ordering::Relaxed), 1, "{end}");
         }
     }
 
