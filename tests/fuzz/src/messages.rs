@@ -327,6 +327,7 @@ pub(crate) fn open(dice: &mut Dice<'_>, duties: &[&str]) -> v1::OpenRequest {
             tau_t: dice.chance(128).then(|| dice.float()),
         }),
         text,
+        journal: true,
         history: vec![7; if dice.chance(8) { dice.below(40) } else { 32 }],
     }
 }
