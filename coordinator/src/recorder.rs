@@ -125,7 +125,7 @@ mod tests {
         let mut recorder = Recorder::new(100);
         for _ in 0..4 {
             let mut recording = recording(5);
-            recording.extend_run(Term(1), &[step.clone()], || Run {
+            recording.extend_run(Term(1), std::slice::from_ref(&step), || Run {
                 strategy: Settings::new("serial"),
                 room: 9,
                 steps: Vec::new(),
