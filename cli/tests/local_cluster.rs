@@ -188,9 +188,11 @@ fn a_bench_compares_strategies_token_by_token() {
     for absent in ["<script", "src=", "@import", "<link", "href=\"http"] {
         assert!(!page.contains(absent), "{absent}");
     }
-    // Every token of every traced text is there, with whose guess it was.
-    let texts = page.matches("<span class=\"g").count();
-    assert!(texts >= 4 * 12, "{texts}");
+    // Every token of every text with guesses is there, with whose guess it was. On a busy machine `auto` may make none.
+    let texts = page.matches("<span class=\"prompt\"").count();
+    assert!((2..=4).contains(&texts), "{texts}");
+    let tokens = page.matches("<span class=\"g").count();
+    assert!(tokens >= texts * 12, "{tokens}");
     assert!(page.contains("title=\"draft, first guess\""), "{page}");
     let trace = json(&trace);
     let events = trace["traceEvents"].as_array().unwrap();

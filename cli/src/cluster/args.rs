@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn verbosity_becomes_a_filter() {
-        assert_eq!(level(0), "warn");
+        assert_eq!(level(0), "warn,loading=info");
         let plan = parse(&["-vv"]).unwrap().plan().unwrap();
         assert_eq!(plan.log_level, "debug");
         let plan = parse(&["-v", "--log-level", "error"])

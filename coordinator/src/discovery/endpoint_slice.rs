@@ -107,9 +107,9 @@ impl EndpointSliceSource {
             };
             match watch.next().await.ok_or(SliceError::Ended)? {
                 Ok(event) => {
-                    let is_news =
+                    let is_change =
                         !matches!(event, Event::Init | Event::InitApply(_) | Event::InitDone);
-                    if is_news {
+                    if is_change {
                         self.was_gone = false;
                     }
                     if self.known.apply(event, &self.endpoints)? {

@@ -240,7 +240,7 @@ async fn where_there_is_no_cluster_the_source_fails_and_says_so() {
 }
 
 /// The source of a fake cluster, and what it said first.
-async fn watched(api: &FakeApiServer) -> EndpointSliceSource {
+async fn source_of(api: &FakeApiServer) -> EndpointSliceSource {
     let config = DiscoveryConfig {
         kubeconfig: Some(api.kubeconfig()),
         ..DiscoveryConfig::default()
@@ -264,7 +264,7 @@ async fn said(source: &mut EndpointSliceSource) -> Result<Vec<String>, SliceErro
 #[tokio::test]
 async fn a_version_that_is_gone_is_listed_anew_and_that_is_no_failure() {
     let api = FakeApiServer::start().await;
-    let mut source = watched(&api).await;
+    let mut source = source_of(&api).await;
     for port in [2, 3] {
         // Nobody is told of the changes before they are forgotten.
         api.cluster.send_modify(|cluster| {
@@ -299,7 +299,7 @@ fn error_of_watch(error: SliceError) -> watcher::Error {
 #[tokio::test]
 async fn what_an_api_server_says_wrong_is_an_error_that_says_what() {
     let api = FakeApiServer::start().await;
-    let mut source = watched(&api).await;
+    let mut source = source_of(&api).await;
     for (mode, part) in [
         (Mode::Fails, "etcd is not there"),
         (Mode::Forbids, "endpointslices is forbidden"),

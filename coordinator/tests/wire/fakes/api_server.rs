@@ -287,14 +287,14 @@ fn watch_from(cluster: &watch::Sender<Cluster>, service: String, from: u64) -> R
                     if now.ended != ended {
                         return None;
                     }
-                    let is_news = |(version, event): &(u64, Value)| {
+                    let is_later = |(version, event): &(u64, Value)| {
                         *version > from && is_of(&event["object"], &service)
                     };
                     let event = if from < now.oldest || now.mode == Mode::Forgets {
                         from = u64::MAX;
                         let gone = status(StatusCode::GONE, "too old resource version");
                         json!({"type": "ERROR", "object": gone})
-                    } else if let Some((version, event)) = now.events.into_iter().find(is_news) {
+                    } else if let Some((version, event)) = now.events.into_iter().find(is_later) {
                         from = version;
                         event
                     } else {
