@@ -19,7 +19,11 @@ import tempfile
 from fetch import FOLDER, MODELS
 from hurt import hurt
 
-PROMPTS = FOLDER.parent.parent / "tests/prompts/heldout.jsonl"
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TESTS / "bench"))
+from rounds import bench  # noqa: E402
+
+PROMPTS = TESTS / "prompts/heldout.jsonl"
 LOOKUP = "auto:drafts=0:qualifier=off"
 
 
@@ -36,23 +40,16 @@ def differing(ours, plain):
 
 
 def run(binary, name, args, folder):
-    target, prompts = FOLDER / f"{name}.gguf", folder / "prompts.jsonl"
     lines = PROMPTS.read_text().splitlines()[: args.prompts]
-    cut = [json.dumps({"prompt": json.loads(line)["prompt"][: args.characters]}) + "\n" for line in lines]
-    prompts.write_text("".join(cut))
-    helpers = {"draft": 0.3, "qualifier": 0.1}
-    for helper, by in helpers.items():
-        hurt(target, folder / f"{helper}.gguf", by)
-    out = folder / "out.json"
-    command = [binary, "bench", "--prompts", prompts, "--max-tokens", args.max_tokens]
-    command += ["--temperature", args.temperature, "--tune-prompts", 0, "--json", out, "--target", target]
-    command += ["--strategies", ",".join(strategies(binary))]
-    for helper in helpers:
-        command += [f"--{helper}", folder / f"{helper}.gguf"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{name}: {done.stderr}")
-    found = {entry["label"]: entry for entry in json.loads(out.read_text())["strategies"]}
+    cut = [json.dumps({"prompt": json.loads(line)["prompt"][: args.characters]}) for line in lines]
+    target = FOLDER / f"{name}.gguf"
+    options = ["--max-tokens", args.max_tokens, "--temperature", args.temperature, "--target", target]
+    options += ["--strategies", ",".join(strategies(binary))]
+    for helper, by in {"draft": 0.3, "qualifier": 0.1}.items():
+        copy = folder / f"{helper}.gguf"
+        hurt(target, copy, by)
+        options += [f"--{helper}", copy]
+    found = bench(binary, cut, options)
     plain = found["ar"]["token_ids"]
     total = 0
     print(f"{name}: {len(plain)} prompts, {sum(map(len, plain))} tokens, T = {args.temperature}")
