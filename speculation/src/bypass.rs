@@ -2,8 +2,9 @@
 //!
 //! Speculation costs time that no model of rows sees: drafts and qualifiers may share the machine with the target, and
 //! guesses may be waited for. So a target compares what it measures, tokens per time with all guesses, with those that it
-//! looks up itself, and with none, for each number of running sessions (in powers of two). Where drafts compute on its device,
-//! it also compares taking turns with them: then neither slows the other down. [`Way::Alone`] and [`Way::Plain`] let drafts
+//! looks up itself, and with none, for each number of running sessions (in powers of two). Where drafts compute on its device, or
+//! only one session is running, it also compares taking turns with them: then neither slows the other down, be it because a host
+//! is short of cores. [`Way::Alone`] and [`Way::Plain`] let drafts
 //! and qualifiers *rest*: nothing is asked of them. Once in a while it tries another way, for a few steps; the more that lost,
 //! the later the next trial comes.
 //!
@@ -111,7 +112,7 @@ const AS_GOOD: f64 = 0.99;
 /// What it has to be better in addition where drafts compute on the target's device, for each doubling of the sessions.
 const CROWDED: f64 = 0.1;
 
-/// Trials in a row that a way with more guesses has to win where drafts compute on the target's device.
+/// Trials in a row that a way with more guesses has to win where drafts compute on the target's device, and turns in any case.
 const WINS: u32 = 2;
 
 /// A trial that loses more than this share ends early.
@@ -298,7 +299,7 @@ impl Bypass {
             self.change(before);
         }
         if self.loads[load].best.is_none() {
-            self.foresee(load);
+            self.foresee(load, is_shared);
         }
         if let Some(best) = self.loads[load].best {
             self.change(best);
@@ -310,7 +311,7 @@ impl Bypass {
     /// Under a load that is new it begins as under the nearest one that is known. The more sessions, the less guesses
     /// pay: what did not under a lower load is tried here no sooner, and plain decoding likewise if it lost under a higher
     /// one.
-    fn foresee(&mut self, load: usize) {
+    fn foresee(&mut self, load: usize, is_shared: bool) {
         let is_known = |known: &&Load| known.best.is_some();
         let lower = self.loads[..load].iter().rev().find(is_known);
         let higher = self.loads[load + 1..].iter().find(is_known);
@@ -320,7 +321,11 @@ impl Bypass {
             (None, None) => return,
         };
         let here = &mut self.loads[load];
-        here.best = known.best;
+        // Several sessions fill the time of a turn with each other's steps.
+        here.best = match known.best {
+            Some(Way::Turns) if !is_shared && load > 0 => Some(Way::Together),
+            best => best,
+        };
         for &way in ways {
             let Record {
                 trial_at,
@@ -353,6 +358,8 @@ impl Bypass {
         };
         self.trial_of = None;
         let is_more = (way as usize) < before as usize;
+        // What one lucky trial shows is not enough there.
+        let is_doubted = is_more && (step.is_shared || way == Way::Turns);
         let is_crowding = step.is_shared && is_more;
         let needed = match (is_more, is_crowding && way.has_others()) {
             (true, true) => CLEARLY + CROWDED * self.load as f64,
@@ -361,7 +368,7 @@ impl Bypass {
         };
         let is_won = there.is_none_or(|there| load.gain(here / there) > needed);
         load.of(way).wins = if is_won { load.of(way).wins + 1 } else { 0 };
-        if is_won && is_crowding && load.of(way).wins < WINS {
+        if is_won && is_doubted && load.of(way).wins < WINS {
             load.of(way).trial_at = now;
             return self.change(before);
         }
@@ -392,17 +399,18 @@ impl Bypass {
         let most = step.sessions as f64 / step.least_us.max(1.0);
         let is_plausible = |way: Way| match way {
             Way::Together => true,
-            Way::Turns => step.is_shared,
+            Way::Turns => step.is_shared || self.load == 0,
             // What is gained is the time that others take from the target.
             Way::Alone => step.is_shared || self.way == Way::Plain,
             Way::Plain => here < most,
         };
         // Where they share a device, the first trial with others comes the later, the more sessions there are: each of
-        // them has to be opened there first, and it pays less.
+        // them has to be opened there first, and it pays less. Where they do not, turns are not likely to pay.
+        let pauses = if step.is_shared { self.load as u32 } else { 1 };
         for way in [Way::Turns, Way::Together] {
             let others = load.of(way);
-            if step.is_shared && others.trial_at == Time::ZERO {
-                others.trial_at = now + self.plan.pause * self.load as u32;
+            if others.trial_at == Time::ZERO && (step.is_shared || way == Way::Turns) {
+                others.trial_at = now + self.plan.pause * pauses;
             }
         }
         let due = Way::ALL
@@ -573,11 +581,17 @@ mod tests {
         target.run(Time::from_secs(600));
         let others = target.steps[0] + target.steps[2] + target.steps[3];
         assert!(target.steps[1] > others * 20, "{:?}", target.steps);
-        // On a device of their own they need not.
+        // On a device of their own they need not, unless something else slows them down.
         let mut target = Target::new(11 * MS, 3.0, 6 * MS);
-        target.in_turns = (5 * MS, 3.2);
+        (target.in_turns, target.sessions) = ((14 * MS, 3.2), 1);
         target.run(Time::from_secs(600));
-        assert_eq!(target.steps[1], 0);
+        assert!(target.steps[1] * 50 < target.steps[0], "{:?}", target.steps);
+        target.in_turns.0 = 9 * MS;
+        target.run(Time::from_secs(600));
+        assert!(target.steps[1] > target.steps[0], "{:?}", target.steps);
+        target.sessions = 8;
+        target.run(Time::from_secs(600));
+        assert!(target.steps[1] <= 1, "others fill the time of a turn");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! *While it pays* is the marginal value theorem. A step that starts now earns its own token plus the guesses that will
 //! be accepted. Waiting for the next guesses raises the second part and costs time that is worth what the target earns
 //! on average. So wait exactly while the next arrival is expected to bring more tokens per microsecond than the long-run
-//! rate, and never longer than a share of a step.
+//! rate, and never longer than a share of a step. What it brings is a learned share of what is *open*: the probability that the
+//! text goes on behind a guess that drafts grow next. Not all of that is lost without the wait, since drafts go on during the step.
 //!
 //! *For a round* is for drafts that take turns with the target: wait until they have finished, and not for a draft that
 //! is much later than drafts have been so far.
@@ -28,19 +29,46 @@ pub enum Start {
 /// What a worker has learned about waiting, from all its sessions.
 #[derive(Clone, Debug)]
 pub struct WaitModel {
-    classes: [Class; CLASSES],
+    /// The first guesses behind a text that has none.
+    first: Arrivals,
+    /// More of them.
+    more: Arrivals,
     rate: Rate,
     /// Duration of one step of a draft's round, microseconds, network included; `None` before the first round.
     draft_step_us: Option<f64>,
 }
 
-/// Arrivals are estimated by how much is there already: the first guesses after a miss bring most.
-const CLASSES: usize = 5;
-
+/// Guesses that arrive together.
 #[derive(Clone, Copy, Debug)]
-struct Class {
-    gain: f64,
+struct Arrivals {
+    /// What they add, as a share of what is open.
+    share: f64,
+    /// The part of it that a step without them would miss for good.
+    lost: f64,
+    /// How long it takes until they are there.
     delay_us: f64,
+    /// Decisions in a row not to wait for them.
+    refused: u32,
+}
+
+impl Arrivals {
+    /// Before any has been seen.
+    fn new(share: f64, lost: f64) -> Self {
+        Arrivals {
+            share,
+            lost,
+            delay_us: 2500.0,
+            refused: 0,
+        }
+    }
+
+    fn observe(&mut self, share: f64, delay: Time) {
+        // What was believed before a trial is old.
+        let learn = if self.refused < TRIAL { LEARN } else { 0.5 };
+        self.share += learn * (share.min(1.0) - self.share);
+        self.delay_us += learn * (micros(delay) - self.delay_us);
+        self.refused = 0;
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,10 +85,14 @@ pub struct Waiting {
     /// Since the step could have started.
     first: Time,
     gain: f64,
+    open: f64,
 }
 
 /// Weight of the newest observation.
 const LEARN: f64 = 0.15;
+
+/// After so many decisions in a row not to wait for guesses, it waits once: they may come sooner by now.
+const TRIAL: u32 = 50;
 
 /// Longest wait for guesses, as a share of a step.
 const LONGEST: f64 = 0.6;
@@ -79,10 +111,8 @@ const LONGEST_ROUND_US: f64 = 1e6;
 impl Default for WaitModel {
     fn default() -> Self {
         WaitModel {
-            classes: [0.8, 0.4, 0.3, 0.2, 0.1].map(|gain| Class {
-                gain,
-                delay_us: 2500.0,
-            }),
+            first: Arrivals::new(0.8, 0.85),
+            more: Arrivals::new(0.6, 0.65),
             rate: Rate::default(),
             draft_step_us: None,
         }
@@ -103,6 +133,15 @@ impl WaitModel {
             None => step_us,
             Some(known) => known + LEARN * (step_us - known),
         });
+    }
+
+    /// What is waited for where guesses of this gain are there.
+    fn arrivals(&mut self, gain: f64) -> &mut Arrivals {
+        if gain < 0.05 {
+            &mut self.first
+        } else {
+            &mut self.more
+        }
     }
 
     /// The longest that a round of this many steps is waited for, microseconds.
@@ -131,49 +170,48 @@ impl Waits<'_> {
         }
         let (now, gain, step_us) = (next.now, next.gain, next.step_us);
         let model = &mut *self.model;
+        let begun = Waiting {
+            since: now,
+            first: now,
+            gain,
+            open: next.open,
+        };
         let waiting = match *self.waiting {
-            None => Waiting {
-                since: now,
-                first: now,
-                gain,
-            },
-            Some(waiting) if gain > waiting.gain + 1e-3 => {
-                let class = &mut model.classes[class_of(waiting.gain)];
-                let delay_us = micros(now.saturating_sub(waiting.since));
-                class.gain += LEARN * (gain - waiting.gain - class.gain);
-                class.delay_us += LEARN * (delay_us - class.delay_us);
+            None => begun,
+            Some(before) if gain > before.gain + 1e-3 => {
+                let share = (gain - before.gain) / before.open.max(1e-3);
+                let delay = now.saturating_sub(before.since);
+                model.arrivals(before.gain).observe(share, delay);
                 Waiting {
-                    since: now,
-                    first: waiting.first,
-                    gain,
+                    first: before.first,
+                    ..begun
                 }
             }
             Some(waiting) => waiting,
         };
         *self.waiting = Some(waiting);
-        let class = &mut model.classes[class_of(gain)];
         // Before anything was measured: the value of a step over its cost.
         let rate = if model.rate.us > 0.0 {
             model.rate.tokens / model.rate.us
         } else {
             (1.0 + gain) / step_us
         };
-        let pays = class.gain > rate * class.delay_us;
-        let patience_us = (class.delay_us * 1.5 + 500.0).min(step_us * LONGEST);
+        let arrivals = model.arrivals(gain);
+        let pays = arrivals.lost * arrivals.share * next.open > rate * arrivals.delay_us;
+        let patience_us = (arrivals.delay_us * 1.5 + 500.0).min(step_us * LONGEST);
         let until = (waiting.since + Time::from_secs_f64(patience_us * 1e-6))
             .min(waiting.first + Time::from_secs_f64(step_us * LONGEST * 1e-6));
-        if pays && now < until {
+        let waits = pays || arrivals.refused >= TRIAL;
+        if waits && now < until {
             return Start::WaitAlone(until);
         }
-        if pays {
+        if waits {
             // Nothing came in time: such guesses take longer than was thought.
             let waited_us = micros(now.saturating_sub(waiting.since));
-            class.delay_us += LEARN * (2.0 * waited_us - class.delay_us).max(0.0);
-            // And fewer: the delay is capped by the patience, so that it alone could never forbid a wait.
-            class.gain -= LEARN * class.gain;
+            arrivals.delay_us += LEARN * (2.0 * waited_us - arrivals.delay_us).max(0.0);
+            arrivals.refused = 0;
         } else {
-            // An estimate that forbids waiting is never checked again by itself.
-            class.delay_us *= 0.998;
+            arrivals.refused += 1;
         }
         Start::Now
     }
@@ -200,16 +238,6 @@ fn micros(time: Time) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-fn class_of(gain: f64) -> usize {
-    match gain {
-        g if g < 0.05 => 0,
-        g if g < 0.7 => 1,
-        g if g < 1.3 => 2,
-        g if g < 2.0 => 3,
-        _ => 4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +256,7 @@ mod tests {
             guesses: 0,
             held: 0,
             gain,
+            open: 1.0,
             step_us: 20_000.0,
             round: Some(4),
         }
@@ -243,7 +272,70 @@ mod tests {
         model.stepped(3, 20 * MS);
         let waits = decide(&mut model.clone(), &mut None, 100 * MS, 0.0);
         assert!(matches!(waits, Start::WaitAlone(_)));
-        assert_eq!(decide(&mut model, &mut None, 100 * MS, 2.5), Start::Now);
+        let rich = NextStep {
+            open: 0.1,
+            ..next(100 * MS, 2.5)
+        };
+        let mut waits = Waits {
+            model: &mut model,
+            waiting: &mut None,
+        };
+        assert_eq!(waits.while_it_pays(&rich), Start::Now);
+    }
+
+    #[test]
+    fn it_waits_again_while_enough_is_open() {
+        let mut model = WaitModel::default();
+        for _ in 0..100 {
+            model.stepped(3, 20 * MS);
+        }
+        let mut now = Time::ZERO;
+        // Guesses come each millisecond and add half of what is open.
+        for _ in 0..200 {
+            let mut waiting = None;
+            decide(&mut model, &mut waiting, now, 0.0);
+            for gain in [0.5, 1.0, 1.5] {
+                now += MS;
+                decide(&mut model, &mut waiting, now, gain);
+            }
+            now += 20 * MS;
+        }
+        let mut ask = |open: f64| {
+            let next = NextStep {
+                open,
+                ..next(now, 1.5)
+            };
+            Waits {
+                model: &mut model,
+                waiting: &mut None,
+            }
+            .while_it_pays(&next)
+        };
+        // A step earns 0.15 tokens per millisecond; of half of what is open a part comes for nothing.
+        assert!(matches!(ask(0.8), Start::WaitAlone(_)));
+        assert_eq!(ask(0.2), Start::Now);
+    }
+
+    #[test]
+    fn it_looks_now_and_then_whether_guesses_have_become_faster() {
+        let mut model = WaitModel::default();
+        for _ in 0..100 {
+            model.stepped(3, 20 * MS);
+        }
+        model.first.delay_us = 20_000.0;
+        let waits = (0..300)
+            .filter(|&step| {
+                let now = step * 30 * MS;
+                let mut waiting = None;
+                let waits = decide(&mut model, &mut waiting, now, 0.0) != Start::Now;
+                if waits {
+                    decide(&mut model, &mut waiting, now + MS, 0.9);
+                }
+                waits
+            })
+            .collect::<alloc::vec::Vec<_>>();
+        let most = waits.iter().filter(|&&step| step >= 200).count();
+        assert!(waits.len() < 270 && most > 90, "{waits:?}");
     }
 
     #[test]

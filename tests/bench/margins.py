@@ -3,8 +3,8 @@
 
     tests/bench/margins.py target/release/offshoot --busy 1 --temperature 1 -- --pace target=20,qualifier=7,draft=2
 
-For each prompt `offshoot bench` runs all strategies on one cluster, so that drift of the machine hits them alike. For each
-strategy it prints the median speed, and the geometric mean of the paired ratio of `--of` to it, with a 95 % interval from
+`offshoot bench` runs all strategies on one prompt after the other, so that drift of the machine hits them alike, on one cluster,
+which learns as a server does. For each strategy it prints the median speed, and the geometric mean of the paired ratio of `--of` to it, with a 95 % interval from
 10,000 bootstrap resamples of the prompts. `--busy N` keeps N cores busy meanwhile. Options after `--` go to `offshoot bench`.
 It needs nothing but Python.
 """
@@ -12,7 +12,6 @@ It needs nothing but Python.
 import argparse
 import math
 import pathlib
-import statistics
 import subprocess
 import sys
 
@@ -22,12 +21,6 @@ STRATEGIES = [
     "ar", "serial", "serial:gamma=4", "serial-tree", "serial-tree:depth=5:width=8:rows=32",
     "parallel", "ssd", "branch", "auto:qualifier=off",
 ]  # fmt: skip
-
-
-def run(args, prompt, extra):
-    """The report's entry of each strategy, on one prompt."""
-    own = ["--strategies", args.strategies, "--max-tokens", args.max_tokens, "--temperature", args.temperature]
-    return bench(args.binary, [prompt], [*own, *extra])
 
 
 def main():
@@ -44,19 +37,19 @@ def main():
     args = parser.parse_args(own)
     prompts = pathlib.Path(args.prompts).read_text().splitlines()[:: args.every]
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.busy)]
+    flags = ["--strategies", args.strategies, "--max-tokens", args.max_tokens, "--temperature", args.temperature]
     try:
-        each = [run(args, prompt, extra) for prompt in prompts]
+        entries = bench(args.binary, prompts, [*flags, *extra])
     finally:
         for one in busy:
             one.kill()
     print(f"{len(prompts)} prompts, {args.max_tokens} tokens, T = {args.temperature}, {args.busy} cores busy; {' '.join(extra)}")
     print(f"{'strategy':<36} {'tok/s':>8} {args.of + ' over it':>26} {'95 % interval':>16} {'differ':>7}")
-    for label in each[0]:
-        logs = [math.log(entries[args.of]["tok_s"] / entries[label]["tok_s"]) for entries in each]
+    speeds = {label: entry["request_tok_s"] for label, entry in entries.items()}
+    for label, entry in entries.items():
+        logs = [math.log(mine / its) for mine, its in zip(speeds[args.of], speeds[label])]
         mean, low, high = (math.exp(value) for value in interval(logs))
-        speed = statistics.median(entries[label]["tok_s"] for entries in each)
-        differ = sum(entries[label]["differing_requests"] for entries in each)
-        print(f"{label:<36} {speed:>8.1f} {mean:>26.3f} {low:>7.3f} to {high:>5.3f} {differ:>7}", flush=True)
+        print(f"{label:<36} {entry['tok_s']:>8.1f} {mean:>26.3f} {low:>7.3f} to {high:>5.3f} {entry['differing_requests']:>7}", flush=True)
 
 
 if __name__ == "__main__":

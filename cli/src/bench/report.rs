@@ -100,6 +100,8 @@ pub(crate) struct StrategyReport {
     pub(crate) differing_requests: Option<usize>,
     /// Per request, in order of repeat, then prompt.
     pub(crate) token_ids: Vec<Vec<u32>>,
+    /// Tokens per second of each request, in the same order; null where a text came at once.
+    pub(crate) request_tok_s: Vec<Option<f64>>,
     pub(crate) paced: bool,
     pub(crate) synthetic: bool,
     /// What was set or tuned, by name; drafts and qualifiers too.
@@ -221,6 +223,7 @@ fn strategy(
             .iter()
             .map(|completion| completion.token_ids.clone())
             .collect(),
+        request_tok_s: completions.iter().map(decode_speed).collect(),
         paced: labels.paced,
         synthetic: labels.synthetic,
         knobs,

@@ -1,14 +1,21 @@
 //! Rotary position embedding tables (arXiv 2104.09864), with the Llama 3.1 frequency scaling.
 
+use std::sync::OnceLock;
+
 use decode::math;
 
 use crate::config::{ModelConfig, Rope, RopeScaling};
 
-/// Cosines and sines by absolute position, each `[position][pair of a head]`.
+/// Positions whose angles are computed at once.
+const BLOCK: usize = 64;
+
+/// Cosines and sines by absolute position, computed when a position of their block is first asked for: a model may know far
+/// more positions than its texts ever have.
 pub(crate) struct RopeTable {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    /// Angle per position of each pair of a head, in radians.
+    frequencies: Vec<f32>,
+    /// Each `[position of the block][cosine or sine][pair of a head]`.
+    blocks: Vec<OnceLock<Box<[f32]>>>,
 }
 
 impl RopeTable {
@@ -39,28 +46,36 @@ impl RopeTable {
         for (frequency, factor) in frequencies.iter_mut().zip(factors.unwrap_or_default()) {
             *frequency /= factor;
         }
-        let half = frequencies.len();
-        let mut table = RopeTable {
-            half,
-            cos: Vec::with_capacity(positions * half),
-            sin: Vec::with_capacity(positions * half),
-        };
-        for position in 0..positions {
-            for frequency in &frequencies {
-                // The product is rounded to f32 as in the models' training code.
-                let (sin, cos) = math::sin_cos(f64::from(position as f32 * frequency));
-                table.cos.push(cos as f32);
-                table.sin.push(sin as f32);
-            }
+        let blocks = (0..positions.div_ceil(BLOCK)).map(|_| OnceLock::new());
+        RopeTable {
+            frequencies,
+            blocks: blocks.collect(),
         }
-        table
     }
 
     /// Cosines and sines of one position, one for each pair.
     #[inline]
     pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
-        let range = position * self.half..(position + 1) * self.half;
-        (&self.cos[range.clone()], &self.sin[range])
+        let half = self.frequencies.len();
+        let (block, within) = (position / BLOCK, position % BLOCK);
+        let block = self.blocks[block].get_or_init(|| self.block(block * BLOCK));
+        block[within * 2 * half..][..2 * half].split_at(half)
+    }
+
+    #[cold]
+    fn block(&self, begin: usize) -> Box<[f32]> {
+        let half = self.frequencies.len();
+        let mut block = vec![0.0; BLOCK * 2 * half];
+        for (at, turns) in block.chunks_exact_mut(2 * half).enumerate() {
+            let position = (begin + at) as f32;
+            let (cos, sin) = turns.split_at_mut(half);
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
+                // The product is rounded to f32 as in the models' training code.
+                let turn = math::sin_cos(f64::from(position * frequency));
+                (*sin, *cos) = (turn.0 as f32, turn.1 as f32);
+            }
+        }
+        block.into_boxed_slice()
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) const ENTRY: Entry = Entry {
             in_turns: SerialTree {
                 depth: 0,
                 longest: knobs.whole("depth").min(LONGEST),
-                width: knobs.whole("width").min(4),
+                width: knobs.whole("width").min(8),
                 rows: knobs.whole("rows"),
             },
         })
@@ -120,7 +120,7 @@ impl Strategy for Auto {
     fn growth(&self) -> Growth {
         Growth {
             width: self.width,
-            branch: 24,
+            branch: 12,
             depth: self.depth,
             nodes: 1000,
             min_path: LEAST,

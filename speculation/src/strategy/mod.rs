@@ -253,6 +253,8 @@ pub struct NextStep {
     pub held: usize,
     /// How many of those submitted are expected to be accepted.
     pub gain: f64,
+    /// The probability that the text goes on behind one of the guesses that drafts grow next.
+    pub open: f64,
     /// Expected duration, microseconds.
     pub step_us: f64,
     /// Steps of a draft's round; `None` where drafts run freely.

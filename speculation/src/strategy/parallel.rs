@@ -130,6 +130,7 @@ mod tests {
             base_rows: 1,
             guesses,
             held: guesses,
+            open: 1.0,
             gain: 0.0,
             step_us: STEP.as_secs_f64() * 1e6,
             round: None,

@@ -164,6 +164,7 @@ mod tests {
             base_rows: 1,
             guesses,
             held: guesses,
+            open: 1.0,
             gain: 0.0,
             step_us: 20_000.0,
             round: None,

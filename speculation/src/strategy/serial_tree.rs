@@ -31,14 +31,14 @@ pub(super) const ENTRY: Entry = Entry {
         Knob {
             name: "width",
             range: Range::Whole(1, 32),
-            default: 4.0,
+            default: 8.0,
             help: "nodes expanded per draft step, and guesses behind each",
             sweep: &[2.0, 4.0, 8.0],
         },
         Knob {
             name: "rows",
             range: Range::Whole(1, 128),
-            default: 16.0,
+            default: 32.0,
             help: "nodes verified per target step",
             sweep: &[8.0, 16.0, 32.0],
         },
