@@ -365,7 +365,8 @@ fn requests_that_find_no_room_wait_and_no_text_depends_on_when_they_came() {
         };
         assert_eq!(texts(other), texts(&closed));
     }
-    assert!(at_once.utilisation(Role::Target) > 0.9);
+    // A session that runs alone waits for guesses that are worth it.
+    assert!(at_once.utilisation(Role::Target) > 0.75);
     assert!(apart.utilisation(Role::Target) < 0.5);
 }
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from fetch import FOLDER, MODELS
+from fetch import FOLDER, USUAL
 from hurt import hurt
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def run(binary, name, args, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("binary", type=pathlib.Path)
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(USUAL))
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--characters", type=int, default=200, help="of a prompt, from its beginning")
     parser.add_argument("--max-tokens", type=int, default=32)

@@ -128,9 +128,6 @@ fn part(rows: usize) -> Work {
     }
 }
 
-/// Guesses that drafts grow in one step, about.
-const GROWN: usize = 12;
-
 /// Weight of the newest step in the outlook.
 const NEWEST: f32 = 0.1;
 
@@ -573,20 +570,6 @@ impl Verifier {
         guesses.truncate(most);
         values.truncate(most);
         (guesses, values)
-    }
-
-    /// The probability that the text goes on behind one of the guesses that drafts grow next: the best of those that have
-    /// none behind them.
-    fn open(&self, guesses: &[NodeId], values: &[f64]) -> f64 {
-        if guesses.is_empty() {
-            return 1.0;
-        }
-        let is_leaf = |id: NodeId| self.replica.tree.best_child(Some(id)).is_none();
-        (guesses.iter().zip(values))
-            .filter(|&(&id, _)| is_leaf(id))
-            .map(|(_, &value)| value)
-            .take(GROWN)
-            .sum()
     }
 
     pub(super) fn handle_step(

@@ -260,7 +260,7 @@ fn a_round_is_done_when_every_draft_has_finished_it() {
 }
 
 /// A target of `auto` without any guesses waits for them now and then, until it knows that none come. A later session
-/// of the same worker begins with that.
+/// of the same worker begins with that, and only looks once in a while whether there are some by now.
 #[test]
 fn a_later_session_does_not_start_with_waits_in_vain() {
     let waits = |learned: Learned| {
@@ -286,7 +286,7 @@ fn a_later_session_does_not_start_with_waits_in_vain() {
     let (second, _) = waits(learned);
     assert!(first >= 3, "{first} waits in the first session");
     assert!(
-        second <= 1,
+        second <= 2 && second < first,
         "{second} waits in the second, {first} in the first"
     );
 }

@@ -145,7 +145,7 @@ fn a_draft_asks_for_as_many_guesses_as_its_strategy_has_branches() {
     for (strategy, branches) in [
         (Settings::new("serial"), 1),
         (Settings::new("serial-tree").with("width", 3.0), 3),
-        (Settings::new("auto"), 24),
+        (Settings::new("auto"), 12),
     ] {
         let mut draft = Worker::new(&with_strategy(Duty::Propose, strategy), AMPLE);
         let plan = draft.plan(Time::ZERO);

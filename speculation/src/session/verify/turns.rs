@@ -13,6 +13,9 @@ const LONGEST_ROUND: Time = Time::from_secs(1);
 /// The same where three models take turns: a round is several steps of the qualifier.
 const LONGEST_TURN: Time = Time::from_secs(5);
 
+/// Guesses that drafts grow in one step, about.
+const GROWN: usize = 12;
+
 impl Verifier {
     /// Whether everybody takes turns in this session.
     pub(in crate::session) fn takes_turns(&self) -> bool {
@@ -70,5 +73,19 @@ impl Verifier {
     pub(super) fn turn_done(&self) -> Option<u32> {
         let is_over = self.is_far_enough() || (self.advice.is_some() && self.finish.is_some());
         (self.takes_turns() && is_over).then(|| self.replica.len())
+    }
+
+    /// The probability that the text goes on behind one of the guesses that drafts grow next: the best of those that have
+    /// none behind them.
+    pub(super) fn open(&self, guesses: &[NodeId], values: &[f64]) -> f64 {
+        if guesses.is_empty() {
+            return 1.0;
+        }
+        let is_leaf = |id: NodeId| self.replica.tree.best_child(Some(id)).is_none();
+        (guesses.iter().zip(values))
+            .filter(|&(&id, _)| is_leaf(id))
+            .map(|(_, &value)| value)
+            .take(GROWN)
+            .sum()
     }
 }
