@@ -115,6 +115,9 @@ const CROWDED: f64 = 0.1;
 /// Trials in a row that a way with more guesses has to win where drafts compute on the target's device, and turns in any case.
 const WINS: u32 = 2;
 
+/// Steps beside drafts have to be this many times as long as in turns before turns are taken on a device that nobody shares.
+const SLOWED: f64 = 1.15;
+
 /// A trial that loses more than this share ends early.
 const LOST: f64 = 0.75;
 
@@ -167,14 +170,22 @@ struct Record {
 #[derive(Clone, Copy, Debug, Default)]
 struct Rate {
     tokens: f64,
+    /// All time, and that of steps alone.
     us: f64,
+    step_us: f64,
     steps: f64,
 }
 
 impl Rate {
-    fn add(&mut self, tokens: usize, time: Time) {
+    /// The mean length of a step, microseconds.
+    fn step_length(&self) -> f64 {
+        self.step_us / self.steps.max(1.0)
+    }
+
+    fn add(&mut self, tokens: usize, time: Time, took: Time) {
         self.tokens = self.tokens * DECAY + tokens as f64;
         self.us = self.us * DECAY + time.as_secs_f64() * 1e6;
+        self.step_us = self.step_us * DECAY + took.as_secs_f64() * 1e6;
         self.steps = self.steps * DECAY + 1.0;
     }
 
@@ -278,7 +289,10 @@ impl Bypass {
         if self.steps <= self.plan.settle {
             return;
         }
-        self.loads[load].of(self.way).rate.add(tokens, time);
+        self.loads[load]
+            .of(self.way)
+            .rate
+            .add(tokens, time, step.took);
         match self.trial_of {
             Some(before) => self.judge(now, step, before),
             None => self.look_for_trial(now, step),
@@ -366,7 +380,10 @@ impl Bypass {
             (true, false) => CLEARLY,
             (false, _) => AS_GOOD,
         };
-        let is_won = there.is_none_or(|there| load.gain(here / there) > needed);
+        let is_faster = there.is_none_or(|there| load.gain(here / there) > needed);
+        // On a device of its own a target gains by turns only what others take from it all the same.
+        let is_slowed = load.of(before).rate.step_length() > rate.step_length() * SLOWED;
+        let is_won = is_faster && (step.is_shared || way != Way::Turns || is_slowed);
         load.of(way).wins = if is_won { load.of(way).wins + 1 } else { 0 };
         if is_won && is_doubted && load.of(way).wins < WINS {
             load.of(way).trial_at = now;
@@ -592,6 +609,11 @@ mod tests {
         target.sessions = 8;
         target.run(Time::from_secs(600));
         assert!(target.steps[1] <= 1, "others fill the time of a turn");
+        // Steps are as long without drafts: what was gained was luck.
+        let mut target = Target::new(11 * MS, 3.0, 6 * MS);
+        (target.in_turns, target.sessions) = ((11 * MS, 4.0), 1);
+        target.run(Time::from_secs(600));
+        assert!(target.steps[1] * 50 < target.steps[0], "{:?}", target.steps);
     }
 
     #[test]

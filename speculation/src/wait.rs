@@ -91,9 +91,6 @@ pub struct Waiting {
 /// Weight of the newest observation.
 const LEARN: f64 = 0.15;
 
-/// The same where nothing came in time.
-const LATE: f64 = 0.3;
-
 /// After so many decisions in a row not to wait for guesses, it waits once: they may come sooner by now.
 const TRIAL: u32 = 50;
 
@@ -211,7 +208,7 @@ impl Waits<'_> {
         if waits {
             // Nothing came in time: such guesses take longer than was thought.
             let waited_us = micros(now.saturating_sub(waiting.since));
-            arrivals.delay_us += LATE * (2.0 * waited_us - arrivals.delay_us).max(0.0);
+            arrivals.delay_us += LEARN * (2.0 * waited_us - arrivals.delay_us).max(0.0);
             arrivals.refused = 0;
         } else {
             arrivals.refused += 1;

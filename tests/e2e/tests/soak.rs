@@ -1,4 +1,4 @@
-//! Two minutes of the soak: mixed traffic under random faults. The hour is in docs/faults.md.
+//! The soak, shortly: mixed traffic under random faults. The hour is in docs/faults.md.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -10,7 +10,7 @@ use offshoot_e2e::soak::{Plan, run};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_fails_nothing_differs_and_nothing_is_left_over() {
-    let time = Duration::from_secs(if full() { 600 } else { 60 });
+    let time = Duration::from_secs(if full() { 600 } else { 40 });
     let plan = Plan {
         time,
         between_rests: time / 2,
