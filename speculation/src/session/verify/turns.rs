@@ -81,7 +81,7 @@ impl Verifier {
         if guesses.is_empty() {
             return 1.0;
         }
-        let is_leaf = |id: NodeId| self.replica.tree.best_child(Some(id)).is_none();
+        let is_leaf = |id: NodeId| self.replica.tree.children(Some(id)).is_empty();
         (guesses.iter().zip(values))
             .filter(|&(&id, _)| is_leaf(id))
             .map(|(_, &value)| value)
