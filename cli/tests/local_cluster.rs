@@ -43,6 +43,8 @@ fn a_completion_goes_to_stdout_and_its_statistics_to_stderr() {
             "24",
             "--strategy",
             strategy,
+            "--log-level",
+            "error",
         ]);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(stderr.lines().count(), 1, "{stderr}");

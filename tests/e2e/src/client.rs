@@ -9,6 +9,7 @@ use proto::v1::{
     ClusterRequest, GenerateRequest, SessionStatistics, Started, TokenScores, WorkerInfo,
 };
 use runtime::Caller;
+use speculation::duty::Source;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
@@ -16,9 +17,9 @@ use tonic_types::StatusExt;
 use crate::wait::{met, until};
 
 /// How long a cluster may take to be ready.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long sessions may take to open or to close.
-const SESSIONS_LIMIT: Duration = Duration::from_secs(10);
+const SESSIONS_LIMIT: Duration = Duration::from_secs(60);
 
 /// A completion as it arrived.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +51,31 @@ pub struct Scores {
     pub ranks: Vec<u32>,
     /// The most likely tokens of each position, with the bits of their log-probabilities.
     pub top: Vec<(u32, u32)>,
+}
+
+impl Completion {
+    /// Guesses of one source.
+    pub fn guesses(&self, source: Source) -> Guesses {
+        let walks = self.statistics.walks.clone().unwrap_or_default();
+        let at = usize::from(source.code());
+        let of = |counts: &[u64]| counts.get(at).copied().unwrap_or_default();
+        Guesses {
+            nodes: of(&walks.source_nodes),
+            committed: of(&walks.source_committed),
+            hits: of(&walks.source_hits),
+        }
+    }
+}
+
+/// What a source of guesses gave a completion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guesses {
+    /// Nodes of the tree.
+    pub nodes: u64,
+    /// Tokens of the text that were among its nodes, whether or not they were submitted.
+    pub committed: u64,
+    /// Steps after which the walk went on below a node of its.
+    pub hits: u64,
 }
 
 impl Scores {
@@ -99,22 +125,26 @@ impl Client {
 
     /// As [`Client::connect`], with an identity.
     pub async fn connect_as(caller: &Caller, addr: &str, workers: usize) -> anyhow::Result<Client> {
-        let mut inner = GenerationClient::new(caller.connect(addr).await?);
-        until(READY_LIMIT, async || {
-            let cluster = inner.cluster(ClusterRequest {}).await?.into_inner();
-            let ready = (cluster.workers.iter()).filter(|worker| worker.state == "ready");
-            let is_whole = ready.count() == workers;
-            Ok(met(
-                is_whole,
-                &format!("not all are ready: {:?}", cluster.workers),
-            ))
+        Client::connect_when(caller, addr, |known| {
+            let ready = known.iter().filter(|worker| worker.state == "ready");
+            ready.count() == workers
         })
-        .await?;
-        Ok(Client { inner })
+        .await
     }
 
     /// Connects to a cluster of any size, and waits until it has a target.
     pub async fn connect_ready(caller: &Caller, addr: &str) -> anyhow::Result<Client> {
+        Client::connect_when(caller, addr, |known| {
+            (known.iter()).any(|worker| worker.role == "target" && worker.state == "ready")
+        })
+        .await
+    }
+
+    async fn connect_when(
+        caller: &Caller,
+        addr: &str,
+        is_ready: impl Fn(&[WorkerInfo]) -> bool,
+    ) -> anyhow::Result<Client> {
         let inner = until(READY_LIMIT, async || {
             let channel = match caller.connect(addr).await {
                 Ok(channel) => channel,
@@ -122,10 +152,8 @@ impl Client {
             };
             let mut inner = GenerationClient::new(channel);
             let cluster = inner.cluster(ClusterRequest {}).await?.into_inner();
-            let is_ready = (cluster.workers.iter())
-                .any(|worker| worker.role == "target" && worker.state == "ready");
-            let missing = format!("no target is ready: {:?}", cluster.workers);
-            Ok(met(is_ready, &missing).map(|()| inner))
+            let missing = format!("it is not ready: {:?}", cluster.workers);
+            Ok(met(is_ready(&cluster.workers), &missing).map(|()| inner))
         })
         .await?;
         Ok(Client { inner })

@@ -246,9 +246,9 @@ fn coordinator(
         &tokenizer,
         "--target",
         &target.addr,
-        // There is no second target to wait for.
+        // There is no second target to wait for; the one may stand still for some seconds where machines are shared.
         "--failover-wait",
-        "1",
+        "5",
     ]);
     for draft in drafts {
         arguments.extend(["--draft".to_owned(), draft.addr.clone()]);

@@ -84,7 +84,13 @@ async fn the_example_does_what_the_page_says() {
     assert_eq!(scored.logprobs.len(), plain.ids.len());
     assert!(scored.logprobs.iter().all(|&logprob| logprob <= 0.0));
 
-    // The first coordinator is lost in the middle of it.
+    // The first coordinator is lost in the middle of a longer one.
+    let asked = proto::v1::GenerateRequest {
+        max_tokens: 150,
+        ignore_eos: true,
+        ..asked
+    };
+    let plain = plainly(&watching, &asked).await;
     let coordinators = [cluster.coordinator.addr.clone(), second.addr.clone()];
     let resuming = tokio::spawn(async move { example::resume(&coordinators, &asked).await });
     watching.wait_for_sessions(|open| open == 1).await.unwrap();

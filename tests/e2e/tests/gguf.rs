@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use offshoot_e2e::client::{Client, request};
 use offshoot_e2e::cluster::Process;
 use offshoot_e2e::{REFERENCE, strategies};
+use speculation::duty::Source;
 
 const TOKENS: u32 = 48;
 const PROMPTS: [&str; 3] = [
@@ -63,7 +64,7 @@ async fn no_strategy_changes_a_token() {
                     assert_eq!(ar.ids, other.ids, "{}, {prompt:?}, T = {t}", strategy.name);
                     assert_eq!((&ar.text, ar.reason), (&other.text, other.reason));
                     if workers == 1 {
-                        by_lookup += other.statistics.walks.unwrap_or_default().guesses_accepted;
+                        by_lookup += other.guesses(Source::Lookup).committed;
                     }
                 }
             }

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
-use offshoot_e2e::client::{Client, request};
+use offshoot_e2e::client::{Client, Guesses, request};
 use offshoot_e2e::cluster::{Cluster, Shape};
 use offshoot_e2e::{REFERENCE, full, prompts};
 use proto::v1::GenerateRequest;
+use speculation::duty::Source;
 
 const TOKENS: u32 = 64;
 
@@ -33,27 +34,20 @@ async fn heads_alone_find_the_text_of_plain_decoding_in_fewer_steps() {
             };
             let found = client.generate(asked).await.unwrap();
             assert_eq!(ar.ids, found.ids, "{prompt:?} at T = {t}");
+            let of_heads = found.guesses(Source::Heads);
             let walks = found.statistics.walks.unwrap_or_default();
-            let (nodes, committed) = of_heads(&walks);
             assert_eq!(
-                nodes,
+                of_heads.nodes,
                 walks.source_nodes.iter().sum::<u64>(),
                 "only heads guess"
             );
             steps += walks.steps;
             tokens += walks.tokens;
-            accepted += committed;
-            let plain = ar.statistics.walks.unwrap_or_default();
-            assert_eq!((plain.heads_steps, of_heads(&plain)), (0, (0, 0)));
+            accepted += of_heads.committed;
+            assert_eq!(ar.guesses(Source::Heads), Guesses::default());
+            assert_eq!(ar.statistics.walks.unwrap_or_default().heads_steps, 0);
         }
     }
     println!("{tokens} tokens in {steps} steps, {accepted} of them guessed by heads");
     assert!(tokens > steps && accepted > 0);
-}
-
-/// Nodes that heads gave, and those of them that were committed.
-fn of_heads(walks: &proto::v1::WalkStats) -> (u64, u64) {
-    let at = usize::from(speculation::duty::Source::Heads.code());
-    let of = |counts: &[u64]| counts.get(at).copied().unwrap_or_default();
-    (of(&walks.source_nodes), of(&walks.source_committed))
 }

@@ -22,12 +22,15 @@ async fn complete(client: &Client, prompt: &str, t: f32, history: &str) -> Compl
     client.generate(request).await.unwrap()
 }
 
-/// Tokens committed per step, and the nodes of the history that the target had.
-fn measure(completion: &Completion) -> (f64, u64) {
+/// Tokens committed per step.
+fn acceptance(completion: &Completion) -> f64 {
     let walks = completion.statistics.walks.clone().unwrap_or_default();
-    let at = usize::from(Source::History.code());
-    let nodes = walks.source_nodes.get(at).copied().unwrap_or_default();
-    (walks.tokens as f64 / walks.steps as f64, nodes)
+    walks.tokens as f64 / walks.steps as f64
+}
+
+/// Nodes of the history that the target had.
+fn found(completion: &Completion) -> u64 {
+    completion.guesses(Source::History).nodes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,25 +51,24 @@ async fn a_prompt_comes_faster_the_second_time_for_those_who_share_it() {
             for completion in [&cold, &warm, &other, &none] {
                 assert_eq!(completion.ids, plain.ids, "T = {t}");
             }
-            let ((cold, _), (warm, found)) = (measure(&cold), measure(&warm));
-            assert!(found > 0, "T = {t}");
-            assert!(warm > cold, "{warm} after {cold}, T = {t}");
-            colder += cold;
-            warmer += warm;
+            // How many of them are submitted depends on what a step costs just now.
+            let known = warm.guesses(Source::History).committed;
+            assert!(2 * known > u64::from(TOKENS), "{known}, T = {t}");
+            colder += acceptance(&cold);
+            warmer += acceptance(&warm);
             // Of this prompt they have nothing; of the ones before, others have their own.
-            let (_, found) = measure(&none);
-            assert_eq!(found, 0, "nothing was named");
-            let (_, found) = measure(&complete(&client, prompt, t, "not yet used").await);
+            assert_eq!(found(&none), 0, "nothing was named");
+            let unused = complete(&client, prompt, t, "not yet used").await;
             if prompt == &prompts[0] && t == 0.0 {
-                assert_eq!(found, 0, "another name finds nothing");
-                assert_eq!(measure(&other).1, 0, "nor does one that begins alike");
+                assert_eq!(found(&unused), 0, "another name finds nothing");
+                assert_eq!(found(&other), 0, "nor does one that begins alike");
             }
         }
     }
     let runs = 9.0;
     let (colder, warmer) = (colder / runs, warmer / runs);
     println!("acceptance length {colder:.2} at first, {warmer:.2} the second time");
-    assert!(warmer > 2.0 * colder, "{warmer:.2} after {colder:.2}");
+    assert!(warmer > 1.5 * colder, "{warmer:.2} after {colder:.2}");
 }
 
 /// Two coordinators on one target, with tenants of their own.
@@ -88,13 +90,13 @@ async fn tenants_share_a_target_and_not_a_history() {
     };
     let (one, two) = (coordinator("one"), coordinator("two"));
     let prompt = &prompts(1).unwrap()[0];
-    let mut found = Vec::new();
+    let mut knows = Vec::new();
     for process in [&one, &one, &two, &two] {
         let client = Client::connect(&process.addr, 1).await.unwrap();
         let completion = complete(&client, prompt, 0.0, "everybody's").await;
-        found.push(measure(&completion).1 > 0);
+        knows.push(found(&completion) > 0);
     }
-    assert_eq!(found, [false, true, false, true]);
+    assert_eq!(knows, [false, true, false, true]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,7 +116,7 @@ async fn a_target_that_keeps_no_texts_finds_none() {
     let prompt = &prompts(1).unwrap()[0];
     for _ in 0..2 {
         let completion = complete(&client, prompt, 0.0, "mine").await;
-        assert_eq!(measure(&completion).1, 0);
+        assert_eq!(found(&completion), 0);
     }
     let mut long = request(prompt, 1, 0.0, "auto");
     long.history = "x".repeat(129);

@@ -53,7 +53,7 @@ async fn cluster() -> Cluster {
     );
     let target = Process::start(&words(target)).unwrap();
     let coordinator = format!(
-        "coordinator --tokenizer {model} --target {} --drain-grace-s 3",
+        "coordinator --tokenizer {model} --target {} --drain-grace-s 40",
         target.addr
     );
     let coordinator = Process::start(&words(coordinator)).unwrap();
@@ -95,7 +95,7 @@ impl Cluster {
         for number in 0..4 {
             streams.push(self.client.stream(long(number)).await.unwrap());
         }
-        let works = until(Duration::from_secs(20), async || {
+        let works = until(Duration::from_secs(60), async || {
             let worked = self.usage().unwrap().cpu - before.cpu;
             Ok(met(
                 worked >= Duration::from_millis(200),
@@ -116,9 +116,10 @@ async fn four_long_prompts_take_little_memory_and_end_with_their_clients() {
     };
     let streams = cluster.send_four().await;
     drop(streams);
+    let gone = cluster.usage().unwrap().cpu;
     // Ten looks, 10 ms apart, with nothing done in between.
     let (mut newest, mut same) = (Duration::ZERO, 0);
-    let stops = until(Duration::from_secs(1), async || {
+    let stops = until(Duration::from_secs(60), async || {
         let cpu = cluster.usage().unwrap().cpu;
         same = if cpu == newest { same + 1 } else { 0 };
         newest = cpu;
@@ -126,6 +127,7 @@ async fn four_long_prompts_take_little_memory_and_end_with_their_clients() {
     });
     stops.await.unwrap();
     cluster.client.wait_for_completions(0).await.unwrap();
+    let for_nobody = cluster.usage().unwrap().cpu - gone;
 
     // All of them, to the end of their encoding.
     let mut running = tokio::task::JoinSet::new();
@@ -141,10 +143,12 @@ async fn four_long_prompts_take_little_memory_and_end_with_their_clients() {
         ended.unwrap();
     }
     let after = cluster.usage().unwrap();
+    let whole = after.cpu - gone - for_nobody;
     println!(
-        "{:.1} MiB before, {:.1} at most",
+        "{:.1} MiB before, {:.1} at most; {for_nobody:?} of work for clients that had gone, {whole:?} for all four",
         before.resident, after.peak
     );
+    assert!(4 * for_nobody < whole, "{for_nobody:?} of {whole:?}");
     assert!(after.peak < before.resident + 100.0, "{before:?} {after:?}");
 }
 
@@ -160,7 +164,7 @@ async fn long_prompts_do_not_hold_up_a_drain() {
     let status = cluster.coordinator.terminate().unwrap();
     assert!(status.success(), "{status}");
     assert!(
-        begun.elapsed() < Duration::from_secs(3),
+        begun.elapsed() < Duration::from_secs(20),
         "{:?}",
         begun.elapsed()
     );

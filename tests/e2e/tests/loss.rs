@@ -22,8 +22,11 @@ const SHAPE: Shape = Shape {
     target_pace: 10,
 };
 
-/// An idle worker has nothing to finish; this is far below its drain time.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a process may take to exit, or to say that it will. An idle one has nothing to finish.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Tokens of requests that have to outlast what happens to them, at 10 or 20 ms each.
+const LONG: u32 = 300;
 
 /// Kills the process that `victim` returns when ten tokens have arrived, and compares the text with plain decoding.
 async fn killed(victim: impl Fn(&mut Cluster) -> &mut Process, strategy: &str) {
@@ -81,9 +84,10 @@ async fn a_target_that_drains_says_so_and_finishes_what_it_has() {
         qualifiers: 0,
         target_pace: 20,
     };
-    let cluster = Cluster::start(shape).unwrap();
+    let cluster = Cluster::start_with(shape, &["--drain-grace-s", "60"]).unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 1).await.unwrap();
-    let asked = request(&prompts(1).unwrap()[0], 96, 0.0, REFERENCE);
+    let mut asked = request(&prompts(1).unwrap()[0], LONG, 0.0, REFERENCE);
+    asked.ignore_eos = true;
     let (begun, mut has_begun) = tokio::sync::watch::channel(false);
     let running = tokio::spawn(async move {
         let observe = |tokens| {
@@ -94,7 +98,10 @@ async fn a_target_that_drains_says_so_and_finishes_what_it_has() {
     has_begun.wait_for(|begun| *begun).await.unwrap();
     cluster.target.signal(Signal::Terminate).unwrap();
     let refused = until(GRACE, async || {
-        let channel = runtime::connect(&cluster.target.addr).await?;
+        let channel = match runtime::connect(&cluster.target.addr).await {
+            Ok(channel) => channel,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         let mut worker = WorkerClient::new(channel);
         let newest = HelloRequest {
             protocol: proto::PROTOCOL,
@@ -109,7 +116,7 @@ async fn a_target_that_drains_says_so_and_finishes_what_it_has() {
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(refused.message().contains("shutting down"), "{refused}");
     assert!(!running.is_finished());
-    assert_eq!(running.await.unwrap().unwrap().ids.len(), 96);
+    assert_eq!(running.await.unwrap().unwrap().ids.len(), LONG as usize);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,7 +124,8 @@ async fn a_lost_target_is_unavailable_and_no_session_remains() {
     let mut cluster = Cluster::start(SHAPE).unwrap();
     let client = Client::connect(&cluster.coordinator.addr, 4).await.unwrap();
     let prompt = &prompts(1).unwrap()[0];
-    let asked = request(prompt, 200, 1.0, "auto");
+    let mut asked = request(prompt, 900, 1.0, REFERENCE);
+    asked.ignore_eos = true;
     let running = tokio::spawn({
         let client = client.clone();
         async move { client.generate(asked).await }
@@ -177,7 +185,8 @@ fn generate(coordinators: &str) -> Child {
             "--temperature",
             "0.7",
         ])
-        .args(["--seed", "9", "--max-tokens", "96", "impl Iterator for"])
+        .args(["--seed", "9", "--max-tokens", &LONG.to_string()])
+        .args(["--strategy", REFERENCE, "--ignore-eos", "impl Iterator for"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

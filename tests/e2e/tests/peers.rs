@@ -14,7 +14,7 @@ use runtime::{Caller, Drain, Listener, NetArgs, Readiness, ServerLimits};
 use tokio::io::AsyncWriteExt;
 use tonic::Code;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
@@ -58,12 +58,17 @@ async fn other_grpc(drain: &Drain) -> SocketAddr {
 }
 
 /// What the coordinator says of the worker at this address, once it has tried it.
+/// What the coordinator says of a worker, once it has decided.
 async fn state(client: &Client, address: &str) -> String {
+    state_when(client, address, |state| !state.starts_with("connecting")).await
+}
+
+async fn state_when(client: &Client, address: &str, is_it: impl Fn(&str) -> bool) -> String {
     until(LIMIT, async || {
         let workers = client.workers().await?;
         let found = workers.iter().find(|worker| worker.address == address);
         let state = found.map_or("not listed", |worker| worker.state.as_str());
-        Ok(met(state != "connecting", state).map(|()| state.to_owned()))
+        Ok(met(is_it(state), state).map(|()| state.to_owned()))
     })
     .await
     .unwrap()
@@ -172,11 +177,8 @@ async fn whoever_accepts_connections_and_says_nothing_is_told_apart() {
     let coordinator = coordinator(&["--target", &silent], &log);
     let client = Client::connect(&coordinator.addr, 0).await.unwrap();
     let why = "it accepts connections and does not answer";
-    let state = state(&client, &silent).await;
-    assert!(
-        state.starts_with("connecting: ") && state.contains(why),
-        "{state}"
-    );
+    let is_told = |state: &str| state.starts_with("connecting: ") && state.contains(why);
+    state_when(&client, &silent, is_told).await;
     let asked = client.generate(request("fn", 2, 0.0, "ar")).await;
     let status = asked.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);

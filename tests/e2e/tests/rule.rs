@@ -101,7 +101,6 @@ async fn a_rule_is_a_draft_and_changes_no_token() {
     .unwrap();
     let client = Client::connect(&coordinator.addr, 2).await.unwrap();
     let (mut nodes, mut committed, mut hits) = (0, 0, 0);
-    let rule = usize::from(Source::Rule.code());
     for prompt in prompts(4).unwrap() {
         for t in [0.0, 1.0] {
             let plain = client.generate(request(&prompt, TOKENS, t, REFERENCE));
@@ -110,14 +109,12 @@ async fn a_rule_is_a_draft_and_changes_no_token() {
                 let asked = request(&prompt, TOKENS, t, strategy.name);
                 let guessed = client.generate(asked).await.unwrap();
                 assert_eq!(guessed.ids, plain.ids, "{}, T = {t}", strategy.name);
-                let walks = guessed.statistics.walks.unwrap_or_default();
-                let of = |counts: &[u64]| counts.get(rule).copied().unwrap_or_default();
-                nodes += of(&walks.source_nodes);
-                committed += of(&walks.source_committed);
-                hits += of(&walks.source_hits);
-                let draft = usize::from(Source::Draft.code());
-                let drafted = walks.source_nodes.get(draft).copied();
-                assert_eq!(drafted.unwrap_or_default(), 0, "there is no draft model");
+                let of_rule = guessed.guesses(Source::Rule);
+                nodes += of_rule.nodes;
+                committed += of_rule.committed;
+                hits += of_rule.hits;
+                let drafted = guessed.guesses(Source::Draft).nodes;
+                assert_eq!(drafted, 0, "there is no draft model");
             }
         }
     }

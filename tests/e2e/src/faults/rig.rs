@@ -22,7 +22,7 @@ use crate::wait::{met, until};
 /// silent connection is closed.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a `Cluster` call may take; a coordinator that answers at all does so at once.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
+const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// How long a process may take to exit when it is asked to. Longer than its drain time, which it needs while requests run.
 const EXIT_LIMIT: Duration = Duration::from_secs(40);
 

@@ -47,7 +47,7 @@ impl Timing {
         left: None,
         after: Duration::from_millis(500),
         after_half_open: Duration::from_millis(1500),
-        recovery_limit: Duration::from_secs(5),
+        recovery_limit: Duration::from_secs(45),
     };
 }
 

@@ -218,6 +218,8 @@ impl Traffic {
         let mut received = Received::default();
         let asked = GenerateRequest {
             strategy: strategy.to_owned(),
+            // Of its own accord it follows step times.
+            knobs: [("gamma".to_owned(), 4.0)].into(),
             ..job.request.clone()
         };
         let mut client = GenerationClient::new(runtime::connect(addr).await?);
