@@ -1,12 +1,13 @@
 //! Who depends on whom, as cargo resolves it, against the tables in `walls`.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use offshoot_tidy::walls::{
     ABSENT, ARROWS, documented, extra_arrows, extra_dependencies, forbidden,
 };
-use offshoot_tidy::{HELD, Kind, Workspace, is_held};
+use offshoot_tidy::{HELD, Kind, Workspace, cargo, is_held};
 
 /// Fails with every finding at once, one a line.
 fn none(findings: impl IntoIterator<Item = String>) {
@@ -95,4 +96,43 @@ fn every_manifest_says_what_the_crate_is() {
         let words = workspace.description(member).split_whitespace().count();
         assert!(words >= 4, "{member}/Cargo.toml has no description");
     }
+}
+
+/// The features of each package that a selection of the workspace switches on, by name and version. A package may stand there
+/// twice, for the product and for what runs while it is built.
+fn features(selection: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(cargo())
+        .args([
+            "tree", "--locked", "--prefix", "none", "--format", "{p} {f}",
+        ])
+        .args(selection)
+        .current_dir(Workspace::load().unwrap().root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        // Without `(proc-macro)`, a path, and `(*)` where it stood before.
+        let mut words = line.split_whitespace().filter(|word| !word.contains('('));
+        if let (Some(name), Some(version)) = (words.next(), words.next()) {
+            let on = words.next().unwrap_or_default().to_owned();
+            (found.entry(format!("{name} {version}")).or_default()).insert(on);
+        }
+    }
+    found
+}
+
+/// Otherwise `cargo run` and `cargo test` would build it, and every crate above it, once each.
+#[test]
+fn the_product_and_the_tests_share_every_package_they_both_link() {
+    let product = features(&["--package", "offshoot", "--edges", "normal"]);
+    let all = features(&["--workspace", "--edges", "normal,dev"]);
+    assert!(product.len() > 100, "{product:?}");
+    none(product.iter().filter_map(|(package, on)| {
+        let built = &all[package];
+        let other = on.difference(built).next()?;
+        Some(format!(
+            "{package} has features {other:?}; for tests {built:?}"
+        ))
+    }));
 }
