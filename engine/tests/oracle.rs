@@ -90,10 +90,12 @@ fn compare(name: &str, count: usize, dir: &Path) {
         let expected = oracle.logits(prompt, &tokens[..47]);
         for (t, (ours, theirs)) in logits.iter().zip(&expected).enumerate() {
             worst = worst.max(error(ours, theirs));
-            assert_eq!(
-                tokens[t],
-                argmax(theirs),
-                "{name}: greedy token {t} of prompt {i}"
+            // Sums in another order, which depends on the processor, may decide between two that are as likely.
+            let (best, ours) = (argmax(theirs) as usize, tokens[t] as usize);
+            let behind = theirs[best] - theirs[ours];
+            assert!(
+                behind <= 1e-4 * theirs[best].abs(),
+                "{name}: greedy token {t} of prompt {i} is {ours}, expected {best}"
             );
         }
     }

@@ -166,15 +166,18 @@ proptest! {
     ) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/gguf");
         let mut bytes = std::fs::read(folder.join("tied.gguf")).unwrap();
+        let end = cut.map_or(bytes.len(), |cut| cut.index(bytes.len()));
+        if end < bytes.len() {
+            prop_assert!(Gguf::from_bytes(bytes[..end].to_vec()).is_err());
+        }
         // Half of the bytes are the header, where the structure is.
         let reach = 14 << 10;
         for (at, value) in flips {
             bytes[at.index(reach)] ^= value;
         }
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len()));
-            prop_assert!(Gguf::from_bytes(bytes).is_err());
-        } else if let Ok(file) = Gguf::from_bytes(bytes) {
+        bytes.truncate(end);
+        // A byte may say that there are fewer tensors, and they may all be there.
+        if let Ok(file) = Gguf::from_bytes(bytes) {
             ask(&file);
         }
     }

@@ -356,6 +356,12 @@ mod tests {
         try_ask(addr, head).unwrap()
     }
 
+    /// The port of the process has a second to answer, and a machine may be away for that long.
+    fn answers_well(addr: SocketAddr, page: &str) {
+        let is_well = |_| ask(addr, page).starts_with("HTTP/1.1 200 ");
+        assert!((0..30).any(is_well), "{page}: {}", ask(addr, page));
+    }
+
     fn try_ask(addr: SocketAddr, head: &str) -> io::Result<String> {
         let mut tcp = TcpStream::connect(addr)?;
         write!(
@@ -382,7 +388,7 @@ mod tests {
         assert!(ask(addr, "GET /live").starts_with("HTTP/1.1 200 "));
         assert!(ask(addr, "GET /ready").starts_with("HTTP/1.1 503 "));
         drop(loading);
-        assert!(ask(addr, "GET /ready").starts_with("HTTP/1.1 200 "));
+        answers_well(addr, "GET /ready");
         process.state.drain.begin();
         let stopping = ask(addr, "GET /ready");
         assert!(stopping.starts_with("HTTP/1.1 503 ") && stopping.ends_with("stopping\n"));
@@ -401,8 +407,7 @@ mod tests {
         }
         process.serve();
         for page in ["GET /startup", "GET /ready", "GET /ready"] {
-            let answer = ask(addr, page);
-            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            answers_well(addr, page);
         }
     }
 

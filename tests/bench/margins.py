@@ -47,7 +47,9 @@ def main():
     print(f"{'strategy':<36} {'tok/s':>8} {args.of + ' over it':>26} {'95 % interval':>16} {'differ':>7}")
     speeds = {label: entry["request_tok_s"] for label, entry in entries.items()}
     for label, entry in entries.items():
-        logs = [math.log(mine / its) for mine, its in zip(speeds[args.of], speeds[label])]
+        # A text of one token has no speed.
+        pairs = [(mine, its) for mine, its in zip(speeds[args.of], speeds[label]) if mine and its]
+        logs = [math.log(mine / its) for mine, its in pairs]
         mean, low, high = (math.exp(value) for value in interval(logs))
         print(f"{label:<36} {entry['tok_s']:>8.1f} {mean:>26.3f} {low:>7.3f} to {high:>5.3f} {entry['differing_requests']:>7}", flush=True)
 

@@ -1,6 +1,6 @@
 //! Sessions that outlive their target, and completions that outlive their coordinator.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::v1;
 use proto::v1::generate_event::Event;
@@ -14,6 +14,9 @@ use crate::fakes::{PATIENCE, hello, plain, until};
 
 /// More than a test reads before it breaks something.
 const LONG: u32 = 4000;
+
+/// How long a session waits for a target that it has lost.
+const RETURN_PATIENCE: Duration = Duration::from_millis(300);
 
 fn patient() -> Limits {
     Limits {
@@ -59,11 +62,25 @@ async fn a_stream_that_breaks_goes_back_to_the_same_target() {
         seen.steps.values().any(|&steps| steps > 20)
     })
     .await;
+    let lost = Instant::now();
     first.drop_stream();
+    let is_back = tokio::select! {
+        _ = until(&first.inner.seen, |seen| seen.order.len() == 2) => true,
+        () = found_instead(&second, lost) => false,
+    };
     let reply = collect(stream).await.unwrap();
     assert_eq!(reply.ids, plain(&prompt(), LONG as usize));
-    assert_eq!(first.inner.seen.borrow().streams, 2);
-    assert!(second.inner.seen.borrow().opened.is_empty());
+    if is_back {
+        assert_eq!(first.inner.seen.borrow().streams, 2);
+        assert!(second.inner.seen.borrow().opened.is_empty());
+    }
+}
+
+/// Waits until a session is at another target than the one that it lost. That takes longer than the lost one usually takes to
+/// be back, but where a machine is busy it may happen.
+async fn found_instead(second: &FakeTarget, lost: Instant) {
+    until(&second.inner.seen, |seen| !seen.opened.is_empty()).await;
+    assert!(lost.elapsed() >= RETURN_PATIENCE, "{:?}", lost.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,8 +88,12 @@ async fn a_target_that_does_not_know_the_stream_gets_a_new_one() {
     let (first, second) = (roomy(Pace::OnAck).await, roomy(Pace::OnAck).await);
     let rig = Rig::limited(&[&first, &second], &[], patient()).await;
     first.refuse_once(Status::failed_precondition("no such stream"));
+    let lost = Instant::now();
     let reply = rig.generate(request("ar", 20)).await.unwrap();
     assert_eq!(reply.ids, plain(&prompt(), 20));
+    if !second.inner.seen.borrow().opened.is_empty() {
+        return found_instead(&second, lost).await;
+    }
     let seen = first.inner.seen.borrow().clone();
     assert_eq!((seen.streams, seen.opened.len()), (2, 1));
     assert!(second.inner.seen.borrow().opened.is_empty());
@@ -215,7 +236,7 @@ async fn a_deadline_ends_the_text_and_frees_the_workers() {
     let target = FakeTarget::start(Pace::Hold).await;
     let rig = Rig::start(&[&target], &[]).await;
     let mut asked = tonic::Request::new(request("ar", 4));
-    asked.set_timeout(Duration::from_millis(300));
+    asked.set_timeout(Duration::from_secs(3));
     let mut stream = (rig.client.clone().generate(asked).await.unwrap()).into_inner();
     let status = loop {
         match event(&mut stream).await {

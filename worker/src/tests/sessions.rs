@@ -198,6 +198,10 @@ async fn a_full_inbox_refuses_calls_and_holds_up_streams() {
         gate.open();
         left.wait().await;
     });
+    // Calls that waited follow into the inbox.
+    while handle.queued() >= INBOX {
+        tokio::task::yield_now().await;
+    }
     let late = handle.open(second(1), spec(4, 8), greedy()).await;
     assert_eq!(late, Err(OpenError::NoStream(second(1))));
     handle.open(second(2), spec(5, 8), greedy()).await.unwrap();

@@ -258,12 +258,13 @@ type Chunk = Result<String, std::io::Error>;
 
 /// Each event arrives in two pieces.
 fn watch_from(cluster: &watch::Sender<Cluster>, service: String, from: u64) -> Response {
-    cluster.send_modify(|cluster| cluster.watches += 1);
     let changes = cluster.subscribe();
-    let (ended, cut) = {
-        let now = changes.borrow();
-        (now.ended, now.cut)
-    };
+    let (mut ended, mut cut) = (0, 0);
+    // At once: whoever waits for this watch may end it in the next moment.
+    cluster.send_modify(|cluster| {
+        cluster.watches += 1;
+        (ended, cut) = (cluster.ended, cluster.cut);
+    });
     let pieces = stream::unfold(
         (changes, from, Vec::<Chunk>::new()),
         move |(mut changes, mut from, mut next)| {

@@ -198,6 +198,23 @@ impl Rig {
         assert!(is_in_time, "{found:?} never were {:?}", (running, waiting));
     }
 
+    /// Waits until no session has a place on any worker.
+    pub(crate) async fn until_free(&self) {
+        let mut workers = Vec::new();
+        let there = async {
+            let mut tick = tokio::time::interval(INTERVAL);
+            loop {
+                tick.tick().await;
+                workers = self.workers().await;
+                if workers.iter().all(|worker| worker.sessions == 0) {
+                    return;
+                }
+            }
+        };
+        let is_in_time = tokio::time::timeout(super::PATIENCE, there).await.is_ok();
+        assert!(is_in_time, "{workers:?} never were free");
+    }
+
     /// The workers as clients see them.
     pub(crate) async fn workers(&self) -> Vec<v1::WorkerInfo> {
         let mut client = self.client.clone();
