@@ -54,7 +54,7 @@ async fn a_guess_crosses_without_a_timer_in_its_way() {
         "a guess from draft to target: median {:?}, p90 {:?}",
         times[60], times[108]
     );
-    assert!(times[12] < LIMIT, "first decile {:?}", times[12]);
+    assert!(times[60] < LIMIT, "median {:?}", times[60]);
 }
 
 /// The hop that a draft is behind its target by: from the target's pick, at the end of its step, until the draft has the new
@@ -98,9 +98,5 @@ async fn a_pick_crosses_to_a_draft_without_a_timer_in_its_way() {
         times[PICKS / 2],
         times[PICKS * 9 / 10]
     );
-    assert!(
-        times[PICKS / 10] < LIMIT,
-        "first decile {:?}",
-        times[PICKS / 10]
-    );
+    assert!(times[PICKS / 2] < LIMIT, "median {:?}", times[PICKS / 2]);
 }

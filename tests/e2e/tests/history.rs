@@ -68,7 +68,7 @@ async fn a_prompt_comes_faster_the_second_time_for_those_who_share_it() {
     let runs = 9.0;
     let (colder, warmer) = (colder / runs, warmer / runs);
     println!("acceptance length {colder:.2} at first, {warmer:.2} the second time");
-    assert!(warmer > 1.5 * colder, "{warmer:.2} after {colder:.2}");
+    assert!(warmer > 2.0 * colder, "{warmer:.2} after {colder:.2}");
 }
 
 /// Two coordinators on one target, with tenants of their own.

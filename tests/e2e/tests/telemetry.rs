@@ -297,11 +297,10 @@ const HELD: [(&str, &str); 8] = [
 fn all_held(pages: &BTreeMap<&'static str, Page>) -> bool {
     HELD.iter().all(|(role, series)| {
         let found = pages[role].value(series).unwrap();
-        match series {
-            _ if series.contains("waiting") => found == 0.0,
-            _ if series.contains("pages") => found >= 1.0,
-            _ => found == 1.0,
+        if series.contains("pages") {
+            return found >= 1.0;
         }
+        found == if series.contains("waiting") { 0.0 } else { 1.0 }
     })
 }
 
