@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::cuda::Cuda;
 use crate::load::LoadError;
 
-/// `cpu`, `cuda:N` for a GPU by its number, or `auto`: the first GPU if there is one that can be used, else the CPU.
+/// `cpu`, `cuda:N` for a GPU by its number, or `auto`: the first GPU that can be used for the model, else the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceName {
     /// The CPU.
@@ -16,6 +16,20 @@ pub enum DeviceName {
     Cuda(u32),
     /// Whichever there is.
     Auto,
+}
+
+impl DeviceName {
+    /// What is tried for a model, one after another.
+    #[must_use]
+    pub fn candidates(self) -> Vec<DeviceName> {
+        if self != DeviceName::Auto {
+            return vec![self];
+        }
+        // Where there is none, the first says what is missing.
+        let gpus = Cuda::count().unwrap_or(0).max(1);
+        let gpus = (0..gpus).map(DeviceName::Cuda);
+        gpus.chain([DeviceName::Cpu]).collect()
+    }
 }
 
 impl FromStr for DeviceName {
@@ -52,7 +66,7 @@ pub enum Computer {
 }
 
 impl Computer {
-    /// Opens what a name stands for.
+    /// Opens what a name stands for; of [`DeviceName::candidates`] the first that can be opened.
     ///
     /// # Errors
     /// [`LoadError::Device`] where a GPU is named that cannot be used.
@@ -60,7 +74,19 @@ impl Computer {
         match name {
             DeviceName::Cpu => Ok(Computer::Cpu),
             DeviceName::Cuda(number) => Cuda::open(number).map(Computer::Cuda),
-            DeviceName::Auto => Ok(Cuda::open(0).map_or(Computer::Cpu, Computer::Cuda)),
+            DeviceName::Auto => {
+                let mut opened = name.candidates().into_iter().map(Computer::open);
+                Ok(opened.find_map(Result::ok).unwrap_or(Computer::Cpu))
+            }
+        }
+    }
+
+    /// What it is called in logs.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Computer::Cpu => "cpu".to_owned(),
+            Computer::Cuda(gpu) => format!("cuda:{} ({})", gpu.number(), gpu.name()),
         }
     }
 
@@ -103,5 +129,15 @@ mod tests {
             "{said}"
         );
         assert!(Computer::open(DeviceName::Auto).is_ok());
+    }
+
+    #[test]
+    fn auto_tries_gpus_and_ends_at_the_cpu() {
+        let tried = DeviceName::Auto.candidates();
+        assert_eq!(tried[0], DeviceName::Cuda(0));
+        assert_eq!(tried.last(), Some(&DeviceName::Cpu));
+        for name in [DeviceName::Cpu, DeviceName::Cuda(3)] {
+            assert_eq!(name.candidates(), [name]);
+        }
     }
 }

@@ -46,7 +46,7 @@ impl WeightDtype {
 }
 
 /// Sizes of an engine, all reserved at load.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
     /// How matmul weights are stored; none: as in the checkpoint (f16 becomes f32, blocks of a GGUF file stay as they are).
     /// Arithmetic is f32 either way.
@@ -58,6 +58,9 @@ pub struct EngineOptions {
     pub threads: NonZeroUsize,
     /// Pages for committed positions, of [`PAGE`] positions each.
     pub kv_pages: usize,
+    /// The share of a GPU's memory that the model may take, above 0 and up to 1. With it `kv_pages` are those that are wanted at
+    /// most: there are as many as the rest of the model leaves. On a CPU it means nothing.
+    pub gpu_memory: Option<f64>,
     /// Sequences open at a time.
     pub max_sequences: usize,
     /// Tree rows per sequence.
@@ -93,6 +96,7 @@ impl EngineOptions {
             vocab: None,
             threads: NonZeroUsize::MIN,
             kv_pages: context.div_ceil(PAGE).saturating_mul(sequences),
+            gpu_memory: None,
             max_sequences: sequences,
             scratch_rows: 128,
             max_rows: 256,
@@ -115,6 +119,15 @@ impl EngineOptions {
                 let reason = format!("is {value}, it has to be between 1 and {most}");
                 return Err(LoadError::Option { name, reason });
             }
+        }
+        if self
+            .gpu_memory
+            .is_some_and(|share| !(share > 0.0 && share <= 1.0))
+        {
+            return Err(LoadError::Option {
+                name: "gpu_memory",
+                reason: "has to be above 0 and at most 1".to_owned(),
+            });
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use control::host::{self, Batch, Host, Limits, Outcome, Usefulness};
@@ -11,7 +10,7 @@ use control::table;
 use decode::SamplerState;
 use decode::sampling::SamplingParams;
 use engine::synthetic::{Member, Spec, Synthetic};
-use engine::{Backend, Beside, EngineOptions, PAGE, SeqId, SeqStep, StepEnd};
+use engine::{Backend, EngineOptions, PAGE, SeqId, SeqStep, StepEnd};
 use speculation::Time;
 use speculation::allocation::Room;
 use speculation::bypass::Plan;
@@ -133,14 +132,12 @@ impl Worker {
             eos: cluster.vocabulary.eos.clone(),
         };
         let options = EngineOptions {
-            dtype: None,
             vocab: Some(cluster.vocabulary.size),
-            threads: NonZeroUsize::MIN,
             kv_pages: sizes.pages(),
             max_sequences: sizes.sessions,
             scratch_rows: rows,
             max_rows: MAX_ROWS,
-            beside: Beside::default(),
+            ..EngineOptions::default()
         };
         let backend = Synthetic::new(spec, &options)?;
         let time = cluster.times.of(role).clone();

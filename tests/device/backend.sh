@@ -19,14 +19,13 @@ awk 'NR % 12 == 1' "$root/tests/prompts/heldout.jsonl" >"$work/prompts.jsonl"
 echo "== the bundled models: texts and real agreement"
 bench --models "$root/models" --strategies ar,serial,serial-tree,auto --limit 4 --tune-prompts 1
 
-if ! python3 -c 'import torch' 2>/dev/null; then
-    echo "skipped: random models need PyTorch"
-    exit
-fi
 for shape in 1B 3B 8B; do
     python3 checkpoint.py $shape "$work/$shape" &
 done
 wait
+echo "== steps of the random models"
+(cd "$root/engine" && OFFSHOOT_NEEDS_GPU=1 OFFSHOOT_TIME_MODELS="$work/8B:$work/3B:$work/1B" \
+    "$work/cuda-test" --test-threads=1 --nocapture how_long)
 # Kernels of several processes overlap only under NVIDIA's Multi-Process Service.
 if command -v nvidia-cuda-mps-control >/dev/null; then
     export CUDA_MPS_PIPE_DIRECTORY=$work CUDA_MPS_LOG_DIRECTORY=$work

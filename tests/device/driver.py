@@ -1,10 +1,11 @@
 """The CUDA driver by ctypes: no package, no toolkit and no build is needed, only the driver's own library.
 
-Every call is checked. Kernels take one structure by value; they are launched so that the next may be set up while one ends
-(programmatic dependent launch), which they wait for themselves.
+Every call is checked. Kernels take one structure by value; those that wait themselves for the one before are launched so that
+they may be set up while that one ends (programmatic dependent launch). Threads and shared memory are what the PTX says.
 """
 
 import ctypes
+import re
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 
 
@@ -32,10 +33,10 @@ _MAX_SHARED = 8
 
 
 class Kernel:
-    """A function of a module, with its threads and bytes of shared memory."""
+    """A function of a module, with its threads and bytes of shared memory, and whether it waits for the one before."""
 
-    def __init__(self, gpu, function, threads, shared):
-        self.gpu, self.function, self.threads, self.shared = gpu, function, threads, shared
+    def __init__(self, gpu, function, threads, shared, early):
+        self.gpu, self.function, self.threads, self.shared, self.early = gpu, function, threads, shared, early
         if shared > 48 * 1024:
             gpu.call("cuFuncSetAttribute", function, _MAX_SHARED, shared)
 
@@ -48,12 +49,33 @@ class Kernel:
             shared=self.shared,
             stream=gpu.stream,
         )
-        if gpu.early_launch:
+        if self.early:
             attribute = _Attribute(id=_EARLY_LAUNCH, value=1)
             config.attributes = ctypes.pointer(attribute)
             config.attribute_count = 1
         pointers = (c_void_p * 1)(ctypes.cast(byref(parameters), c_void_p))
         gpu.call("cuLaunchKernelEx", byref(config), self.function, pointers, None)
+
+
+class Module:
+    """Loaded PTX."""
+
+    def __init__(self, gpu, handle, text):
+        self.gpu, self.handle, self.text = gpu, handle, text
+        self.early = "griddepcontrol.wait" in text
+
+    def kernel(self, name):
+        function = c_void_p()
+        self.gpu.call("cuModuleGetFunction", byref(function), self.handle, name.encode())
+        entry = self.text.index(f".entry {name}(")
+        threads = int(re.compile(r"\.maxntid (\d+)").search(self.text, entry)[1])
+        shared = re.search(rf"shared_bytes_of_{name}(?: = (\d+))?;", self.text)[1]
+        return Kernel(self.gpu, function, threads, int(shared or 0), self.early)
+
+
+def most_shared_bytes(text):
+    """The most shared memory that a block of the kernels of some PTX needs."""
+    return max(int(bytes) for bytes in re.findall(r"shared_bytes_of_\w+ = (\d+);", text))
 
 
 class Gpu:
@@ -76,7 +98,8 @@ class Gpu:
         self.call("cuCtxSetCurrent", context)
         self.compute = (self.attribute(75), self.attribute(76))
         self.processors = self.attribute(16)
-        self.early_launch = self.compute >= (9, 0)
+        # Bytes of shared memory that a block may have.
+        self.block_bytes = self.attribute(97)
         stream = c_void_p()
         self.call("cuStreamCreate", byref(stream), 1)
         self.stream = stream
@@ -99,8 +122,9 @@ class Gpu:
         self.call("cuDriverGetVersion", byref(value))
         return f"{value.value // 1000}.{value.value % 1000 // 10}"
 
-    def module(self, ptx):
+    def module(self, text):
         """Loads PTX; the driver compiles it for this GPU."""
+        ptx = text.encode() + b"\0"
         log = ctypes.create_string_buffer(16384)
         options = (c_int * 2)(5, 6)
         values = (c_void_p * 2)(ctypes.cast(log, c_void_p), c_void_p(16384))
@@ -109,12 +133,7 @@ class Gpu:
             self.call("cuModuleLoadDataEx", byref(module), ptx, 2, options, values)
         except Failed as error:
             raise Failed(f"{error}\n{log.value.decode(errors='replace')}") from error
-        return module
-
-    def kernel(self, module, name, threads, shared=0):
-        function = c_void_p()
-        self.call("cuModuleGetFunction", byref(function), module, name.encode())
-        return Kernel(self, function, threads, shared)
+        return Module(self, module, text)
 
     # Memory
 

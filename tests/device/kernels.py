@@ -1,4 +1,4 @@
-"""The kernels as the card sees them: parameters, threads, shared memory, and which shape serves how many rows.
+"""The kernels as the card sees them: parameters, and which shape serves how many rows.
 
 The structures are those of engine/src/cuda/kernels, field by field.
 """
@@ -6,6 +6,8 @@ The structures are those of engine/src/cuda/kernels, field by field.
 import ctypes
 from ctypes import c_double, c_float, c_int, c_uint, c_uint64
 from pathlib import Path
+
+from driver import most_shared_bytes
 
 P = c_uint64
 U = c_uint
@@ -53,70 +55,47 @@ MAXIMA = 512
 CANDIDATES = 4096
 
 
-def _stream(mt, nt, stages):
-    return 128, 4 * stages * (mt * 1024 + nt * 512)
-
-
-def _share(mt, nt, wm, wn, stages):
-    return 32 * wm * wn, stages * 2 * (wm * mt * 1024 + wn * nt * 8 * 64)
-
-
 class Shape:
-    """A kernel of the matmul: rows and outputs of a block, its threads and shared memory, and whether its warps share."""
+    """A kernel of the matmul: rows and outputs of a block, and whether its warps share."""
 
-    def __init__(self, name, rows, outputs, needs, shares):
-        self.name, self.rows, self.outputs, self.needs, self.shares = name, rows, outputs, needs, shares
+    def __init__(self, rows, outputs, shares):
+        self.rows, self.outputs, self.shares = rows, outputs, shares
 
 
-# As the templates of matmul.cu have them.
+# As matmul.cu has them.
 SHAPES = {
-    shape.name: shape
-    for shape in (
-        Shape("8_by_16", 8, 16, _stream(1, 1, 16), False),
-        Shape("8_by_32", 8, 32, _stream(2, 1, 10), False),
-        Shape("16_by_16", 16, 16, _stream(1, 2, 13), False),
-        Shape("16_by_32", 16, 32, _stream(2, 2, 9), False),
-        Shape("32_by_32", 32, 32, _stream(2, 4, 7), False),
-        Shape("64_by_32", 64, 32, _stream(2, 8, 4), False),
-        Shape("64_by_64", 64, 64, _share(1, 8, 4, 1, 6), True),
-        Shape("64_by_128", 64, 128, _share(2, 8, 4, 1, 4), True),
-        Shape("128_by_128", 128, 128, _share(2, 8, 4, 2, 4), True),
+    f"{rows}_by_{outputs}": Shape(rows, outputs, shares)
+    for rows, outputs, shares in (
+        (8, 16, False), (8, 32, False), (16, 16, False), (16, 32, False), (32, 32, False), (64, 32, False),
+        (64, 64, True), (64, 128, True), (128, 128, True),
     )
 }
 ATTEND = [(1, 48), (1, 64), (3, 64), (4, 64), (8, 64), (1, 128), (3, 128), (4, 128), (8, 128)]
-_ROOM_BYTES = 4096 * 8 + 512 * 8 + 2 * 2048 * 8 + 16 * 8 + 256 * 4 + 8 + 8 + 32 * 8 + 4 * 4
-
 
 class Kernels:
     """All kernels, loaded."""
 
     def __init__(self, gpu, folder, bench_folder):
         self.gpu = gpu
-        self.arch = {8: "sm_80", 9: "sm_90a", 10: "sm_100"}.get(gpu.compute[0], "sm_80")
 
-        def module(where, name):
-            path = Path(where) / f"{name}.{self.arch}.ptx"
-            return gpu.module(path.read_bytes() + b"\0")
+        def text(where, name, arch):
+            return (Path(where) / f"{name}.{arch}.ptx").read_text()
 
-        matmul, rows, attention, asks = (module(folder, n) for n in ("matmul", "rows", "attention", "asks"))
-        bench = module(bench_folder, "bench")
-        self.shapes = {name: gpu.kernel(matmul, f"matmul_{name}", *shape.needs) for name, shape in SHAPES.items()}
-        self.norm = gpu.kernel(rows, "rms_norm", 256, 32)
-        self.embed = gpu.kernel(rows, "embed", 256)
-        self.attends = {}
-        for group, dim in ATTEND:
-            units = (dim // 8 + 7) // 8 * 8
-            shared = 128 * 4 + 8 * 132 * 4 + 8 * 136 * 2 + 16 * 4 + 8 * 16 + 128 * units * 16
-            self.attends[group, dim] = gpu.kernel(attention, f"attend_{group}_by_{dim}", 128, shared)
-        self.join = gpu.kernel(attention, "join_pieces", 256)
-        self.survey = gpu.kernel(asks, "survey", 256, 2112)
-        self.filter = gpu.kernel(asks, "filter", 1024, _ROOM_BYTES)
-        self.race = gpu.kernel(asks, "race", 256)
-        self.answer = gpu.kernel(asks, "answer", 1024, _ROOM_BYTES)
-        self.score = gpu.kernel(asks, "score_tokens", 1024, _ROOM_BYTES)
-        self.fill = gpu.kernel(bench, "fill", 256)
-        self.fill_float = gpu.kernel(bench, "fill_float", 256)
-        self.read_all = gpu.kernel(bench, "read_all", 256)
+        # As engine/src/cuda/kernels.rs chooses.
+        major = gpu.compute[0]
+        self.arch = "sm_80" if major < 9 else "sm_90a" if major == 9 else "sm_100"
+        names = ("matmul", "rows", "attention", "asks")
+        if max(most_shared_bytes(text(folder, name, self.arch)) for name in names) > gpu.block_bytes:
+            self.arch = "sm_80"
+        matmul, rows, attention, asks = (gpu.module(text(folder, name, self.arch)) for name in names)
+        bench = gpu.module(text(bench_folder, "bench", self.arch))
+        self.shapes = {name: matmul.kernel(f"matmul_{name}") for name in SHAPES}
+        self.norm, self.embed = rows.kernel("rms_norm"), rows.kernel("embed")
+        self.attends = {(group, dim): attention.kernel(f"attend_{group}_by_{dim}") for group, dim in ATTEND}
+        self.join = attention.kernel("join_pieces")
+        self.survey, self.filter, self.race = asks.kernel("survey"), asks.kernel("filter"), asks.kernel("race")
+        self.answer, self.score = asks.kernel("answer"), asks.kernel("score_tokens")
+        self.fill, self.fill_float, self.read_all = (bench.kernel(name) for name in ("fill", "fill_float", "read_all"))
 
     def multiply(self, matmul, tiles, rows, name=None, parts=1):
         """Runs a multiplication over `rows` rows, with the shape and the number of blocks for the parts that serve it."""

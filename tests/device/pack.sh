@@ -14,3 +14,8 @@ for name in offshoot cuda-test; do
     xz -T0 -3 -f "$packed/$name"
 done
 ls -l "$packed"
+most=$((20 << 20)) size=$(cat "$packed"/*.xz | wc -c)
+if [ "$size" -gt "$most" ]; then
+    echo "$packed has $size bytes, and $most is the most that a card's machine is sent"
+    exit 1
+fi

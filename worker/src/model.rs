@@ -32,7 +32,8 @@ pub struct ModelArgs {
         value_name = "DIR | FILE.gguf | hf://..."
     )]
     pub model: PathBuf,
-    /// What the model computes on: cpu, cuda:N for an NVIDIA GPU by its number, or auto for the first GPU if there is one.
+    /// What the model computes on: cpu, cuda:N for an NVIDIA GPU by its number, or auto for the first GPU that can be used for
+    /// the model, else the CPU.
     #[arg(
         long,
         env = "OFFSHOOT_DEVICE",
@@ -89,15 +90,29 @@ pub struct ModelArgs {
     #[arg(long, env = "OFFSHOOT_MAX_NUM_SEQS", default_value_t = 16, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_num_seqs: u16,
-    /// Memory for the key/value cache.
-    #[arg(long, env = "OFFSHOOT_KV_MIB", default_value_t = 1024, value_name = "MIB",
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pub kv_mib: u32,
+    /// Memory for the key/value cache [default: 1024, or what the rest of the model leaves of --gpu-memory-utilization]
+    #[arg(long, env = "OFFSHOOT_KV_MIB", value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub kv_mib: Option<u32>,
+    /// Of a worker on a GPU: the share of the GPU's memory that it may take, for example 0.45 for each of two workers. The
+    /// key/value cache gets what the weights and activations leave, or --kv-mib if that is less.
+    #[arg(long, env = "OFFSHOOT_GPU_MEMORY_UTILIZATION", value_name = "SHARE", value_parser = share)]
+    pub gpu_memory_utilization: Option<f64>,
     /// How many times as long as one of plain decoding a step of several texts may take, for prompts that are computed
     /// beside them and for guesses. A higher value shortens the time to the first token of new requests, at the cost of the
     /// others.
     #[arg(long, env = "OFFSHOOT_PROMPT_STRETCH", default_value = "2", value_name = "X", value_parser = stretch)]
     pub prompt_stretch: f64,
+}
+
+/// Parses a share of a GPU's memory, above 0 and up to 1.
+///
+/// # Errors
+/// One line that says what it has to be.
+pub fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err(format!("{text:?} is not a share above 0 and up to 1")),
+    }
 }
 
 fn stretch(text: &str) -> Result<f64, String> {
@@ -186,6 +201,8 @@ pub struct Loaded {
     pub(crate) nice: i32,
     /// How many times as long as one of plain decoding a step of several texts may last.
     pub(crate) prompt_stretch: f64,
+    /// What the model computes on, for the log.
+    pub(crate) computer: String,
     /// For the handshake.
     pub info: WorkerInfo,
     /// Counted by the model thread; the process exports a clone.
@@ -193,6 +210,9 @@ pub struct Loaded {
     /// Written by the model thread; the process checks a clone.
     pub(crate) clock: Arc<StepClock>,
 }
+
+/// Memory for the key/value cache that is reserved if nothing else is asked for.
+const KV_MIB: u32 = 1024;
 
 /// Rows of one step, all sessions together; longer prompts are prefilled in chunks.
 pub(crate) const MAX_ROWS: usize = 256;
@@ -206,6 +226,23 @@ fn positions(count: usize) -> u32 {
 /// # Errors
 /// When the model or its tokenizer cannot be read, or do not belong together.
 pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
+    let mut names = args.device.candidates().into_iter().peekable();
+    loop {
+        let name = names.next().unwrap_or(DeviceName::Cpu);
+        let loaded = Computer::open(name)
+            .map_err(ModelError::from)
+            .and_then(|computer| load_on(&computer, args, offer));
+        match (loaded, names.peek()) {
+            // Of several, the next one may serve the model.
+            (Err(ModelError::Load(error @ LoadError::Device { .. })), Some(next)) => {
+                tracing::info!("{error}; trying {next}");
+            }
+            (loaded, _) => return loaded,
+        }
+    }
+}
+
+fn load_on(computer: &Computer, args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     let config = ModelConfig::read(&args.model)?;
     let vocabulary = text::vocabulary(&args.model)?;
     if vocabulary.len() > config.vocab_size {
@@ -217,22 +254,32 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     let vocabulary_len = vocabulary.len() as u32;
     let vocabulary_hash = vocabulary.hash().to_owned();
     drop(vocabulary);
-    let computer = Computer::open(args.device)?;
+    let gpu_memory = match computer {
+        Computer::Cpu => None,
+        Computer::Cuda(_) => args.gpu_memory_utilization,
+    };
     let position_bytes =
         config.layers * 2 * config.kv_heads * config.head_dim * computer.cache_bytes();
     let page_bytes = position_bytes * PAGE;
-    let budget = args.kv_mib as usize * (1 << 20) / page_bytes.max(1);
     let sessions = usize::from(args.max_num_seqs);
-    let kv_pages = (config.max_positions.div_ceil(PAGE) * sessions).min(budget.max(1));
+    let wanted = config.max_positions.div_ceil(PAGE) * sessions;
+    let kv_pages = match (args.kv_mib, gpu_memory) {
+        (None, Some(_)) => wanted,
+        (mib, _) => {
+            let budget = mib.unwrap_or(KV_MIB) as usize * (1 << 20) / page_bytes.max(1);
+            wanted.min(budget.max(1))
+        }
+    };
     let options = EngineOptions {
         dtype: args.dtype,
         vocab: Some(vocabulary_len),
         threads: args.threads,
         kv_pages,
+        gpu_memory,
         max_sequences: sessions,
         scratch_rows: offer.tree_rows,
         max_rows: MAX_ROWS,
-        beside: beside(args, offer, &computer),
+        beside: beside(args, offer, computer),
     };
     let spec = |profile: Profile| -> Result<Spec, TextError> {
         Ok(Spec {
@@ -246,7 +293,7 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     };
     let model = &args.model;
     let name_of = folder(model);
-    let real = || engine::load(model, &options, &computer, &mut loading::watch(&name_of));
+    let real = || engine::load(model, &options, computer, &mut loading::watch(&name_of));
     let (backend, name): (Box<dyn Backend>, String) = match (&args.synthetic, &args.overlay) {
         (Some(profile), _) => {
             let profile = Profile::read(profile)?;
@@ -263,6 +310,8 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         }
         (None, None) => (real()?, name_of.clone()),
     };
+    // As many as there is memory for.
+    let kv_pages = backend.facts().total_pages;
     let info = WorkerInfo {
         role: offer.role,
         duties: offer.duties,
@@ -280,10 +329,11 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
         eos_ids: backend.facts().eos.clone(),
         kv_positions: positions(kv_pages * PAGE),
         kv_page: positions(PAGE),
-        device: device(args, &computer),
+        device: device(args, computer),
     };
     Ok(Loaded {
         backend,
+        computer: computer.describe(),
         tree_rows: offer.tree_rows,
         history_tokens: offer.history_tokens,
         source: Source::Draft,

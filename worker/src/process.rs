@@ -96,6 +96,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     loaded.metrics = counters.clone();
     let clock = Arc::clone(&loaded.clock);
     let step_timeout = Duration::from_secs(args.step_timeout);
+    let device = loaded.computer.clone();
     let handle = thread::start(loaded, Registry::default())?;
     let seen = handle.clone();
     metrics.refresh(move || {
@@ -118,7 +119,7 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     let mut serving = connections.spawn(serving);
     drop(loading);
     runtime::announce::announce(&args.common.announce, role, addr, admin)?;
-    tracing::info!(%addr, role, model = handle.info.model, "worker ready");
+    tracing::info!(%addr, role, model = handle.info.model, device, "worker ready");
     tokio::select! {
         // In this order: without a connection the server ends as soon as the drain begins.
         biased;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decode::Proposer;
-use engine::{Backend, EngineOptions, Maker, PAGE, Proposing, ProposingSpec};
+use engine::{Backend, Computer, EngineOptions, Maker, PAGE, Proposing, ProposingSpec};
 use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::message::WorkerInfo;
 use text::Tokenizer;
@@ -98,6 +98,7 @@ where
         pin: None,
         nice: 0,
         prompt_stretch: 2.0,
+        computer: Computer::Cpu.describe(),
         info,
         metrics: WorkerMetrics::default(),
         clock: Arc::new(StepClock::new()),

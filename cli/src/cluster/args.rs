@@ -66,6 +66,13 @@ pub(crate) struct ClusterArgs {
     /// draft=cuda:0,qualifier=cuda:0,target=cuda:1 [default: cpu]
     #[arg(long, env = "OFFSHOOT_DEVICES", value_name = "DEVICE | ROLE=DEVICE,...", value_parser = per_role::devices)]
     pub(crate) devices: Option<PerRole<DeviceName>>,
+    /// Memory for the key/value cache of a worker, in MiB: one number for all roles, or by role [default: 1024]
+    #[arg(long, value_name = "MIB | ROLE=MIB,...", value_parser = per_role::kv_mib)]
+    pub(crate) kv_mib: Option<PerRole<u32>>,
+    /// Share of a GPU's memory that a worker may take: one for all roles, or by role, for example target=0.7,draft=0.2. The
+    /// key/value cache gets what the weights and activations leave
+    #[arg(long, value_name = "SHARE | ROLE=SHARE,...", value_parser = per_role::gpu_memory_utilization)]
+    pub(crate) gpu_memory_utilization: Option<PerRole<f64>>,
     /// Threads of the model: one number for all roles, or by role, for example target=2,draft=1
     #[arg(long, value_name = "N | ROLE=N,...", value_parser = per_role::threads)]
     pub(crate) threads: Option<PerRole<NonZeroUsize>>,
@@ -109,6 +116,8 @@ pub(crate) struct ClusterPlan {
     /// What the answers are drawn from, if they are not computed.
     pub(crate) drawn: Option<Drawn>,
     pub(crate) devices: PerRole<DeviceName>,
+    pub(crate) kv_mib: PerRole<u32>,
+    pub(crate) gpu_memory_utilization: PerRole<f64>,
     pub(crate) threads: PerRole<NonZeroUsize>,
     pub(crate) pin: PerRole<usize>,
     pub(crate) dtype: Option<String>,
@@ -197,6 +206,8 @@ impl ClusterArgs {
             step_ms: self.step_ms.unwrap_or_default(),
             drawn,
             devices: self.devices.unwrap_or_default(),
+            kv_mib: self.kv_mib.unwrap_or_default(),
+            gpu_memory_utilization: self.gpu_memory_utilization.unwrap_or_default(),
             threads: self.threads.unwrap_or_default(),
             pin: self.pin.unwrap_or_default(),
             dtype: self.dtype,

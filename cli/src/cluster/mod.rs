@@ -216,6 +216,12 @@ fn worker(plan: &ClusterPlan, role: Role, model: &Path, number: usize) -> ChildS
     if let Some(device) = plan.devices.get(role) {
         line.flag("--device", device.to_string());
     }
+    if let Some(mib) = plan.kv_mib.get(role) {
+        line.flag("--kv-mib", mib.to_string());
+    }
+    if let Some(share) = plan.gpu_memory_utilization.get(role) {
+        line.flag("--gpu-memory-utilization", share.to_string());
+    }
     if let Some(threads) = plan.threads.get(role) {
         line.flag("--threads", threads.to_string());
     }
@@ -359,6 +365,10 @@ mod tests {
             "target=20,qualifier=7,draft=0.5",
             "--devices",
             "draft=cuda:0,target=cuda:1",
+            "--kv-mib",
+            "target=512,draft=64",
+            "--gpu-memory-utilization",
+            "0.4",
             "--threads",
             "2",
             "--pin",
@@ -460,6 +470,8 @@ mod tests {
                 "--synthetic",
                 "--overlay",
                 "--pin",
+                "--kv-mib",
+                "--gpu-memory-utilization",
                 "--threads",
                 "--dtype",
                 "--heads",

@@ -76,6 +76,19 @@ pub(crate) fn threads(given: &str) -> Result<PerRole<NonZeroUsize>, String> {
     all_or_per_role(given, number)
 }
 
+/// Parses `target=4096,draft=512`, or one number for every role: MiB of the key/value cache.
+pub(crate) fn kv_mib(given: &str) -> Result<PerRole<u32>, String> {
+    all_or_per_role(given, |value| match value.parse::<u32>() {
+        Ok(mib) if mib > 0 => Ok(mib),
+        _ => Err(format!("{value:?} is not a number of MiB from 1 on")),
+    })
+}
+
+/// Parses `target=0.7,draft=0.2`, or one share for every role: of a GPU's memory.
+pub(crate) fn gpu_memory_utilization(given: &str) -> Result<PerRole<f64>, String> {
+    all_or_per_role(given, worker::model::share)
+}
+
 /// Parses `target=0,draft=1`: the CPU of each role's model thread.
 pub(crate) fn pin(given: &str) -> Result<PerRole<usize>, String> {
     per_role(given, |value| match value.parse::<usize>() {
@@ -197,6 +210,21 @@ mod tests {
         );
         assert_eq!(found.get(Role::Qualifier), None);
         assert!(threads("0").is_err() && threads("target=0").is_err() && threads("1025").is_err());
+    }
+
+    #[test]
+    fn memory_is_for_all_or_for_each() {
+        assert_eq!(kv_mib("512").unwrap().get(Role::Target), Some(&512));
+        let found = gpu_memory_utilization("target=0.7,draft=0.2").unwrap();
+        assert_eq!(
+            (found.get(Role::Target), found.get(Role::Qualifier)),
+            (Some(&0.7), None)
+        );
+        assert!(kv_mib("0").is_err() && kv_mib("target=-1").is_err());
+        for bad in ["0", "1.1", "draft=NaN", "target=all"] {
+            let error = gpu_memory_utilization(bad).unwrap_err();
+            assert!(error.contains("is not a share"), "{error}");
+        }
     }
 
     #[test]

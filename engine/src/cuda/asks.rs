@@ -1,7 +1,8 @@
 //! What rows are asked, answered on the device: ids come back, and never logits.
 //!
 //! Picks, guesses and scores have kernels. What has none (drawn siblings, judged picks, more guesses or strongest tokens than
-//! the kernels hold) is left to the CPU's sampler, which gives the same answers to the same logits.
+//! the kernels hold, more changes to logits than there is room for) is left to the CPU's sampler, which gives the same answers to
+//! the same logits.
 
 use std::sync::Arc;
 
@@ -9,7 +10,6 @@ use decode::{Answer, Ask, Basis, Guess, Pick, Score};
 
 use super::driver::{CudaError, Gpu, Memory};
 use super::kernels::Kernels;
-use super::model::List;
 use super::parameters::{
     Answered, Asks, Bias, CANDIDATE_BYTES, CANDIDATES, FOUND_BYTES, GUESSES, Guessed, HERE,
     MAXIMA_BYTES, MOST_GUESSES, MOST_TOP, PICK, SCORE, SHARES, Seen, Task,
@@ -20,7 +20,7 @@ use crate::step::{Asked, Group, Plan};
 
 /// Rooms of the kernels, for so many tasks.
 pub(super) struct Asking {
-    most: usize,
+    most: Most,
     tasks: Memory,
     answers: Memory,
     found: Memory,
@@ -28,11 +28,64 @@ pub(super) struct Asking {
     maxima: Memory,
     sound: Memory,
     candidates: Memory,
-    biases: List,
-    seen: List,
-    masks: List,
+    biases: Memory,
+    seen: Memory,
+    masks: Memory,
     vocab: u32,
     stride: u32,
+}
+
+/// Rows whose seen and masked tokens there is room for, whatever they are; further ones have what the others leave.
+const LISTED_ROWS: usize = 64;
+/// Biases of all rows that there is room for.
+const BIASES: usize = 1 << 14;
+
+/// The most that the kernels are asked at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Most {
+    pub(super) tasks: usize,
+    /// Tokens that are answered.
+    vocab: usize,
+    seen: usize,
+    masks: usize,
+}
+
+impl Most {
+    /// So many tasks over so many tokens, by texts of so many positions.
+    pub(super) fn of(tasks: usize, vocab: u32, positions: usize) -> Most {
+        let vocab = vocab as usize;
+        Most {
+            tasks,
+            vocab,
+            seen: LISTED_ROWS * positions.min(vocab),
+            masks: LISTED_ROWS * vocab,
+        }
+    }
+
+    /// Bytes of what is reserved by task, and of the lists of all tasks.
+    fn sizes(self) -> ([usize; 7], [usize; 3]) {
+        let by_task = [
+            size_of::<Task>(),
+            size_of::<Answered>(),
+            FOUND_BYTES,
+            self.vocab.next_multiple_of(16) * size_of::<f32>(),
+            MAXIMA_BYTES,
+            SHARES * 4,
+            CANDIDATES * CANDIDATE_BYTES,
+        ];
+        let lists = [
+            BIASES * size_of::<Bias>(),
+            self.seen * size_of::<Seen>(),
+            self.masks * size_of::<u32>(),
+        ];
+        (by_task.map(|bytes| bytes * self.tasks), lists)
+    }
+
+    /// Bytes of all that is reserved.
+    pub(super) fn bytes(self) -> usize {
+        let (by_task, lists) = self.sizes();
+        by_task.iter().chain(&lists).sum()
+    }
 }
 
 /// The tasks of a step.
@@ -61,35 +114,24 @@ pub(super) struct Answers {
 }
 
 impl Asking {
-    /// Bytes that it needs, for so many tasks over so many tokens.
-    pub(super) fn bytes(most: usize, vocab: usize) -> usize {
-        let shaped = vocab.next_multiple_of(16) * size_of::<f32>();
-        let task = size_of::<Task>() + size_of::<Answered>() + FOUND_BYTES;
-        most * (task + shaped + MAXIMA_BYTES + SHARES * 4 + CANDIDATES * CANDIDATE_BYTES)
-    }
-
-    /// Reserves room for `most` tasks over the first `vocab` of `stride` logits.
-    pub(super) fn new(
-        gpu: &Arc<Gpu>,
-        most: usize,
-        vocab: u32,
-        stride: usize,
-    ) -> Result<Asking, CudaError> {
-        let shaped = (vocab as usize).next_multiple_of(16) * size_of::<f32>();
-        let room = |each: usize| gpu.memory(most * each);
+    /// Reserves room; rows have `stride` logits.
+    pub(super) fn new(gpu: &Arc<Gpu>, most: Most, stride: usize) -> Result<Asking, CudaError> {
+        let (by_task, lists) = most.sizes();
+        let [tasks, answers, found, shaped, maxima, sound, candidates] = by_task;
+        let [biases, seen, masks] = lists;
         Ok(Asking {
             most,
-            tasks: room(size_of::<Task>())?,
-            answers: room(size_of::<Answered>())?,
-            found: room(FOUND_BYTES)?,
-            shaped: room(shaped)?,
-            maxima: room(MAXIMA_BYTES)?,
-            sound: room(SHARES * 4)?,
-            candidates: room(CANDIDATES * CANDIDATE_BYTES)?,
-            biases: List::new(gpu)?,
-            seen: List::new(gpu)?,
-            masks: List::new(gpu)?,
-            vocab,
+            tasks: gpu.memory(tasks)?,
+            answers: gpu.memory(answers)?,
+            found: gpu.memory(found)?,
+            shaped: gpu.memory(shaped)?,
+            maxima: gpu.memory(maxima)?,
+            sound: gpu.memory(sound)?,
+            candidates: gpu.memory(candidates)?,
+            biases: gpu.memory(biases)?,
+            seen: gpu.memory(seen)?,
+            masks: gpu.memory(masks)?,
+            vocab: most.vocab as u32,
             stride: stride as u32,
         })
     }
@@ -114,16 +156,19 @@ impl Asking {
                 maxima: self.maxima.at(),
                 sound: self.sound.at(),
                 candidates: self.candidates.at(),
-                biases: self.biases.write(&tasks.biases)?,
-                seen: self.seen.write(&tasks.seen)?,
-                masks: self.masks.write(&tasks.masks)?,
+                biases: self.biases.at(),
+                seen: self.seen.at(),
+                masks: self.masks.at(),
                 vocab: self.vocab,
                 stride: self.stride,
                 room: CANDIDATES as u32,
                 unused: 0,
             };
-            self.tasks.write(0, &tasks.tasks)?;
             let scores = tasks.tasks.iter().any(|task| task.kind == SCORE);
+            self.biases.send(tasks.biases)?;
+            self.seen.send(tasks.seen)?;
+            self.masks.send(tasks.masks)?;
+            self.tasks.send(tasks.tasks)?;
             kernels.ask(&asks, answered.len(), scores)?;
         }
         self.answers.read(0, &mut answered)?;
@@ -135,16 +180,16 @@ impl Asking {
 }
 
 impl Tasks {
-    /// What the kernels are to answer, `most` tasks at most; the rest is left to the CPU.
-    fn of(plan: &Plan, batch: &mut [SeqStep<'_>], most: usize) -> Tasks {
+    /// What the kernels are to answer; the rest is left to the CPU.
+    fn of(plan: &Plan, batch: &mut [SeqStep<'_>], most: Most) -> Tasks {
         let mut tasks = Tasks::default();
         for (part, group) in batch.iter_mut().zip(&plan.groups) {
             for place in group.asked.clone() {
                 // A pick with its score is two.
-                let task = if tasks.tasks.len() + 2 > most {
+                let task = if tasks.tasks.len() + 2 > most.tasks {
                     None
                 } else {
-                    tasks.add(part, group, place, plan.asked[place])
+                    tasks.add(part, group, place, plan.asked[place], most)
                 };
                 tasks.of.push(task);
             }
@@ -158,6 +203,7 @@ impl Tasks {
         group: &Group,
         place: usize,
         asked: Asked,
+        most: Most,
     ) -> Option<Of> {
         let raw = Task {
             row: place as u32,
@@ -166,14 +212,14 @@ impl Tasks {
         let scored = |top: u8| usize::from(top) <= MOST_TOP;
         match asked.ask {
             Ask::Pick { score: None } => {
-                let pick = self.shaped(part, group, asked, raw);
+                let pick = self.shaped(part, group, asked, raw, most)?;
                 let task = self.push(Task { kind: PICK, ..pick });
                 Some(Of::Pick { task, score: None })
             }
             Ask::Pick {
                 score: Some((basis, top)),
             } if scored(top) => {
-                let shaped = self.shaped(part, group, asked, raw);
+                let shaped = self.shaped(part, group, asked, raw, most)?;
                 let task = self.push(Task {
                     kind: PICK,
                     ..shaped
@@ -199,11 +245,11 @@ impl Tasks {
                     score: Some(score),
                 })
             }
-            Ask::Guesses(most) if usize::from(most) <= MOST_GUESSES => {
-                let shaped = self.shaped(part, group, asked, raw);
+            Ask::Guesses(count) if usize::from(count) <= MOST_GUESSES => {
+                let shaped = self.shaped(part, group, asked, raw, most)?;
                 let guesses = Task {
                     kind: GUESSES,
-                    guesses: most.into(),
+                    guesses: count.into(),
                     ..shaped
                 };
                 Some(Of::Guesses(self.push(guesses)))
@@ -231,14 +277,27 @@ impl Tasks {
         self.tasks.len() - 1
     }
 
-    /// A task by the session's settings, and what they do to the row.
-    fn shaped(&mut self, part: &mut SeqStep<'_>, group: &Group, asked: Asked, task: Task) -> Task {
+    /// A task by the session's settings, and what they do to the row; none where there is no room for that.
+    fn shaped(
+        &mut self,
+        part: &mut SeqStep<'_>,
+        group: &Group,
+        asked: Asked,
+        task: Task,
+        most: Most,
+    ) -> Option<Task> {
         let history = before(part, group, asked);
         let params = part.sampler.sampling().params;
         let changes = part.sampler.changes(&history);
         let shaping = changes.shaping;
         let (first_bias, first_seen, first_mask) =
             (self.biases.len(), self.seen.len(), self.masks.len());
+        if first_bias + shaping.bias.len() > BIASES
+            || first_seen + changes.seen.len() > most.seen
+            || first_mask + changes.masked.len() > most.masks
+        {
+            return None;
+        }
         let biases = shaping.bias.iter();
         self.biases
             .extend(biases.map(|&(token, value)| Bias { token, value }));
@@ -250,7 +309,7 @@ impl Tasks {
                 in_output,
             }));
         self.masks.extend_from_slice(changes.masked);
-        Task {
+        Some(Task {
             temperature: params.temperature,
             top_k: params.top_k,
             top_p: params.top_p,
@@ -268,7 +327,7 @@ impl Tasks {
             presence: shaping.presence_penalty,
             frequency: shaping.frequency_penalty,
             ..task
-        }
+        })
     }
 }
 

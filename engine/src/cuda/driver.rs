@@ -7,9 +7,10 @@
     reason = "the driver is a C library, and kernels are handed addresses of device memory"
 )]
 
+use std::any::Any;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys;
 
@@ -19,6 +20,16 @@ use cudarc::driver::sys;
 pub(super) struct CudaError {
     call: &'static str,
     reason: String,
+}
+
+impl CudaError {
+    /// That a kernel cannot be had.
+    pub(super) fn kernel(name: &str, reason: String) -> CudaError {
+        CudaError {
+            call: "a kernel",
+            reason: format!("{name} {reason}"),
+        }
+    }
 }
 
 /// Calls the driver and gives its error, if there is one.
@@ -50,6 +61,9 @@ const OLDEST_DRIVER: c_int = 13000;
 /// The oldest compute capability that the kernels are made for.
 const OLDEST_COMPUTE: (c_int, c_int) = (8, 0);
 
+/// The least memory that is reserved.
+pub(super) const LEAST: usize = 16;
+
 /// An open GPU, with a stream of its own.
 pub(super) struct Gpu {
     device: sys::CUdevice,
@@ -61,6 +75,12 @@ pub(super) struct Gpu {
     pub(super) name: String,
     /// Names this GPU among all there are.
     pub(super) uuid: String,
+    /// Bytes of shared memory that a block may have.
+    pub(super) block_bytes: u32,
+    /// Bytes of all of its memory.
+    pub(super) total_bytes: usize,
+    /// What copies to the device read, until they are done.
+    sent: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 // SAFETY: contexts and streams may be used by any thread; whoever calls makes the context current first (`enter`), and the
@@ -75,6 +95,29 @@ impl Gpu {
     /// # Errors
     /// One line that says what is missing.
     pub(super) fn open(number: u32) -> Result<Arc<Gpu>, String> {
+        let count = Gpu::count()?;
+        if number >= count {
+            return Err(format!(
+                "there is no GPU {number}; there are {count}, counted from 0"
+            ));
+        }
+        // Below the count, which is one.
+        let gpu = Gpu::begin(number as c_int).map_err(|error| error.to_string())?;
+        if gpu.compute < OLDEST_COMPUTE {
+            let (major, minor) = gpu.compute;
+            return Err(format!(
+                "GPU {number} ({}) has compute capability {major}.{minor}, and 8.0 is needed",
+                gpu.name
+            ));
+        }
+        Ok(Arc::new(gpu))
+    }
+
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// One line that says what is missing.
+    pub(super) fn count() -> Result<u32, String> {
         // SAFETY: loads the driver's library, whose initialisers are trusted as far as the system is.
         if !unsafe { sys::is_culib_present() } {
             return Err("there is no NVIDIA driver (libcuda.so.1 is not found)".to_owned());
@@ -95,21 +138,7 @@ impl Gpu {
                 version % 1000 / 10
             ));
         }
-        if i64::from(number) >= i64::from(count) {
-            return Err(format!(
-                "there is no GPU {number}; there are {count}, counted from 0"
-            ));
-        }
-        // Below the count, which is one.
-        let gpu = Gpu::begin(number as c_int).map_err(|error| error.to_string())?;
-        if gpu.compute < OLDEST_COMPUTE {
-            let (major, minor) = gpu.compute;
-            return Err(format!(
-                "GPU {number} ({}) has compute capability {major}.{minor}, and 8.0 is needed",
-                gpu.name
-            ));
-        }
-        Ok(Arc::new(gpu))
+        Ok(u32::try_from(count).unwrap_or_default())
     }
 
     fn begin(number: c_int) -> Result<Gpu, CudaError> {
@@ -122,15 +151,18 @@ impl Gpu {
         use sys::CUdevice_attribute::{
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+            CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as BLOCK,
         };
         let compute = (attribute(MAJOR)?, attribute(MINOR)?);
+        let block_bytes = u32::try_from(attribute(BLOCK)?).unwrap_or_default();
         let mut name = [0; 128];
         call!(cuDeviceGetName(
             name.as_mut_ptr(),
             name.len() as c_int,
             device
         ))?;
-        let name = name.map(|letter| letter.cast_unsigned());
+        // Letters have a sign on some machines and none on others.
+        let name = name.map(|letter| letter.to_ne_bytes()[0]);
         let name = CStr::from_bytes_until_nul(&name).map_or_else(
             |_| "a GPU".to_owned(),
             |name| name.to_string_lossy().into_owned(),
@@ -139,7 +171,7 @@ impl Gpu {
         call!(cuDeviceGetUuid_v2(&raw mut uuid, device))?;
         let uuid = uuid
             .bytes
-            .map(|byte| format!("{:02x}", byte.cast_unsigned()))
+            .map(|byte| format!("{:02x}", byte.to_ne_bytes()[0]))
             .concat();
         let mut gpu = Gpu {
             device,
@@ -148,10 +180,14 @@ impl Gpu {
             compute,
             name,
             uuid,
+            block_bytes,
+            total_bytes: 0,
+            sent: Mutex::default(),
         };
         call!(cuDevicePrimaryCtxRetain(&raw mut gpu.context, device))?;
         gpu.enter()?;
         call!(cuStreamCreate(&raw mut gpu.stream, 1))?;
+        gpu.total_bytes = gpu.memory_info()?.1;
         Ok(gpu)
     }
 
@@ -162,15 +198,20 @@ impl Gpu {
 
     /// Bytes of memory that nobody uses.
     pub(super) fn free_bytes(&self) -> Result<usize, CudaError> {
+        self.memory_info().map(|(free, _)| free)
+    }
+
+    /// Bytes of memory that nobody uses, and of all.
+    fn memory_info(&self) -> Result<(usize, usize), CudaError> {
         let (mut free, mut total) = (0, 0);
         call!(cuMemGetInfo_v2(&raw mut free, &raw mut total))?;
-        Ok(free)
+        Ok((free, total))
     }
 
     /// Memory of so many bytes, all zero.
     pub(super) fn memory(self: &Arc<Gpu>, bytes: usize) -> Result<Memory, CudaError> {
         let mut address = 0;
-        let bytes = bytes.max(16);
+        let bytes = bytes.max(LEAST);
         call!(cuMemAlloc_v2(&raw mut address, bytes))?;
         let memory = Memory {
             gpu: self.clone(),
@@ -183,11 +224,17 @@ impl Gpu {
 
     /// Waits for everything that was called.
     pub(super) fn wait(&self) -> Result<(), CudaError> {
-        call!(cuStreamSynchronize(self.stream))
+        call!(cuStreamSynchronize(self.stream))?;
+        self.sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        Ok(())
     }
 
-    /// Loads PTX, a C string, which the driver compiles for this GPU.
-    pub(super) fn module(self: &Arc<Gpu>, ptx: &CStr) -> Result<Module, CudaError> {
+    /// Loads PTX, a C string, which the driver compiles for this GPU. `early` says that its kernels wait themselves for the one
+    /// before, so that they may be set up while that one ends.
+    pub(super) fn module(self: &Arc<Gpu>, ptx: &CStr, early: bool) -> Result<Module, CudaError> {
         let mut module = ptr::null_mut();
         call!(cuModuleLoadDataEx(
             &raw mut module,
@@ -199,6 +246,7 @@ impl Gpu {
         Ok(Module {
             gpu: self.clone(),
             module,
+            early,
         })
     }
 
@@ -213,14 +261,16 @@ impl Gpu {
             CU_STREAM_CAPTURE_MODE_RELAXED
         ))?;
         let recorded = record();
-        let mut graph = ptr::null_mut();
-        call!(cuStreamEndCapture(self.stream, &raw mut graph))?;
-        recorded?;
-        let mut executable = ptr::null_mut();
-        let made = call!(cuGraphInstantiateWithFlags(&raw mut executable, graph, 0));
-        call!(cuGraphDestroy(graph))?;
-        made?;
-        Ok(Graph {
+        let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
+        let ended = call!(cuStreamEndCapture(self.stream, &raw mut graph));
+        let made = recorded
+            .and(ended)
+            .and_then(|()| call!(cuGraphInstantiateWithFlags(&raw mut executable, graph, 0)));
+        if !graph.is_null() {
+            // What was made of it stays.
+            let _ = call!(cuGraphDestroy(graph));
+        }
+        made.map(|()| Graph {
             gpu: self.clone(),
             executable,
         })
@@ -231,6 +281,7 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // An error has nobody to go to.
         let _ = self.enter();
+        let _ = self.wait();
         if !self.stream.is_null() {
             let _ = call!(cuStreamDestroy_v2(self.stream));
         }
@@ -253,14 +304,30 @@ impl Memory {
         self.address
     }
 
-    /// Copies to the device, `offset` bytes behind the beginning. The source may change as soon as this returns.
+    /// Copies to the beginning, in turn with what else is called. What is copied is kept until somebody waits: a GPU may read it
+    /// where it lies.
+    pub(super) fn send<T: Plain + Send + 'static>(&self, data: Vec<T>) -> Result<(), CudaError> {
+        let copied = self.copy_from(0, &data);
+        // Kept whatever came of it: a call that failed may have begun to copy.
+        let mut sent = (self.gpu.sent.lock()).unwrap_or_else(PoisonError::into_inner);
+        sent.push(Box::new(data));
+        copied
+    }
+
+    /// Copies to the device, `offset` bytes behind the beginning, and waits.
     pub(super) fn write<T: Plain>(&self, offset: usize, data: &[T]) -> Result<(), CudaError> {
+        let copied = self.copy_from(offset, data);
+        let waited = self.gpu.wait();
+        copied.and(waited)
+    }
+
+    /// Begins to copy; the source has to stay until somebody has waited.
+    fn copy_from<T: Plain>(&self, offset: usize, data: &[T]) -> Result<(), CudaError> {
         let bytes = size_of_val(data);
         assert!(offset + bytes <= self.bytes, "what is written fits");
         if bytes == 0 {
             return Ok(());
         }
-        // Of pageable memory the driver takes a copy, or has sent it, before it returns.
         call!(cuMemcpyHtoDAsync_v2(
             self.address + offset as u64,
             data.as_ptr().cast::<c_void>(),
@@ -311,6 +378,8 @@ unsafe impl Plain for f32 {}
 pub(super) struct Module {
     gpu: Arc<Gpu>,
     module: sys::CUmodule,
+    /// Whether its kernels wait themselves for the one before.
+    early: bool,
 }
 
 impl Module {
@@ -368,8 +437,7 @@ pub(super) struct Kernel {
 unsafe impl Send for Kernel {}
 
 impl Kernel {
-    /// Launches it over a grid of blocks. From compute capability 9.0 on it is set up while the one before it ends, for which
-    /// it waits itself (programmatic dependent launch).
+    /// Launches it over a grid of blocks, early (programmatic dependent launch) if its module says so.
     pub(super) fn launch<P: Plain>(
         &self,
         grid: [usize; 3],
@@ -383,7 +451,6 @@ impl Kernel {
                 programmaticStreamSerializationAllowed: 1,
             },
         };
-        let early = gpu.compute >= (9, 0);
         let [x, y, z] = grid.map(|blocks| blocks as u32);
         let config = sys::CUlaunchConfig {
             gridDimX: x,
@@ -395,7 +462,7 @@ impl Kernel {
             sharedMemBytes: self.shared,
             hStream: gpu.stream,
             attrs: &raw mut attribute,
-            numAttrs: early.into(),
+            numAttrs: self.module.early.into(),
         };
         let mut pointers = [ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
         call!(cuLaunchKernelEx(

@@ -3,11 +3,12 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use super::driver::{CudaError, Gpu, Kernel};
+use super::driver::{CudaError, Gpu, Kernel, Module};
 use super::parameters::{Asks, Attend, Matmul, PIECE, SHARES};
 use crate::model::AttentionShape;
 
 /// PTX of one architecture.
+#[derive(Clone, Copy)]
 struct Ptx {
     matmul: &'static str,
     rows: &'static str,
@@ -38,15 +39,104 @@ macro_rules! ptx {
     };
 }
 
-/// What all PTX was made from: sources and compiler.
-pub(super) const SOURCES: &str = include_str!("ptx/SOURCES");
+/// For everything from 8.0 on, in blocks of 99 KiB of shared memory.
+const SM_80: Ptx = ptx!("sm_80");
+/// For 9.0 alone, in blocks of up to 227 KiB.
+const SM_90A: Ptx = ptx!("sm_90a");
+/// For everything from 10.0 on, in blocks of up to 227 KiB.
+const SM_100: Ptx = ptx!("sm_100");
 
-/// The PTX that serves a compute capability best. That for 9.0 runs nowhere else; that for 8.0 on everything newer.
-fn ptx_for(compute: (i32, i32)) -> Ptx {
-    match compute {
-        (9, 0) => ptx!("sm_90a"),
-        (10, _) => ptx!("sm_100"),
-        _ => ptx!("sm_80"),
+/// What the kernels' PTX was made from: sources, options and compiler.
+pub(super) fn sources() -> &'static str {
+    include_str!("ptx/SOURCES")
+        .lines()
+        .next()
+        .unwrap_or_default()
+}
+
+impl Ptx {
+    /// What serves a compute capability best whose blocks may have so many bytes of shared memory.
+    fn of(compute: (i32, i32), block_bytes: u32) -> Ptx {
+        let best = match compute {
+            (9, 0) => SM_90A,
+            (10.., _) => SM_100,
+            _ => SM_80,
+        };
+        if best.block_bytes() <= block_bytes {
+            best
+        } else {
+            SM_80
+        }
+    }
+
+    /// The most that a block of its kernels needs.
+    fn block_bytes(self) -> u32 {
+        let texts = [self.matmul, self.rows, self.attention, self.asks];
+        let needs = texts.into_iter().flat_map(|text| {
+            text.split(SHARED_BYTES_OF)
+                .skip(1)
+                .filter_map(|rest| number_behind(rest, " = "))
+        });
+        needs.max().unwrap_or(0)
+    }
+}
+
+/// What PTX calls the shared memory that a kernel needs (`kernels/ptx.cuh`).
+const SHARED_BYTES_OF: &str = "shared_bytes_of_";
+
+/// The number behind the first `mark` before the end of the statement.
+fn number_behind(text: &str, mark: &str) -> Option<u32> {
+    let statement = text.split([';', '\n']).next()?;
+    let number = statement.split_once(mark)?.1;
+    let digits = number.find(|c: char| !c.is_ascii_digit());
+    number[..digits.unwrap_or(number.len())].parse().ok()
+}
+
+/// Threads of a block of a kernel, and the bytes of shared memory that it needs, as its PTX says.
+fn launch_bounds(ptx: &str, kernel: &str) -> Option<(u32, u32)> {
+    let entry = format!(".entry {kernel}(");
+    let (_, behind) = ptx.split_once(&entry)?;
+    let (_, behind) = behind.split_once(".maxntid")?;
+    let threads = number_behind(behind, " ")?;
+    let mut named = ptx.split(SHARED_BYTES_OF).skip(1);
+    let shared = named.find_map(|rest| {
+        rest.strip_prefix(kernel)
+            .filter(|r| r.starts_with([' ', ';']))
+    })?;
+    Some((threads, number_behind(shared, " = ").unwrap_or(0)))
+}
+
+/// A loaded program, with what it says of its kernels.
+struct Program {
+    text: &'static str,
+    module: Arc<Module>,
+    block_bytes: u32,
+}
+
+impl Program {
+    fn load(gpu: &Arc<Gpu>, text: &'static str) -> Result<Program, CudaError> {
+        let program = CStr::from_bytes_with_nul(text.as_bytes());
+        let program = program.expect("PTX is text, and ends with the zero put behind it");
+        // Kernels that do not wait for those before them must not be begun early.
+        let early = text.contains("griddepcontrol.wait");
+        Ok(Program {
+            text,
+            module: Arc::new(gpu.module(program, early)?),
+            block_bytes: gpu.block_bytes,
+        })
+    }
+
+    fn kernel(&self, name: &str) -> Result<Kernel, CudaError> {
+        let found = launch_bounds(self.text, name);
+        let (threads, shared) =
+            found.ok_or_else(|| CudaError::kernel(name, "is not in the PTX".to_owned()))?;
+        if shared > self.block_bytes {
+            let most = self.block_bytes;
+            let reason =
+                format!("needs {shared} bytes of shared memory, and a block may have {most}");
+            return Err(CudaError::kernel(name, reason));
+        }
+        self.module.kernel(name, threads, shared)
     }
 }
 
@@ -65,20 +155,17 @@ struct Shape {
     kernel: Kernel,
 }
 
-/// Rows and outputs of a block, and the template's numbers, as `kernels/matmul.cu` has them: `MT, NT, STAGES` of `stream`, or
-/// `MT, NT, WM, WN, STAGES` of `share`.
-const STREAMS: [(usize, usize, u32, u32, u32); 6] = [
-    (8, 16, 1, 1, 16),
-    (8, 32, 2, 1, 10),
-    (16, 16, 1, 2, 13),
-    (16, 32, 2, 2, 9),
-    (32, 32, 2, 4, 7),
-    (64, 32, 2, 8, 4),
-];
-const SHARED: [(usize, usize, [u32; 5]); 3] = [
-    (64, 64, [1, 8, 4, 1, 6]),
-    (64, 128, [2, 8, 4, 1, 4]),
-    (128, 128, [2, 8, 4, 2, 4]),
+/// Rows and outputs of a block, as `kernels/matmul.cu` has them.
+const SHAPES: [(usize, usize, Loading); 9] = [
+    (8, 16, Loading::Alone),
+    (8, 32, Loading::Alone),
+    (16, 16, Loading::Alone),
+    (16, 32, Loading::Alone),
+    (32, 32, Loading::Alone),
+    (64, 32, Loading::Alone),
+    (64, 64, Loading::Shared),
+    (64, 128, Loading::Shared),
+    (128, 128, Loading::Shared),
 ];
 
 /// The combinations of query heads to a key/value head and width of a head that attention is built for.
@@ -93,10 +180,6 @@ pub(super) const ATTENTION: [(usize, usize); 9] = [
     (4, 128),
     (8, 128),
 ];
-
-/// Bytes of `Room` in `kernels/asks.cu`.
-const ROOM_BYTES: u32 =
-    4096 * 8 + 512 * 8 + 2 * 2048 * 8 + 16 * 8 + 256 * 4 + 8 + 8 + 32 * 8 + 4 * 4;
 
 /// How a multiplication is given to blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,52 +242,32 @@ pub(super) struct Kernels {
 impl Kernels {
     /// Loads them for a GPU and a shape of attention that is one of [`ATTENTION`].
     pub(super) fn load(gpu: &Arc<Gpu>, attention: AttentionShape) -> Result<Kernels, CudaError> {
-        let ptx = ptx_for(gpu.compute);
-        let module = |text: &str| {
-            let text = CStr::from_bytes_with_nul(text.as_bytes());
-            gpu.module(text.expect("PTX is text, and ends with the zero put behind it"))
-                .map(Arc::new)
-        };
-        let matmul = module(ptx.matmul)?;
-        let mut shapes = Vec::new();
-        for (rows, outputs, mt, nt, stages) in STREAMS {
-            let shared = 4 * stages * (mt * 1024 + nt * 512);
-            let name = format!("matmul_{rows}_by_{outputs}");
-            shapes.push(Shape {
+        let ptx = Ptx::of(gpu.compute, gpu.block_bytes);
+        let matmul = Program::load(gpu, ptx.matmul)?;
+        let shapes = SHAPES.map(|(rows, outputs, loading)| {
+            Ok(Shape {
                 rows,
                 outputs,
-                loading: Loading::Alone,
-                kernel: matmul.kernel(&name, 128, shared)?,
-            });
-        }
-        for (rows, outputs, [mt, nt, wm, wn, stages]) in SHARED {
-            let shared = stages * 2 * (wm * mt * 1024 + wn * nt * 8 * 64);
-            let name = format!("matmul_{rows}_by_{outputs}");
-            shapes.push(Shape {
-                rows,
-                outputs,
-                loading: Loading::Shared,
-                kernel: matmul.kernel(&name, 32 * wm * wn, shared)?,
-            });
-        }
-        let rows = module(ptx.rows)?;
+                loading,
+                kernel: matmul.kernel(&format!("matmul_{rows}_by_{outputs}"))?,
+            })
+        });
+        let rows = Program::load(gpu, ptx.rows)?;
         let (group, dim) = (attention.group(), attention.head_dim);
-        let attend = module(ptx.attention)?;
-        let units = (dim / 8).next_multiple_of(8) as u32;
-        let shared = 128 * 4 + 8 * 132 * 4 + 8 * 136 * 2 + 16 * 4 + 8 * 16 + 128 * units * 16;
-        let asks = module(ptx.asks)?;
+        let attend = Program::load(gpu, ptx.attention)?;
+        let asks = Program::load(gpu, ptx.asks)?;
         Ok(Kernels {
-            shapes,
-            norm: rows.kernel("rms_norm", 256, 32)?,
-            embed: rows.kernel("embed", 256, 0)?,
-            moves: rows.kernel("move_slots", 128, 0)?,
-            attend: attend.kernel(&format!("attend_{group}_by_{dim}"), 128, shared)?,
-            join: attend.kernel("join_pieces", 256, 0)?,
-            survey: asks.kernel("survey", 256, 2112)?,
-            filter: asks.kernel("filter", 1024, ROOM_BYTES)?,
-            race: asks.kernel("race", 256, 0)?,
-            answer: asks.kernel("answer", 1024, ROOM_BYTES)?,
-            score: asks.kernel("score_tokens", 1024, ROOM_BYTES)?,
+            shapes: shapes.into_iter().collect::<Result<_, _>>()?,
+            norm: rows.kernel("rms_norm")?,
+            embed: rows.kernel("embed")?,
+            moves: rows.kernel("move_slots")?,
+            attend: attend.kernel(&format!("attend_{group}_by_{dim}"))?,
+            join: attend.kernel("join_pieces")?,
+            survey: asks.kernel("survey")?,
+            filter: asks.kernel("filter")?,
+            race: asks.kernel("race")?,
+            answer: asks.kernel("answer")?,
+            score: asks.kernel("score_tokens")?,
         })
     }
 
@@ -266,4 +329,79 @@ impl Kernels {
 /// Pieces of attention that `positions` positions may be cut into.
 pub(super) fn pieces(positions: usize) -> usize {
     positions.div_ceil(PIECE).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 99 KiB and 227 KiB.
+    const SMALL: u32 = 101_376;
+    const LARGE: u32 = 232_448;
+
+    #[test]
+    fn every_card_gets_kernels_that_fit_its_blocks() {
+        for (compute, block_bytes, expected) in [
+            ((8, 0), 166_912, SM_80),
+            ((8, 6), SMALL, SM_80),
+            ((8, 9), SMALL, SM_80),
+            ((9, 0), LARGE, SM_90A),
+            ((10, 0), LARGE, SM_100),
+            ((10, 3), LARGE, SM_100),
+            ((11, 0), LARGE, SM_100),
+            ((12, 0), SMALL, SM_80),
+            ((12, 1), SMALL, SM_80),
+        ] {
+            let found = Ptx::of(compute, block_bytes);
+            assert_eq!(
+                found.matmul.as_ptr(),
+                expected.matmul.as_ptr(),
+                "{compute:?}"
+            );
+            assert!(found.block_bytes() <= block_bytes, "{compute:?}");
+        }
+    }
+
+    #[test]
+    fn only_kernels_that_wait_for_the_one_before_are_begun_early() {
+        for (ptx, waits) in [(SM_80, false), (SM_90A, true), (SM_100, true)] {
+            for text in [ptx.matmul, ptx.rows, ptx.attention, ptx.asks] {
+                assert_eq!(text.contains("griddepcontrol.wait"), waits);
+                let kernels = text.matches(".visible .entry").count();
+                let waiting = text
+                    .split(".visible .entry")
+                    .skip(1)
+                    .filter(|kernel| kernel.contains("griddepcontrol.wait"));
+                assert_eq!(waiting.count(), if waits { kernels } else { 0 });
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_says_how_it_is_launched() {
+        let attends = ATTENTION.map(|(group, dim)| format!("attend_{group}_by_{dim}"));
+        let matmuls = SHAPES.map(|(rows, outputs, _)| format!("matmul_{rows}_by_{outputs}"));
+        for ptx in [SM_80, SM_90A, SM_100] {
+            let bounds = |text, name: &str| {
+                launch_bounds(text, name).unwrap_or_else(|| panic!("nothing is said of {name}"))
+            };
+            for name in &matmuls {
+                let (threads, shared) = bounds(ptx.matmul, name);
+                assert!(threads >= 128 && shared >= 40 << 10, "{name}");
+            }
+            for name in &attends {
+                assert_eq!(bounds(ptx.attention, name).0, 128, "{name}");
+            }
+            assert_eq!(bounds(ptx.attention, "join_pieces"), (256, 0));
+            assert_eq!(bounds(ptx.rows, "rms_norm"), (256, 32));
+            assert_eq!(bounds(ptx.rows, "embed"), (256, 0));
+            assert_eq!(bounds(ptx.rows, "move_slots"), (128, 0));
+            for name in ["filter", "answer", "score_tokens"] {
+                assert_eq!(bounds(ptx.asks, name).0, 1024, "{name}");
+            }
+            assert_eq!(bounds(ptx.asks, "survey").0, 256);
+            assert_eq!(bounds(ptx.asks, "race"), (256, 0));
+            assert_eq!(launch_bounds(ptx.rows, "rms"), None);
+        }
+    }
 }

@@ -11,16 +11,15 @@ mod model;
 mod parameters;
 mod weights;
 
-use std::mem;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use decode::{CacheOp, Sampler, StepPlan};
 
-use self::asks::Asking;
+use self::asks::{Asking, Most};
 use self::driver::{CudaError, Gpu};
-use self::kernels::{ATTENTION, SOURCES};
+use self::kernels::ATTENTION;
 use self::model::{Failure, Model, Room};
 use crate::answers;
 use crate::backend::{Backend, Facts, SeqStep, StepEnd};
@@ -36,6 +35,11 @@ use crate::step::{Limits, Plan};
 
 /// The widest model that the norm's kernel serves.
 const MOST_HIDDEN: usize = 8192;
+/// The most outputs of a matrix: blocks of 128 along a side of a grid, which has 65,535.
+const MOST_OUTPUTS: usize = 65_535 * 128;
+/// What is left free for the kernels themselves, their local memory and the recorded steps, which the driver reserves when it
+/// pleases.
+const SPARE_BYTES: usize = 256 << 20;
 
 /// An NVIDIA GPU that can be computed on.
 pub struct Cuda {
@@ -51,6 +55,29 @@ impl Cuda {
     pub fn open(number: u32) -> Result<Cuda, LoadError> {
         let gpu = Gpu::open(number).map_err(|reason| LoadError::Device { number, reason })?;
         Ok(Cuda { gpu, number })
+    }
+
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// One line that says what is missing: a driver, or a new enough one.
+    pub fn count() -> Result<u32, String> {
+        Gpu::count()
+    }
+
+    /// Bytes of its memory that nobody uses.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] with what the driver says.
+    pub fn free_bytes(&self) -> Result<usize, LoadError> {
+        let free = self.gpu.enter().and_then(|()| self.gpu.free_bytes());
+        free.map_err(|error| self.error(error.to_string()))
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// What the manufacturer calls it.
@@ -82,8 +109,33 @@ pub struct CudaEngine {
     sampler: Sampler,
     limits: Limits,
     facts: Facts,
+    reserved: usize,
     /// One row's logits, for what is left to the CPU.
     row: Vec<f32>,
+}
+
+/// What a load reserves, all of it before the first step.
+struct Reserve {
+    room: Room,
+    most: Most,
+}
+
+impl Reserve {
+    fn of(config: &ModelConfig, vocab: u32, options: &EngineOptions) -> Reserve {
+        let positions = positions(config, options);
+        let room = Room::new(
+            options.max_rows,
+            positions,
+            options.scratch_rows,
+            pages(options),
+        );
+        let most = Most::of(room.rows(), vocab, positions);
+        Reserve { room, most }
+    }
+
+    fn bytes(&self, config: &ModelConfig) -> usize {
+        self.room.bytes(config) + self.most.bytes()
+    }
 }
 
 impl CudaEngine {
@@ -116,23 +168,23 @@ impl CudaEngine {
         };
         let cuda = |error: CudaError| device.error(error.to_string());
         gpu.enter().map_err(cuda)?;
-        let room = Room::new(
-            options.max_rows,
-            positions(&config, options),
-            options.scratch_rows,
-            pages(options),
-        );
-        let needed = room.bytes(&config) + Asking::bytes(room.rows(), vocab as usize);
         let free = gpu.free_bytes().map_err(cuda)?;
-        if needed > free {
-            let (needed, free) = (needed.div_ceil(1 << 20), free >> 20);
-            return Err(device.error(format!(
-                "the model needs {needed} MiB and {free} MiB are free; lower the memory of the key/value cache, or end what uses the GPU"
-            )));
-        }
+        let options = &EngineOptions {
+            kv_pages: fitting_pages(options, [free, gpu.total_bytes], |kv_pages| {
+                let options = EngineOptions {
+                    kv_pages,
+                    ..options.clone()
+                };
+                Reserve::of(&config, vocab, &options).bytes(&config)
+            })
+            .map_err(|reason| device.error(reason))?,
+            ..options.clone()
+        };
+        let reserve = Reserve::of(&config, vocab, options);
+        let reserved = reserve.bytes(&config);
         // The text depends on which of the kernels' versions runs, and on how this generation's matrix unit adds.
         let (major, minor) = gpu.compute;
-        let kernels = format!("cuda-{major}.{minor} {}", SOURCES.trim());
+        let kernels = format!("cuda-{major}.{minor} {}", kernels::sources());
         let arithmetic = Arithmetic {
             kernels: &kernels,
             cache: "cache-bf16",
@@ -150,9 +202,9 @@ impl CudaEngine {
             facts,
             ..
         } = Sizes::of(&config, vocab, options, id);
-        let asking = Asking::new(gpu, room.rows(), vocab, config.vocab_size).map_err(cuda)?;
+        let asking = Asking::new(gpu, reserve.most, config.vocab_size).map_err(cuda)?;
         let row = vec![0.0; config.vocab_size];
-        let model = Model::load(gpu, &checkpoint, config, room).map_err(unloaded)?;
+        let model = Model::load(gpu, &checkpoint, config, reserve.room).map_err(unloaded)?;
         gpu.wait().map_err(cuda)?;
         Ok(CudaEngine {
             gpu: gpu.clone(),
@@ -163,8 +215,15 @@ impl CudaEngine {
             sampler: Sampler::new(vocab),
             limits,
             facts,
+            reserved,
             row,
         })
+    }
+
+    /// Bytes of the GPU's memory that the model takes. What the driver reserves for itself is not among them.
+    #[must_use]
+    pub fn reserved_bytes(&self) -> usize {
+        self.reserved
     }
 
     /// Computes plans as [`Backend::step`] does, but answers nothing: every row that is asked for something has its
@@ -199,7 +258,8 @@ impl CudaEngine {
     /// Computes a checked step.
     fn forward(&mut self, plan: &Plan) -> Result<(), CudaError> {
         self.gpu.enter()?;
-        self.model.copy(&mem::take(&mut self.moves))?;
+        self.model.copy(&self.moves)?;
+        self.moves.clear();
         self.model.forward(plan)
     }
 
@@ -232,6 +292,52 @@ fn failed(error: CudaError) -> EngineError {
     EngineError::Device(error.to_string())
 }
 
+/// Pages of the cache that fit: all that are wanted, or, where the options give a share of the GPU's memory, what the rest of the
+/// model leaves of it. `[free, total]` are bytes of the GPU, and `bytes` what a load with so many pages reserves.
+///
+/// # Errors
+/// One line that says what is needed and what there is.
+fn fitting_pages(
+    options: &EngineOptions,
+    [free, total]: [usize; 2],
+    bytes: impl Fn(usize) -> usize,
+) -> Result<usize, String> {
+    let wanted = options.kv_pages;
+    let Some(share) = options.gpu_memory else {
+        let needed = bytes(wanted) + SPARE_BYTES;
+        if needed <= free {
+            return Ok(wanted);
+        }
+        let (needed, free) = (needed.div_ceil(1 << 20), free >> 20);
+        return Err(format!(
+            "the model needs {needed} MiB and {free} MiB are free; lower the memory of the key/value cache, or end what uses the GPU"
+        ));
+    };
+    // The share is checked to be a part of one.
+    let budget = (total as f64 * share) as usize;
+    let room = budget.min(free);
+    let fits = |kv_pages: usize| bytes(kv_pages) + SPARE_BYTES <= room;
+    // Every sequence has a page at least.
+    let least = options.max_sequences.min(wanted);
+    if !fits(least) {
+        let needed = (bytes(least) + SPARE_BYTES).div_ceil(1 << 20);
+        let (budget, free) = (budget >> 20, free >> 20);
+        return Err(format!(
+            "the model needs {needed} MiB with the smallest key/value cache, {share} of the GPU's memory are {budget} MiB, and {free} MiB are free"
+        ));
+    }
+    let (mut fitting, mut beyond) = (least, wanted + 1);
+    while beyond - fitting > 1 {
+        let middle = fitting + (beyond - fitting) / 2;
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    Ok(fitting)
+}
+
 /// Whether the kernels serve a model and these options.
 fn check(config: &ModelConfig, options: &EngineOptions) -> Result<(), String> {
     let shape = AttentionShape::of(config);
@@ -249,6 +355,12 @@ fn check(config: &ModelConfig, options: &EngineOptions) -> Result<(), String> {
         return Err(format!(
             "there are no kernels for a width of {}; it has to be a multiple of 4, at most {MOST_HIDDEN}",
             config.hidden
+        ));
+    }
+    let widest = config.vocab_size.max(2 * config.intermediate);
+    if widest.max(config.qkv_width()) > MOST_OUTPUTS {
+        return Err(format!(
+            "there are no kernels for matrices of more than {MOST_OUTPUTS} outputs"
         ));
     }
     if options
@@ -320,5 +432,52 @@ impl Backend for CudaEngine {
         let answers = self.compute(&plan, batch).map_err(failed)?;
         plan.done(&mut self.sequences);
         Ok(StepEnd::Done(answers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+
+    const GIB: usize = 1 << 30;
+
+    /// A model of 1 GiB whose pages have 1 MiB.
+    fn bytes(pages: usize) -> usize {
+        GIB + (pages << 20)
+    }
+
+    fn options(kv_pages: usize, gpu_memory: Option<f64>) -> EngineOptions {
+        EngineOptions {
+            kv_pages,
+            gpu_memory,
+            ..EngineOptions::default()
+        }
+    }
+
+    #[test]
+    fn a_share_of_the_memory_decides_how_long_the_cache_is() {
+        let pages =
+            |wanted, share, free| fitting_pages(&options(wanted, share), [free, 16 * GIB], bytes);
+        // 8 GiB less the model and what is spare.
+        assert_eq!(pages(100_000, Some(0.5), 16 * GIB), Ok(8192 - 1024 - 256));
+        // No more than is wanted.
+        assert_eq!(pages(100, Some(0.5), 16 * GIB), Ok(100));
+        // Others have taken more than the share leaves.
+        assert_eq!(pages(100_000, Some(0.5), 2 * GIB), Ok(2048 - 1024 - 256));
+        assert_eq!(pages(700, None, 2 * GIB), Ok(700));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_in_one_line() {
+        for (share, free, words) in [
+            (None, GIB, "the model needs 2304 MiB and 1024 MiB are free"),
+            (Some(0.05), 16 * GIB, "0.05 of the GPU's memory are 819 MiB"),
+            (Some(0.9), GIB, "and 1024 MiB are free"),
+        ] {
+            let error = fitting_pages(&options(1024, share), [free, 16 * GIB], bytes).unwrap_err();
+            assert!(error.contains(words) && !error.contains('\n'), "{error}");
+        }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::driver::{CudaError, Gpu, Graph, Memory};
+use super::driver::{CudaError, Gpu, Graph, LEAST, Memory};
 use super::kernels::{Kernels, Share, pieces};
 use super::parameters::{Attend, Embed, Matmul, Move, Norm, Then};
 use super::weights::{Weight, packed_bytes, upload_bf16, upload_f32};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Tied};
 use crate::load::{Checkpoint, LoadError};
 use crate::model::{AttentionShape, EndTensors, LayerTensors, RopeTable};
 use crate::sequence::{PAGE, Place};
@@ -21,6 +21,10 @@ const MANY: usize = 128;
 const ATTENDED: usize = 64;
 /// Numbers that a step says of each row, a column each.
 const COLUMNS: usize = 8;
+/// Moves within the cache that are done at once.
+const MOVES: usize = 4096;
+/// Tiles of a matmul whose blocks wait for each other, at most.
+const TILES: usize = 1 << 14;
 
 /// The bucket of so many rows.
 fn bucket(rows: usize) -> usize {
@@ -56,32 +60,36 @@ impl Room {
         self.rows
     }
 
-    /// Bytes of a model's weights, cache and activations.
+    /// Bytes of a model's weights, cache and activations, as [`Model::load`] reserves them.
     pub(super) fn bytes(&self, config: &ModelConfig) -> usize {
         let widths = Widths::of(config);
-        let matrices = widths.matrices.iter();
-        let layer: usize = matrices
-            .map(|&(outputs, inputs)| packed_bytes(outputs, inputs))
-            .sum();
-        let table = config.vocab_size * config.hidden * 2;
-        let head = packed_bytes(config.vocab_size, config.hidden);
-        let kv = 2 * self.cache_numbers(config) * config.layers * 2;
-        let rows = self.rows
-            * (config.hidden * 4
-                + (widths.normed + widths.query + widths.attended + widths.inner) * 2
-                + config.vocab_size * 4);
-        config.layers * layer
+        let [qkv, output, gate_up, down, head] = widths
+            .matrices
+            .map(|(outputs, inputs)| packed_bytes(outputs, inputs));
+        let norm = config.hidden * size_of::<f32>();
+        let table = match config.tied {
+            Tied::Separate => config.vocab_size * config.hidden * 2,
+            Tied::Shared => 0,
+        };
+        let by_row = config.hidden * 4
+            + (widths.normed + widths.query + widths.attended + widths.inner) * 2
+            + config.vocab_size * 4
+            + COLUMNS * size_of::<i32>();
+        config.layers * (qkv + output + gate_up + down + 2 * norm)
             + head
-            + if matches!(config.tied, crate::config::Tied::Separate) {
-                table
-            } else {
-                0
-            }
-            + kv
-            + rows
+            + norm
+            + table
+            + 2 * self.cache_numbers(config) * config.layers * 2
+            + self.rows * by_row
             + self.attention_bytes(config)
-            + self.partial_bytes(config)
+            + self.partial_bytes(config).max(LEAST)
             + self.positions * config.head_dim * 4
+            + (TILES + self.pages + self.paths() + 2 * MOVES) * size_of::<i32>()
+    }
+
+    /// Slots of paths: one has no more than a row can see of its tree.
+    fn paths(&self) -> usize {
+        self.rows * (self.sights - self.positions).max(1)
     }
 
     /// Numbers of the keys of a layer.
@@ -176,36 +184,6 @@ impl Columns {
     }
 }
 
-/// A list that grows.
-pub(super) struct List {
-    gpu: Arc<Gpu>,
-    memory: Memory,
-    bytes: usize,
-}
-
-impl List {
-    pub(super) fn new(gpu: &Arc<Gpu>) -> Result<List, CudaError> {
-        let bytes = 1 << 14;
-        Ok(List {
-            gpu: gpu.clone(),
-            memory: gpu.memory(bytes)?,
-            bytes,
-        })
-    }
-
-    /// Writes the list and says where it lies; whoever was told before may look elsewhere now.
-    pub(super) fn write<T: super::driver::Plain>(&mut self, data: &[T]) -> Result<u64, CudaError> {
-        let bytes = size_of_val(data);
-        if bytes > self.bytes {
-            self.gpu.wait()?;
-            self.bytes = bytes.next_power_of_two();
-            self.memory = self.gpu.memory(self.bytes)?;
-        }
-        self.memory.write(0, data)?;
-        Ok(self.memory.at())
-    }
-}
-
 /// A model on a GPU.
 pub(super) struct Model {
     gpu: Arc<Gpu>,
@@ -234,9 +212,9 @@ pub(super) struct Model {
     /// As many as the cache has, so that it stays where it is.
     pages: Memory,
     paths: Memory,
-    moves: [List; 2],
-    /// Launches of a step by rows and asked rows.
-    graphs: BTreeMap<(usize, usize), Graph>,
+    moves: [Memory; 2],
+    /// Launches of a step by rows and asked rows; none where they could not be recorded.
+    graphs: BTreeMap<(usize, usize), Option<Graph>>,
 }
 
 impl Model {
@@ -276,8 +254,6 @@ impl Model {
         let rows = |width: usize, bytes: usize| gpu.memory(room.rows * width * bytes);
         let cache = || gpu.memory(room.cache_numbers(&config) * config.layers * 2);
         let ints = |count: usize| gpu.memory(count * size_of::<i32>());
-        // A path has no more slots than a row can see.
-        let paths = room.rows * (room.sights - room.positions).max(1);
         Ok(Model {
             gpu: gpu.clone(),
             layers,
@@ -295,14 +271,14 @@ impl Model {
             logits: rows(config.vocab_size, 4)?,
             pieces: gpu.memory(room.attention_bytes(&config))?,
             partials: gpu.memory(room.partial_bytes(&config))?,
-            arrived: gpu.memory(1 << 16)?,
+            arrived: ints(TILES)?,
             columns: Columns {
                 memory: ints(COLUMNS * room.rows)?,
                 rows: room.rows,
             },
             pages: ints(room.pages)?,
-            paths: ints(paths)?,
-            moves: [List::new(gpu)?, List::new(gpu)?],
+            paths: ints(room.paths())?,
+            moves: [ints(MOVES)?, ints(MOVES)?],
             graphs: BTreeMap::new(),
             kernels,
             room,
@@ -312,26 +288,26 @@ impl Model {
     }
 
     /// Copies positions' keys and values, all layers, in order.
-    pub(super) fn copy(&mut self, moves: &[(Place, Place)]) -> Result<(), CudaError> {
-        if moves.is_empty() {
-            return Ok(());
-        }
-        let from: Vec<i32> = moves.iter().map(|(from, _)| slot(*from)).collect();
-        let to: Vec<i32> = moves.iter().map(|(_, to)| slot(*to)).collect();
-        let [from_list, to_list] = &mut self.moves;
+    pub(super) fn copy(&self, moves: &[(Place, Place)]) -> Result<(), CudaError> {
         let config = &self.config;
-        let moves = Move {
-            from: from_list.write(&from)?,
-            to: to_list.write(&to)?,
-            keys: self.keys.at(),
-            values: self.values.at(),
-            layer: self.room.cache_numbers(config) as u64,
-            layers: config.layers as u32,
-            kv_heads: config.kv_heads as u32,
-            head_dim: config.head_dim as u32,
-            moves: moves.len() as u32,
-        };
-        (self.kernels.moves).launch([config.layers, config.kv_heads, 1], &moves)
+        let [from, to] = &self.moves;
+        for moves in moves.chunks(MOVES) {
+            from.send(moves.iter().map(|(from, _)| slot(*from)).collect())?;
+            to.send(moves.iter().map(|(_, to)| slot(*to)).collect())?;
+            let moves = Move {
+                from: from.at(),
+                to: to.at(),
+                keys: self.keys.at(),
+                values: self.values.at(),
+                layer: self.room.cache_numbers(config) as u64,
+                layers: config.layers as u32,
+                kv_heads: config.kv_heads as u32,
+                head_dim: config.head_dim as u32,
+                moves: moves.len() as u32,
+            };
+            (self.kernels.moves).launch([config.layers, config.kv_heads, 1], &moves)?;
+        }
+        Ok(())
     }
 
     /// Computes a step: stores the keys and values of its rows, and leaves the logits of those that are asked for something,
@@ -343,14 +319,17 @@ impl Model {
             0 => 0,
             asked => bucket(asked),
         };
-        if let Some(graph) = self.graphs.get(&(rows, asked)) {
+        let known = self.graphs.get(&(rows, asked));
+        if let Some(Some(graph)) = known {
             return graph.launch();
         }
+        let is_known = known.is_some();
         self.launch(rows, asked)?;
-        // Recorded behind the first time, when the driver has loaded all that is launched.
-        if rows <= BUCKETS[BUCKETS.len() - 1] {
-            let graph = self.gpu.graph(|| self.launch(rows, asked))?;
-            self.graphs.insert((rows, asked), graph);
+        // Recorded behind the first time, when the driver has loaded all that is launched. Where it cannot be, for want of memory,
+        // such steps are launched kernel by kernel: this one is computed already.
+        if !is_known && rows <= BUCKETS[BUCKETS.len() - 1] {
+            let graph = self.gpu.graph(|| self.launch(rows, asked));
+            self.graphs.insert((rows, asked), graph.ok());
         }
         Ok(())
     }
@@ -398,9 +377,9 @@ impl Model {
         for (at, asked) in plan.asked.iter().enumerate() {
             set(Column::Asked, at, asked.row as i32);
         }
-        self.columns.memory.write(0, &columns)?;
-        self.pages.write(0, &pages)?;
-        self.paths.write(0, &paths)
+        self.columns.memory.send(columns)?;
+        self.pages.send(pages)?;
+        self.paths.send(paths)
     }
 
     fn launch(&self, rows: usize, asked: usize) -> Result<(), CudaError> {

@@ -60,8 +60,6 @@ impl Weight {
             let place = |output| source(output, outputs, then, head_dim);
             pack(parts, packed, first, tile_numbers, &place);
             memory.write(first * tile_numbers * 2, packed)?;
-            // The next tiles are packed over these.
-            gpu.wait()?;
         }
         for part in parts {
             part.data.release(0, part.outputs * part.inputs);
@@ -92,7 +90,6 @@ pub(super) fn upload_bf16(gpu: &Arc<Gpu>, data: TensorData<'_>) -> Result<Memory
         let count = AT_ONCE.min(elements - first);
         read(data, first, &mut row[..count]);
         memory.write(first * 2, &row[..count])?;
-        gpu.wait()?;
         data.release(first, count);
     }
     Ok(memory)
@@ -102,7 +99,6 @@ pub(super) fn upload_bf16(gpu: &Arc<Gpu>, data: TensorData<'_>) -> Result<Memory
 pub(super) fn upload_f32(gpu: &Arc<Gpu>, data: &[f32]) -> Result<Memory, CudaError> {
     let memory = gpu.memory(size_of_val(data))?;
     memory.write(0, data)?;
-    gpu.wait()?;
     Ok(memory)
 }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::schedule::Subject;
 use super::{Asked, append, bits};
-use decode::{Answer, Ask, History, Sampler, SamplerState, Sampling};
+use decode::{Answer, Ask, CacheOp, History, Sampler, SamplerState, Sampling};
+use offshoot_engine::SeqId;
 
 /// What is right, from the most obvious way to get there.
 pub(crate) trait Reference {
@@ -20,6 +21,8 @@ pub(crate) struct Plain {
     sampler: Sampler,
     engine: Box<dyn Subject>,
     known: HashMap<Vec<u32>, Vec<u32>>,
+    /// A sequence that is kept, with its tokens; none where every path is computed from its beginning.
+    kept: Option<(SeqId, Vec<u32>)>,
 }
 
 impl Plain {
@@ -28,7 +31,32 @@ impl Plain {
             sampler: Sampler::new(engine.facts().vocab),
             engine: Box::new(engine),
             known: HashMap::new(),
+            kept: None,
         }
+    }
+
+    /// One that keeps its sequence, of `max_len` tokens at most, and goes back to where paths part: for engines that are slow.
+    #[allow(dead_code, reason = "not every test has a slow engine")]
+    pub(crate) fn keeping(engine: impl Subject + 'static, max_len: usize) -> Plain {
+        let mut plain = Plain::new(engine);
+        plain.kept = Some((plain.engine.open(max_len).unwrap(), Vec::new()));
+        plain
+    }
+
+    /// The sequence that a path is computed in, and how many of its tokens are there.
+    fn begin(&mut self, path: &[u32]) -> (SeqId, usize) {
+        let Some((seq, held)) = &mut self.kept else {
+            return (self.engine.open(path.len()).unwrap(), 0);
+        };
+        let same = held.iter().zip(path).take_while(|(a, b)| a == b).count();
+        // Another path's logits may not be known this far.
+        let len = same.min(path.len() - 1);
+        if len < held.len() {
+            let op = CacheOp::Shorten(len as u32);
+            self.engine.apply(*seq, &op).unwrap();
+        }
+        *held = path.to_vec();
+        (*seq, len)
     }
 }
 
@@ -46,13 +74,15 @@ impl Reference for Plain {
 
     fn bits(&mut self, path: &[u32]) -> &[u32] {
         if !self.known.contains_key(path) {
-            let seq = self.engine.open(path.len()).unwrap();
-            for i in 0..path.len() {
+            let (seq, begun) = self.begin(path);
+            for i in begun..path.len() {
                 let plan = append(&path[i..=i], Asked::Last);
                 let logits = self.engine.read(&[(seq, &plan)]);
                 self.known.insert(path[..=i].to_vec(), bits(&logits[0]));
             }
-            self.engine.release(seq);
+            if self.kept.is_none() {
+                self.engine.release(seq);
+            }
         }
         &self.known[path]
     }

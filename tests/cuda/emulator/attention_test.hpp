@@ -4,7 +4,6 @@
 #include "attention.cu"
 #include "check.hpp"
 
-
 template <unsigned GROUP, unsigned DIM>
 void attention_of(void (*kernel)(const Attend)) {
     constexpr unsigned KV = 2, PAGES = 80, LONGEST = 400;
@@ -143,10 +142,15 @@ void attention_of(void (*kernel)(const Attend)) {
 inline void test_attention() {
     emulator::order = emulator::Order::FORWARD;
     attention_of<1, 48>(attend_1_by_48);
+    attention_of<1, 64>(attend_1_by_64);
     attention_of<4, 64>(attend_4_by_64);
+    attention_of<4, 128>(attend_4_by_128);
     emulator::order = emulator::Order::SHUFFLED;
+    attention_of<3, 64>(attend_3_by_64);
     attention_of<3, 128>(attend_3_by_128);
+    attention_of<1, 128>(attend_1_by_128);
     emulator::order = emulator::Order::BACKWARD;
     attention_of<8, 64>(attend_8_by_64);
+    attention_of<8, 128>(attend_8_by_128);
     emulator::order = emulator::Order::FORWARD;
 }

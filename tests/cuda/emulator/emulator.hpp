@@ -4,7 +4,8 @@
 // is a meeting: a fiber waits there until all of its warp or block have come to the same kind of meeting, so lanes that
 // diverge where they must not are found. What the device may do late is done as late as allowed: a copy to shared memory
 // arrives when its thread waits for it, and until then the bytes are not-a-number. Shared memory begins as not-a-number
-// for every block and ends at a page that must not be touched. The order in which fibers and blocks run is the caller's.
+// for every block and ends at a page that must not be touched. A kernel may be begun before those launched before it, which
+// then run when it waits for them. The order in which fibers and blocks run is the caller's.
 #pragma once
 
 #include <sys/mman.h>
@@ -70,15 +71,20 @@ struct Copy {
 struct Thread {
     dim3 index;
     Fiber fiber;
-    bool ended = false;
-    std::vector<std::vector<Copy>> closed;
-    std::vector<Copy> open;
+    bool ended = false, has_waited = false;
+    /// Copies begun, how many of them are done, and where their closed groups end.
+    std::vector<Copy> copies;
+    size_t copied = 0;
+    std::vector<size_t> ends;
+    size_t ended_groups = 0;
 };
 
 /// The block that runs.
 struct Block {
     dim3 index, size, grid;
+    /// At least as many as the block has; they keep their stacks.
     std::vector<std::unique_ptr<Thread>> threads;
+    unsigned count = 0;
     std::vector<Warp> warps;
     unsigned arrived = 0, met = 0;
     unsigned char* shared = nullptr;
@@ -88,17 +94,27 @@ struct Block {
     Fiber scheduler;
 };
 
-inline Block block;
+/// Kernels that have begun and wait for one another, at most.
+constexpr size_t MOST_BEGUN = 5;
+inline Block blocks[MOST_BEGUN];
+inline unsigned begun = 0;
+/// That of the kernel begun last.
+inline Block& block() { return blocks[begun - 1]; }
 
-inline Thread& me() { return *block.threads[block.running]; }
-inline void pause() { Fiber::change(me().fiber, block.scheduler); }
+inline Thread& me() { return *block().threads[block().running]; }
+inline void pause() { Fiber::change(me().fiber, block().scheduler); }
 
 /// How the fibers of a block take turns, and the blocks of a grid.
 enum class Order { FORWARD, BACKWARD, SHUFFLED };
 inline Order order = Order::FORWARD;
+/// Whether a kernel may begin before those launched before it.
+inline bool overlaps = false;
 
-inline std::vector<unsigned> turns(size_t count, unsigned seed) {
-    std::vector<unsigned> all(count);
+/// The numbers below `count` in some order, put into `all`.
+inline void take_turns(std::vector<unsigned>& all, size_t count, unsigned seed) {
+    // What does not change from one time to the next stays.
+    if (order == Order::FORWARD && all.size() == count) return;
+    all.resize(count);
     std::iota(all.begin(), all.end(), 0u);
     if (order == Order::BACKWARD) std::reverse(all.begin(), all.end());
     if (order == Order::SHUFFLED) {
@@ -108,31 +124,31 @@ inline std::vector<unsigned> turns(size_t count, unsigned seed) {
             std::swap(all[i - 1], all[(state >> 33) % i]);
         }
     }
-    return all;
 }
 
 // ---- What ptx.cuh calls
 
-inline unsigned char* shared_memory() { return block.shared; }
+inline unsigned char* shared_memory() { return block().shared; }
 
 inline void block_sync() {
-    unsigned met = block.met;
-    if (++block.arrived == block.threads.size()) {
-        block.arrived = 0;
-        block.met++;
+    Block& mine = block();
+    unsigned met = mine.met;
+    if (++mine.arrived == mine.count) {
+        mine.arrived = 0;
+        mine.met++;
         return;
     }
-    while (block.met == met) pause();
+    while (mine.met == met) pause();
 }
 
 /// Waits for the warp; the last to come does what it came for.
 template <typename Act>
 Brought& meet(Meeting meeting, const Brought& brought, Act act) {
-    Warp& warp = block.warps[block.running / 32];
-    unsigned lanes = std::min<unsigned>(32, block.threads.size() - block.running / 32 * 32), met = warp.met;
+    Warp& warp = block().warps[block().running / 32];
+    unsigned lanes = std::min<unsigned>(32, block().count - block().running / 32 * 32), met = warp.met;
     if (warp.arrived == 0) warp.meeting = meeting;
     if (warp.meeting != meeting) broken("the lanes of a warp have come to different instructions");
-    warp.brought[block.running % 32] = brought;
+    warp.brought[block().running % 32] = brought;
     if (++warp.arrived == lanes) {
         act(warp);
         warp.arrived = 0;
@@ -140,7 +156,7 @@ Brought& meet(Meeting meeting, const Brought& brought, Act act) {
     } else {
         while (warp.met == met) pause();
     }
-    return warp.brought[block.running % 32];
+    return warp.brought[block().running % 32];
 }
 
 inline unsigned from_lane_across(unsigned value, unsigned mask) {
@@ -227,7 +243,7 @@ inline uint4 load_turned(const void* shared) {
                const unsigned char* rows[32];
                for (int lane = 0; lane < 32; lane++) {
                    rows[lane] = static_cast<const unsigned char*>(warp.brought[lane].from);
-                   if (rows[lane] < block.shared || rows[lane] + 16 > block.shared + block.shared_bytes)
+                   if (rows[lane] < block().shared || rows[lane] + 16 > block().shared + block().shared_bytes)
                        broken("a matrix is not in shared memory");
                }
                for (int lane = 0; lane < 32; lane++) {
@@ -246,27 +262,26 @@ inline uint4 load_turned(const void* shared) {
 }
 
 inline unsigned place_of(const void* shared) {
-    return unsigned(static_cast<const unsigned char*>(shared) - block.shared);
+    return unsigned(static_cast<const unsigned char*>(shared) - block().shared);
 }
 
 inline void copy_begin(unsigned place, const void* from) {
-    if (place + 16 > block.shared_bytes) broken("a copy goes beyond shared memory");
+    if (place + 16 > block().shared_bytes) broken("a copy goes beyond shared memory");
     if (place % 16 || reinterpret_cast<uintptr_t>(from) % 16) broken("a copy is not aligned");
-    unsigned char* to = block.shared + place;
+    unsigned char* to = block().shared + place;
     std::memset(to, 0xff, 16);
-    me().open.push_back({to, from});
+    me().copies.push_back({to, from});
 }
 
-inline void copy_close() {
-    me().closed.push_back(std::move(me().open));
-    me().open.clear();
-}
+inline void copy_close() { me().ends.push_back(me().copies.size()); }
 
 inline void copy_wait(int pending) {
-    auto& closed = me().closed;
-    while (closed.size() > size_t(pending)) {
-        for (const Copy& copy : closed.front()) std::memcpy(copy.to, copy.from, 16);
-        closed.erase(closed.begin());
+    Thread& thread = me();
+    for (; thread.ends.size() - thread.ended_groups > size_t(pending); thread.ended_groups++) {
+        for (; thread.copied < thread.ends[thread.ended_groups]; thread.copied++) {
+            const Copy& copy = thread.copies[thread.copied];
+            std::memcpy(copy.to, copy.from, 16);
+        }
     }
 }
 
@@ -290,29 +305,42 @@ inline unsigned bf16_pair(float low, float high) { return bf16_bits(low) | bf16_
 // ---- What tests call
 
 inline void run_thread() {
-    block.kernel();
+    block().kernel();
     Thread& thread = me();
-    if (!thread.open.empty() || std::any_of(thread.closed.begin(), thread.closed.end(), [](auto& g) { return !g.empty(); }))
-        broken("a thread ended before its copies");
+    // A kernel that ends before the one before it would let the one behind it begin too early.
+    if (!thread.has_waited) broken("a thread ended without having waited for the kernel before");
+    if (thread.copied < thread.copies.size()) broken("a thread ended before its copies");
     thread.ended = true;
     pause();
 }
 
-/// Runs a kernel: every block of the grid, with so many bytes of shared memory each.
-template <typename Kernel, typename... Arguments>
-void launch(Kernel kernel, dim3 grid, unsigned threads, size_t shared_bytes, const Arguments&... arguments) {
-    size_t page = 4096, room = (shared_bytes + page - 1) / page * page;
+struct Launch {
+    std::function<void()> kernel;
+    dim3 grid;
+    unsigned threads;
+    size_t shared_bytes;
+};
+
+/// Runs every block of a grid.
+inline void run_grid(const Launch& launch) {
+    size_t page = 4096, room = (launch.shared_bytes + page - 1) / page * page;
     auto* memory = static_cast<unsigned char*>(
         mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (memory == MAP_FAILED || mprotect(memory + room, page, PROT_NONE)) broken("no memory");
-    block.shared_bytes = (shared_bytes + 15) / 16 * 16;
+    dim3 grid = launch.grid;
+    unsigned threads = launch.threads;
+    begun++;
+    Block& block = emulator::block();
+    block.shared_bytes = (launch.shared_bytes + 15) / 16 * 16;
     block.shared = memory + room - block.shared_bytes;
     block.size = {threads, 1, 1};
     block.grid = grid;
-    block.kernel = [&] { kernel(arguments...); };
+    block.kernel = launch.kernel;
+    block.count = threads;
     while (block.threads.size() < threads) block.threads.push_back(std::make_unique<Thread>());
-    block.threads.resize(threads);
-    for (unsigned place : turns(size_t(grid.x) * grid.y * grid.z, 7)) {
+    std::vector<unsigned> places, turns;
+    take_turns(places, size_t(grid.x) * grid.y * grid.z, 7);
+    for (unsigned place : places) {
         block.index = {place % grid.x, place / grid.x % grid.y, place / grid.x / grid.y};
         std::memset(block.shared, 0xff, block.shared_bytes);
         block.warps.assign((threads + 31) / 32, {});
@@ -320,16 +348,18 @@ void launch(Kernel kernel, dim3 grid, unsigned threads, size_t shared_bytes, con
         for (unsigned i = 0; i < threads; i++) {
             Thread& thread = *block.threads[i];
             thread.index = {i, 0, 0};
-            thread.ended = false;
-            thread.closed.clear();
-            thread.open.clear();
+            thread.ended = thread.has_waited = false;
+            thread.copies.clear();
+            thread.ends.clear();
+            thread.copied = thread.ended_groups = 0;
             thread.fiber.start(run_thread);
         }
         unsigned alive = threads;
         for (unsigned round = 0; alive > 0; round++) {
             unsigned before = alive, meetings = block.met;
             for (Warp& warp : block.warps) meetings += warp.met;
-            for (unsigned i : turns(threads, round)) {
+            take_turns(turns, threads, round);
+            for (unsigned i : turns) {
                 if (block.threads[i]->ended) continue;
                 block.running = i;
                 Fiber::change(block.scheduler, block.threads[i]->fiber);
@@ -340,12 +370,43 @@ void launch(Kernel kernel, dim3 grid, unsigned threads, size_t shared_bytes, con
             if (alive == before && now == meetings) broken("a block waits for threads that never come");
         }
     }
+    begun--;
     munmap(memory, room + page);
+}
+
+/// Launched and not begun, the first launched first.
+inline std::vector<Launch> waiting;
+
+/// Runs all that was launched, the last first: a kernel that waits for the one before it lets that one run.
+inline void wait() {
+    while (!waiting.empty()) {
+        Launch last = std::move(waiting.back());
+        waiting.pop_back();
+        run_grid(last);
+    }
+}
+
+inline void wait_for_kernel_before() {
+    me().has_waited = true;
+    wait();
+}
+
+/// Launches a kernel, which may begin before those launched before it have ended, and end whenever somebody waits.
+inline void launch_early(Launch launch) {
+    waiting.push_back(std::move(launch));
+    if (waiting.size() == MOST_BEGUN) wait();
+}
+
+/// Runs a kernel: every block of the grid, with so many bytes of shared memory each.
+template <typename Kernel, typename... Arguments>
+void launch(Kernel kernel, dim3 grid, unsigned threads, size_t shared_bytes, const Arguments&... arguments) {
+    launch_early({[=] { kernel(arguments...); }, grid, threads, shared_bytes});
+    if (!overlaps) wait();
 }
 
 }  // namespace emulator
 
 #define threadIdx (emulator::me().index)
-#define blockIdx (emulator::block.index)
-#define blockDim (emulator::block.size)
-#define gridDim (emulator::block.grid)
+#define blockIdx (emulator::block().index)
+#define blockDim (emulator::block().size)
+#define gridDim (emulator::block().grid)

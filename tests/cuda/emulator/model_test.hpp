@@ -105,6 +105,7 @@ struct SmallLlama {
         Memory<u16> normed(size_t(ROWS) * stride, 0), queries(size_t(ROWS) * width()), attended(size_t(ROWS) * stride_o, 0),
             activated(size_t(ROWS) * stride_down, 0);
         Memory<float> room(size_t(ROWS) * kv_heads * 2 * (heads / kv_heads * dim + 16));
+        emulator::overlaps = true;
         run(embed, {bucket, 1, 1}, 256, 0, Embed{packed_head->bytes, tokens, x, hidden, packed_head->chunks});
         auto multiplied = [&](const Packed& weight, u16* from, void* to, Then then, unsigned outputs, unsigned stride_y, unsigned layer) {
             Matmul m{};
@@ -163,6 +164,8 @@ struct SmallLlama {
         }
         normalised(norm);
         multiplied(*packed_head, normed, logits, STORE, VOCAB, VOCAB, 0);
+        emulator::wait();
+        emulator::overlaps = false;
         std::vector<std::vector<float>> result;
         for (unsigned r = 0; r < rows.size(); r++) result.emplace_back(logits.data + size_t(r) * VOCAB, logits.data + size_t(r + 1) * VOCAB);
         return result;

@@ -36,11 +36,11 @@ struct AskBench {
         asks.vocab = vocab;
         asks.stride = stride;
         asks.room = room;
-        ::run(survey, {SHARES, count, 1}, 256, 2112, asks);
-        ::run(filter, {count, 1, 1}, 1024, sizeof(Room), asks);
+        ::run(survey, {SHARES, count, 1}, 256, shared_bytes_of_survey, asks);
+        ::run(filter, {count, 1, 1}, 1024, shared_bytes_of_filter, asks);
         ::run(race, {SHARES, count, 1}, 256, 0, asks);
-        ::run(answer, {count, 1, 1}, 1024, sizeof(Room), asks);
-        ::run(score_tokens, {count, 1, 1}, 1024, sizeof(Room), asks);
+        ::run(answer, {count, 1, 1}, 1024, shared_bytes_of_answer, asks);
+        ::run(score_tokens, {count, 1, 1}, 1024, shared_bytes_of_score_tokens, asks);
         answers.assign(out.data, out.data + count);
     }
 };

@@ -29,27 +29,25 @@ struct Shape {
     size_t bytes;
     bool shares;
 };
+#define SHAPE(rows, outputs, threads, shares) \
+    {#rows " by " #outputs, matmul_##rows##_by_##outputs, rows, outputs, threads, shared_bytes_of_matmul_##rows##_by_##outputs, shares}
 inline const Shape SHAPES[] = {
-    {"8 by 16", matmul_8_by_16, 8, 16, 128, stream_bytes<1, 1, 16>(), false},
-    {"8 by 32", matmul_8_by_32, 8, 32, 128, stream_bytes<2, 1, 10>(), false},
-    {"16 by 16", matmul_16_by_16, 16, 16, 128, stream_bytes<1, 2, 13>(), false},
-    {"16 by 32", matmul_16_by_32, 16, 32, 128, stream_bytes<2, 2, 9>(), false},
-    {"32 by 32", matmul_32_by_32, 32, 32, 128, stream_bytes<2, 4, 7>(), false},
-    {"64 by 32", matmul_64_by_32, 64, 32, 128, stream_bytes<2, 8, 4>(), false},
-    {"64 by 64", matmul_64_by_64, 64, 64, 128, share_bytes<1, 8, 4, 1, 6>(), true},
-    {"64 by 128", matmul_64_by_128, 64, 128, 128, share_bytes<2, 8, 4, 1, 4>(), true},
-    {"128 by 128", matmul_128_by_128, 128, 128, 256, share_bytes<2, 8, 4, 2, 4>(), true},
+    SHAPE(8, 16, 128, false), SHAPE(8, 32, 128, false), SHAPE(16, 16, 128, false), SHAPE(16, 32, 128, false),
+    SHAPE(32, 32, 128, false), SHAPE(64, 32, 128, false), SHAPE(64, 64, 128, true), SHAPE(64, 128, 128, true),
+    SHAPE(128, 128, 256, true),
 };
 
 /// Runs a shape over `rows` rows, with `z` blocks for the parts.
 inline void multiply(const Shape& shape, Matmul m, unsigned tiles, unsigned rows, unsigned z) {
     unsigned across = up_to(rows, shape.rows) / shape.rows, down = tiles * 16 / shape.outputs;
-    Memory<float> partials(size_t(4) * across * shape.rows * tiles * 16);
-    Memory<u32> arrived(size_t(across) * down, 0);
-    m.partials = partials;
-    m.arrived = arrived;
+    auto partials = std::make_shared<Memory<float>>(size_t(4) * across * shape.rows * tiles * 16);
+    auto arrived = std::make_shared<Memory<u32>>(size_t(across) * down, 0);
+    m.partials = *partials;
+    m.arrived = *arrived;
+    // They are there until the kernel has run.
+    auto kernel = [partials, arrived, run = shape.kernel](const Matmul& m) { run(m); };
     if (shape.shares) {
-        emulator::launch(shape.kernel, {across, down, z}, shape.threads, shape.bytes, m);
+        emulator::launch(kernel, {across, down, z}, shape.threads, shape.bytes, m);
     } else {
         for (unsigned first = 0; first < rows; first += shape.rows) {
             Matmul part = m;
@@ -58,7 +56,7 @@ inline void multiply(const Shape& shape, Matmul m, unsigned tiles, unsigned rows
             part.y = static_cast<u8*>(m.y) + size_t(first) * m.stride_y * size;
             part.positions += m.positions ? first : 0;
             part.slots += m.slots ? first : 0;
-            emulator::launch(shape.kernel, {down, 1, 1}, shape.threads, shape.bytes, part);
+            emulator::launch(kernel, {down, 1, 1}, shape.threads, shape.bytes, part);
         }
     }
 }

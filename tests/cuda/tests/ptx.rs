@@ -2,35 +2,43 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use offshoot_cuda_kernels::{hash, root, sources};
+use offshoot_cuda_kernels::compile::kernels;
+use offshoot_cuda_kernels::{files, hash, root};
 
-fn current(sources: &[(String, Vec<u8>)]) -> String {
-    let hash = hash(
-        sources
-            .iter()
-            .map(|(name, text)| (name.as_str(), &text[..])),
-    );
-    format!("{hash:016x}")
+fn hash_of(files: &[(String, Vec<u8>)]) -> String {
+    let files = files.iter().map(|(name, text)| (name.as_str(), &text[..]));
+    format!("fnv1a64 {:016x}", hash(files))
 }
 
 #[test]
 fn the_ptx_is_of_these_sources() {
     let folder = root().join("engine/src/cuda/ptx");
+    let bench = root().join("tests/device/kernels");
     let record = std::fs::read_to_string(folder.join("SOURCES")).unwrap();
-    let mut sources = sources().unwrap();
+    let (made_from, came_of_it) = record.split_once('\n').unwrap();
+    let mut sources = files(&kernels(&root()), &["cu", "cuh"]).unwrap();
     assert!(
-        record
-            .split_whitespace()
-            .any(|word| word == current(&sources)),
+        made_from.contains(&hash_of(&sources)),
         "run engine/src/cuda/ptx/regenerate.py"
     );
-    for (name, _) in sources.iter().filter(|(name, _)| name.ends_with(".cu")) {
-        let bench = root().join("tests/device/kernels");
-        let folder = if name == "bench.cu" { &bench } else { &folder };
+    let mut results = files(&folder, &["ptx"]).unwrap();
+    results.extend(files(&bench, &["cu"]).unwrap());
+    results.extend(files(&bench, &["ptx"]).unwrap());
+    assert!(
+        came_of_it.contains(&hash_of(&results)),
+        "run engine/src/cuda/ptx/regenerate.py"
+    );
+    let named = |name: &str| {
+        let found = results.iter().find(|(known, _)| known == name);
+        String::from_utf8_lossy(&found.unwrap_or_else(|| panic!("{name} is missing")).1)
+    };
+    let benches = files(&bench, &["cu"]).unwrap();
+    for (name, _) in sources.iter().chain(&benches) {
+        let Some(stem) = name.strip_suffix(".cu") else {
+            continue;
+        };
         for architecture in ["sm_80", "sm_90a", "sm_100"] {
-            let stem = name.trim_end_matches(".cu");
-            let ptx = std::fs::read_to_string(folder.join(format!("{stem}.{architecture}.ptx")));
-            let ptx = ptx.unwrap_or_else(|error| panic!("{stem} for {architecture}: {error}"));
+            let ptx = named(&format!("{stem}.{architecture}.ptx"));
             assert!(ptx.contains(&format!(".target {architecture}")), "{name}");
             assert!(
                 ptx.contains(".entry"),
@@ -40,5 +48,7 @@ fn the_ptx_is_of_these_sources() {
     }
     // One changed letter is found.
     sources[0].1[0] ^= 1;
-    assert!(!record.contains(&current(&sources)));
+    assert!(!made_from.contains(&hash_of(&sources)));
+    results[0].1[0] ^= 1;
+    assert!(!came_of_it.contains(&hash_of(&results)));
 }

@@ -1,4 +1,6 @@
 // What a bench on the card needs besides the kernels it measures: random numbers, and a memory that is only read.
+#pragma once
+
 #include "math.cuh"
 
 struct Fill {
@@ -9,8 +11,11 @@ struct Fill {
     u32 unused;
 };
 
-/// Uniform bf16 of mean 0 and deviation `scale`. Grid: at will. No shared memory.
+/// Uniform bf16 of mean 0 and deviation `scale`. Grid: at will.
+SHARED_BYTES(fill, 0)
 KERNEL(256, 4) fill(const Fill f) {
+    let_kernel_behind_begin();
+    wait_for_kernel_before();
     for (u64 i = u64(blockIdx.x) * 256 + threadIdx.x; i < f.count; i += u64(gridDim.x) * 256) {
         // SplitMix64 (Steele, Lea, Flood, 2014).
         u64 x = f.seed + i * 0x9e3779b97f4a7c15ull;
@@ -28,7 +33,10 @@ struct FillFloat {
     u32 unused;
 };
 
+SHARED_BYTES(fill_float, 0)
 KERNEL(256, 4) fill_float(const FillFloat f) {
+    let_kernel_behind_begin();
+    wait_for_kernel_before();
     for (u64 i = u64(blockIdx.x) * 256 + threadIdx.x; i < f.count; i += u64(gridDim.x) * 256) f.to[i] = f.value;
 }
 
@@ -38,8 +46,11 @@ struct Read {
     u32* sink;
 };
 
-/// Reads all of `from`, 128 bytes a thread at a time. `count` is a multiple of 2048. Grid: at will. No shared memory.
+/// Reads all of `from`, 128 bytes a thread at a time. `count` is a multiple of 2048. Grid: at will.
+SHARED_BYTES(read_all, 0)
 KERNEL(256, 4) read_all(const Read r) {
+    let_kernel_behind_begin();
+    wait_for_kernel_before();
     u32 seen = 0;
     for (u64 base = u64(blockIdx.x) * 2048; base < r.count; base += u64(gridDim.x) * 2048) {
         uint4 v[8];

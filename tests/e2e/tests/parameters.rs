@@ -196,8 +196,12 @@ async fn every_parameter_is_the_same_under_every_strategy() {
     let mut compared = 0;
     for (name, effect, change) in MATRIX {
         let mut shows = false;
-        for prompt in &prompts {
+        for (at, prompt) in prompts.iter().enumerate() {
             for t in [0.0, 0.8] {
+                // Shortly, each prompt has a temperature of its own.
+                if !full() && (t > 0.0) != (at % 2 == 1) {
+                    continue;
+                }
                 let plain = ask(&client, prompt, t, &reference, *change).await;
                 let bare = ask(&client, prompt, t, &reference, nothing).await;
                 shows |= seen(&plain) != seen(&bare);

@@ -27,7 +27,7 @@ async fn complete(client: &Client, prompt: &str, t: f32, strategy: &str) -> Comp
 async fn every_strategy_gives_the_text_of_plain_decoding() {
     let temperatures = [0.0_f32, 0.7, 1.0];
     // Of every role one, and other clusters.
-    let (count, few) = if full() { (200, 16) } else { (4, 4) };
+    let (count, few) = if full() { (200, 16) } else { (4, 2) };
     let prompts = prompts(count).unwrap();
     assert_eq!(prompts.len(), count);
     let strategies = strategies();

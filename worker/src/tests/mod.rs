@@ -77,7 +77,8 @@ fn start_as(pace: Duration, duties: Duties) -> (WorkerHandle, Gate) {
         overlay: None,
         dtype: None,
         max_num_seqs: 4,
-        kv_mib: 64,
+        kv_mib: Some(64),
+        gpu_memory_utilization: None,
         prompt_stretch: 2.0,
     };
     let offer = Offer {

@@ -65,7 +65,8 @@ fn start(model: &str) -> WorkerHandle {
         overlay: None,
         dtype: None,
         max_num_seqs: 2,
-        kv_mib: 64,
+        kv_mib: Some(64),
+        gpu_memory_utilization: None,
         prompt_stretch: 2.0,
     };
     let offer = Offer {

@@ -54,7 +54,8 @@ DEVICE u64 greatest_of_warps(u64 x) {
 
 /// Shapes a piece of a row, and finds the strongest token of each of its lanes.
 ///
-/// Grid: (SHARES, tasks). Shared memory: 2112 bytes.
+/// Grid: (SHARES, tasks).
+SHARED_BYTES(survey, 256 * sizeof(u64) + 64)
 KERNEL(256, 2) survey(const Asks asks) {
     let_kernel_behind_begin();
     wait_for_kernel_before();
@@ -316,7 +317,8 @@ DEVICE u32 ranked(const Asks& asks, const Task& task) {
 
 /// Finds the strongest token and what the filters leave, and a score that some known tokens reach.
 ///
-/// Grid: (tasks). Shared memory: `sizeof(Room)`.
+/// Grid: (tasks).
+SHARED_BYTES(filter, sizeof(Room))
 KERNEL(1024, 1) filter(const Asks asks) {
     let_kernel_behind_begin();
     wait_for_kernel_before();
@@ -383,7 +385,8 @@ KERNEL(1024, 1) filter(const Asks asks) {
 
 /// Scores every token that may be among the best.
 ///
-/// Grid: (SHARES, tasks). No shared memory.
+/// Grid: (SHARES, tasks).
+SHARED_BYTES(race, 0)
 KERNEL(256, 2) race(const Asks asks) {
     let_kernel_behind_begin();
     wait_for_kernel_before();
@@ -489,7 +492,8 @@ DEVICE u32 add_outsiders(const Room& room, u32 strongest, const Distance& distan
 
 /// Answers picks and guesses.
 ///
-/// Grid: (tasks). Shared memory: `sizeof(Room)`.
+/// Grid: (tasks).
+SHARED_BYTES(answer, sizeof(Room))
 KERNEL(1024, 1) answer(const Asks asks) {
     let_kernel_behind_begin();
     wait_for_kernel_before();
@@ -582,7 +586,8 @@ KERNEL(1024, 1) answer(const Asks asks) {
 
 /// Answers scores.
 ///
-/// Grid: (tasks). Shared memory: `sizeof(Room)`.
+/// Grid: (tasks).
+SHARED_BYTES(score_tokens, sizeof(Room))
 KERNEL(1024, 1) score_tokens(const Asks asks) {
     let_kernel_behind_begin();
     wait_for_kernel_before();

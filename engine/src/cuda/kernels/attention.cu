@@ -258,7 +258,7 @@ DEVICE uint2 four_bf16(float4 v) { return {bf16_pair(v.x, v.y), bf16_pair(v.z, v
 /// Some rows and one key/value head. The first `at.takes` blocks along z take turns at the pieces of text, for all rows; each
 /// further one has one of the rows, and looks at the rest of what it sees.
 ///
-/// Grid: (kv_heads, rows / together, takes + together). Shared memory: `attend_bytes`.
+/// Grid: (kv_heads, rows / together, takes + together).
 template <u32 GROUP, u32 DIM>
 DEVICE void attend(const Attend& at) {
     constexpr u32 PASS = Team<GROUP, DIM>::PASS;
@@ -314,7 +314,8 @@ DEVICE void attend(const Attend& at) {
 
 /// Joins the pieces of rows that have several, first to last, and writes their heads: threads take 4 dimensions each.
 ///
-/// Grid: (kv_heads, rows). No shared memory.
+/// Grid: (kv_heads, rows).
+SHARED_BYTES(join_pieces, 0)
 KERNEL(256, 4) join_pieces(const Attend at) {
     let_kernel_behind_begin();
     u32 head = blockIdx.x, row = blockIdx.y;
@@ -351,12 +352,16 @@ DEVICE_MEMBER constexpr u32 attend_bytes() {
 }
 
 // By query heads of a key/value head, and width of a head.
-KERNEL(128, 4) attend_1_by_48(const Attend at) { attend<1, 48>(at); }
-KERNEL(128, 4) attend_1_by_64(const Attend at) { attend<1, 64>(at); }
-KERNEL(128, 4) attend_3_by_64(const Attend at) { attend<3, 64>(at); }
-KERNEL(128, 4) attend_4_by_64(const Attend at) { attend<4, 64>(at); }
-KERNEL(128, 4) attend_8_by_64(const Attend at) { attend<8, 64>(at); }
-KERNEL(128, 3) attend_1_by_128(const Attend at) { attend<1, 128>(at); }
-KERNEL(128, 3) attend_3_by_128(const Attend at) { attend<3, 128>(at); }
-KERNEL(128, 3) attend_4_by_128(const Attend at) { attend<4, 128>(at); }
-KERNEL(128, 3) attend_8_by_128(const Attend at) { attend<8, 128>(at); }
+#define ATTEND(group, dim, blocks)                                        \
+    SHARED_BYTES(attend_##group##_by_##dim, (attend_bytes<group, dim>())) \
+    KERNEL(128, blocks) attend_##group##_by_##dim(const Attend at) { attend<group, dim>(at); }
+
+ATTEND(1, 48, 4)
+ATTEND(1, 64, 4)
+ATTEND(3, 64, 4)
+ATTEND(4, 64, 4)
+ATTEND(8, 64, 4)
+ATTEND(1, 128, 3)
+ATTEND(3, 128, 3)
+ATTEND(4, 128, 3)
+ATTEND(8, 128, 3)

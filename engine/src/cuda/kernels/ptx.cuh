@@ -17,10 +17,21 @@ using i64 = long long;
 #define DEVICE static inline
 #define DEVICE_MEMBER inline
 #define KERNEL(threads, blocks) [[maybe_unused]] static void
+#define SHARED_BYTES(kernel, bytes) [[maybe_unused]] constexpr u32 shared_bytes_of_##kernel = bytes;
 #else
 #define DEVICE static __device__ __forceinline__
 #define DEVICE_MEMBER __device__ __forceinline__
 #define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+/// How much shared memory a block of a kernel needs: whoever launches it reads that from the PTX.
+#define SHARED_BYTES(kernel, bytes) extern "C" __device__ const u32 shared_bytes_of_##kernel = bytes;
+#endif
+
+/// Whether a block may have 227 KiB of shared memory, as on Hopper and the larger Blackwells, or 99 KiB, which is all that a
+/// multiprocessor of compute capability 8.6, 8.9 or 12.0 has.
+#if defined(OFFSHOOT_SMALL_BLOCKS) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900)
+constexpr bool LARGE_BLOCKS = false;
+#else
+constexpr bool LARGE_BLOCKS = true;
 #endif
 
 constexpr u32 WARP = 32;
@@ -50,19 +61,18 @@ DEVICE void block_sync() {
 /// (weights, and what the host has written for the step), and nothing be written. Every kernel waits, so one that has waited
 /// knows that all before it have ended.
 DEVICE void wait_for_kernel_before() {
-#ifndef OFFSHOOT_EMULATED
-#if __CUDA_ARCH__ >= 900
+#ifdef OFFSHOOT_EMULATED
+    emulator::wait_for_kernel_before();
+#elif __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 #endif
 }
 
-/// The kernel launched behind this one may be set up from now on: it waits itself for this one's end.
+/// The kernel launched behind this one may be set up from now on: it waits itself for this one's end. (The emulator lets every
+/// kernel begin before all others.)
 DEVICE void let_kernel_behind_begin() {
-#ifndef OFFSHOOT_EMULATED
-#if __CUDA_ARCH__ >= 900
+#if !defined(OFFSHOOT_EMULATED) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
 #endif
 }
 

@@ -34,7 +34,8 @@ struct Norm {
 /// Numbers of a row that a thread keeps.
 constexpr u32 KEPT = 32;
 
-/// `width` is a multiple of 4, at most 8192. Grid: (rows). Shared memory: 32 bytes.
+/// `width` is a multiple of 4, at most 8192. Grid: (rows).
+SHARED_BYTES(rms_norm, 8 * sizeof(float))
 KERNEL(256, 2) rms_norm(const Norm n) {
     let_kernel_behind_begin();
     u32 count = n.width / 4;
@@ -85,7 +86,8 @@ struct Embed {
     u32 chunks;
 };
 
-/// Grid: (rows). No shared memory.
+/// Grid: (rows).
+SHARED_BYTES(embed, 0)
 KERNEL(256, 2) embed(const Embed e) {
     let_kernel_behind_begin();
     wait_for_kernel_before();
@@ -117,7 +119,8 @@ struct Move {
     u32 moves;
 };
 
-/// Moves are done in order, so a slot may be left and then taken. Grid: (layers, kv_heads). No shared memory.
+/// Moves are done in order, so a slot may be left and then taken. Grid: (layers, kv_heads).
+SHARED_BYTES(move_slots, 0)
 KERNEL(128, 2) move_slots(const Move m) {
     let_kernel_behind_begin();
     wait_for_kernel_before();

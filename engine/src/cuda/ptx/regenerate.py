@@ -4,8 +4,9 @@
     python3 engine/src/cuda/ptx/regenerate.py            # compiles for every architecture
     python3 engine/src/cuda/ptx/regenerate.py --check    # needs nothing but Python
 
-NVRTC is all that is needed: the kernels include no header but their own. `SOURCES` holds a hash of the sources, the options
-and the compiler's version; a test of tests/cuda compares it without any of them.
+NVRTC is all that is needed: the kernels include no header but their own. `SOURCES` holds, in its first line, a hash of the
+kernels' sources and the options, and the compiler's version: what results depend on. Its second line is a hash of what came of it,
+and of the bench on the card. A test of tests/cuda compares both without a compiler.
 """
 
 import argparse
@@ -24,18 +25,22 @@ ARCHITECTURES = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "comp
 OPTIONS = ["--fmad=false", "--std=c++17"]
 
 
-def sources():
-    return sorted(KERNELS.glob("*.cu*")) + sorted(BENCH.glob("*.cu"))
+def kernels():
+    return sorted(KERNELS.glob("*.cu*"))
 
 
-def source_hash():
-    """64-bit FNV-1a over name, length and text of every source, and the options. It finds what is stale, not what is forged."""
+def results():
+    return sorted(HERE.glob("*.ptx")) + sorted(BENCH.glob("*.cu")) + sorted(BENCH.glob("*.ptx"))
+
+
+def hash_of(paths):
+    """64-bit FNV-1a over name, length and text of every file, and the options. It finds what is stale, not what is forged."""
     digest = 0xCBF29CE484222325
-    parts = [part for path in sources() for part in (path.name.encode(), str(path.stat().st_size).encode(), path.read_bytes())]
+    parts = [part for path in paths for part in (path.name.encode(), str(path.stat().st_size).encode(), path.read_bytes())]
     for part in parts + [option.encode() for option in OPTIONS]:
         for byte in part:
             digest = (digest ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return f"{digest:016x}"
+    return f"fnv1a64 {digest:016x}"
 
 
 def library():
@@ -72,12 +77,12 @@ def compile_to_ptx(nvrtc, path, architecture):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--only", help="one architecture, for a look; SOURCES stays as it is")
+    parser.add_argument("--only", help="one architecture, for a look; SOURCES stays as it is, and is stale")
     flags = parser.parse_args()
     record = HERE / "SOURCES"
     if flags.check:
-        known = record.read_text().split()
-        if source_hash() not in known:
+        known = record.read_text()
+        if hash_of(kernels()) not in known or hash_of(results()) not in known:
             sys.exit("the PTX is not of these sources: run engine/src/cuda/ptx/regenerate.py")
         return
     nvrtc = library()
@@ -86,12 +91,13 @@ def main():
     for name, architecture in ARCHITECTURES.items():
         if flags.only and name != flags.only:
             continue
-        for path in sources():
+        for path in kernels() + sorted(BENCH.glob("*.cu")):
             if path.suffix == ".cu":
                 folder = BENCH if path.parent == BENCH else HERE
                 (folder / f"{path.stem}.{name}.ptx").write_text(compile_to_ptx(nvrtc, path, architecture))
     if not flags.only:
-        record.write_text(f"fnv1a64 {source_hash()}\nnvrtc {major.value}.{minor.value}\n")
+        made = f"kernels {hash_of(kernels())} nvrtc {major.value}.{minor.value}"
+        record.write_text(f"{made}\nptx {hash_of(results())}\n")
 
 
 if __name__ == "__main__":
