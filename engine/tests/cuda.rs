@@ -24,7 +24,7 @@ use engine::{
 use offshoot_engine as engine;
 use support::plain::{Dice, Plain, Reference};
 use support::schedule::{Check, Schedule, Subject, run};
-use support::{Asked, append, bits, logits_by, model, prompts, random_tree, tree};
+use support::{Asked, append, bits, gguf, logits_by, model, prompts, random_tree, synthetic, tree};
 
 impl Subject for CudaEngine {
     /// A step is given up before the first layer or not at all.
@@ -171,38 +171,50 @@ fn a_prompt_in_one_step_is_the_prompt_token_by_token() {
     }
 }
 
+/// How far the logits of a GPU are from those of the CPU, relatively, and how many of all strongest tokens are the same.
+fn distance(want: &[Vec<f32>], got: &[Vec<f32>]) -> (f64, usize) {
+    let (mut distance, mut size, mut same) = (0.0, 0.0, 0);
+    for (want, got) in want.iter().zip(got) {
+        for (a, b) in want.iter().zip(got) {
+            distance += f64::from(a - b).powi(2);
+            size += f64::from(*a).powi(2);
+        }
+        let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+        same += usize::from(best(want) == best(got));
+    }
+    ((distance / size).sqrt(), same)
+}
+
+/// The logits behind every token of some texts, on the CPU and on the GPU.
+fn both(dir: &Path, gpu: &Cuda, texts: &[Vec<u32>]) -> [Vec<Vec<f32>>; 2] {
+    let options = EngineOptions {
+        dtype: Some(WeightDtype::Bf16),
+        ..options()
+    };
+    let mut cpu = CpuEngine::load(dir, &options).unwrap();
+    let mut cuda = CudaEngine::load(dir, &options, gpu).unwrap();
+    assert_ne!(cpu.facts().numerics_id, cuda.facts().numerics_id);
+    let mut logits = [Vec::new(), Vec::new()];
+    for text in texts {
+        let plan = append(text, Asked::All);
+        let seqs = (cpu.open(256).unwrap(), cuda.open(256).unwrap());
+        logits[0].extend(cpu.read(&[(seqs.0, &plan)]));
+        logits[1].extend(cuda.read(&[(seqs.1, &plan)]));
+        cpu.release(seqs.0);
+        cuda.release(seqs.1);
+    }
+    logits
+}
+
 /// Not the same numbers as the CPU's, but the same model: weights are packed right, and no position is turned wrong.
 #[test]
 fn logits_are_close_to_those_of_the_cpu() {
     let Some(gpu) = gpu() else { return };
     for name in models() {
-        let options = EngineOptions {
-            dtype: Some(WeightDtype::Bf16),
-            ..options()
-        };
-        let mut cpu = CpuEngine::load(&model(name), &options).unwrap();
-        let mut cuda = load(&gpu, name);
-        assert_ne!(cpu.facts().numerics_id, cuda.facts().numerics_id);
-        let (mut distance, mut size, mut same, mut count) = (0.0, 0.0, 0, 0);
         let texts = if is_emulated() { 2 } else { 8 };
-        for prompt in prompts(200).iter().take(texts) {
-            let plan = append(prompt, Asked::All);
-            let seqs = (cpu.open(256).unwrap(), cuda.open(256).unwrap());
-            let want = cpu.read(&[(seqs.0, &plan)]);
-            let got = cuda.read(&[(seqs.1, &plan)]);
-            cpu.release(seqs.0);
-            cuda.release(seqs.1);
-            for (want, got) in want.iter().zip(&got) {
-                for (a, b) in want.iter().zip(got) {
-                    distance += f64::from(a - b).powi(2);
-                    size += f64::from(*a).powi(2);
-                }
-                let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
-                same += usize::from(best(want) == best(got));
-                count += 1;
-            }
-        }
-        let relative = (distance / size).sqrt();
+        let [want, got] = both(&model(name), &gpu, &prompts(200)[..texts]);
+        let (relative, same) = distance(&want, &got);
+        let count = want.len();
         println!(
             "{name}: logits {relative:.2e} from the CPU's, {same} of {count} strongest tokens the same"
         );
@@ -211,6 +223,51 @@ fn logits_are_close_to_those_of_the_cpu() {
             "{name}: {relative}, {same} of {count}"
         );
     }
+}
+
+/// Families beside Llama, in heads of several shapes: the model of the CPU, and rows of their own.
+#[test]
+fn other_families_compute_what_the_cpu_computes() {
+    let Some(gpu) = gpu() else { return };
+    let text: Vec<u32> = (0..24).map(|i| 7 + i * 31 % 90).collect();
+    for (family, heads) in [
+        ("mistral", [4, 1, 64]),
+        ("qwen2", [7, 1, 64]),
+        ("qwen2", [6, 1, 128]),
+        ("qwen3", [4, 2, 128]),
+        ("qwen3", [5, 1, 128]),
+        ("smollm3", [4, 1, 128]),
+        ("phi3", [2, 2, 96]),
+        ("phi3", [4, 1, 128]),
+    ] {
+        let dir = synthetic::of_family(family, heads);
+        let [want, got] = both(dir.path(), &gpu, std::slice::from_ref(&text));
+        let (relative, _) = distance(&want, &got);
+        println!("{family} {heads:?}: logits {relative:.2e} from the CPU's");
+        assert!(relative < 0.02, "{family} {heads:?}: {relative}");
+        let load = || CudaEngine::load(dir.path(), &options(), &gpu).unwrap();
+        let mut plain = Plain::keeping(load(), 64);
+        let mut engine = load();
+        let seq = engine.open(64).unwrap();
+        let mut len = 0;
+        for chunk in text.chunks(9) {
+            for found in engine.read(&[(seq, &append(chunk, Asked::All))]) {
+                len += 1;
+                assert_eq!(bits(&found), plain.bits(&text[..len]), "{family}, {len}");
+            }
+        }
+    }
+}
+
+/// Blocks become bf16, heads in the order of neighbours are turned in that of halves, and frequencies are divided by factors.
+#[test]
+fn a_gguf_file_is_the_model_that_it_is_on_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let text: Vec<u32> = (0..40).map(|i| 7 + i * 31 % 200).collect();
+    let [want, got] = both(&gguf("heads.gguf"), &gpu, &[text]);
+    let (relative, _) = distance(&want, &got);
+    println!("heads.gguf: logits {relative:.2e} from the CPU's");
+    assert!(relative < 0.02, "{relative}");
 }
 
 /// What has no kernel is answered from the row's logits: drawn siblings, and judgements of them.

@@ -12,6 +12,7 @@ chmod +x "$work"/*
 
 echo "== the engine's tests on the GPU"
 (cd "$root/engine" && OFFSHOOT_NEEDS_GPU=1 OFFSHOOT_TEST_MODELS=$root/models OFFSHOOT_TEST_PROMPTS=$root/tests/prompts \
+    OFFSHOOT_TEST_GGUF=$root/tests/gguf \
     "$work/cuda-test" --test-threads=1 --nocapture)
 
 bench() { "$work/offshoot" bench --devices cuda:0 --prompts "$work/prompts.jsonl" --start-timeout 100 --max-tokens 64 "$@"; }

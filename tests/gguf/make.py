@@ -337,6 +337,21 @@ def qwen_file():
     return model.expectation()
 
 
+def heads_file():
+    """Heads as wide as GPUs have kernels for, in the order of neighbours, with rope factors and a head of its own."""
+    out = GGUFWriter(os.path.join(HERE, "heads.gguf"), "llama")
+    vocab = add_byte_level(out, "smollm")
+    model = Model(out, "llama", heads=3, kv_heads=1, dim=64, hidden=256, inner=64, vocab=vocab)
+    model.matrix("token_embd.weight", vocab, 256, T.Q8_0)
+    values = np.linspace(1, 4, 32).astype(np.float32)
+    out.add_tensor("rope_freqs.weight", values)
+    model.layer(T.Q4_K, T.Q6_K, T.Q8_0, T.Q8_0, T.Q4_0, T.Q5_K, T.F16)
+    model.vector("output_norm.weight", 256)
+    model.matrix("output.weight", vocab, 256, T.Q6_K)
+    model.metadata()
+    write(out)
+
+
 def seeds():
     """Small models for tests/fuzz to begin with."""
     folder = os.path.join(HERE, "..", "fuzz", "corpus", "gguf")
@@ -375,6 +390,7 @@ def main():
     seeds()
     blocks_file()
     expected = {"llama": mixed_file(), "tied": tied_file(), "qwen2": qwen_file()}
+    heads_file()
     lines = {}
     for pre in ("gpt-2", "smollm", "llama-bpe", "qwen2"):
         tokenizer, _ = byte_level(pre)

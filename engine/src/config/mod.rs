@@ -1,6 +1,6 @@
 //! What a checkpoint says about its model: `config.json` and `generation_config.json`, parsed once and checked.
 
-mod features;
+pub(crate) mod features;
 mod fields;
 mod rope;
 

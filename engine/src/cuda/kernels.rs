@@ -169,15 +169,21 @@ const SHAPES: [(usize, usize, Loading); 9] = [
 ];
 
 /// The combinations of query heads to a key/value head and width of a head that attention is built for.
-pub(super) const ATTENTION: [(usize, usize); 9] = [
+pub(super) const ATTENTION: [(usize, usize); 15] = [
     (1, 48),
     (1, 64),
     (3, 64),
     (4, 64),
+    (7, 64),
     (8, 64),
+    (1, 96),
     (1, 128),
+    (2, 128),
     (3, 128),
     (4, 128),
+    (5, 128),
+    (6, 128),
+    (7, 128),
     (8, 128),
 ];
 
@@ -230,6 +236,7 @@ pub(super) struct Kernels {
     pub(super) norm: Kernel,
     pub(super) embed: Kernel,
     pub(super) moves: Kernel,
+    pub(super) heads: Kernel,
     attend: Kernel,
     join: Kernel,
     survey: Kernel,
@@ -261,6 +268,7 @@ impl Kernels {
             norm: rows.kernel("rms_norm")?,
             embed: rows.kernel("embed")?,
             moves: rows.kernel("move_slots")?,
+            heads: rows.kernel("place_heads")?,
             attend: attend.kernel(&format!("attend_{group}_by_{dim}"))?,
             join: attend.kernel("join_pieces")?,
             survey: asks.kernel("survey")?,
@@ -396,6 +404,7 @@ mod tests {
             assert_eq!(bounds(ptx.rows, "rms_norm"), (256, 32));
             assert_eq!(bounds(ptx.rows, "embed"), (256, 0));
             assert_eq!(bounds(ptx.rows, "move_slots"), (128, 0));
+            assert_eq!(bounds(ptx.rows, "place_heads"), (32, 512));
             for name in ["filter", "answer", "score_tokens"] {
                 assert_eq!(bounds(ptx.asks, name).0, 1024, "{name}");
             }

@@ -24,6 +24,7 @@ use self::model::{Failure, Model, Room};
 use crate::answers;
 use crate::backend::{Backend, Facts, SeqStep, StepEnd};
 use crate::config::ModelConfig;
+use crate::config::features::{BIASES, FUSED, HEAD_NORMS, NO_POSITIONS, PART_TURNED};
 use crate::error::EngineError;
 use crate::identity::{Arithmetic, numerics_id};
 use crate::load::LoadError;
@@ -37,6 +38,8 @@ use crate::step::{Limits, Plan};
 const MOST_HIDDEN: usize = 8192;
 /// The most outputs of a matrix: blocks of 128 along a side of a grid, which has 65,535.
 const MOST_OUTPUTS: usize = 65_535 * 128;
+/// What a model may need beyond the operations of Llama.
+const SERVED: [&str; 5] = [BIASES, HEAD_NORMS, NO_POSITIONS, PART_TURNED, FUSED];
 /// What is left free for the kernels themselves, their local memory and the recorded steps, which the driver reserves when it
 /// pleases.
 const SPARE_BYTES: usize = 256 << 20;
@@ -139,8 +142,8 @@ impl Reserve {
 }
 
 impl CudaEngine {
-    /// Loads a Hugging Face checkpoint folder: `config.json` with `model.safetensors` or a sharded index; weights become
-    /// bf16.
+    /// Loads a Hugging Face checkpoint folder, `config.json` with `model.safetensors` or a sharded index, or a GGUF file; weights
+    /// become bf16.
     ///
     /// # Errors
     /// A typed [`LoadError`] that says what to do; [`LoadError::Device`] where the kernels do not serve the model, or it does not
@@ -151,10 +154,6 @@ impl CudaEngine {
         device: &Cuda,
     ) -> Result<CudaEngine, LoadError> {
         options.check()?;
-        if gguf::is_gguf(dir) {
-            let reason = "GGUF files are not computed on a GPU yet; use --device cpu, or a Hugging Face folder";
-            return Err(device.error(reason.to_owned()));
-        }
         let Opened {
             config,
             checkpoint,
@@ -369,7 +368,8 @@ fn check(config: &ModelConfig, options: &EngineOptions) -> Result<(), String> {
     {
         return Err("weights are bf16 there; other types are for the CPU".to_owned());
     }
-    let features = config.features();
+    let mut features = config.features();
+    features.retain(|feature| !SERVED.contains(feature));
     if !features.is_empty() {
         return Err(format!(
             "there are no kernels for {}, which {} models need; use --device cpu",

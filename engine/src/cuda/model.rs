@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::driver::{CudaError, Gpu, Graph, LEAST, Memory};
 use super::kernels::{Kernels, Share, pieces};
-use super::parameters::{Attend, Embed, Matmul, Move, Norm, Then};
+use super::parameters::{Attend, Embed, Heads, Matmul, Move, Norm, Then};
 use super::weights::{Weight, packed_bytes, upload_bf16, upload_f32};
-use crate::config::{ModelConfig, Tied};
+use crate::config::{Bias, ModelConfig, Tied, Turn};
 use crate::load::{Checkpoint, LoadError};
 use crate::model::{AttentionShape, EndTensors, LayerTensors, RopeTable};
 use crate::sequence::{PAGE, Place};
@@ -74,8 +74,13 @@ impl Room {
         let by_row = config.hidden * 4
             + (widths.normed + widths.query + widths.attended + widths.inner) * 2
             + config.vocab_size * 4
+            + if Between::is_needed(config) {
+                config.qkv_width() * 4
+            } else {
+                0
+            }
             + COLUMNS * size_of::<i32>();
-        config.layers * (qkv + output + gate_up + down + 2 * norm)
+        config.layers * (qkv + output + gate_up + down + 2 * norm + Between::bytes(config))
             + head
             + norm
             + table
@@ -83,7 +88,7 @@ impl Room {
             + self.rows * by_row
             + self.attention_bytes(config)
             + self.partial_bytes(config).max(LEAST)
-            + self.positions * config.head_dim * 4
+            + self.positions * config.rotary_dim * 4
             + (TILES + self.pages + self.paths() + 2 * MOVES) * size_of::<i32>()
     }
 
@@ -150,9 +155,19 @@ impl Widths {
     }
 }
 
+/// What is done to queries, keys and values before attention where it is more than a turn of whole heads.
+struct Between {
+    bias: Option<Memory>,
+    /// What norms of queries and of keys multiply by.
+    gains: Option<[Memory; 2]>,
+    /// Dimensions of a head that are turned.
+    turned: u32,
+}
+
 struct Layer {
     attention_norm: Memory,
     qkv: Weight,
+    between: Option<Between>,
     output: Weight,
     mlp_norm: Memory,
     gate_up: Weight,
@@ -201,6 +216,8 @@ pub(super) struct Model {
     values: Memory,
     hidden: Memory,
     normed: Memory,
+    /// Queries, keys and values, f32, where something is done between.
+    projected: Option<Memory>,
     queries: Memory,
     attended: Memory,
     inner: Memory,
@@ -215,6 +232,65 @@ pub(super) struct Model {
     moves: [Memory; 2],
     /// Launches of a step by rows and asked rows; none where they could not be recorded.
     graphs: BTreeMap<(usize, usize), Option<Graph>>,
+}
+
+impl Between {
+    /// Whether a model asks for more than a turn of whole heads.
+    fn is_needed(config: &ModelConfig) -> bool {
+        let turns_all = config
+            .attention
+            .iter()
+            .all(|layer| layer.turn == Turn::Rope);
+        let is_plain = config.bias == Bias::None && !config.family.traits().head_norms;
+        !is_plain || !turns_all || config.rotary_dim != config.head_dim
+    }
+
+    /// That of a layer.
+    fn load(
+        gpu: &Arc<Gpu>,
+        tensors: &LayerTensors<'_>,
+        config: &ModelConfig,
+        layer: usize,
+    ) -> Result<Option<Between>, Failure> {
+        if !Between::is_needed(config) {
+            return Ok(None);
+        }
+        let bias = match config.bias {
+            Bias::None => None,
+            Bias::Qkv => {
+                let parts = tensors.qkv_bias()?.map(|part| part.to_vec());
+                Some(upload_f32(gpu, &parts.concat())?)
+            }
+        };
+        let gains = match config.family.traits().head_norms {
+            false => None,
+            true => {
+                let gain = |part| -> Result<Memory, Failure> {
+                    Ok(upload_f32(gpu, &tensors.head_vector(part)?.to_vec())?)
+                };
+                Some([gain("self_attn.q_norm")?, gain("self_attn.k_norm")?])
+            }
+        };
+        let turned = match config.attention[layer].turn {
+            Turn::None => 0,
+            _ => config.rotary_dim as u32,
+        };
+        Ok(Some(Between {
+            bias,
+            gains,
+            turned,
+        }))
+    }
+
+    /// Bytes of that of a layer.
+    fn bytes(config: &ModelConfig) -> usize {
+        let bias = match config.bias {
+            Bias::None => 0,
+            Bias::Qkv => config.qkv_width(),
+        };
+        let gains = usize::from(config.family.traits().head_norms) * 2 * config.head_dim;
+        (bias + gains) * size_of::<f32>()
+    }
 }
 
 impl Model {
@@ -233,12 +309,25 @@ impl Model {
             let norm = |part| -> Result<Memory, Failure> {
                 Ok(upload_f32(gpu, &tensors.vector(part)?.to_vec())?)
             };
+            let between = Between::load(gpu, &tensors, &config, i)?;
+            let then = match between {
+                None => Then::Turn,
+                Some(_) => Then::Store,
+            };
+            let (qkv, gate_up) = if config.family.traits().fused {
+                let [qkv, gate_up] = tensors.fused()?;
+                (pack(&[qkv], then)?, pack(&[gate_up], Then::Gate)?)
+            } else {
+                let (qkv, gate_up) = (tensors.qkv()?, tensors.gate_up()?);
+                (pack(&qkv, then)?, pack(&gate_up, Then::Gate)?)
+            };
             layers.push(Layer {
                 attention_norm: norm("input_layernorm")?,
-                qkv: pack(&tensors.qkv()?, Then::Turn)?,
+                qkv,
+                between,
                 output: pack(&[tensors.output()?], Then::Add)?,
                 mlp_norm: norm("post_attention_layernorm")?,
-                gate_up: pack(&tensors.gate_up()?, Then::Gate)?,
+                gate_up,
                 down: pack(&[tensors.down()?], Then::Add)?,
             });
         }
@@ -246,7 +335,7 @@ impl Model {
         let (head, table) = match head {
             None => (pack(&[table], Then::Store)?, None),
             Some(head) => {
-                let table = upload_bf16(gpu, table.data)?;
+                let table = upload_bf16(gpu, table.data, config.vocab_size * config.hidden)?;
                 (pack(&[head], Then::Store)?, Some(table))
             }
         };
@@ -260,10 +349,14 @@ impl Model {
             norm: upload_f32(gpu, &norm.to_vec())?,
             head,
             table,
-            turns: turns(gpu, &config, room.positions)?,
+            turns: turns(gpu, &config, checkpoint.rope_factors(), room.positions)?,
             keys: cache()?,
             values: cache()?,
             hidden: rows(config.hidden, 4)?,
+            projected: match Between::is_needed(&config) {
+                true => Some(rows(config.qkv_width(), 4)?),
+                false => None,
+            },
             normed: rows(widths.normed, 2)?,
             queries: rows(widths.query, 2)?,
             attended: rows(widths.attended, 2)?,
@@ -398,7 +491,13 @@ impl Model {
         self.kernels.embed.launch([rows, 1, 1], &embed)?;
         for (i, layer) in self.layers.iter().enumerate() {
             self.normalise(&layer.attention_norm, 0, rows)?;
-            self.multiply(&layer.qkv, Then::Turn, i, rows)?;
+            match (&layer.between, &self.projected) {
+                (Some(between), Some(projected)) => {
+                    self.project(&layer.qkv, projected, rows)?;
+                    self.place(between, projected, i, rows)?;
+                }
+                _ => self.multiply(&layer.qkv, Then::Turn, i, rows)?,
+            }
             self.attend(i, rows)?;
             self.multiply(&layer.output, Then::Add, i, rows)?;
             self.normalise(&layer.mlp_norm, 0, rows)?;
@@ -458,6 +557,49 @@ impl Model {
         };
         let matmul = self.matmul(weight, then, [x, y], [outputs, stride_y], layer);
         self.kernels.multiply(&matmul, weight.outputs, rows)
+    }
+
+    /// The first matmul of a layer where something is done to its outputs before attention.
+    fn project(&self, weight: &Weight, to: &Memory, rows: usize) -> Result<(), CudaError> {
+        let outputs = self.config.qkv_width();
+        let matmul = self.matmul(weight, Then::Store, [&self.normed, to], [outputs; 2], 0);
+        self.kernels.multiply(&matmul, weight.outputs, rows)
+    }
+
+    /// What is done to them: queries and the cache are written.
+    fn place(
+        &self,
+        between: &Between,
+        projected: &Memory,
+        layer: usize,
+        rows: usize,
+    ) -> Result<(), CudaError> {
+        let config = &self.config;
+        let at = |memory: Option<&Memory>| memory.map_or(0, Memory::at);
+        let [query_gain, key_gain] = match &between.gains {
+            Some([queries, keys]) => [queries.at(), keys.at()],
+            None => [0; 2],
+        };
+        let heads = Heads {
+            x: projected.at(),
+            bias: at(between.bias.as_ref()),
+            query_gain,
+            key_gain,
+            turns: self.turns.at(),
+            positions: self.columns.at(Column::Position, 0),
+            slots: self.columns.at(Column::Slot, 0),
+            queries: self.queries.at(),
+            keys: self.keys.at() + self.layer_bytes(layer),
+            values: self.values.at() + self.layer_bytes(layer),
+            heads: config.heads as u32,
+            kv_heads: config.kv_heads as u32,
+            head_dim: config.head_dim as u32,
+            turned: between.turned,
+            eps: config.norm_eps,
+            unused: 0,
+        };
+        let all = config.heads + 2 * config.kv_heads;
+        self.kernels.heads.launch([all, rows, 1], &heads)
     }
 
     /// The last matmul of a layer.
@@ -566,10 +708,15 @@ fn slot(place: Place) -> i32 {
     (place.page as usize * PAGE + place.lane as usize) as i32
 }
 
-/// Cosines and sines as kernels read them, `[position][2][head_dim / 2]`.
-fn turns(gpu: &Arc<Gpu>, config: &ModelConfig, positions: usize) -> Result<Memory, CudaError> {
-    let table = RopeTable::new(config.rope, None, config.rotary_dim, positions);
-    let mut turns = Vec::with_capacity(positions * config.head_dim);
+/// Cosines and sines as kernels read them, `[position][2][rotary_dim / 2]`.
+fn turns(
+    gpu: &Arc<Gpu>,
+    config: &ModelConfig,
+    factors: Option<&[f32]>,
+    positions: usize,
+) -> Result<Memory, CudaError> {
+    let table = RopeTable::new(config.rope, factors, config.rotary_dim, positions);
+    let mut turns = Vec::with_capacity(positions * config.rotary_dim);
     for position in 0..positions {
         let (cos, sin) = table.at(position);
         turns.extend_from_slice(cos);

@@ -48,6 +48,11 @@ structures! {
     Move {
         keys: u64, values: u64, from: u64, to: u64, layer: u64, layers: u32, kv_heads: u32, head_dim: u32, moves: u32,
     }
+    /// `kernels/rows.cu`
+    Heads {
+        x: u64, bias: u64, query_gain: u64, key_gain: u64, turns: u64, positions: u64, slots: u64, queries: u64, keys: u64,
+        values: u64, heads: u32, kv_heads: u32, head_dim: u32, turned: u32, eps: f32, unused: u32,
+    }
     /// `kernels/attention.cu`
     Attend {
         queries: u64, keys: u64, values: u64, y: u64, committed: u64, first_page: u64, pages: u64, first_path: u64,

@@ -81,9 +81,12 @@ impl Weight {
     }
 }
 
-/// A table or vector as the device keeps it.
-pub(super) fn upload_bf16(gpu: &Arc<Gpu>, data: TensorData<'_>) -> Result<Memory, CudaError> {
-    let elements = data.bytes.len() / if data.stored == Stored::F32 { 4 } else { 2 };
+/// A table of so many numbers as the device keeps it.
+pub(super) fn upload_bf16(
+    gpu: &Arc<Gpu>,
+    data: TensorData<'_>,
+    elements: usize,
+) -> Result<Memory, CudaError> {
     let memory = gpu.memory(elements * 2)?;
     let mut row = vec![0; elements.min(AT_ONCE)];
     for first in (0..elements).step_by(AT_ONCE) {
@@ -169,7 +172,7 @@ fn pack_row(row: &[u16], r: usize, tile: &mut [u16]) {
 fn read_output(parts: &[Matrix<'_>], mut output: usize, row: &mut [u16]) {
     for part in parts {
         if output < part.outputs {
-            return read(part.data, output * part.inputs, row);
+            return read(part.data, part.order.stored(output) * part.inputs, row);
         }
         output -= part.outputs;
     }
@@ -196,7 +199,6 @@ fn read(data: TensorData<'_>, first: usize, to: &mut [u16]) {
                 *to = bf16::from_f32(f32::from_le_bytes(*word)).to_bits();
             }
         }
-        // Files with blocks are refused before.
         Stored::Blocks(_) => {
             let mut wide = vec![0.0; to.len()];
             data.read(first, &mut wide);

@@ -50,6 +50,10 @@ pub(crate) struct Traits {
     pub(crate) gain_above_one: bool,
     /// Whether embeddings are multiplied by the root of their width.
     pub(crate) scaled_embedding: bool,
+    /// Whether queries and keys are normalised, head by head.
+    pub(crate) head_norms: bool,
+    /// Whether the projections to queries, keys and values are one matrix, and those of the perceptron another.
+    pub(crate) fused: bool,
 }
 
 /// Evaluates an expression in which a name stands for the module that a family is written in.

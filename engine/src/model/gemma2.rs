@@ -22,6 +22,8 @@ pub(super) const TRAITS: Traits = Traits {
     tied: Tied::Shared,
     gain_above_one: true,
     scaled_embedding: true,
+    head_norms: false,
+    fused: false,
 };
 
 pub(super) const TENSORS: [(&str, &str); 11] = [

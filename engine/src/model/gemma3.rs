@@ -17,6 +17,7 @@ pub(super) const TRAITS: Traits = Traits {
     architecture: "gemma3",
     tensors: &[&gemma2::TENSORS, &HEAD_NORMS],
     theta: 1_000_000.0,
+    head_norms: true,
     ..gemma2::TRAITS
 };
 

@@ -18,6 +18,8 @@ pub(super) const TRAITS: Traits = Traits {
     tied: Tied::Separate,
     gain_above_one: false,
     scaled_embedding: false,
+    head_norms: false,
+    fused: false,
 };
 
 pub(super) const TENSORS: [(&str, &str); 9] = [

@@ -13,6 +13,7 @@ pub(super) const TRAITS: Traits = Traits {
     architecture: "phi3",
     tensors: &[&TENSORS],
     neighbours: false,
+    fused: true,
     ..llama::TRAITS
 };
 
@@ -51,9 +52,8 @@ pub(super) fn layer<D: Device>(
     from: &Source<'_, D>,
     i: usize,
 ) -> Result<Box<dyn Layer<D>>, LoadError> {
-    let (tensors, config) = (from.layer(i), from.config);
-    let qkv = tensors.matrix("self_attn.qkv_proj", config.qkv_width(), config.hidden)?;
-    let gate_up = tensors.matrix("mlp.gate_up_proj", 2 * config.intermediate, config.hidden)?;
+    let tensors = from.layer(i);
+    let [qkv, gate_up] = tensors.fused()?;
     Ok(Box::new(LlamaLayer {
         attention: Attention {
             norm: from.gain(tensors.vector("input_layernorm")?),

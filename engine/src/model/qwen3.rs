@@ -15,6 +15,7 @@ pub(super) const TRAITS: Traits = Traits {
     tensors: &[&llama::TENSORS, &HEAD_NORMS],
     neighbours: false,
     head_dim: Some(128),
+    head_norms: true,
     ..llama::TRAITS
 };
 

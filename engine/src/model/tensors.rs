@@ -83,6 +83,15 @@ impl<'a> LayerTensors<'a> {
         Ok([q?, k?, v?])
     }
 
+    /// Of families that store them fused: `hidden -> query, key and value heads`, `hidden -> 2 * intermediate`
+    pub(crate) fn fused(&self) -> Result<[Matrix<'a>; 2], LoadError> {
+        let config = self.config;
+        Ok([
+            self.matrix("self_attn.qkv_proj", config.qkv_width(), config.hidden)?,
+            self.matrix("mlp.gate_up_proj", 2 * config.intermediate, config.hidden)?,
+        ])
+    }
+
     /// `heads * head_dim -> hidden`
     pub(crate) fn output(&self) -> Result<Matrix<'a>, LoadError> {
         let query = self.config.heads * self.config.head_dim;

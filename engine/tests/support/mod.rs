@@ -22,6 +22,11 @@ pub(crate) fn model(name: &str) -> PathBuf {
     folder("OFFSHOOT_TEST_MODELS", "../models").join(name)
 }
 
+/// A GGUF file that tests have made.
+pub(crate) fn gguf(name: &str) -> PathBuf {
+    folder("OFFSHOOT_TEST_GGUF", "../tests/gguf").join(name)
+}
+
 /// A folder of the repository; what a variable says where the tests run on another machine than they were built on.
 fn folder(variable: &str, within: &str) -> PathBuf {
     let given = std::env::var_os(variable).map(PathBuf::from);

@@ -145,12 +145,18 @@ inline void test_attention() {
     attention_of<1, 64>(attend_1_by_64);
     attention_of<4, 64>(attend_4_by_64);
     attention_of<4, 128>(attend_4_by_128);
+    attention_of<1, 96>(attend_1_by_96);
+    attention_of<5, 128>(attend_5_by_128);
     emulator::order = emulator::Order::SHUFFLED;
     attention_of<3, 64>(attend_3_by_64);
     attention_of<3, 128>(attend_3_by_128);
     attention_of<1, 128>(attend_1_by_128);
+    attention_of<2, 128>(attend_2_by_128);
+    attention_of<7, 64>(attend_7_by_64);
     emulator::order = emulator::Order::BACKWARD;
     attention_of<8, 64>(attend_8_by_64);
     attention_of<8, 128>(attend_8_by_128);
+    attention_of<6, 128>(attend_6_by_128);
+    attention_of<7, 128>(attend_7_by_128);
     emulator::order = emulator::Order::FORWARD;
 }

@@ -1,7 +1,7 @@
 // The functions of a row between two matmuls. One block has one row, and does the same at one row and at many.
 #pragma once
 
-#include "math.cuh"
+#include "matmul.cuh"
 
 /// The one order in which the warps of a block add: within a warp across lanes, then the warps one after another.
 template <u32 WARPS>
@@ -125,14 +125,110 @@ KERNEL(128, 2) move_slots(const Move m) {
     let_kernel_behind_begin();
     wait_for_kernel_before();
     for (u32 i = 0; i < m.moves; i++) {
-        u32 from = u32(m.from[i]), to = u32(m.to[i]);
+        i32 from = m.from[i], to = m.to[i];
         u64 base = u64(blockIdx.x) * m.layer;
-        u64 source = base + ((u64(from / 16) * m.kv_heads + blockIdx.y) * 16 + from % 16) * m.head_dim;
-        u64 target = base + ((u64(to / 16) * m.kv_heads + blockIdx.y) * 16 + to % 16) * m.head_dim;
+        u64 source = base + cache_at(from, blockIdx.y, m.kv_heads, m.head_dim);
+        u64 target = base + cache_at(to, blockIdx.y, m.kv_heads, m.head_dim);
         for (u32 d = threadIdx.x; d < m.head_dim; d += 128) {
             m.keys[target + d] = m.keys[source + d];
             m.values[target + d] = m.values[source + d];
         }
         block_sync();
+    }
+}
+
+/// What is done to queries, keys and values before attention where a model asks for more than a turn of whole heads: biases (Qwen 2),
+/// norms of each query and key (Qwen 3), a turn of a part of each head (Phi 3) or of none (SmolLM 3).
+struct Heads {
+    /// f32 `[row][(heads + 2 * kv_heads) * head_dim]`: queries, keys, values.
+    const float* x;
+    /// As long as a row of `x`; null: none.
+    const float* bias;
+    /// What the norms of queries and of keys multiply by, f32 `[head_dim]`; null: no norms.
+    const float* query_gain;
+    const float* key_gain;
+    /// Cosines and sines, f32 `[position][2][turned / 2]`.
+    const float* turns;
+    /// By row.
+    const i32* positions;
+    /// By row: where its key and value go; negative for a row that has no place.
+    const i32* slots;
+    /// bf16 `[row][heads * head_dim]`.
+    u16* queries;
+    /// bf16 `[page][kv head][16][head_dim]`.
+    u16* keys;
+    u16* values;
+    u32 heads;
+    u32 kv_heads;
+    /// At most 128.
+    u32 head_dim;
+    /// How many dimensions of a head are turned, the first ones.
+    u32 turned;
+    float eps;
+    u32 unused;
+};
+
+/// A warp has a head of a row. Grid: (heads + 2 * kv_heads, rows).
+SHARED_BYTES(place_heads, 128 * sizeof(float))
+KERNEL(32, 16) place_heads(const Heads h) {
+    constexpr u32 EACH = 128 / WARP;
+    let_kernel_behind_begin();
+    u32 head = blockIdx.x, row = blockIdx.y, lane = threadIdx.x;
+    bool is_query = head < h.heads, is_key = !is_query && head < h.heads + h.kv_heads;
+    const float* gain = is_query ? h.query_gain : is_key ? h.key_gain : nullptr;
+    u32 turned = is_query || is_key ? h.turned : 0, half = turned / 2;
+    float bias[EACH], gains[EACH], cosine[EACH], sine[EACH];
+#pragma unroll
+    for (u32 i = 0; i < EACH; i++) {
+        u32 d = lane + i * WARP;
+        bias[i] = h.bias && d < h.head_dim ? h.bias[head * h.head_dim + d] : 0.0f;
+        gains[i] = gain && d < h.head_dim ? gain[d] : 1.0f;
+        const float* turn = h.turns + u64(h.positions[row]) * h.turned;
+        cosine[i] = d < turned ? turn[d % half] : 1.0f;
+        sine[i] = d < turned ? turn[half + d % half] : 0.0f;
+    }
+    wait_for_kernel_before();
+    const float* x = h.x + (u64(row) * (h.heads + 2 * h.kv_heads) + head) * h.head_dim;
+    float v[EACH];
+#pragma unroll
+    for (u32 i = 0; i < EACH; i++) {
+        u32 d = lane + i * WARP;
+        v[i] = d < h.head_dim ? x[d] : 0.0f;
+        if (h.bias) v[i] = v[i] + bias[i];
+    }
+    if (gain) {
+        float sum = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < EACH; i++) sum = multiply_add(v[i], v[i], sum);
+#pragma unroll
+        for (u32 mask = 16; mask > 0; mask /= 2) sum = sum + from_lane_across(sum, mask);
+        float scale = reciprocal_root(sum / float(h.head_dim) + h.eps);
+#pragma unroll
+        for (u32 i = 0; i < EACH; i++) v[i] = v[i] * scale * gains[i];
+    }
+    // Each dimension's partner is another lane's.
+    float* room = reinterpret_cast<float*>(shared_memory());
+#pragma unroll
+    for (u32 i = 0; i < EACH; i++) room[lane + i * WARP] = v[i];
+    block_sync();
+    u16* to;
+    if (is_query) {
+        to = h.queries + (u64(row) * h.heads + head) * h.head_dim;
+    } else {
+        i32 slot = h.slots[row];
+        if (slot < 0) return;
+        u32 kv = head - h.heads - (is_key ? 0 : h.kv_heads);
+        to = (is_key ? h.keys : h.values) + cache_at(slot, kv, h.kv_heads, h.head_dim);
+    }
+#pragma unroll
+    for (u32 i = 0; i < EACH; i++) {
+        u32 d = lane + i * WARP;
+        if (d >= h.head_dim) continue;
+        float y = v[i];
+        if (d < turned) {
+            float other = room[d < half ? d + half : d - half];
+            y = multiply_add(d < half ? -other : other, sine[i], v[i] * cosine[i]);
+        }
+        to[d] = to_bf16(y);
     }
 }
