@@ -5,8 +5,8 @@
 
 use std::process::Command;
 
-use offshoot_cuda_kernels::compile::{compiler, fake_driver};
-use offshoot_cuda_kernels::root;
+use cuda_kernels::compile::{compiler, fake_driver};
+use cuda_kernels::root;
 use offshoot_e2e::cluster::binary;
 use offshoot_e2e::model;
 use serde_json::Value;
