@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use engine::{Computer, DeviceName, Inspection, WeightDtype};
+use engine::{Computer, Inspection, WeightDtype};
 use hub::{Console, Wanted};
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -208,7 +208,7 @@ impl Report {
             .iter()
             .find(|(known, _)| Some(*known) == dtype);
         let seen = Inspection::of(&path, dtype.map(|(_, dtype)| *dtype));
-        let cache_bytes = Computer::open(DeviceName::Cpu)?.cache_bytes() as u64;
+        let cache_bytes = Computer::Cpu.cache_bytes() as u64;
         let config = seen.config.as_ref();
         let mut report = Report {
             name: name.display().to_string(),

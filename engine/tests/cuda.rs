@@ -229,11 +229,13 @@ fn logits_are_close_to_those_of_the_cpu() {
 #[test]
 fn other_families_compute_what_the_cpu_computes() {
     let Some(gpu) = gpu() else { return };
-    let text: Vec<u32> = (0..24).map(|i| 7 + i * 31 % 90).collect();
+    let len = if is_emulated() { 24 } else { 200 };
+    let text: Vec<u32> = (0..len).map(|i| 7 + i * 31 % 90).collect();
     for (family, heads) in [
         ("mistral", [4, 1, 64]),
         ("qwen2", [7, 1, 64]),
         ("qwen2", [6, 1, 128]),
+        ("qwen2", [7, 1, 128]),
         ("qwen3", [4, 2, 128]),
         ("qwen3", [5, 1, 128]),
         ("smollm3", [4, 1, 128]),
@@ -246,9 +248,9 @@ fn other_families_compute_what_the_cpu_computes() {
         println!("{family} {heads:?}: logits {relative:.2e} from the CPU's");
         assert!(relative < 0.02, "{family} {heads:?}: {relative}");
         let load = || CudaEngine::load(dir.path(), &options(), &gpu).unwrap();
-        let mut plain = Plain::keeping(load(), 64);
+        let mut plain = Plain::keeping(load(), 256);
         let mut engine = load();
-        let seq = engine.open(64).unwrap();
+        let seq = engine.open(256).unwrap();
         let mut len = 0;
         for chunk in text.chunks(9) {
             for found in engine.read(&[(seq, &append(chunk, Asked::All))]) {
@@ -330,10 +332,14 @@ fn what_is_reserved_is_what_was_counted() {
     let mut engine = load(&gpu, "draft");
     let taken = free - gpu.free_bytes().unwrap();
     let counted = engine.reserved_bytes();
-    // A driver gives whole pages of its own, and takes some for itself.
-    let more = if is_emulated() { 0 } else { 64 << 20 };
+    // A driver gives whole pages of its own, some of which it has already, and takes some for itself.
+    let [less, more] = if is_emulated() {
+        [0, 0]
+    } else {
+        [32 << 20, 256 << 20]
+    };
     assert!(
-        (counted..=counted + more).contains(&taken),
+        (counted.saturating_sub(less)..=counted + more).contains(&taken),
         "{taken} bytes for {counted}"
     );
     let seq = engine.open(64).unwrap();
@@ -360,11 +366,11 @@ fn what_is_reserved_is_what_was_counted() {
         "{error}"
     );
     if is_emulated() {
-        // Of 1 GiB; a page has 4 layers of 2 times 96 bf16 numbers for 16 positions.
+        // Of 2 GiB; a page has 4 layers of 2 times 96 bf16 numbers for 16 positions.
         let pages = |share: CudaEngine| share.facts().total_pages;
         let (half, more) = (pages(share(0.5).unwrap()), pages(share(0.75).unwrap()));
         let page = 4 * 2 * 96 * 2 * 16;
-        let expected = (1 << 28) / page;
+        let expected = (1 << 29) / page;
         assert!(
             (more - half).abs_diff(expected) < expected / 50,
             "{half} and {more} pages"

@@ -4,6 +4,7 @@ The structures are those of engine/src/cuda/kernels, field by field.
 """
 
 import ctypes
+import re
 from ctypes import c_double, c_float, c_int, c_uint, c_uint64
 from pathlib import Path
 
@@ -70,7 +71,6 @@ SHAPES = {
         (64, 64, True), (64, 128, True), (128, 128, True),
     )
 }
-ATTEND = [(1, 48), (1, 64), (3, 64), (4, 64), (8, 64), (1, 128), (3, 128), (4, 128), (8, 128)]
 
 class Kernels:
     """All kernels, loaded."""
@@ -91,7 +91,8 @@ class Kernels:
         bench = gpu.module(text(bench_folder, "bench", self.arch))
         self.shapes = {name: matmul.kernel(f"matmul_{name}") for name in SHAPES}
         self.norm, self.embed = rows.kernel("rms_norm"), rows.kernel("embed")
-        self.attends = {(group, dim): attention.kernel(f"attend_{group}_by_{dim}") for group, dim in ATTEND}
+        shapes = re.findall(r"\.entry attend_(\d+)_by_(\d+)\(", attention.text)
+        self.attends = {(int(group), int(dim)): attention.kernel(f"attend_{group}_by_{dim}") for group, dim in shapes}
         self.join = attention.kernel("join_pieces")
         self.survey, self.filter, self.race = asks.kernel("survey"), asks.kernel("filter"), asks.kernel("race")
         self.answer, self.score = asks.kernel("answer"), asks.kernel("score_tokens")

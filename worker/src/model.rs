@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use engine::synthetic::{Member, Overlay, Profile, ProfileError, Spec, Synthetic};
 use engine::{
-    Backend, Beside, Computer, DeviceName, EngineOptions, LoadError, ModelConfig, PAGE, WeightDtype,
+    Backend, Beside, Computer, Cuda, DeviceName, EngineOptions, LoadError, ModelConfig, PAGE,
+    WeightDtype,
 };
 use speculation::duty::{Duties, Duty, Role, Source};
 use speculation::message::WorkerInfo;
@@ -211,6 +212,8 @@ pub struct Loaded {
     pub(crate) clock: Arc<StepClock>,
 }
 
+/// The most pages that are wanted where memory decides how many there are.
+const MOST_PAGES: usize = 1 << 26;
 /// Memory for the key/value cache that is reserved if nothing else is asked for.
 const KV_MIB: u32 = 1024;
 
@@ -226,20 +229,26 @@ fn positions(count: usize) -> u32 {
 /// # Errors
 /// When the model or its tokenizer cannot be read, or do not belong together.
 pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
-    let mut names = args.device.candidates().into_iter().peekable();
-    loop {
-        let name = names.next().unwrap_or(DeviceName::Cpu);
-        let loaded = Computer::open(name)
-            .map_err(ModelError::from)
-            .and_then(|computer| load_on(&computer, args, offer));
-        match (loaded, names.peek()) {
+    let candidates = args.device.candidates();
+    let has_gpus = Cuda::count().is_ok_and(|count| count > 0);
+    for (gpu, next) in candidates.iter().zip(&candidates[1..]) {
+        let computer = Computer::open(*gpu).map_err(ModelError::from);
+        match computer.and_then(|computer| load_on(&computer, args, offer)) {
             // Of several, the next one may serve the model.
-            (Err(ModelError::Load(error @ LoadError::Device { .. })), Some(next)) => {
-                tracing::info!("{error}; trying {next}");
+            Err(ModelError::Load(error @ LoadError::Device { .. })) => {
+                let next = next.map_or(DeviceName::Cpu, DeviceName::Cuda);
+                // A GPU that is there and is not used will be missed.
+                if has_gpus {
+                    tracing::warn!("{error}; trying {next}");
+                } else {
+                    tracing::info!("{error}; trying {next}");
+                }
             }
-            (loaded, _) => return loaded,
+            loaded => return loaded,
         }
     }
+    let last = candidates.last().copied().flatten();
+    load_on(&Computer::open(last)?, args, offer)
 }
 
 fn load_on(computer: &Computer, args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
@@ -255,8 +264,15 @@ fn load_on(computer: &Computer, args: &ModelArgs, offer: &Offer) -> Result<Loade
     let vocabulary_hash = vocabulary.hash().to_owned();
     drop(vocabulary);
     let gpu_memory = match computer {
-        Computer::Cpu => None,
-        Computer::Cuda(_) => args.gpu_memory_utilization,
+        // Answers that are drawn take no memory of a GPU.
+        Computer::Cuda(_) if args.synthetic.is_none() => args.gpu_memory_utilization,
+        _ if args.gpu_memory_utilization.is_some() => {
+            tracing::warn!(
+                "--gpu-memory-utilization is for models on a GPU; this one has --kv-mib"
+            );
+            None
+        }
+        _ => None,
     };
     let position_bytes =
         config.layers * 2 * config.kv_heads * config.head_dim * computer.cache_bytes();
@@ -264,7 +280,7 @@ fn load_on(computer: &Computer, args: &ModelArgs, offer: &Offer) -> Result<Loade
     let sessions = usize::from(args.max_num_seqs);
     let wanted = config.max_positions.div_ceil(PAGE) * sessions;
     let kv_pages = match (args.kv_mib, gpu_memory) {
-        (None, Some(_)) => wanted,
+        (None, Some(_)) => wanted.min(MOST_PAGES),
         (mib, _) => {
             let budget = mib.unwrap_or(KV_MIB) as usize * (1 << 20) / page_bytes.max(1);
             wanted.min(budget.max(1))

@@ -119,7 +119,8 @@ pub async fn run(args: WorkerArgs, offer: Offer) -> anyhow::Result<()> {
     let mut serving = connections.spawn(serving);
     drop(loading);
     runtime::announce::announce(&args.common.announce, role, addr, admin)?;
-    tracing::info!(%addr, role, model = handle.info.model, device, "worker ready");
+    let kv_positions = handle.info.kv_positions;
+    tracing::info!(%addr, role, model = handle.info.model, device, kv_positions, "worker ready");
     tokio::select! {
         // In this order: without a connection the server ends as soon as the drain begins.
         biased;

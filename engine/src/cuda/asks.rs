@@ -35,10 +35,10 @@ pub(super) struct Asking {
     stride: u32,
 }
 
-/// Rows whose seen and masked tokens there is room for, whatever they are; further ones have what the others leave.
+/// Rows whose biased, seen and masked tokens there is room for, whatever they are; further ones have what the others leave.
 const LISTED_ROWS: usize = 64;
-/// Biases of all rows that there is room for.
-const BIASES: usize = 1 << 14;
+/// Biases of all rows.
+const BIASES: usize = LISTED_ROWS * decode::sampling::MAX_BIASED;
 
 /// The most that the kernels are asked at a time.
 #[derive(Clone, Copy)]

@@ -400,6 +400,8 @@ mod tests {
             for name in &attends {
                 assert_eq!(bounds(ptx.attention, name).0, 128, "{name}");
             }
+            let built = ptx.attention.matches(".entry attend_").count();
+            assert_eq!(built, attends.len(), "every shape that is built is known");
             assert_eq!(bounds(ptx.attention, "join_pieces"), (256, 0));
             assert_eq!(bounds(ptx.rows, "rms_norm"), (256, 32));
             assert_eq!(bounds(ptx.rows, "embed"), (256, 0));

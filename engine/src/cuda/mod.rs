@@ -40,9 +40,15 @@ const MOST_HIDDEN: usize = 8192;
 const MOST_OUTPUTS: usize = 65_535 * 128;
 /// What a model may need beyond the operations of Llama.
 const SERVED: [&str; 5] = [BIASES, HEAD_NORMS, NO_POSITIONS, PART_TURNED, FUSED];
+/// The most rows of a step: two tasks for each, along a side of a grid.
+const MOST_ROWS: usize = 1 << 14;
 /// What is left free for the kernels themselves, their local memory and the recorded steps, which the driver reserves when it
 /// pleases.
 const SPARE_BYTES: usize = 256 << 20;
+/// What an open GPU takes of its own memory before anything is loaded: a part of a worker's share.
+const CONTEXT_BYTES: usize = 512 << 20;
+/// Positions of the least cache that is worth a share.
+const LEAST_POSITIONS: usize = 2048;
 
 /// An NVIDIA GPU that can be computed on.
 pub struct Cuda {
@@ -314,12 +320,13 @@ fn fitting_pages(
     };
     // The share is checked to be a part of one.
     let budget = (total as f64 * share) as usize;
-    let room = budget.min(free);
+    let room = budget.saturating_sub(CONTEXT_BYTES).min(free);
     let fits = |kv_pages: usize| bytes(kv_pages) + SPARE_BYTES <= room;
-    // Every sequence has a page at least.
-    let least = options.max_sequences.min(wanted);
+    let least = (LEAST_POSITIONS / PAGE)
+        .max(options.max_sequences)
+        .min(wanted);
     if !fits(least) {
-        let needed = (bytes(least) + SPARE_BYTES).div_ceil(1 << 20);
+        let needed = (bytes(least) + SPARE_BYTES + CONTEXT_BYTES).div_ceil(1 << 20);
         let (budget, free) = (budget >> 20, free >> 20);
         return Err(format!(
             "the model needs {needed} MiB with the smallest key/value cache, {share} of the GPU's memory are {budget} MiB, and {free} MiB are free"
@@ -379,6 +386,9 @@ fn check(config: &ModelConfig, options: &EngineOptions) -> Result<(), String> {
     }
     if options.beside != Beside::default() {
         return Err("networks beside a model are for the CPU; name none".to_owned());
+    }
+    if options.max_rows > MOST_ROWS {
+        return Err(format!("steps have at most {MOST_ROWS} rows there"));
     }
     match i32::try_from(pages(options) * PAGE) {
         Ok(_) => Ok(()),
@@ -460,8 +470,11 @@ mod tests {
     fn a_share_of_the_memory_decides_how_long_the_cache_is() {
         let pages =
             |wanted, share, free| fitting_pages(&options(wanted, share), [free, 16 * GIB], bytes);
-        // 8 GiB less the model and what is spare.
-        assert_eq!(pages(100_000, Some(0.5), 16 * GIB), Ok(8192 - 1024 - 256));
+        // 8 GiB less the model, what is spare and what the open GPU takes.
+        assert_eq!(
+            pages(100_000, Some(0.5), 16 * GIB),
+            Ok(8192 - 1024 - 256 - 512)
+        );
         // No more than is wanted.
         assert_eq!(pages(100, Some(0.5), 16 * GIB), Ok(100));
         // Others have taken more than the share leaves.

@@ -19,7 +19,7 @@
 namespace {
 
 enum Status { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
-constexpr size_t TOTAL = size_t(1) << 30;
+constexpr size_t TOTAL = size_t(2) << 30;
 #ifdef OFFSHOOT_SMALL_BLOCKS
 constexpr int COMPUTE[2] = {8, 6}, MOST_SHARED = 101376;
 #else
@@ -55,6 +55,12 @@ const Function FUNCTIONS[] = {
     FUNCTION(answer, Asks), FUNCTION(score_tokens, Asks), FUNCTION(fill, Fill), FUNCTION(fill_float, FillFloat),
     FUNCTION(read_all, Read),
 };
+
+/// Threads of a block of a function, as its PTX says, and the shared memory that it may have.
+struct Limits {
+    unsigned threads, shared_bytes;
+};
+std::map<const Function*, Limits> limits;
 
 /// What a stream is given: a launch, or a copy.
 struct Work {
@@ -103,10 +109,14 @@ bool is_there(uint64_t at, size_t bytes) {
 
 CALL cuInit(unsigned) { return SUCCESS; }
 CALL cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
-CALL cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
-CALL cuDeviceGet(int* device, int) { return *device = 0, SUCCESS; }
+/// A process may be told that it has several GPUs; what differs is their name.
+CALL cuDeviceGetCount(int* count) {
+    const char* told = std::getenv("FAKE_CUDA_GPUS");
+    return *count = told ? std::atoi(told) : 1, SUCCESS;
+}
+CALL cuDeviceGet(int* device, int number) { return *device = number, SUCCESS; }
 CALL cuDeviceGetName(char* name, int length, int) { return std::snprintf(name, size_t(length), "an emulated GPU"), SUCCESS; }
-CALL cuDeviceGetUuid_v2(unsigned char* uuid, int) { return std::memset(uuid, 0xab, 16), SUCCESS; }
+CALL cuDeviceGetUuid_v2(unsigned char* uuid, int device) { return std::memset(uuid, 0xab + device, 16), SUCCESS; }
 CALL cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
         case 75: return *value = COMPUTE[0], SUCCESS;
@@ -181,16 +191,23 @@ CALL cuModuleLoadDataEx(void** module, const void* text, unsigned, void*, void*)
     char target[24];
     std::snprintf(target, sizeof target, ".target sm_%d%d", COMPUTE[0], COMPUTE[1] == 6 ? 0 : COMPUTE[1]);
     if (!std::strstr(static_cast<const char*>(text), target)) return INVALID_VALUE;
-    return *module = const_cast<void*>(text), SUCCESS;
+    return *module = new std::string(static_cast<const char*>(text)), SUCCESS;
 }
-CALL cuModuleUnload(void*) { return SUCCESS; }
-CALL cuModuleGetFunction(const Function** function, void*, const char* name) {
+CALL cuModuleUnload(std::string* text) { return delete text, SUCCESS; }
+CALL cuModuleGetFunction(const Function** function, const std::string* text, const char* name) {
+    const char* entry = std::strstr(text->c_str(), (std::string(".entry ") + name + "(").c_str());
+    const char* bound = entry ? std::strstr(entry, ".maxntid ") : nullptr;
     for (const Function& known : FUNCTIONS) {
-        if (std::strcmp(known.name, name) == 0) return *function = &known, SUCCESS;
+        if (!bound || std::strcmp(known.name, name) != 0) continue;
+        limits[&known] = {unsigned(std::atoi(bound + std::strlen(".maxntid "))), 48 << 10};
+        return *function = &known, SUCCESS;
     }
     return NOT_FOUND;
 }
-CALL cuFuncSetAttribute(const Function*, int, int value) { return value <= MOST_SHARED ? SUCCESS : INVALID_VALUE; }
+CALL cuFuncSetAttribute(const Function* function, int attribute, int value) {
+    if (attribute != 8 || value > MOST_SHARED) return INVALID_VALUE;
+    return limits.at(function).shared_bytes = unsigned(value), SUCCESS;
+}
 
 struct Attribute {
     int id;
@@ -206,12 +223,16 @@ struct Config {
 };
 CALL cuLaunchKernelEx(const Config* config, const Function* function, void** parameters, void**) {
     // What it says of itself, as the emulator was compiled.
-    if (config->shared != function->shared_bytes) return INVALID_VALUE;
+    const Limits& limit = limits.at(function);
+    if (config->shared != function->shared_bytes || config->shared > limit.shared_bytes) return INVALID_VALUE;
+    if (config->block[0] != limit.threads || config->block[1] != 1 || config->block[2] != 1) return INVALID_VALUE;
     if (config->grid[0] == 0 || config->grid[1] - 1 >= 65535 || config->grid[2] - 1 >= 65535) return INVALID_VALUE;
     dim3 grid{config->grid[0], config->grid[1], config->grid[2]};
-    Work work{{function->bind(parameters[0]), grid, config->block[0], config->shared}, config->attribute_count == 1, {}};
+    bool is_early = config->attribute_count == 1;
     // Only from Hopper on do kernels wait for the one before.
-    if (work.is_early && COMPUTE[0] < 9) return INVALID_VALUE;
+    constexpr int EARLY_LAUNCH = 6;
+    if (is_early && (COMPUTE[0] < 9 || config->attributes->id != EARLY_LAUNCH || config->attributes->value != 1)) return INVALID_VALUE;
+    Work work{{function->bind(parameters[0]), grid, config->block[0], config->shared}, is_early, {}};
     (recording ? *recording : queue).push_back(std::move(work));
     return SUCCESS;
 }

@@ -87,6 +87,8 @@ struct Block {
     unsigned count = 0;
     std::vector<Warp> warps;
     unsigned arrived = 0, met = 0;
+    /// Threads that have come to where they wait for the kernel before.
+    unsigned at_wait = 0;
     unsigned char* shared = nullptr;
     size_t shared_bytes = 0;
     unsigned running = 0;
@@ -340,11 +342,14 @@ inline void run_grid(const Launch& launch) {
     while (block.threads.size() < threads) block.threads.push_back(std::make_unique<Thread>());
     std::vector<unsigned> places, turns;
     take_turns(places, size_t(grid.x) * grid.y * grid.z, 7);
+    // Another block of each kernel is the one that begins before the kernels before it have ended.
+    static unsigned launches = 0;
+    std::rotate(places.begin(), places.begin() + launches++ * 7919 % places.size(), places.end());
     for (unsigned place : places) {
         block.index = {place % grid.x, place / grid.x % grid.y, place / grid.x / grid.y};
         std::memset(block.shared, 0xff, block.shared_bytes);
         block.warps.assign((threads + 31) / 32, {});
-        block.arrived = block.met = 0;
+        block.arrived = block.met = block.at_wait = 0;
         for (unsigned i = 0; i < threads; i++) {
             Thread& thread = *block.threads[i];
             thread.index = {i, 0, 0};
@@ -356,7 +361,7 @@ inline void run_grid(const Launch& launch) {
         }
         unsigned alive = threads;
         for (unsigned round = 0; alive > 0; round++) {
-            unsigned before = alive, meetings = block.met;
+            unsigned before = alive, meetings = block.met + block.at_wait;
             for (Warp& warp : block.warps) meetings += warp.met;
             take_turns(turns, threads, round);
             for (unsigned i : turns) {
@@ -365,7 +370,7 @@ inline void run_grid(const Launch& launch) {
                 Fiber::change(block.scheduler, block.threads[i]->fiber);
                 if (block.threads[i]->ended) alive--;
             }
-            unsigned now = block.met;
+            unsigned now = block.met + block.at_wait;
             for (Warp& warp : block.warps) now += warp.met;
             if (alive == before && now == meetings) broken("a block waits for threads that never come");
         }
@@ -386,8 +391,12 @@ inline void wait() {
     }
 }
 
+/// All threads of a block come here before those kernels run that were launched before.
 inline void wait_for_kernel_before() {
+    Block& mine = block();
+    if (!me().has_waited) mine.at_wait++;
     me().has_waited = true;
+    while (!waiting.empty() && mine.at_wait < mine.count) pause();
     wait();
 }
 

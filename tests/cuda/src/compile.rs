@@ -60,7 +60,8 @@ pub fn compile(
     Err(Error::other(said))
 }
 
-/// Compiles a fake `libcuda.so.1` into a folder, which a process finds through `LD_LIBRARY_PATH`.
+/// Compiles a fake `libcuda.so` into a folder, which a process finds through `LD_LIBRARY_PATH`, under every name that it may look
+/// for first.
 ///
 /// # Errors
 /// What the compiler or the file system says.
@@ -68,7 +69,8 @@ pub fn fake_driver(root: &Path, compiler: &str, folder: &Path, flags: &[&str]) -
     std::fs::create_dir_all(folder)?;
     let library = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden"];
     let flags = [&library, flags].concat();
-    let to = folder.join("libcuda.so.1");
+    let to = folder.join("libcuda.so");
     let paths = [Path::new("driver.cpp"), &kernels(root), &to];
-    compile(root, compiler, paths, &flags)
+    compile(root, compiler, paths, &flags)?;
+    std::fs::copy(&to, folder.join("libcuda.so.1")).map(|_| ())
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::path::Path;
 use std::process::Command;
 
 use cuda_kernels::compile::{compiler, fake_driver};
@@ -11,46 +12,42 @@ use offshoot_e2e::cluster::binary;
 use offshoot_e2e::model;
 use serde_json::Value;
 
-/// Draft and target share the GPU, each with a part of its memory, so that `auto` sees that they do.
 #[test]
 fn the_text_of_a_gpu_is_the_same_under_every_strategy() {
     let Some(compiler) = compiler() else { return };
     let folder = tempfile::tempdir().unwrap();
     fake_driver(&root(), &compiler, folder.path(), &[]).unwrap();
-    let report = folder.path().join("report.json");
+    // Draft and target on one GPU, each with a part of its memory, so that `auto` may take turns; then on one each.
+    for (devices, strategies) in [
+        ("cuda:0", ["ar", "serial-tree", "auto"]),
+        ("target=cuda:1,draft=cuda:0", ["ar", "parallel", "auto"]),
+    ] {
+        let longest = bench(folder.path(), devices, &strategies);
+        // A tree that is waited for has guesses that are right; how soon others come is a matter of time.
+        assert!(longest > 1.0 || !strategies.contains(&"serial-tree"));
+    }
+}
+
+/// Compares strategies on devices over the driver of a folder; the tokens of a step of whichever has most.
+fn bench(driver: &Path, devices: &str, strategies: &[&str]) -> f64 {
+    let report = driver.join("report.json");
     let smallest = model("draft");
     let output = Command::new(binary().unwrap())
         .arg("bench")
         .arg("--prompts")
         .arg(root().join("tests/prompts/rust.jsonl"))
-        .args([
-            "--devices",
-            "cuda:0",
-            "--gpu-memory-utilization",
-            "target=0.5,draft=0.4",
-        ])
+        .args(["--devices", devices, "--kv-mib", "16"])
         .arg("--target")
         .arg(&smallest)
         .arg("--draft")
         .arg(&smallest)
-        .args([
-            "--no-qualifier",
-            "--strategies",
-            "ar,serial-tree,parallel,auto",
-        ])
-        .args([
-            "--limit",
-            "1",
-            "--max-tokens",
-            "12",
-            "--temperature",
-            "1",
-            "--tune-prompts",
-            "0",
-        ])
+        .args(["--no-qualifier", "--strategies", &strategies.join(",")])
+        .args(["--limit", "1", "--max-tokens", "12", "--temperature", "1"])
+        .args(["--tune-prompts", "0"])
         .arg("--json")
         .arg(&report)
-        .env("LD_LIBRARY_PATH", folder.path())
+        .env("LD_LIBRARY_PATH", driver)
+        .env("FAKE_CUDA_GPUS", "2")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -58,9 +55,8 @@ fn the_text_of_a_gpu_is_the_same_under_every_strategy() {
     let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     let text = report.to_string();
     let equal = text.matches("\"differing_requests\":0").count();
-    assert_eq!(equal, 4, "{text}");
-    // Guesses were made, and some of them were right.
-    let longest = report["strategies"].as_array().unwrap().iter();
-    let accepted = longest.filter_map(|strategy| strategy["acceptance_length"].as_f64());
-    assert!(accepted.fold(0.0, f64::max) > 1.0, "{text}");
+    assert_eq!(equal, strategies.len(), "{text}");
+    let found = report["strategies"].as_array().unwrap().iter();
+    let accepted = found.filter_map(|strategy| strategy["acceptance_length"].as_f64());
+    accepted.fold(0.0, f64::max)
 }
