@@ -199,10 +199,12 @@ class Gpu:
             run()
             self.call("cuEventRecord", event, self.stream)
         self.wait()
+        # Drivers before that of CUDA 12.8 have the first.
+        elapsed = "cuEventElapsedTime_v2" if hasattr(self.library, "cuEventElapsedTime_v2") else "cuEventElapsedTime"
         spans = []
         for begun, ended in zip(events, events[1:]):
             span = c_float()
-            self.call("cuEventElapsedTime_v2", byref(span), begun, ended)
+            self.call(elapsed, byref(span), begun, ended)
             spans.append(span.value / 1e3)
         for event in events:
             self.call("cuEventDestroy_v2", event)

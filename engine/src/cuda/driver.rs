@@ -56,8 +56,8 @@ fn check(call: &'static str, status: sys::CUresult) -> Result<(), CudaError> {
     Err(CudaError { call, reason })
 }
 
-/// The driver that the committed PTX needs: that of CUDA 13.0.
-const OLDEST_DRIVER: c_int = 13000;
+/// The driver that the committed PTX needs: that of CUDA 12.0. Newer GPUs need newer ones anyway.
+const OLDEST_DRIVER: c_int = 12000;
 /// The oldest compute capability that the kernels are made for.
 const OLDEST_COMPUTE: (c_int, c_int) = (8, 0);
 
@@ -133,7 +133,7 @@ impl Gpu {
             .map_err(|error: CudaError| format!("the NVIDIA driver does not start ({error})"))?;
         if version < OLDEST_DRIVER {
             return Err(format!(
-                "the NVIDIA driver is for CUDA {}.{}, and 13.0 is needed; install driver 580 or newer",
+                "the NVIDIA driver is for CUDA {}.{}, and 12.0 is needed; install driver 525 or newer",
                 version / 1000,
                 version % 1000 / 10
             ));

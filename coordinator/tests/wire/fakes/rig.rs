@@ -154,25 +154,44 @@ impl Rig {
 
     /// Waits until the workers are these, with their states, in the order in which they came.
     pub(crate) async fn until_workers(&self, expected: &[(SocketAddr, &str)]) {
-        let mut found = Vec::new();
-        let waiting = async {
+        let named: Vec<_> = (expected.iter())
+            .map(|(addr, is)| (addr.to_string(), *is))
+            .collect();
+        let is_so = |reply: &v1::ClusterReply| {
+            let found = reply.workers.iter();
+            let found = found.map(|worker| (worker.address.as_str(), worker.state.as_str()));
+            found.eq(named.iter().map(|(addr, is)| (addr.as_str(), *is)))
+        };
+        self.until(&format!("the workers {expected:?}"), is_so).await;
+    }
+
+    /// Waits until so many completions run and wait.
+    pub(crate) async fn until_completions(&self, running: u32, waiting: u32) {
+        let is_so = |reply: &v1::ClusterReply| (reply.sessions, reply.waiting) == (running, waiting);
+        let wanted = format!("{running} running and {waiting} waiting");
+        self.until(&wanted, is_so).await;
+    }
+
+    /// Waits until no session has a place on any worker.
+    pub(crate) async fn until_free(&self) {
+        let is_so = |reply: &v1::ClusterReply| reply.workers.iter().all(|w| w.sessions == 0);
+        self.until("free workers", is_so).await;
+    }
+
+    /// Waits until what clients see of the cluster is what is wanted.
+    async fn until(&self, wanted: &str, is_so: impl Fn(&v1::ClusterReply) -> bool) {
+        let mut found = None;
+        let there = async {
             let mut tick = tokio::time::interval(INTERVAL);
             loop {
                 tick.tick().await;
-                found = (self.workers().await.into_iter())
-                    .map(|worker| (worker.address, worker.state))
-                    .collect();
-                let same =
-                    |((address, state), (addr, is)): (&(String, String), &(SocketAddr, &str))| {
-                        *address == addr.to_string() && state == is
-                    };
-                if found.len() == expected.len() && found.iter().zip(expected).all(same) {
+                if is_so(found.insert(self.cluster().await)) {
                     return;
                 }
             }
         };
-        let is_in_time = tokio::time::timeout(super::PATIENCE, waiting).await.is_ok();
-        assert!(is_in_time, "{found:?} never were {expected:?}");
+        let is_in_time = tokio::time::timeout(super::PATIENCE, there).await.is_ok();
+        assert!(is_in_time, "there never were {wanted}: {found:?}");
     }
 
     /// A client with this window, in bytes, for what it has not read; it calls from this address of the machine.
@@ -182,44 +201,15 @@ impl Rig {
         GenerationClient::new(endpoint.connect().await.unwrap())
     }
 
-    /// Waits until so many completions run and wait.
-    pub(crate) async fn until_completions(&self, running: u32, waiting: u32) {
-        let mut found = None;
-        let there = async {
-            let mut tick = tokio::time::interval(INTERVAL);
-            while found != Some((running, waiting)) {
-                tick.tick().await;
-                let reply = self.client.clone().cluster(v1::ClusterRequest {}).await;
-                let reply = reply.unwrap().into_inner();
-                found = Some((reply.sessions, reply.waiting));
-            }
-        };
-        let is_in_time = tokio::time::timeout(super::PATIENCE, there).await.is_ok();
-        assert!(is_in_time, "{found:?} never were {:?}", (running, waiting));
-    }
-
-    /// Waits until no session has a place on any worker.
-    pub(crate) async fn until_free(&self) {
-        let mut workers = Vec::new();
-        let there = async {
-            let mut tick = tokio::time::interval(INTERVAL);
-            loop {
-                tick.tick().await;
-                workers = self.workers().await;
-                if workers.iter().all(|worker| worker.sessions == 0) {
-                    return;
-                }
-            }
-        };
-        let is_in_time = tokio::time::timeout(super::PATIENCE, there).await.is_ok();
-        assert!(is_in_time, "{workers:?} never were free");
-    }
-
     /// The workers as clients see them.
     pub(crate) async fn workers(&self) -> Vec<v1::WorkerInfo> {
+        self.cluster().await.workers
+    }
+
+    async fn cluster(&self) -> v1::ClusterReply {
         let mut client = self.client.clone();
-        let reply = client.cluster(v1::ClusterRequest {}).await.unwrap();
-        reply.into_inner().workers
+        let reply = client.cluster(v1::ClusterRequest {}).await;
+        reply.unwrap().into_inner()
     }
 }
 
