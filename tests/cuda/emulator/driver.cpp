@@ -142,7 +142,7 @@ CALL cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = TOTAL - alloc
 CALL cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     if (bytes == 0 || recording) return INVALID_VALUE;
     if (bytes > TOTAL - allocated) return OUT_OF_MEMORY;
-    size_t page = 4096, whole = (bytes + 15) / 16 * 16, room = (whole + page - 1) / page * page;
+    size_t page = emulator::page_bytes(), whole = (bytes + 15) / 16 * 16, room = (whole + page - 1) / page * page;
     void* pages = mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED || mprotect(static_cast<char*>(pages) + room, page, PROT_NONE)) emulator::broken("no memory");
     *address = reinterpret_cast<uint64_t>(pages) + room - whole;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -45,6 +46,9 @@ namespace emulator {
     std::fprintf(stderr, "emulator: %s\n", what);
     std::exit(1);
 }
+
+/// Of the machine that the emulator runs on.
+inline size_t page_bytes() { return size_t(sysconf(_SC_PAGESIZE)); }
 
 enum class Meeting { NONE, EXCHANGE, TILE, TURNED };
 
@@ -325,7 +329,7 @@ struct Launch {
 
 /// Runs every block of a grid.
 inline void run_grid(const Launch& launch) {
-    size_t page = 4096, room = (launch.shared_bytes + page - 1) / page * page;
+    size_t page = page_bytes(), room = (launch.shared_bytes + page - 1) / page * page;
     auto* memory = static_cast<unsigned char*>(
         mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (memory == MAP_FAILED || mprotect(memory + room, page, PROT_NONE)) broken("no memory");

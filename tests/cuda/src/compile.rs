@@ -8,15 +8,16 @@ use std::process::Command;
 /// For one whose blocks may have 99 KiB of shared memory; all else is for 227 KiB.
 pub const SMALL_BLOCKS: &str = "-DOFFSHOOT_SMALL_BLOCKS";
 
-/// The compiler that there is; none is said to standard error, past the runner of tests, which shows only what failed.
+/// The compiler that there is, on Linux; none is said to standard error, past the runner of tests, which shows only what failed.
 #[must_use]
 pub fn compiler() -> Option<String> {
     let named = std::env::var("CXX").ok();
     let known = ["c++", "g++", "clang++"].map(str::to_owned);
     let found = (named.into_iter().chain(known))
-        .find(|name| Command::new(name).arg("--version").output().is_ok());
+        .find(|name| Command::new(name).arg("--version").output().is_ok())
+        .filter(|_| cfg!(target_os = "linux"));
     if found.is_none() {
-        let _ = writeln!(stderr(), "skipped: no C++ compiler");
+        let _ = writeln!(stderr(), "skipped: no C++ compiler, or not Linux");
     }
     found
 }

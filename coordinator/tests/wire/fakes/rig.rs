@@ -162,12 +162,14 @@ impl Rig {
             let found = found.map(|worker| (worker.address.as_str(), worker.state.as_str()));
             found.eq(named.iter().map(|(addr, is)| (addr.as_str(), *is)))
         };
-        self.until(&format!("the workers {expected:?}"), is_so).await;
+        self.until(&format!("the workers {expected:?}"), is_so)
+            .await;
     }
 
     /// Waits until so many completions run and wait.
     pub(crate) async fn until_completions(&self, running: u32, waiting: u32) {
-        let is_so = |reply: &v1::ClusterReply| (reply.sessions, reply.waiting) == (running, waiting);
+        let is_so =
+            |reply: &v1::ClusterReply| (reply.sessions, reply.waiting) == (running, waiting);
         let wanted = format!("{running} running and {waiting} waiting");
         self.until(&wanted, is_so).await;
     }
