@@ -230,7 +230,6 @@ fn positions(count: usize) -> u32 {
 /// When the model or its tokenizer cannot be read, or do not belong together.
 pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
     let candidates = args.device.candidates();
-    let has_gpus = Cuda::count().is_ok_and(|count| count > 0);
     for (gpu, next) in candidates.iter().zip(&candidates[1..]) {
         let computer = Computer::open(*gpu).map_err(ModelError::from);
         match computer.and_then(|computer| load_on(&computer, args, offer)) {
@@ -238,7 +237,7 @@ pub fn load(args: &ModelArgs, offer: &Offer) -> Result<Loaded, ModelError> {
             Err(ModelError::Load(error @ LoadError::Device { .. })) => {
                 let next = next.map_or(DeviceName::Cpu, DeviceName::Cuda);
                 // A GPU that is there and is not used will be missed.
-                if has_gpus {
+                if Cuda::count().is_ok_and(|count| count > 0) {
                     tracing::warn!("{error}; trying {next}");
                 } else {
                     tracing::info!("{error}; trying {next}");
